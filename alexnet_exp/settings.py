@@ -1,0 +1,113 @@
+"""How a setting is refused: with its key, the value it had, and what to write instead.
+
+Everything a user can get wrong ends as a `UserError`, whose text is one line for a terminal. `Refused` gathers the
+problems of many settings, so that all of them are told at once. No torch here: settings are checked before it is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+class UserError(Exception):
+    """What the user can mend; `str(error)` is what to print, without a traceback. The process then exits with 2."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One refused setting: its dotted key, its value, and what to write instead."""
+
+    key: str
+    value: Any
+    instead: str
+
+    def __str__(self) -> str:
+        value = "null" if self.value is None else self.value
+        return f"{self.key}={value}: {self.instead}"
+
+    def under(self, prefix: str) -> Problem:
+        """The same problem seen from the configuration's root: `lr` of the node `optim` is `optim.lr`."""
+        return Problem(f"{prefix}.{self.key}" if self.key else prefix, self.value, self.instead)
+
+
+class Refused(UserError, ValueError):
+    """One or more settings that cannot be used; `problems` has each of them.
+
+    A `ValueError` too, so that OmegaConf and dataclasses treat it as a bad value.
+    """
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class Checks:
+    """Gathers what is wrong with the settings of one node; `done()` raises them together.
+
+    Used in `__post_init__` of a settings dataclass:
+
+        checks = Checks(self)
+        checks.above("lr", 0)
+        checks.between("momentum", 0, 1)
+        checks.done()
+    """
+
+    def __init__(self, node: Any):
+        self.node = node
+        self.problems: list[Problem] = []
+
+    def refuse(self, key: str, instead: str) -> None:
+        """Records that the value of `key` cannot be used, and what to write instead."""
+        self.problems.append(Problem(key, getattr(self.node, key, None), instead))
+
+    def that(self, key: str, holds: bool, instead: str) -> None:
+        """Refuses `key` unless `holds`."""
+        if not holds:
+            self.refuse(key, instead)
+
+    def above(self, key: str, low: float) -> None:
+        """`key` must be a number greater than `low` (null is left alone)."""
+        value = getattr(self.node, key)
+        self.that(key, value is None or value > low, f"must be greater than {low}")
+
+    def at_least(self, key: str, low: float) -> None:
+        """`key` must be a number of at least `low` (null is left alone)."""
+        value = getattr(self.node, key)
+        self.that(key, value is None or value >= low, f"must be at least {low}")
+
+    def between(self, key: str, low: float, high: float) -> None:
+        """`key` must lie in [low, high] (null is left alone)."""
+        value = getattr(self.node, key)
+        self.that(key, value is None or low <= value <= high, f"must be from {low} to {high}")
+
+    def below(self, key: str, low: float, high: float) -> None:
+        """`key` must lie in [low, high): `high` itself is refused (null is left alone)."""
+        value = getattr(self.node, key)
+        self.that(key, value is None or low <= value < high, f"must be at least {low} and below {high}")
+
+    def one_of(self, key: str, choices: Iterable[str]) -> None:
+        """`key` must be one of `choices` (null is left alone); the nearest one is suggested."""
+        value, names = getattr(self.node, key), list(choices)
+        if value is not None and value not in names:
+            self.refuse(key, one_of(value, names))
+
+    def done(self) -> None:
+        """Raises `Refused` with all that was gathered, if anything was."""
+        if self.problems:
+            raise Refused(self.problems)
+
+
+def nearest(word: Any, names: Iterable[str]) -> str | None:
+    """The name that `word` was probably meant to be, or None."""
+    found = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def one_of(word: Any, names: Iterable[str]) -> str:
+    """What to write instead of an unknown `word`: the choices, and the nearest of them first."""
+    names = list(names)
+    near = nearest(word, names)
+    return (f"did you mean {near}? " if near else "") + f"one of {', '.join(names)}"
