@@ -1,0 +1,108 @@
+"""Bring your own: a class of the user's package, named by `_target_` in YAML, checked as strictly as ours and built by us.
+
+`hydra.utils.instantiate` would call anything that can be imported: a configuration that names `torch.utils.collect_env.run`
+is a shell. Here a class must be allowed, subclass its role's base, and take the arguments it is given. Which packages
+are allowed is said on the command line (`--allow PACKAGE`) or in the environment (`ALEXNET_EXP_ALLOW=PACKAGE,PACKAGE`), never
+by a configuration: a run folder from somebody else cannot allow itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from alexnet_exp.settings import Problem, Refused, nearest
+
+TARGET = "_target_"
+ALLOW = "ALEXNET_EXP_ALLOW"
+
+# What a class of each role must subclass, and how many arguments we pass it before the configuration's.
+BASES = {
+    "model": ("torch.nn.Module", 0),
+    "data": ("pytorch_lightning.LightningDataModule", 0),
+    "module": ("pytorch_lightning.LightningModule", 0),
+    "optim": ("torch.optim.Optimizer", 1),
+    "schedule": ("torch.optim.lr_scheduler.LRScheduler", 1),
+    "logger": ("pytorch_lightning.loggers.Logger", 0),
+    "callbacks": ("pytorch_lightning.Callback", 0),
+}
+# What we pass by name to a class that takes it and was not given it: the ends of a network, the run's seed.
+OFFERED = ("num_classes", "in_channels", "input_size", "seed", "network", "preprocess", "optim", "schedule", "loss")
+
+
+def allowed() -> set[str]:
+    """The packages whose classes a configuration may name."""
+    return {name.strip() for name in os.environ.get(ALLOW, "").split(",") if name.strip()}
+
+
+def allow(packages: list[str]) -> None:
+    """Allows `packages` in this process and in those it starts."""
+    os.environ[ALLOW] = ",".join(sorted(allowed() | set(packages)))
+
+
+class UserClass:
+    """A class of the user's, found and checked; `build()` makes its object.
+
+    Raises `Refused` when the package is not allowed, nothing of that name is there, its base is not its role's, or the
+    arguments do not fit its signature.
+    """
+
+    def __init__(self, role: str, node: Mapping[str, Any], prefix: str):
+        self.role, self.prefix = role, prefix
+        self.target = node.get(TARGET)
+        self.arguments = {str(key): value for key, value in node.items() if key != TARGET}
+        self.name = str(self.target).rpartition(".")[2]
+        self.cls = self._find()
+        self._check_arguments()
+
+    def _refuse(self, instead: str, key: str = TARGET, value: Any = None) -> Refused:
+        return Refused([Problem(f"{self.prefix}.{key}", self.target if key == TARGET else value, instead)])
+
+    def _find(self) -> type:
+        if not isinstance(self.target, str) or "." not in self.target:
+            raise self._refuse("must be a class with its package, such as my_package.MyClass")
+        package = self.target.partition(".")[0]
+        if not any(self.target.startswith(f"{name}.") for name in allowed()):
+            raise self._refuse(f"package {package} is not allowed; add --allow {package} to the command, or set {ALLOW}={package}")
+        module, _, name = self.target.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except ImportError as error:
+            raise self._refuse(f"cannot be imported: {error}") from error
+        except AttributeError:
+            near = nearest(name, vars(importlib.import_module(module)))
+            raise self._refuse(f"{module} has no {name}" + (f"; did you mean {near}?" if near else "")) from None
+        base_name = BASES[self.role][0]
+        base_module, _, base_class = base_name.rpartition(".")
+        base = getattr(importlib.import_module(base_module), base_class)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise self._refuse(f"must be a subclass of {base_name}")
+        return found
+
+    def _check_arguments(self) -> None:
+        """Binds the configuration's arguments to the constructor's signature, and names each that does not fit."""
+        parameters = inspect.signature(self.cls).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        named = named[BASES[self.role][1] :]
+        problems = []
+        for key, value in self.arguments.items():
+            if key not in named and not takes_any:
+                near = nearest(key, named)
+                advice = f"did you mean {near}?" if near else f"it takes {', '.join(named) or 'none'}"
+                problems.append(Problem(f"{self.prefix}.{key}", value, f"{self.name} has no such argument; {advice}"))
+        for key in named:
+            missing = parameters[key].default is inspect.Parameter.empty
+            if missing and key not in self.arguments and key not in OFFERED:
+                problems.append(Problem(f"{self.prefix}.{key}", None, f"{self.name} needs this argument"))
+        if problems:
+            raise Refused(problems)
+
+    def build(self, *first: Any, **offered: Any) -> Any:
+        """The object: `first` are the role's own arguments (an optimizer's parameters), `offered` those it may take."""
+        parameters = inspect.signature(self.cls).parameters
+        extra = {key: value for key, value in offered.items() if key in parameters and key not in self.arguments}
+        return self.cls(*first, **extra, **self.arguments)

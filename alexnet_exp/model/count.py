@@ -1,0 +1,84 @@
+"""What a network costs: parameters, multiply-adds and activations, layer by layer, from its settings alone (no torch)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from alexnet_exp.model.shapes import Part, Shape, parts
+from alexnet_exp.model.spec import Columns, Network, Norm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module's row of the layer table.
+
+    `shape` is its output for one image: (channels, height, width), or (features,) once flattened. `multiply_adds` and
+    `activations` are counted as the paper counts them: those of convolutions and fully connected layers.
+    """
+
+    name: str
+    kind: str
+    shape: Shape
+    parameters: int = 0
+    trainable_parameters: int = 0
+    multiply_adds: int = 0
+    activations: int = 0
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A whole network's counts, forward, for one image.
+
+    `parameters` are what Keras counts: with batch norm's running means and variances, which are stored and not
+    trained. `activations` are the paper's neurons: the outputs of the convolutions and fully connected layers.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    multiply_adds: int
+    activations: int
+
+
+def layers(spec: Network) -> list[Layer]:
+    """The layers of a completed network, in order, named as its modules are. Raises `Refused` when it does not fit."""
+    return [_layer(part, spec) for part in parts(spec)]
+
+
+def totals(table: Iterable[Layer]) -> Totals:
+    """The sums over `layers(spec)`."""
+    rows = list(table)
+    return Totals(
+        parameters=sum(layer.parameters for layer in rows),
+        trainable_parameters=sum(layer.trainable_parameters for layer in rows),
+        multiply_adds=sum(layer.multiply_adds for layer in rows),
+        activations=sum(layer.activations for layer in rows),
+    )
+
+
+def _layer(part: Part, spec: Network) -> Layer:
+    if part.slot in ("conv", "fc"):
+        return _learned(part, spec)
+    if part.slot == "norm" and spec.norm == Norm.bn:
+        # A scale and a shift for each map; its running mean and variance are stored beside them.
+        maps = part.after[0]
+        return Layer(part.name, "bn", part.after, parameters=4 * maps, trainable_parameters=2 * maps)
+    kind = {"norm": str(spec.norm), "act": str(spec.activation)}.get(part.slot, part.slot)
+    return Layer(part.name, kind, part.after)
+
+
+def _learned(part: Part, spec: Network) -> Layer:
+    """A convolution reuses each weight at every pixel of its output, a fully connected layer uses it once."""
+    stage, out = part.stage, part.after[0]
+    groups = spec.groups if stage.columns == Columns.own else 1
+    weights = out * part.before[0] // groups * (stage.kernel or 1) ** 2
+    return Layer(
+        part.name,
+        part.slot,
+        part.after,
+        parameters=weights + out,
+        trainable_parameters=weights + out,
+        multiply_adds=weights * math.prod(part.after[1:]),
+        activations=math.prod(part.after),
+    )

@@ -1,0 +1,137 @@
+"""Where each module of a network stands and which shapes go in and come out; `count` and `network` both read it.
+
+No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from alexnet_exp.model.spec import SMALL_IMAGE, Columns, Network, Norm, Pool, Stage
+from alexnet_exp.settings import Problem, Refused
+
+Shape = tuple[int, ...]
+"""(channels, height, width), or (features,) once flattened."""
+
+POOLING = {Pool.overlapping: (3, 2), Pool.disjoint: (2, 2)}
+"""Kernel and stride of each kind of pooling."""
+
+LARGEST_INPUT = 4096
+"""Where the search for the smallest input size that fits gives up, in pixels."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module of the network in its place.
+
+    `slot` is one of the stage's slots, or what the stage itself is made of: pad, conv, flat, fc. `stage` is as it is
+    built: its small-image window chosen, `out` scaled by the width.
+    """
+
+    stage_name: str
+    slot: str
+    stage: Stage
+    before: Shape
+    after: Shape
+
+    @property
+    def name(self) -> str:
+        """As parameters are named: conv1.conv, fc6.drop."""
+        return f"{self.stage_name}.{self.slot}"
+
+
+def parts(spec: Network) -> list[Part]:
+    """The modules of a completed network, in order.
+
+    Raises `Refused` when no pixel is left behind a stage, naming the smallest input size that fits, or when maps do
+    not split over the columns.
+    """
+    try:
+        return _parts(spec)
+    except _NothingLeftError as error:
+        raise Refused([Problem("input_size", spec.input_size, f"{error}; {_smallest_that_fits(spec)}")]) from None
+
+
+class _NothingLeftError(Exception):
+    pass
+
+
+def _parts(spec: Network) -> list[Part]:
+    if spec.input_size is None or spec.in_channels is None or spec.num_classes is None or spec.width is None:
+        raise ValueError("the network's ends are open; complete(spec, ends) closes them")
+    found: list[Part] = []
+    shape: Shape = (spec.in_channels, spec.input_size, spec.input_size)
+    for name, setting in spec.present.items():
+        stage = _as_built(setting, spec)
+        for slot in _slots(stage, shape, spec):
+            _check_columns(name, slot, stage, shape, spec)
+            part = Part(name, slot, stage, shape, _after(slot, stage, shape, spec))
+            if min(part.after) < 1:
+                raise _NothingLeftError(f"nothing is left after {name}")
+            found.append(part)
+            shape = part.after
+    return found
+
+
+def _as_built(stage: Stage, spec: Network) -> Stage:
+    assert spec.input_size is not None and spec.width is not None
+    if stage.small is not None and spec.input_size < SMALL_IMAGE:
+        stage = replace(stage, **vars(stage.small))
+    if stage.out is None:
+        return replace(stage, out=spec.num_classes)
+    # Maps are scaled in steps of `groups`, so that the columns stay equal.
+    step = spec.groups if stage.is_conv else 1
+    return replace(stage, out=max(1, round(stage.out * spec.width / step)) * step)
+
+
+def _slots(stage: Stage, shape: Shape, spec: Network) -> list[str]:
+    if stage.is_conv:
+        core = ["pad", "conv"] if len(stage.pad) == 4 else ["conv"]
+    else:
+        core = ["flat", "fc"] if len(shape) == 3 else ["fc"]
+    empty = {slot for slot, left_out in (("norm", spec.norm == Norm.none), ("drop", spec.dropout == 0)) if left_out}
+    return [slot for slot in stage.first + core + stage.then if slot not in empty]
+
+
+def _check_columns(name: str, slot: str, stage: Stage, shape: Shape, spec: Network) -> None:
+    splits = (slot == "conv" and stage.columns == Columns.own) or (slot == "norm" and spec.norm == Norm.lrn)
+    if splits and shape[0] % spec.groups:
+        key = f"stages.{name}." + ("columns" if slot == "conv" else "first" if slot in stage.first else "then")
+        value = stage.columns if slot == "conv" else slot
+        raise Refused([Problem(key, value, f"its {shape[0]} maps cannot be split over groups={spec.groups} columns")])
+
+
+def _after(slot: str, stage: Stage, shape: Shape, spec: Network) -> Shape:
+    assert stage.out is not None
+    match slot:
+        case "pad":
+            left, right, top, bottom = stage.pad
+            return shape[0], shape[1] + top + bottom, shape[2] + left + right
+        case "conv":
+            assert stage.kernel is not None
+            around = 2 * stage.pad[0] if len(stage.pad) == 1 else 0
+            return stage.out, *((side + around - stage.kernel) // stage.stride + 1 for side in shape[1:])
+        case "flat":
+            return (math.prod(shape),)
+        case "fc":
+            return (stage.out,)
+        case "pool" | "avg":
+            kernel, stride = POOLING[spec.pool]
+            rounding = stride - 1 if spec.pool_ceil else 0
+            return shape[0], *((side - kernel + rounding) // stride + 1 for side in shape[1:])
+        case "to6":
+            return shape[0], 6, 6
+        case _:
+            return shape
+
+
+def _smallest_that_fits(spec: Network) -> str:
+    assert spec.input_size is not None
+    for size in range(spec.input_size + 1, LARGEST_INPUT):
+        try:
+            _parts(replace(spec, input_size=size))
+        except _NothingLeftError:
+            continue
+        return f"the smallest that fits is {size}"
+    return f"no size below {LARGEST_INPUT} fits"

@@ -1,0 +1,381 @@
+"""The settings of a network: a mapping of named stages that reads like the paper's table. No torch here.
+
+A stage is a convolution (it has a `kernel`) or a fully connected layer (it has none). What surrounds it is named in
+SLOTS: `first` before it, `then` behind it, in the variant's own order. What fills a slot is chosen once for the whole
+network:
+
+    act      `activation`: relu, tanh or sigmoid
+    norm     `norm`: lrn (across maps), bn, or none: the slot stays empty
+    mapnorm  the within-map normalization of cuda-convnet (`within_map`)
+    pool     max pooling, overlapping (3x3, stride 2) or disjoint (2x2, stride 2): `pool`
+    avg      average pooling of the same windows
+    to6      average pooling to 6x6 maps whatever the size, as torchvision has it before its first `fc` layer
+    drop     `dropout`; 0: the slot stays empty
+
+The order of the slots is the variant's, so `model=lrn model.norm=bn` (act, norm) is not `model=bn` (norm, act).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from alexnet_exp.settings import Checks, Problem, Refused, one_of
+
+SMALL_IMAGE = 64
+"""Below this input size (pixels) a stage takes its `small` window."""
+
+MAP_SLOTS = ("pool", "avg", "mapnorm", "to6")
+SLOTS = ("act", "norm", "drop", *MAP_SLOTS)
+
+
+class Norm(StrEnum):
+    """What fills the slot `norm`."""
+
+    lrn = "lrn"
+    bn = "bn"
+    none = "none"
+
+
+class Pool(StrEnum):
+    """Pooling windows: the paper's overlapping 3x3 at stride 2, or 2x2 at stride 2, which do not overlap."""
+
+    overlapping = "overlapping"
+    disjoint = "disjoint"
+
+
+class Activation(StrEnum):
+    """What fills the slot `act`."""
+
+    relu = "relu"
+    tanh = "tanh"
+    sigmoid = "sigmoid"
+
+
+class Columns(StrEnum):
+    """Which maps a convolution sees: all, or only its own column's (one of `groups`)."""
+
+    all = "all"
+    own = "own"
+
+
+class Convention(StrEnum):
+    """What LRN's alpha multiplies: the sum over the window (the paper's formula) or its mean (the 2012 code, torch)."""
+
+    paper = "paper"
+    code = "code"
+
+
+class DropoutScale(StrEnum):
+    """Where dropout makes up for what it drops: in training (inverted, torch's), or at test (the 0/1 mask of 2012)."""
+
+    inverted = "inverted"
+    mask = "mask"
+
+
+class Init(StrEnum):
+    """How weights start: torch's defaults, Glorot uniform or He normal (these two with zero biases)."""
+
+    torch = "torch"
+    glorot = "glorot"
+    he = "he"
+
+
+class Scale(StrEnum):
+    """The range pixels are brought to first: 0..255 as they are, or 0..1."""
+
+    bytes = "bytes"
+    unit = "unit"
+
+
+@dataclass
+class Lrn:
+    """Local response normalization across maps: a / (k + alpha * sum or mean of a^2 over `size` maps)^beta."""
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+    convention: Convention = Convention.code
+
+    def problems(self) -> list[Problem]:
+        checks = Checks(self)
+        checks.that("size", self.size > 0 and self.size % 2 == 1, "must be odd: the map itself and as many on each side")
+        checks.at_least("alpha", 0)
+        checks.above("k", 0)
+        return checks.problems
+
+
+@dataclass
+class WithinMap:
+    """Within-map normalization of cuda-convnet: x / (k + scale * mean of x^2 over size x size of the same map)^beta."""
+
+    size: int = 5
+    scale: float = 0.001
+    beta: float = 0.75
+    k: float = 1.0
+
+    def problems(self) -> list[Problem]:
+        checks = Checks(self)
+        checks.that("size", self.size > 0 and self.size % 2 == 1, "must be odd: the pixel and as many on each side")
+        checks.at_least("scale", 0)
+        checks.above("k", 0)
+        return checks.problems
+
+
+@dataclass
+class BatchNorm:
+    """Batch normalization; `momentum` is torch's: the weight of the new batch (Keras' 0.99 is 0.01 here)."""
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+    def problems(self) -> list[Problem]:
+        checks = Checks(self)
+        checks.above("eps", 0)
+        checks.between("momentum", 0, 1)
+        return checks.problems
+
+
+@dataclass
+class Input:
+    """The variant's own preprocessing: (pixels on `scale`'s range - mean) / std.
+
+    `mean` is none, channel or pixel (measured on the training images) or a number for each channel; `std` is none,
+    channel or a number for each channel. Numbers are on the scaled range: 0..1 when `scale` is unit.
+    """
+
+    scale: Scale = Scale.unit
+    mean: Any = "none"
+    std: Any = "none"
+
+    def problems(self, channels: int | None) -> list[Problem]:
+        checks = Checks(self)
+        for key, choices in (("mean", ("none", "channel", "pixel")), ("std", ("none", "channel"))):
+            value = getattr(self, key)
+            if not isinstance(value, list):
+                checks.that(key, value in choices, f"{one_of(value, choices)}, or a list of numbers, one for each channel")
+            elif not all(isinstance(number, int | float) for number in value):
+                checks.refuse(key, "must hold numbers only, one for each channel")
+            else:
+                checks.that(key, channels in (None, len(value)), f"must hold in_channels={channels} numbers")
+                checks.that(key, key == "mean" or all(number > 0 for number in value), "must be greater than 0")
+        return checks.problems
+
+
+@dataclass
+class Window:
+    """Where a convolution looks: `pad` is one number (pixels of zeros on every side) or left, right, top, bottom."""
+
+    kernel: int = 3
+    stride: int = 1
+    pad: list[int] = field(default_factory=lambda: [0])
+
+    def problems(self) -> list[Problem]:
+        checks = Checks(self)
+        _check_window(checks)
+        return checks.problems
+
+
+@dataclass
+class Stage:
+    """One learned layer and what surrounds it.
+
+    `out`: maps or units, before `width` scales them; null: `num_classes` (the last stage, and only it).
+    `kernel` null: fully connected. `small`: the window used instead for images below 64 pixels.
+    `std`, `bias`: where the weights (normal) and biases (constant) start; null: as the network's `init` says.
+    """
+
+    out: int | None = None
+    kernel: int | None = None
+    stride: int = 1
+    pad: list[int] = field(default_factory=lambda: [0])
+    columns: Columns = Columns.all
+    first: list[str] = field(default_factory=list)
+    then: list[str] = field(default_factory=list)
+    std: float | None = None
+    bias: float | None = None
+    small: Window | None = None
+
+    @property
+    def is_conv(self) -> bool:
+        return self.kernel is not None
+
+    @property
+    def slots(self) -> list[str]:
+        return self.first + self.then
+
+    def problems(self) -> list[Problem]:
+        checks = Checks(self)
+        checks.above("out", 0)
+        checks.at_least("std", 0)
+        _check_window(checks)
+        for key in ("first", "then"):
+            for slot in getattr(self, key):
+                checks.that(key, slot in SLOTS, f"unknown slot {slot}; {one_of(slot, SLOTS)}")
+                checks.that(key, self.slots.count(slot) == 1, f"{slot} can stand only once in a stage")
+        if not self.is_conv:
+            for key in ("stride", "pad", "columns", "small"):
+                default = getattr(Stage(), key)
+                checks.that(key, getattr(self, key) == default, "only a convolution has one: give the stage a kernel")
+        small = self.small.problems() if self.small else []
+        return checks.problems + [problem.under("small") for problem in small]
+
+
+@dataclass
+class Network:
+    """A whole network; the schema of the configuration's group `model`.
+
+    What is null is filled by `complete` from the data. All that is wrong is refused at once (`Refused`).
+    """
+
+    name: str = "alexnet"
+    stages: dict[str, Stage | None] = field(default_factory=dict)
+    """By name, in order; null drops one."""
+    width: float | None = None
+    """Scales the `out` of all stages but the last; null: what the data suggests."""
+    groups: int = 1
+    """Columns; the paper's two GPUs are 2. A stage with `columns: own` sees only its own; LRN stays inside one."""
+    norm: Norm = Norm.none
+    lrn: Lrn = field(default_factory=Lrn)
+    bn: BatchNorm = field(default_factory=BatchNorm)
+    within_map: WithinMap = field(default_factory=WithinMap)
+    pool: Pool = Pool.overlapping
+    pool_ceil: bool = False
+    """Whether pooling sizes are rounded up, so that the last window may reach over the edge (cuda-convnet)."""
+    activation: Activation = Activation.relu
+    dropout: float = 0.0
+    dropout_scale: DropoutScale = DropoutScale.inverted
+    init: Init = Init.torch
+    input_size: int | None = None
+    """Side of the square input in pixels; null: the data's."""
+    in_channels: int | None = None
+    num_classes: int | None = None
+    input: Input = field(default_factory=Input)
+    weights: str | None = None
+    """Weights to start from: a file, or a run."""
+
+    @property
+    def present(self) -> dict[str, Stage]:
+        """The stages that were not dropped, in order."""
+        return {name: stage for name, stage in self.stages.items() if stage is not None}
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        checks.above("width", 0)
+        checks.below("dropout", 0, 1)
+        checks.at_least("groups", 1)
+        checks.at_least("input_size", 1)
+        checks.at_least("in_channels", 1)
+        checks.at_least("num_classes", 2)
+        checks.problems += [
+            *(problem.under("lrn") for problem in self.lrn.problems()),
+            *(problem.under("bn") for problem in self.bn.problems()),
+            *(problem.under("within_map") for problem in self.within_map.problems()),
+            *(problem.under("input") for problem in self.input.problems(self.in_channels)),
+        ]
+        for name, stage in self.present.items():
+            checks.problems += [problem.under(f"stages.{name}") for problem in stage.problems()]
+        checks.problems += _order_problems(self.present)
+        if self.groups >= 1:
+            checks.problems += _group_problems(self)
+        if self.present:
+            slots = {slot for stage in self.present.values() for slot in stage.slots}
+            checks.that("norm", self.norm == Norm.none or "norm" in slots, _no_slot("norm"))
+            checks.that("dropout", self.dropout == 0 or "drop" in slots, _no_slot("drop"))
+        checks.done()
+
+
+@dataclass
+class Ends:
+    """What the data says of a network's two ends, and the width it suggests."""
+
+    input_size: int
+    in_channels: int
+    num_classes: int
+    width: float
+
+
+def complete(spec: Network, ends: Ends) -> Network:
+    """A copy of `spec` whose null `width`, `input_size`, `in_channels` and `num_classes` are the data's.
+
+    A network of 3 channels on data of one is left: the data repeats its grey. So is another `input_size`: the data
+    crops or enlarges. Raises `Refused` where network and data contradict each other.
+    """
+    checks = Checks(spec)
+    checks.that(
+        "num_classes",
+        spec.num_classes in (None, ends.num_classes),
+        f"the data has {ends.num_classes} classes; write model.num_classes={ends.num_classes}, or null for the data's own",
+    )
+    checks.that(
+        "in_channels",
+        spec.in_channels in (None, ends.in_channels) or (spec.in_channels, ends.in_channels) == (3, 1),
+        f"the data has {ends.in_channels} channels; write model.in_channels={ends.in_channels}, or null for the data's own",
+    )
+    checks.done()
+    return replace(
+        spec,
+        width=ends.width if spec.width is None else spec.width,
+        input_size=spec.input_size or ends.input_size,
+        in_channels=spec.in_channels or ends.in_channels,
+        num_classes=spec.num_classes or ends.num_classes,
+    )
+
+
+def notes(spec: Network) -> list[str]:
+    """What a reader of the log should know of a completed network: where a small-image window is used."""
+    if spec.input_size is None or spec.input_size >= SMALL_IMAGE:
+        return []
+    return [
+        f"{name}: kernel {stage.small.kernel}, stride {stage.small.stride}, the small-image layer, at input size "
+        f"{spec.input_size} (from {SMALL_IMAGE} up: kernel {stage.kernel}, stride {stage.stride})"
+        for name, stage in spec.present.items()
+        if stage.small is not None
+    ]
+
+
+def _check_window(checks: Checks) -> None:
+    checks.above("kernel", 0)
+    checks.above("stride", 0)
+    pad = checks.node.pad
+    shape = len(pad) in (1, 4) and min(pad) >= 0
+    checks.that("pad", shape, "must be [all sides] or [left, right, top, bottom], in pixels of 0 or more")
+
+
+def _order_problems(stages: dict[str, Stage]) -> Iterator[Problem]:
+    """Convolutions come first, fully connected stages behind them; only the last has no `out`."""
+    if not stages:
+        yield Problem("stages", "{}", "a network needs at least one stage")
+    names, flat = list(stages), None
+    for name, stage in stages.items():
+        if stage.is_conv and flat:
+            instead = f"{name} is a convolution behind the fully connected {flat}; give {flat} a kernel, or make this null"
+            yield Problem(f"stages.{name}.kernel", stage.kernel, instead)
+        before, after = flat, name if not stage.is_conv else flat
+        for key, slots, vector in (("first", stage.first, before), ("then", stage.then, after)):
+            for slot in slots:
+                if vector and slot in MAP_SLOTS:
+                    yield Problem(f"stages.{name}.{key}", slots, f"{slot} needs maps, and {vector} has flattened them")
+        flat = after
+        if name == names[-1] and stage.out is not None:
+            yield Problem(f"stages.{name}.out", stage.out, "write null: the last stage has num_classes outputs")
+        if name != names[-1] and stage.out is None:
+            yield Problem(f"stages.{name}.out", None, "write how many maps or units; only the last stage has none")
+    if stages and flat is None:
+        yield Problem(f"stages.{names[-1]}.kernel", stages[names[-1]].kernel, "the last stage must be fully connected: null")
+
+
+def _group_problems(spec: Network) -> Iterator[Problem]:
+    own = [name for name, stage in spec.present.items() if stage.columns == Columns.own]
+    if spec.groups > 1 and spec.present and not own:
+        yield Problem("groups", spec.groups, "no stage has columns: own; give one, e.g. model.stages.conv2.columns=own")
+    for name, stage in spec.present.items():
+        if stage.is_conv and stage.out is not None and stage.out % spec.groups:
+            yield Problem(f"stages.{name}.out", stage.out, f"must be a multiple of groups={spec.groups}")
+
+
+def _no_slot(slot: str) -> str:
+    return f"no stage has the slot {slot}, so that nothing would change; add it to a stage's then"

@@ -1,0 +1,99 @@
+"""Weights from a file: ours, torchvision's, or safetensors. Nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from alexnet_exp.settings import UserError
+
+NETWORK = "network."
+"""What precedes the network's keys in a checkpoint of ours."""
+
+_TORCHVISION = re.compile(r"(features|classifier)\.(\d+)\.(weight|bias)")
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Fills `network` from a file, strictly: all of its parameters and buffers, and nothing else.
+
+    The file is a checkpoint of ours, a state_dict that torch.save wrote (torchvision's too), or a .safetensors file.
+    Raises `UserError`, and leaves the network as it was, when the file is missing, truncated, not plain tensors, or of
+    another network.
+    """
+    state = _state_dict(read_file(path), path)
+    rename_torchvision(network, state)
+    difference = _difference(network.state_dict(), state)
+    if difference:
+        raise UserError(f"{path}: these are weights of another network: {difference}")
+    network.load_state_dict(state)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint or .safetensors file holds, on the CPU. Raises `UserError` of one line when it cannot be read."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: " + ("a folder, not a file of weights" if path.is_dir() else "no such file"))
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: {_why_not_unpickled(str(error))}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: truncated, or not a file of weights ({_first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a state_dict or a checkpoint")
+    return content
+
+
+def rename_torchvision(network: nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
+    """Renames torchvision's keys (features.0.weight, ...) in `state` to ours, layer by layer; other keys are left alone.
+
+    Has the signature of a load_state_dict pre-hook.
+    """
+    matches = [_TORCHVISION.fullmatch(key.removeprefix(prefix)) for key in state if key.startswith(prefix)]
+    # By layer and not as they stand in the file: safetensors sorts its keys.
+    theirs = sorted((m for m in matches if m), key=lambda m: (m[1] == "classifier", int(m[2]), m[3] == "bias"))
+    ours = [name for name, _ in network.named_parameters() if name.split(".")[-2] in ("conv", "fc")]
+    if len(theirs) == len(ours):
+        state.update({prefix + new: state.pop(prefix + old[0]) for old, new in zip(theirs, ours, strict=True)})
+
+
+def _state_dict(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The network's part of a file's content, with the keys the network has."""
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise UserError(f"{path}: holds no state_dict")
+    if any(key.startswith(NETWORK) for key in state):
+        state = {key.removeprefix(NETWORK): value for key, value in state.items() if key.startswith(NETWORK)}
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state_dict: not all of its values are tensors")
+    return dict(state)
+
+
+def _difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str:
+    """The first thing in which a file's weights differ from the network's, and how many more there are; or nothing."""
+    found = [f"{key} is missing" for key in ours if key not in theirs]
+    found += [f"{key} is {list(value.shape)}, here {list(ours[key].shape)}" for key, value in theirs.items()
+              if key in ours and value.shape != ours[key].shape]
+    found += [f"{key} is unknown here" for key in theirs if key not in ours]
+    return "" if not found else found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
+
+
+def _why_not_unpickled(message: str) -> str:
+    found = re.search(r"GLOBAL (\S+)", message)
+    if found:
+        return f"holds more than tensors and plain containers ({found[1]}); not read, since that could run code"
+    return "truncated, or not a file of weights"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]

@@ -1,0 +1,185 @@
+"""The LightningModule: network, loss, optimizer and metrics of one experiment.
+
+A batch is `(images, labels)`: uint8 [N, C, H, W] as the data module gives them, and int64 [N]. Metrics are sums on the
+device, read once an epoch (`Tally`): no step waits for them, and no image of an uneven last batch counts more than another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet_exp.extend import UserClass
+from alexnet_exp.optim.optimizers import build_optimizer
+from alexnet_exp.optim.schedules import factor, plateau_factor
+from alexnet_exp.optim.spec import Plateau
+from alexnet_exp.schema import Loss
+from alexnet_exp.seeds import derive
+
+
+class Tally:
+    """Sums of loss, top-1 hits, top-5 hits and images since the last `read`, kept on the device.
+
+    Double precision where the device has it, so that 1.2 million images are counted to the last one.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds one batch: the sum of its losses, its logits [N, classes] and its labels [N]."""
+        ranks = rank_of_truth(logits, labels)
+        kind = torch.float32 if logits.device.type == "mps" else torch.float64
+        count = torch.full((), len(labels), device=logits.device, dtype=kind)
+        new = torch.stack([loss_sum.to(kind), (ranks < 1).sum().to(kind), (ranks < 5).sum().to(kind), count])
+        self.sums = new if self.sums is None else self.sums + new
+
+    def read(self, strategy: Any = None) -> dict[str, float]:
+        """Means of what was added, over all ranks: loss, top1, top5 (0..1) and images; then starts again from nothing.
+
+        A collective: every rank must call it. Empty where nothing was added anywhere.
+        """
+        sums = self.sums if self.sums is not None else torch.zeros(4)
+        if strategy is not None:
+            sums = strategy.reduce(sums.to(strategy.root_device), reduce_op="sum")
+        self.sums = None
+        loss, top1, top5, images = sums.tolist()
+        return {"loss": loss / images, "top1": top1 / images, "top5": top5 / images, "images": images} if images else {}
+
+
+def rank_of_truth(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the true one, [N]: 0 is right by top-1, below 5 by top-5.
+
+    Among equal logits the earlier class comes first, so that a network which gives one value for all is right once in
+    `classes`, not always; a logit that is not a number puts the truth last.
+    """
+    truth = logits.gather(1, labels[:, None])
+    index = torch.arange(logits.shape[1], device=logits.device)
+    after = (logits < truth) | ((logits == truth) & (index > labels[:, None]))
+    return logits.shape[1] - 1 - after.sum(1)
+
+
+class AlexNetModule(pl.LightningModule):
+    """Trains `network` on batches that `preprocess` turns from bytes to what the variant wants.
+
+    The learning rate of a step is set before it, as `optim.lr` times a pure function of the step: there is no scheduler
+    whose state could be lost. Dropout and noise draw from f(seed, epoch, batch, rank).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: nn.Module,
+        optim: Any,
+        schedule: Any,
+        loss: Loss,
+        seed: int = 1,
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        self.network, self.preprocess = network, preprocess
+        self.optim, self.schedule, self.loss = optim, schedule, loss
+        self.seed, self.channels_last = seed, channels_last
+        self.tally = {split: Tally() for split in ("train", "val", "test")}
+        self.history: list[float] = []  # of the monitored metric, for `plateau`
+        self.metrics: dict[str, float] = {}  # the newest mean of each `split/metric`, to the last digit
+        self.base_lrs: list[float] = []
+        self.last_loss: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of uint8 images [N, C, H, W]."""
+        batch = self.preprocess(images)
+        if self.channels_last:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(batch)
+        return logits
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(derive(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
+        self._set_rate()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images).float()
+        loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.loss.label_smoothing)
+        self.tally["train"].add(loss_sum.detach(), logits.detach(), labels)
+        # DDP averages the ranks' gradients; an uneven last batch must still weigh each of its images alike
+        images_of_all = self._global_size(batch_idx, len(labels))
+        loss = loss_sum * (self.trainer.world_size / images_of_all)
+        self.last_loss = loss.detach()
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._evaluate("test", batch)
+
+    def _evaluate(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        logits = self(images).float()
+        self.tally[split].add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        return logits
+
+    def on_validation_epoch_end(self) -> None:
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log("test")
+
+    def on_train_epoch_end(self) -> None:
+        self._log("train")
+        if isinstance(self.schedule, Plateau):
+            if self.schedule.monitor in self.metrics:
+                self.history.append(self.metrics[self.schedule.monitor])
+
+    def _log(self, split: str) -> None:
+        """Means over the epoch as `split/loss`, `split/top1`, `split/top5`, where Lightning and its callbacks find them."""
+        means = self.tally[split].read(self.trainer.strategy if self.trainer.world_size > 1 else None)
+        named = {f"{split}/{key}": value for key, value in means.items() if key != "images"}
+        self.metrics |= named
+        self.log_dict(named, logger=False)
+
+    def _global_size(self, batch_idx: int, here: int) -> int:
+        if self.trainer.world_size == 1:
+            return here
+        return int(self.trainer.datamodule.global_size("train", batch_idx))  # type: ignore[attr-defined]
+
+    # --- optimizer and schedule
+
+    def configure_optimizers(self) -> Any:
+        if isinstance(self.optim, UserClass):
+            optimizer = self.optim.build(self.network.parameters())
+        else:
+            optimizer = build_optimizer(self.optim, self.network)
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        if isinstance(self.schedule, UserClass):
+            scheduler = self.schedule.build(optimizer)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return optimizer
+
+    def rate_factor(self) -> float:
+        """What `optim.lr` is multiplied by in the step that comes next."""
+        if isinstance(self.schedule, Plateau):
+            return plateau_factor(self.schedule, self.history)
+        total = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches))
+        return factor(self.schedule, self.global_step, total, per_epoch)
+
+    def _set_rate(self) -> None:
+        if isinstance(self.schedule, UserClass):
+            return
+        scale = self.rate_factor()
+        for group, base in zip(self.optimizers(use_pl_optimizer=False).param_groups, self.base_lrs, strict=True):  # type: ignore[union-attr]
+            group["lr"] = base * scale
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["schedule_history"] = list(self.history)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint.get("schedule_history", []))

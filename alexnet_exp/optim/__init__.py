@@ -1,0 +1,1 @@
+"""Optimizers and learning-rate schedules: their settings (torch-free) and what is built from them."""

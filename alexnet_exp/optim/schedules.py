@@ -1,0 +1,87 @@
+"""Learning-rate schedules as pure functions of time: plotted without a network, resumed without a state.
+
+A step is one update of the weights, counted from 0. What is returned multiplies optim.lr during that step. No torch
+here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from alexnet_exp.optim.spec import Constant, Cosine, Duration, OneCycle, Plateau, Schedule, Steps, Warmed
+from alexnet_exp.settings import UserError
+
+
+def factor(
+    schedule: Schedule, step: int, total_steps: int, steps_per_epoch: int, history: Sequence[float] = ()
+) -> float:
+    """The multiplier of optim.lr in `step` of a run of `total_steps`; steps past the end keep the last value.
+
+    `history` has the monitored value of each finished epoch; only a Plateau looks at it.
+    """
+    if isinstance(schedule, Plateau):
+        return plateau_factor(schedule, history)
+    if isinstance(schedule, OneCycle):
+        return _one_cycle(schedule, step, total_steps, steps_per_epoch)
+    assert isinstance(schedule, Warmed)
+    warmup = round(Duration.of(schedule.warmup).steps(total_steps, steps_per_epoch))
+    if step < warmup:
+        # the first step is already taken at a rate above 0, and full rate is reached when the warmup is over
+        return (step + 1) / (warmup + 1)
+    if isinstance(schedule, Constant):
+        return 1.0
+    if isinstance(schedule, Steps):
+        return _steps(schedule, step, total_steps, steps_per_epoch)
+    assert isinstance(schedule, Cosine)
+    return _along_cosine(1.0, schedule.end, step - warmup, total_steps - warmup)
+
+
+def plateau_factor(schedule: Plateau, history: Sequence[float]) -> float:
+    """The multiplier after the epochs whose monitored values are in `history`, oldest first.
+
+    Counts as torch.optim.lr_scheduler.ReduceLROnPlateau does, with a relative threshold. A NaN is no improvement.
+    """
+    sign = -1 if schedule.rises else 1
+    best, bad_epochs, cooldown, multiplier = math.inf, 0, 0, 1.0
+    for value in history:
+        if sign * value < best - schedule.threshold * (abs(best) if best < math.inf else 0):
+            best, bad_epochs = sign * value, 0
+        else:
+            bad_epochs += 1
+        if cooldown > 0:
+            cooldown, bad_epochs = cooldown - 1, 0
+        if bad_epochs > schedule.patience:
+            multiplier = max(multiplier * schedule.factor, schedule.floor)
+            cooldown, bad_epochs = schedule.cooldown, 0
+    return multiplier
+
+
+def curve(schedule: Schedule, epochs: int, steps_per_epoch: int) -> list[float]:
+    """The multiplier of every step of a run, for plotting.
+
+    Raises UserError for a Plateau, which depends on what the run will see.
+    """
+    if isinstance(schedule, Plateau):
+        raise UserError("schedule=plateau: follows the run's validation metrics, so it has no curve before a run")
+    total_steps = epochs * steps_per_epoch
+    return [factor(schedule, step, total_steps, steps_per_epoch) for step in range(total_steps)]
+
+
+def _steps(schedule: Steps, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    milestones = (Duration.of(milestone).steps(total_steps, steps_per_epoch) for milestone in schedule.milestones)
+    return schedule.factor ** sum(step >= round(milestone) for milestone in milestones)
+
+
+def _one_cycle(schedule: OneCycle, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    # the peak is the last step of the warmup and `end` the last step of the run, as in torch's OneCycleLR
+    peak = max(0.0, Duration.of(schedule.warmup).steps(total_steps, steps_per_epoch) - 1)
+    if step < peak:
+        return _along_cosine(schedule.start, 1.0, step, peak)
+    return _along_cosine(1.0, schedule.end, step - peak, total_steps - 1 - peak)
+
+
+def _along_cosine(start: float, end: float, position: float, length: float) -> float:
+    """From `start` at position 0 to `end` at position `length` along half a cosine, and `end` from there on."""
+    part = min(1.0, position / length) if length > 0 else 0.0
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2

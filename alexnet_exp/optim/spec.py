@@ -1,0 +1,251 @@
+"""Settings of optimizers and of learning-rate schedules. No torch here.
+
+A schedule's values are multipliers of `optim.lr`, so that one schedule serves every optimizer. Its durations are given
+in epochs (`5`, `0.5`) or as a part of the run (`30%`), never in steps: they hold when the batch size changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from alexnet_exp.settings import Checks
+
+
+def _own_name(node: Any) -> str:
+    """The `name` that chooses the class of `node` in a configuration read back from a run."""
+    return str(type(node).__dataclass_fields__["name"].default)
+
+
+@dataclass
+class Optimizer:
+    """What every optimizer has.
+
+    Biases and norm gains are not decayed unless `decay_norm_and_bias` says so: the 2012 code decayed weights only, and
+    shrinking the gain of a batch norm does not make the function simpler, since the next layer undoes it.
+    """
+
+    name: str
+    lr: float
+    weight_decay: float
+    decay_norm_and_bias: bool = False
+
+    def checks(self) -> Checks:
+        """The problems that any optimizer's settings may have; a subclass adds its own and raises them."""
+        checks = Checks(self)
+        checks.one_of("name", [_own_name(self)])
+        checks.above("lr", 0)
+        checks.at_least("weight_decay", 0)
+        return checks
+
+
+@dataclass
+class Sgd(Optimizer):
+    """SGD with momentum; the defaults are those of the 2012 paper, section 5."""
+
+    name: str = "sgd"
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        checks = self.checks()
+        checks.below("momentum", 0, 1)
+        checks.that(
+            "nesterov", not self.nesterov or self.momentum > 0, "needs momentum above 0; write optim.momentum=0.9"
+        )
+        checks.done()
+
+
+@dataclass
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015). `weight_decay` is added to the gradient; for decoupled decay take AdamW."""
+
+    name: str = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        checks = self.checks()
+        usable = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        checks.that("betas", usable, "must be two numbers, each at least 0 and below 1, such as [0.9,0.999]")
+        checks.above("eps", 0)
+        checks.done()
+
+
+@dataclass
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): a step shrinks weights by lr * weight_decay."""
+
+    name: str = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A span of training: so many epochs, or so many percent of the run."""
+
+    epochs: float = 0.0
+    percent: float = 0.0
+
+    @classmethod
+    def of(cls, value: Any) -> Duration:
+        """The duration that a setting means: `5` and `0.5` are epochs, `"30%"` is a part of the run.
+
+        Raises ValueError for anything else.
+        """
+        percent = isinstance(value, str) and value.endswith("%")
+        number = math.nan if isinstance(value, bool) else float(value.rstrip("%") if percent else value)
+        if not 0 <= number < math.inf or (percent and number > 100):
+            raise ValueError(f"{value!r} is not a duration")
+        return cls(percent=number) if percent else cls(epochs=number)
+
+    def steps(self, total_steps: int, steps_per_epoch: int) -> float:
+        """The duration in optimizer steps, not rounded."""
+        return self.epochs * steps_per_epoch + self.percent * total_steps / 100
+
+
+def _is_duration(value: Any) -> bool:
+    try:
+        Duration.of(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@dataclass
+class Schedule:
+    """What every schedule has: its name."""
+
+    name: str
+
+    def checks(self) -> Checks:
+        """The problems that any schedule's settings may have; a subclass adds its own and raises them."""
+        checks = Checks(self)
+        checks.one_of("name", [_own_name(self)])
+        return checks
+
+
+@dataclass
+class Warmed(Schedule):
+    """A schedule that may begin with a linear rise over `warmup`."""
+
+    warmup: Any = 0
+
+    def checks(self) -> Checks:
+        checks = super().checks()
+        checks.that("warmup", _is_duration(self.warmup), "must be a number of epochs such as 5, or a part such as 5%")
+        return checks
+
+
+@dataclass
+class Constant(Warmed):
+    """The learning rate stays at optim.lr."""
+
+    name: str = "constant"
+
+    def __post_init__(self) -> None:
+        self.checks().done()
+
+
+@dataclass
+class Steps(Warmed):
+    """The learning rate is multiplied by `factor` at each milestone.
+
+    The default milestones are where the 2012 run was divided by ten by hand: after 25, 51 and 79 of its 91 epochs.
+    """
+
+    name: str = "steps"
+    milestones: list[Any] = field(default_factory=lambda: ["27%", "56%", "87%"])
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        checks = self.checks()
+        usable = len(self.milestones) > 0 and all(map(_is_duration, self.milestones))
+        checks.that("milestones", usable, "must be epochs or parts of the run, such as [30,60,80] or [50%,75%]")
+        checks.between("factor", 0, 1)
+        checks.done()
+
+
+@dataclass
+class Plateau(Schedule):
+    """The learning rate is multiplied by `factor` when `monitor` has not improved for more than `patience` epochs.
+
+    An improvement is one by more than `threshold` of the best value. `floor` is the smallest multiplier reached: by
+    default the paper's three divisions by ten.
+    """
+
+    name: str = "plateau"
+    monitor: str = "val/loss"
+    factor: float = 0.1
+    patience: int = 5
+    threshold: float = 1e-4
+    cooldown: int = 0
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checks = self.checks()
+        # test/... is not among them: what is tuned on the test images says nothing about new ones
+        checks.one_of("monitor", [f"{split}/{metric}" for split in ("val", "train") for metric in ("loss", "top1")])
+        checks.below("factor", 0, 1)
+        checks.at_least("patience", 0)
+        checks.below("threshold", 0, 1)
+        checks.at_least("cooldown", 0)
+        checks.between("floor", 0, 1)
+        checks.done()
+
+    @property
+    def rises(self) -> bool:
+        """Whether a greater value of the monitored metric is the better one."""
+        return not self.monitor.endswith("loss")
+
+
+@dataclass
+class OneCycle(Schedule):
+    """One rise from `start` to optim.lr over `warmup`, then one fall to `end`, both along a cosine (Smith, 2018).
+
+    The defaults are those of torch.optim.lr_scheduler.OneCycleLR. Its cycling of the momentum is left out: a schedule
+    here is a multiplier of the learning rate and nothing else.
+    """
+
+    name: str = "one_cycle"
+    warmup: Any = "30%"
+    start: float = 0.04
+    end: float = 4e-6
+
+    def __post_init__(self) -> None:
+        checks = self.checks()
+        checks.that("warmup", _is_duration(self.warmup), "must be a number of epochs such as 5, or a part such as 30%")
+        checks.between("start", 0, 1)
+        checks.between("end", 0, 1)
+        checks.done()
+
+
+@dataclass
+class Cosine(Warmed):
+    """The learning rate falls along half a cosine from optim.lr to `end` times it (Loshchilov and Hutter, 2017)."""
+
+    name: str = "cosine"
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks = self.checks()
+        checks.between("end", 0, 1)
+        checks.done()
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "steps": Steps,
+    "plateau": Plateau,
+    "one_cycle": OneCycle,
+    "cosine": Cosine,
+}

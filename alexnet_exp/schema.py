@@ -1,0 +1,274 @@
+"""What a configuration may hold: the root's keys, the trainer's, the loggers', the callbacks'. No torch here.
+
+Each dataclass is schema, default and documentation in one; the settings of the network, the data and the optimizer live
+beside those rooms (`model/spec.py`, `data/spec.py`, `optim/spec.py`). A group whose options are different dataclasses
+carries `name`, which chooses one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from alexnet_exp.data.spec import SPECS as DATA
+from alexnet_exp.model.spec import Network
+from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
+from alexnet_exp.settings import Checks
+
+PRECISIONS = (
+    "auto",
+    "32-true",
+    "bf16-mixed",
+    "16-mixed",
+    "bf16-true",
+    "16-true",
+    "64-true",
+    "transformer-engine",
+    "transformer-engine-float16",
+)
+
+
+class Which(Enum):
+    """Which checkpoint a test uses: the best by `val/top1`, or the last epoch's."""
+
+    best = "best"
+    last = "last"
+
+
+class Keep(Enum):
+    """Which checkpoints stay once a run is done."""
+
+    all = "all"
+    best = "best"
+    none = "none"
+
+
+@dataclass
+class Loss:
+    """Cross entropy."""
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        checks.below("label_smoothing", 0, 1)
+        checks.done()
+
+
+@dataclass
+class Checkpoint:
+    """`keep`: what stays in `checkpoints/` when the run is done (an AlexNet with Adam is 350 MB a file)."""
+
+    keep: Keep = Keep.all
+
+
+@dataclass
+class Test:
+    """`run`: whether a test follows the training. `checkpoint`: of which weights; without validation it is the last."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    run: bool = True
+    checkpoint: Which = Which.best
+
+
+@dataclass
+class Trainer:
+    """Lightning's Trainer, argument by argument, and `gpus`, `compile` and `channels_last`, which are ours.
+
+    gpus: null = one device, the best there is; 0 = the CPU; n = n GPUs; -1 = all; a list = those GPUs.
+    accelerator, devices: Lightning's own, for what `gpus` cannot say (e.g. two processes on the CPU).
+    precision: `auto` is bf16-mixed on a GPU that computes in it, else 32-true; what it became is recorded.
+    accumulate_grad_batches, gradient_clip_val, deterministic, limit_train_batches, ...: as in Lightning.
+    """
+
+    gpus: Any = None
+    accelerator: str | None = None
+    devices: Any = None
+    strategy: str = "auto"
+    num_nodes: int = 1
+    precision: str = "auto"
+    max_epochs: int | None = 10
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    max_time: str | None = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+    limit_predict_batches: Any = None
+    fast_dev_run: Any = False
+    overfit_batches: Any = 0
+    val_check_interval: Any = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int = 0
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
+    deterministic: Any = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: int = 0
+    log_every_n_steps: int = 50
+    enable_progress_bar: bool | None = None
+    compile: bool = False
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        checks.one_of("precision", PRECISIONS)
+        for key in ("max_epochs", "min_epochs", "min_steps", "log_every_n_steps", "num_nodes", "accumulate_grad_batches"):
+            checks.at_least(key, 1)
+        if self.max_epochs is None and self.max_steps == -1 and self.max_time is None:
+            checks.refuse("max_epochs", "the run would never end; write a number of epochs, or set max_steps or max_time")
+        checks.that("max_steps", self.max_steps == -1 or self.max_steps >= 1, "must be at least 1, or -1 for no limit")
+        checks.above("gradient_clip_val", 0)
+        checks.one_of("gradient_clip_algorithm", ("norm", "value"))
+        checks.one_of("accelerator", ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
+        checks.one_of("profiler", ("simple", "advanced", "pytorch"))
+        self._check_devices(checks)
+        for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"):
+            self._check_limit(checks, key)
+        if self.deterministic not in (None, True, False, "warn"):
+            checks.refuse("deterministic", "must be true, false, warn or null")
+        checks.done()
+
+    def _check_devices(self, checks: Checks) -> None:
+        gpus, devices = self.gpus, self.devices
+        listed = isinstance(gpus, list) and bool(gpus) and all(_is_count(index) for index in gpus)
+        if gpus is not None and not listed and not (_is_count(gpus) or gpus == -1):
+            checks.refuse("gpus", "must be null, 0 for the CPU, a number of GPUs, -1 for all, or a list such as [0,2]")
+        if gpus is not None and (devices is not None or self.accelerator is not None):
+            checks.refuse("gpus", "set either trainer.gpus, or trainer.accelerator and trainer.devices, not both")
+        if devices is not None and not (isinstance(devices, list) or devices in ("auto", -1) or _is_count(devices)):
+            checks.refuse("devices", "must be a number of devices, a list of their indices, or auto")
+
+    def _check_limit(self, checks: Checks, key: str) -> None:
+        value = getattr(self, key)
+        if value is None or _is_count(value) or (isinstance(value, float) and 0 <= value <= 1):
+            return
+        checks.refuse(key, "must be a number of batches, or a fraction of them from 0.0 to 1.0")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+@dataclass
+class Csv:
+    """metrics.csv and steps.csv in the run folder: always written; this entry only names it among the others."""
+
+    name: str = "csv"
+
+
+@dataclass
+class TensorBoard:
+    """TensorBoard's event files, in the run folder unless `dir` is given."""
+
+    name: str = "tensorboard"
+    dir: str | None = None
+
+
+@dataclass
+class Mlflow:
+    """An MLflow run. `uri` null is the SQLite file `mlflow.db` beside the runs."""
+
+    name: str = "mlflow"
+    uri: str | None = None
+    experiment: str | None = None
+
+
+@dataclass
+class Wandb:
+    """A Weights & Biases run; `offline` writes into the run folder and contacts nothing."""
+
+    name: str = "wandb"
+    project: str = "alexnet_exp"
+    entity: str | None = None
+    offline: bool = True
+
+
+@dataclass
+class Ema:
+    """An exponential moving average of the weights, which validation and test use (Lightning's EMAWeightAveraging)."""
+
+    name: str = "ema"
+    decay: float = 0.999
+    update_every_n_steps: int = 1
+    update_starting_at_step: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        checks.below("decay", 0, 1)
+        checks.at_least("update_every_n_steps", 1)
+        checks.at_least("update_starting_at_step", 0)
+        checks.done()
+
+
+@dataclass
+class EarlyStopping:
+    """Stops when `monitor` has not improved by `min_delta` for `patience` epochs (Lightning's EarlyStopping)."""
+
+    name: str = "early_stopping"
+    monitor: str = "val/top1"
+    mode: str = "max"
+    patience: int = 5
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        checks.one_of("mode", ("min", "max"))
+        checks.at_least("patience", 1)
+        checks.at_least("min_delta", 0)
+        checks.done()
+
+
+@dataclass
+class Config:
+    """A whole experiment. The nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a user's class."""
+
+    name: str = "train"
+    seed: int = 1
+    tags: list[str] = field(default_factory=list)
+    note: str = ""
+    data_root: str = "data"
+    paper_claim: dict[str, Any] = field(default_factory=dict)
+    model: Any = MISSING
+    data: Any = MISSING
+    optim: Any = MISSING
+    schedule: Any = MISSING
+    trainer: Any = MISSING
+    module: Any = None
+    logger: Any = field(default_factory=dict)
+    callbacks: Any = field(default_factory=dict)
+    loss: Loss = field(default_factory=Loss)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    test: Test = field(default_factory=Test)
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        named = bool(self.name.strip()) and not set(self.name) & set("/\\\0=,") and self.name not in (".", "..")
+        checks.that("name", named, "must be a folder's name: no slash, no comma, no equals sign")
+        checks.at_least("seed", 0)
+        checks.done()
+
+
+LOGGERS: dict[str, type] = {"csv": Csv, "tensorboard": TensorBoard, "mlflow": Mlflow, "wandb": Wandb}
+CALLBACKS: dict[str, type] = {"ema": Ema, "early_stopping": EarlyStopping}
+
+# The groups of conf/ that hold one node, and the dataclasses which that node's `name` chooses among.
+NODES: dict[str, dict[str, type]] = {
+    "model": {"alexnet": Network},
+    "data": dict(DATA),
+    "optim": dict(OPTIMIZERS),
+    "schedule": dict(SCHEDULES),
+    "trainer": {"trainer": Trainer},
+}
+# The groups that hold any number of named nodes.
+COLLECTIONS: dict[str, dict[str, type]] = {"logger": LOGGERS, "callbacks": CALLBACKS}

@@ -1,0 +1,193 @@
+"""Checking a composed configuration, node by node, before anything heavy starts; every problem is told at once.
+
+A node is checked against the dataclass that its `name` chooses (tried.md: merging a whole schema refuses valid
+configurations as soon as a group has one dataclass an option). It comes out as an object of that dataclass. A node
+with `_target_` names a user's class and comes out as an `extend.UserClass`. No torch here, unless a user's class is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from alexnet_exp.extend import TARGET, UserClass
+from alexnet_exp.schema import COLLECTIONS, NODES, Config
+from alexnet_exp.settings import Problem, Refused, nearest, one_of
+
+
+def validate(container: Mapping[str, Any]) -> Config:
+    """The typed configuration of a plain one (no interpolation left in it).
+
+    Raises `Refused` with every problem found: unknown keys, wrong types, values out of range, settings that contradict
+    each other.
+    """
+    problems: list[Problem] = []
+    nodes: dict[str, Any] = {}
+    for group in (*NODES, *COLLECTIONS, "module"):
+        try:
+            nodes[group] = _group(group, container.get(group))
+        except Refused as refused:
+            problems += refused.problems
+    root = {key: value for key, value in container.items() if key not in nodes and key not in NODES and key not in COLLECTIONS}
+    root.pop("module", None)
+    try:
+        config = typed(Config, root, "")
+    except Refused as refused:
+        raise Refused(refused.problems + problems) from None
+    if problems:
+        raise Refused(problems)
+    for group, node in nodes.items():
+        setattr(config, group, node)
+    contradictions = list(_contradictions(config))
+    if contradictions:
+        raise Refused(contradictions)
+    return config
+
+
+def _group(group: str, node: Any) -> Any:
+    if group == "module":
+        return None if node is None else UserClass("module", node, "module")
+    if group in NODES:
+        return _node(group, NODES[group], node, group)
+    problems, found = [], {}
+    for key, entry in (node or {}).items():
+        if entry is None:
+            continue
+        try:
+            found[key] = _node(group, COLLECTIONS[group], entry, f"{group}.{key}")
+        except Refused as refused:
+            problems += refused.problems
+    if problems:
+        raise Refused(problems)
+    return found
+
+
+def _node(role: str, classes: Mapping[str, type], node: Any, prefix: str) -> Any:
+    if not isinstance(node, Mapping):
+        raise Refused([Problem(prefix, node, f"must be a group of settings; write {prefix.split('.')[0]}=NAME")])
+    if TARGET in node:
+        return UserClass(role, node, prefix)
+    if len(classes) == 1:
+        return typed(next(iter(classes.values())), node, prefix)
+    name = node.get("name")
+    if name not in classes:
+        raise Refused([Problem(f"{prefix}.name", name, one_of(name, classes))])
+    return typed(classes[name], node, prefix)
+
+
+def typed(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
+    """An object of the dataclass `cls` with the settings of `node`; raises `Refused` with keys under `prefix`."""
+    schema = OmegaConf.structured(cls)
+    try:
+        merged, problems = OmegaConf.merge(schema, dict(node)), []
+    except OmegaConfBaseException:
+        merged, problems = _leaf_by_leaf(cls, node)
+    problems += _out_of_range(merged)
+    if problems:
+        raise Refused([problem.under(prefix) if prefix else problem for problem in problems])
+    return OmegaConf.to_object(merged)
+
+
+def _leaf_by_leaf(cls: type, node: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
+    """What of `node` fits `cls`, and a problem for each setting that does not: OmegaConf itself stops at the first."""
+    merged, problems = OmegaConf.structured(cls), []
+    for path, value in _leaves(node):
+        nested: Any = value
+        for key in reversed(path):
+            nested = {key: nested}
+        try:
+            merged = OmegaConf.merge(merged, nested)
+        except ConfigKeyError as error:
+            problems.append(_unknown_key(error, path, value))
+        except OmegaConfBaseException as error:
+            problems.append(Problem(".".join(path), value, _expected(cls, path, value) or _first_line(error)))
+    return merged, problems
+
+
+def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], value: Any) -> Problem:
+    known = [f.name for f in dataclasses.fields(error.object_type)] if dataclasses.is_dataclass(error.object_type) else []
+    near = nearest(error.key, known)
+    advice = f"unknown setting; did you mean {near}?" if near else f"unknown setting; there are {', '.join(known)}"
+    return Problem(".".join(path), value, advice)
+
+
+def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
+    """What the field at `path` takes, in words; None where its type says nothing that a person would write."""
+    kind: Any = cls
+    for key in path:
+        kind, _ = _without_none(kind)
+        if dataclasses.is_dataclass(kind):
+            kind = typing.get_type_hints(kind).get(key)
+        elif typing.get_origin(kind) is dict:
+            kind = typing.get_args(kind)[1]
+        else:
+            return None
+    kind, optional = _without_none(kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return one_of(value, [member.name for member in kind])
+    if typing.get_origin(kind) is list:
+        words = "a list, such as [1,2]"
+    elif dataclasses.is_dataclass(kind):
+        words = "a group of settings, not one value"
+    else:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "")
+    return f"must be {words}{', or null' if optional else ''}" if words else None
+
+
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    """`Optional[T]` as (T, True); any other type as (type, False)."""
+    if typing.get_origin(kind) in (typing.Union, UnionType):
+        rest = [part for part in typing.get_args(kind) if part is not NoneType]
+        return rest[0], len(rest) < len(typing.get_args(kind))
+    return kind, False
+
+
+def _out_of_range(node: Any, path: str = "") -> list[Problem]:
+    """The problems that the dataclasses under `node` find in themselves, innermost first."""
+    problems: list[Problem] = []
+    if not isinstance(node, DictConfig) or node._is_none():
+        return problems
+    for key in node:
+        if not OmegaConf.is_missing(node, key):
+            problems += _out_of_range(node._get_node(key), f"{path}.{key}" if path else str(key))
+    if not problems and dataclasses.is_dataclass(OmegaConf.get_type(node)):
+        try:
+            OmegaConf.to_object(node)
+        except Refused as refused:
+            problems += [problem.under(path) if path else problem for problem in refused.problems]
+    return problems
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _contradictions(config: Config) -> Iterator[Problem]:
+    """Settings that are each right and cannot stand together."""
+    has_val = isinstance(config.data, UserClass) or config.data.has_val
+    for name, callback in config.callbacks.items():
+        monitor = getattr(callback, "monitor", "")
+        if isinstance(monitor, str) and monitor.startswith("val/") and not has_val:
+            yield Problem(f"callbacks.{name}.monitor", monitor, "there is no validation; write data.val=split, or monitor train/loss")
+    if getattr(config.schedule, "name", "") == "plateau" and not has_val and str(config.schedule.monitor).startswith("val/"):
+        yield Problem("schedule.monitor", config.schedule.monitor, "there is no validation; write data.val=split, or monitor train/loss")
+    trainer = config.trainer
+    if trainer.max_epochs is not None and trainer.min_epochs is not None and trainer.min_epochs > trainer.max_epochs:
+        yield Problem("trainer.min_epochs", trainer.min_epochs, f"must be at most trainer.max_epochs={trainer.max_epochs}")
+    if getattr(config.schedule, "needs_total", False) and trainer.max_epochs is None and trainer.max_steps == -1:
+        yield Problem("trainer.max_epochs", None, f"schedule {config.schedule.name} needs the run's length; write a number of epochs")

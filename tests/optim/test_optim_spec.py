@@ -1,0 +1,87 @@
+"""What optimizer and schedule settings accept, what they refuse, and that YAML and dataclasses meet."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES, Adam, AdamW, Cosine, Duration, OneCycle, Plateau, Sgd, Steps
+from alexnet_exp.settings import Refused
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: Sgd(lr=-1), "lr=-1: must be greater than 0"),
+        (lambda: Sgd(momentum=1.0), "momentum=1.0: must be at least 0 and below 1"),
+        (lambda: Sgd(momentum=0, nesterov=True), "nesterov=True: needs momentum above 0; write optim.momentum=0.9"),
+        (lambda: Sgd(name="adam"), "name=adam: one of sgd"),
+        (lambda: Adam(betas=[0.9]), "betas=[0.9]: must be two numbers"),
+        (lambda: Adam(betas=[0.9, 1.0]), "betas=[0.9, 1.0]: must be two numbers"),
+        (lambda: AdamW(weight_decay=-0.1), "weight_decay=-0.1: must be at least 0"),
+        (lambda: Adam(eps=0), "eps=0: must be greater than 0"),
+        (lambda: Cosine(warmup="soon"), "warmup=soon: must be a number of epochs such as 5, or a part such as 5%"),
+        (lambda: Cosine(warmup=True), "warmup=True: must be a number of epochs"),
+        (lambda: Cosine(end=2), "end=2: must be from 0 to 1"),
+        (lambda: OneCycle(warmup="130%"), "warmup=130%: must be a number of epochs"),
+        (lambda: Steps(milestones=[]), "milestones=[]: must be epochs or parts of the run"),
+        (lambda: Steps(milestones=[30, -1]), "milestones=[30, -1]: must be epochs or parts"),
+        (lambda: Plateau(monitor="val/los"), "monitor=val/los: did you mean val/loss?"),
+        (lambda: Plateau(monitor="test/top1"), "monitor=test/top1:"),
+        (lambda: Plateau(factor=1.0), "factor=1.0: must be at least 0 and below 1"),
+    ],
+)
+def test_a_refusal_names_the_setting_the_value_and_what_to_write(build, said):
+    with pytest.raises(Refused) as refused:
+        build()
+    assert said in str(refused.value)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(Refused) as refused:
+        Sgd(lr=0, weight_decay=-1, momentum=2)
+    assert [problem.key for problem in refused.value.problems] == ["lr", "weight_decay", "momentum"]
+
+
+@pytest.mark.parametrize(
+    ("value", "steps"), [(5, 50), (0.5, 5), ("2", 20), ("30%", 30), ("7%", 7), ("12.5%", 12.5), (0, 0)]
+)
+def test_a_duration_is_epochs_or_a_part_of_the_run(value, steps):
+    assert Duration.of(value).steps(total_steps=100, steps_per_epoch=10) == steps
+
+
+@pytest.mark.parametrize("value", [None, True, "", "%", "fast", -1, "-5%", "101%", float("nan"), float("inf"), [5]])
+def test_anything_else_is_no_duration(value):
+    with pytest.raises((TypeError, ValueError)):
+        Duration.of(value)
+
+
+@pytest.mark.parametrize(("group", "specs"), [("optim", OPTIMIZERS), ("schedule", SCHEDULES)])
+def test_each_option_file_is_its_dataclass(group, specs):
+    assert {path.stem for path in (CONF / group).glob("*.yaml")} >= set(specs)
+    for name, spec in specs.items():
+        text = (CONF / group / f"{name}.yaml").read_text()
+        for head in ("# Purpose: ", "# Command: python -m alexnet_exp ", "# Expected: ", "# Cost: "):
+            assert head in text
+        option = yaml.safe_load(text)
+        assert option.pop("defaults") == [f"schema_{name}", "_self_"]
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(spec), option))
+        assert isinstance(merged, spec)
+        assert merged.name == name
+
+
+def test_the_schema_refuses_a_wrong_type_and_runs_the_checks():
+    with pytest.raises(Exception, match="could not be converted to Float"):
+        OmegaConf.merge(OmegaConf.structured(Sgd), {"lr": "abc"})
+    with pytest.raises(Refused, match="lr=-1"):
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sgd), {"lr": -1}))
+
+
+def test_settings_and_schedules_do_not_import_torch():
+    code = "import sys, alexnet_exp.optim.spec, alexnet_exp.optim.schedules; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,120 @@
+"""Optimizers against recurrences written out in numpy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alexnet_exp.optim.optimizers import build_optimizer
+from alexnet_exp.optim.spec import Adam, AdamW, Sgd
+from alexnet_exp.settings import UserError
+
+STEPS = 4
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4)).double()
+
+
+def gradients(shape, name):
+    rng = np.random.default_rng(len(name))
+    return [rng.normal(size=shape) for _ in range(STEPS)]
+
+
+def sgd(w, grads, spec, decay):
+    v = np.zeros_like(w)
+    for g in grads:
+        g = g + decay * w
+        v = spec.momentum * v + g
+        w = w - spec.lr * (g + spec.momentum * v if spec.nesterov else v)
+    return w
+
+
+def adam(w, grads, spec, decay):
+    m, s = np.zeros_like(w), np.zeros_like(w)
+    b1, b2 = spec.betas
+    for t, g in enumerate(grads, start=1):
+        if isinstance(spec, AdamW):
+            w = w - spec.lr * decay * w
+        else:
+            g = g + decay * w
+        m = b1 * m + (1 - b1) * g
+        s = b2 * s + (1 - b2) * g**2
+        w = w - spec.lr * (m / (1 - b1**t)) / (np.sqrt(s / (1 - b2**t)) + spec.eps)
+    return w
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("everything_decays", [True, False])
+@pytest.mark.parametrize(
+    ("spec", "recurrence"),
+    [
+        (Sgd(lr=0.1, weight_decay=0.3), sgd),
+        (Sgd(lr=0.1, weight_decay=0.3, nesterov=True), sgd),
+        (Sgd(lr=0.1, weight_decay=0.3, momentum=0.0), sgd),
+        (Adam(lr=0.1, weight_decay=0.3, eps=1e-3), adam),
+        (AdamW(lr=0.1, weight_decay=0.3, betas=[0.8, 0.99]), adam),
+    ],
+    ids=["sgd", "nesterov", "no momentum", "adam", "adamw"],
+)
+def test_steps_follow_the_recurrence(spec, recurrence, everything_decays, fused):
+    spec = type(spec)(**{**vars(spec), "decay_norm_and_bias": everything_decays})
+    net = network()
+    before = {name: p.detach().numpy().copy() for name, p in net.named_parameters()}
+    optimizer = build_optimizer(spec, net, fused=fused)
+    for step in range(STEPS):
+        for name, p in net.named_parameters():
+            p.grad = torch.from_numpy(gradients(p.shape, name)[step])
+        optimizer.step()
+    for name, p in net.named_parameters():
+        decays = everything_decays or name in ("0.weight", "3.weight")
+        expected = recurrence(before[name], gradients(p.shape, name), spec, spec.weight_decay if decays else 0.0)
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_only_weights_decay_by_default():
+    net = network()
+    names = {id(p): name for name, p in net.named_parameters()}
+    decayed, undecayed = build_optimizer(AdamW(), net).param_groups
+    assert [names[id(p)] for p in decayed["params"]] == ["0.weight", "3.weight"]
+    assert [names[id(p)] for p in undecayed["params"]] == ["0.bias", "1.weight", "1.bias", "3.bias"]
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.05, 0.0)
+
+
+def test_a_bias_of_many_dimensions_is_a_bias():
+    # a locally connected layer has one bias a place
+    net = nn.Module()
+    net.weight, net.bias = nn.Parameter(torch.zeros(3, 4, 4, 9)), nn.Parameter(torch.zeros(3, 4, 4))
+    decayed, undecayed = build_optimizer(Sgd(), net).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4]
+    assert [p.ndim for p in undecayed["params"]] == [3]
+
+
+def test_frozen_parameters_are_left_out():
+    net = network()
+    net[0].requires_grad_(False)
+    kept = [p for group in build_optimizer(Sgd(), net).param_groups for p in group["params"]]
+    assert not any(p is frozen for p in kept for frozen in net[0].parameters())
+    assert len(kept) == 4
+    with pytest.raises(UserError, match="no trainable parameter"):
+        build_optimizer(Sgd(), net.requires_grad_(False))
+
+
+@pytest.mark.parametrize("spec", [Sgd(), Adam(), AdamW()], ids=lambda spec: spec.name)
+def test_fused_on_a_device_that_has_it_and_foreach_otherwise(spec):
+    assert build_optimizer(spec, network()).defaults["fused"] is True
+    assert build_optimizer(spec, network(), fused=False).defaults["foreach"] is True
+    assert build_optimizer(spec, network().to("meta")).defaults["foreach"] is True
+
+
+def test_its_state_survives_a_checkpoint_of_plain_containers(tmp_path):
+    net = network()
+    optimizer = build_optimizer(AdamW(), net)
+    net(torch.ones(2, 2, 3, 3, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    state = torch.load(tmp_path / "optimizer.pt", weights_only=True)
+    again = build_optimizer(AdamW(), network())
+    again.load_state_dict(state)
+    assert torch.equal(again.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])

@@ -1,0 +1,116 @@
+"""Schedules against torch's own, step by step, and what only ours do."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim import lr_scheduler
+
+from alexnet_exp.optim.schedules import curve, factor, plateau_factor
+from alexnet_exp.optim.spec import Constant, Cosine, OneCycle, Plateau, Steps
+from alexnet_exp.settings import UserError
+
+EPOCHS, STEPS_PER_EPOCH = 10, 7
+TOTAL = EPOCHS * STEPS_PER_EPOCH
+
+
+def torch_curve(build, steps=TOTAL):
+    """The learning rates that torch's scheduler sets before each of `steps` updates, from a base of 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    scheduler = build(optimizer)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def warmed(optimizer, steps, after):
+    rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (steps + 1), total_iters=steps)
+    return lr_scheduler.SequentialLR(optimizer, [rise, after(optimizer)], [steps])
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        (Constant(), lambda o: lr_scheduler.ConstantLR(o, factor=1.0)),
+        (Constant(warmup=2), lambda o: warmed(o, 14, lambda o: lr_scheduler.ConstantLR(o, factor=1.0))),
+        (Steps(milestones=[3, 6]), lambda o: lr_scheduler.MultiStepLR(o, [21, 42])),
+        (Steps(milestones=["50%", "90%"], factor=0.3), lambda o: lr_scheduler.MultiStepLR(o, [35, 63], 0.3)),
+        (Cosine(), lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL)),
+        (Cosine(end=0.1), lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL, eta_min=0.1)),
+        (Cosine(warmup="10%"), lambda o: warmed(o, 7, lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL - 7))),
+        (OneCycle(), lambda o: lr_scheduler.OneCycleLR(o, 1.0, TOTAL, cycle_momentum=False)),
+        (
+            OneCycle(warmup=2.5, start=0.1, end=0.001),
+            lambda o: lr_scheduler.OneCycleLR(
+                o, 1.0, TOTAL, pct_start=0.25, div_factor=10, final_div_factor=100, cycle_momentum=False
+            ),
+        ),
+    ],
+    ids=lambda value: f"{value.name}" if hasattr(value, "name") else "",
+)
+def test_equals_torch_at_every_step(schedule, theirs):
+    assert curve(schedule, EPOCHS, STEPS_PER_EPOCH) == pytest.approx(torch_curve(theirs), rel=1e-9, abs=1e-12)
+
+
+def test_the_default_steps_are_where_the_2012_run_was_divided():
+    rates = curve(Steps(), epochs=91, steps_per_epoch=100)
+    drops = [step / 100 for step in range(1, 9100) if rates[step] < rates[step - 1]]
+    assert drops == pytest.approx([25, 51, 79], abs=0.5)
+    assert rates[-1] == pytest.approx(1e-3)
+
+
+def test_one_cycle_reaches_its_three_values():
+    rates = curve(OneCycle(warmup="30%", start=0.2, end=0.05), epochs=10, steps_per_epoch=10)
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[29] == max(rates) == 1.0
+    assert rates[-1] == pytest.approx(0.05)
+
+
+@given(
+    schedule=st.sampled_from([Constant(), Constant(warmup="20%"), Steps(), OneCycle(), Cosine(), Cosine(warmup=1)]),
+    step=st.integers(0, 60),
+    total=st.integers(1, 50),
+)
+def test_any_step_of_any_run_has_a_multiplier_from_0_to_1(schedule, step, total):
+    assert 0 <= factor(schedule, step, total, steps_per_epoch=5) <= 1
+
+
+def test_steps_past_the_end_keep_the_last_value():
+    assert factor(Cosine(end=0.1), 500, 100, 10) == pytest.approx(0.1)
+    assert factor(OneCycle(end=0.1), 500, 100, 10) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "val/top1"])
+@pytest.mark.parametrize("options", [{"patience": 0}, {"patience": 2, "cooldown": 3}, {"patience": 1, "factor": 0.5}])
+def test_plateau_equals_torch_after_every_epoch(monitor, options):
+    # falls, stalls, rises a little, falls again: improvements under the threshold included
+    values = [2.0, 1.5, 1.5, 1.49999, 1.6, 1.4, 1.45, 1.41, 1.4, 1.42, 1.3, math.nan, 1.3, 1.31, 1.3, 1.3, 1.3, 1.3]
+    if monitor == "val/top1":
+        values = [1 / value for value in values]
+    schedule = Plateau(monitor=monitor, floor=1e-3, **options)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    mode = "min" if monitor == "val/loss" else "max"
+    theirs = lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode, min_lr=1e-3, **{"factor": 0.1, "patience": schedule.patience, **options}
+    )
+    dropped = set()
+    for epoch, value in enumerate(values):
+        theirs.step(value)
+        ours = plateau_factor(schedule, values[: epoch + 1])
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
+        dropped.add(round(ours, 9))
+    assert len(dropped) > 1, "the values never stalled for long enough to test anything"
+
+
+def test_a_plateau_is_a_function_of_the_history_and_has_no_curve():
+    stalled = [1.0] * 7
+    assert factor(Plateau(patience=5), 3, 100, 10) == 1.0
+    assert factor(Plateau(patience=5), 3, 100, 10, history=stalled) == 0.1
+    with pytest.raises(UserError, match="schedule=plateau"):
+        curve(Plateau(), 5, 10)
