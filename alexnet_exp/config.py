@@ -13,18 +13,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.match import match
+from alexnet_exp.paths import conf_dir, groups
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.settings import Problem, Refused, UserError, nearest, one_of
 from alexnet_exp.validate import validate
 
 VERSION_BASE = "1.3"
 ROOT = "config"
-
-
-def conf_dir() -> Path:
-    """The folder of the YAML files: inside the package in an installed wheel, beside it in a checkout."""
-    here = Path(__file__).resolve().parent
-    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
 
 
 def register() -> None:
@@ -36,17 +32,6 @@ def register() -> None:
     for group, classes in {**NODES, **COLLECTIONS}.items():
         for name, cls in classes.items():
             store.store(group=f"schema/{group}", name=name, node=cls)
-
-
-def groups(config_dir: str | None = None) -> dict[str, list[str]]:
-    """The options of every group, as the files lie: `{"model": ["bn", "lrn", ...], ...}`; nested ones with a slash."""
-    found: dict[str, set[str]] = {}
-    for root in [conf_dir(), *([Path(config_dir)] if config_dir else [])]:
-        for file in root.rglob("*.yaml"):
-            relative = file.relative_to(root).with_suffix("")
-            if len(relative.parts) > 1:
-                found.setdefault(relative.parts[0], set()).add("/".join(relative.parts[1:]))
-    return {group: sorted(names) for group, names in sorted(found.items())}
 
 
 def check_config_dir(config_dir: str | None) -> None:
@@ -78,9 +63,11 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, dict[str, Any]]:
-    """The validated configuration, and the plain containers that it was made from."""
+    """The validated configuration, whose network and data fit each other, and the plain containers it was made from."""
     container = compose(overrides, config_dir)
-    return validate(container), container
+    config = validate(container)
+    match(config)
+    return config, container
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -88,17 +75,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
-
-
-def flat(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """One level of dotted keys: `{"optim.lr": 0.01, ...}`; lists stay lists."""
-    found: dict[str, Any] = {}
-    for key, value in container.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def each_job(overrides: Sequence[str]) -> Iterator[list[str]]:

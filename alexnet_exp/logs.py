@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "alexnet_exp"
 
@@ -18,10 +19,21 @@ class _Tips(logging.Filter):
         return not any(word in message for word in ("Tip:", "litlogger", "LitServe", "litmodels", "💡"))
 
 
-def configure(folder: Path | None, rank: int = 0, quiet: bool = False) -> None:
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what `sys.stderr` is at that moment: a rich progress bar puts itself there and keeps its line below."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
+def configure(folder: Path | None, rank: int = 0) -> None:
     """Logs to stderr and to `folder/train.log`; a rank above 0 to its own `train.rank1.log` and nowhere else.
 
-    `quiet`: no lines on stderr below a warning (a progress bar is there instead). Replaces what an earlier call set up.
+    Replaces what an earlier call set up.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -30,8 +42,7 @@ def configure(folder: Path | None, rank: int = 0, quiet: bool = False) -> None:
     plain = logging.Formatter("%(message)s")
     handlers: list[logging.Handler] = []
     if rank == 0:
-        console = logging.StreamHandler(sys.stderr)
-        console.setLevel(logging.WARNING if quiet else logging.INFO)
+        console = _Stderr()
         console.setFormatter(plain)
         handlers.append(console)
     if folder is not None:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING
-
 from alexnet_exp.data.spec import SPECS as DATA
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
@@ -230,6 +228,22 @@ class EarlyStopping:
 
 
 @dataclass
+class PreciseBn:
+    """After each epoch also validates with batch norm statistics measured anew on `images` training images.
+
+    Adds the columns `val/loss_precise_bn` and `val/top1_precise_bn`; training itself is not touched.
+    """
+
+    name: str = "precise_bn"
+    images: int = 10_000
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        checks.at_least("images", 1)
+        checks.done()
+
+
+@dataclass
 class Config:
     """A whole experiment. The nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a user's class."""
 
@@ -237,13 +251,13 @@ class Config:
     seed: int = 1
     tags: list[str] = field(default_factory=list)
     note: str = ""
-    data_root: str = "data"
+    data_root: str | None = None
     paper_claim: dict[str, Any] = field(default_factory=dict)
-    model: Any = MISSING
-    data: Any = MISSING
-    optim: Any = MISSING
-    schedule: Any = MISSING
-    trainer: Any = MISSING
+    model: Any = None
+    data: Any = None
+    optim: Any = None
+    schedule: Any = None
+    trainer: Any = None
     module: Any = None
     logger: Any = field(default_factory=dict)
     callbacks: Any = field(default_factory=dict)
@@ -260,7 +274,7 @@ class Config:
 
 
 LOGGERS: dict[str, type] = {"csv": Csv, "tensorboard": TensorBoard, "mlflow": Mlflow, "wandb": Wandb}
-CALLBACKS: dict[str, type] = {"ema": Ema, "early_stopping": EarlyStopping}
+CALLBACKS: dict[str, type] = {"ema": Ema, "early_stopping": EarlyStopping, "precise_bn": PreciseBn}
 
 # The groups of conf/ that hold one node, and the dataclasses which that node's `name` chooses among.
 NODES: dict[str, dict[str, type]] = {

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and activations, layer by layer, from its settings alone (no torch)."""
+"""What a network costs: parameters, multiply-adds and activations, layer by layer. No torch here."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ ACTIVATIONS = {Activation.tanh: nn.Tanh, Activation.sigmoid: nn.Sigmoid}
 
 
 class AlexNet(nn.Sequential):
-    """The network of a completed `spec`: float [N, in_channels, H, W], preprocessed, to logits [N, num_classes].
+    """The network of a completed `spec`: preprocessed float [N, in_channels, H, W] to logits [N, num_classes].
 
-    A child for each stage, so that parameters are named by it, whatever norm, pooling or dropout are: conv1.conv.weight,
-    conv1.norm.weight, fc8.fc.bias. torchvision's state_dict loads too: its keys are renamed on the way in.
-    Raises `Refused` when the input size leaves nothing behind a stage.
+    A child for each stage, so that parameters are named by it, whatever norm, pooling or dropout are:
+    conv1.conv.weight, conv1.norm.weight, fc8.fc.bias. torchvision's state_dict loads too, its keys renamed on the
+    way in. Raises `Refused` when the input size leaves nothing behind a stage.
     """
 
     def __init__(self, spec: Network):
@@ -27,7 +27,7 @@ class AlexNet(nn.Sequential):
             if part.stage_name not in self._modules:
                 self.add_module(part.stage_name, nn.Sequential())
             self.get_submodule(part.stage_name).add_module(part.slot, _module(part, spec))
-        self.register_load_state_dict_pre_hook(rename_torchvision)
+        self.register_load_state_dict_pre_hook(rename_torchvision)  # type: ignore[no-untyped-call]
 
 
 class MaskDropout(nn.Dropout):
@@ -42,7 +42,8 @@ def _module(part: Part, spec: Network) -> nn.Module:
     kernel, stride = POOLING[spec.pool]
     match part.slot:
         case "pad":
-            return nn.ZeroPad2d(tuple(stage.pad))
+            left, right, top, bottom = stage.pad
+            return nn.ZeroPad2d((left, right, top, bottom))
         case "conv":
             return _conv(stage, channels, spec)
         case "flat":
@@ -68,7 +69,8 @@ def _module(part: Part, spec: Network) -> nn.Module:
 
 
 def _conv(stage: Stage, channels: int, spec: Network) -> nn.Module:
-    assert stage.out is not None and stage.kernel is not None
+    assert stage.out is not None
+    assert stage.kernel is not None
     pad = stage.pad[0] if len(stage.pad) == 1 else 0
     groups = spec.groups if stage.columns == Columns.own else 1
     conv = nn.Conv2d(channels, stage.out, stage.kernel, stage.stride, pad, groups=groups)

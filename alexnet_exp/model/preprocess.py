@@ -49,8 +49,9 @@ class Preprocess(nn.Module):
     def fit(self, statistics: Statistics) -> None:
         """Sets what must be measured. Grey statistics serve a network of 3 channels.
 
-        A per-pixel mean larger than the input is cropped at its centre (the 2012 code does so for its random crops too),
-        a smaller one is enlarged bilinearly, as the images are. Raises ValueError when a needed statistic is None.
+        A per-pixel mean larger than the input is cropped at its centre (the 2012 code does so for its random crops
+        too), a smaller one is enlarged bilinearly, as the images are. Raises ValueError when a needed statistic
+        is None.
         """
         if self.input.mean == "channel":
             self._set("mean", statistics.channel_mean)

@@ -75,7 +75,8 @@ def _parts(spec: Network) -> list[Part]:
 
 
 def _as_built(stage: Stage, spec: Network) -> Stage:
-    assert spec.input_size is not None and spec.width is not None
+    assert spec.input_size is not None
+    assert spec.width is not None
     if stage.small is not None and spec.input_size < SMALL_IMAGE:
         stage = replace(stage, **vars(stage.small))
     if stage.out is None:
@@ -97,9 +98,9 @@ def _slots(stage: Stage, shape: Shape, spec: Network) -> list[str]:
 def _check_columns(name: str, slot: str, stage: Stage, shape: Shape, spec: Network) -> None:
     splits = (slot == "conv" and stage.columns == Columns.own) or (slot == "norm" and spec.norm == Norm.lrn)
     if splits and shape[0] % spec.groups:
-        key = f"stages.{name}." + ("columns" if slot == "conv" else "first" if slot in stage.first else "then")
-        value = stage.columns if slot == "conv" else slot
-        raise Refused([Problem(key, value, f"its {shape[0]} maps cannot be split over groups={spec.groups} columns")])
+        key = "columns" if slot == "conv" else "first" if slot in stage.first else "then"
+        instead = f"its {shape[0]} maps cannot be split over groups={spec.groups} columns"
+        raise Refused([Problem(f"stages.{name}.{key}", getattr(stage, key), instead)])
 
 
 def _after(slot: str, stage: Stage, shape: Shape, spec: Network) -> Shape:

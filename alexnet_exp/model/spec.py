@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from alexnet_exp.settings import Checks, Problem, Refused, one_of
+from alexnet_exp.settings import Checks, Problem, one_of
 
 SMALL_IMAGE = 64
 """Below this input size (pixels) a stage takes its `small` window."""
@@ -102,7 +102,9 @@ class Lrn:
 
     def problems(self) -> list[Problem]:
         checks = Checks(self)
-        checks.that("size", self.size > 0 and self.size % 2 == 1, "must be odd: the map itself and as many on each side")
+        checks.that(
+            "size", self.size > 0 and self.size % 2 == 1, "must be odd: the map itself and as many on each side"
+        )
         checks.at_least("alpha", 0)
         checks.above("k", 0)
         return checks.problems
@@ -156,7 +158,9 @@ class Input:
         for key, choices in (("mean", ("none", "channel", "pixel")), ("std", ("none", "channel"))):
             value = getattr(self, key)
             if not isinstance(value, list):
-                checks.that(key, value in choices, f"{one_of(value, choices)}, or a list of numbers, one for each channel")
+                checks.that(
+                    key, value in choices, f"{one_of(value, choices)}, or a list of numbers, one for each channel"
+                )
             elif not all(isinstance(number, int | float) for number in value):
                 checks.refuse(key, "must hold numbers only, one for each channel")
             else:
@@ -278,10 +282,11 @@ class Network:
         ]
         for name, stage in self.present.items():
             checks.problems += [problem.under(f"stages.{name}") for problem in stage.problems()]
+        checks.problems += _end_problems(self.present)
         checks.problems += _order_problems(self.present)
         if self.groups >= 1:
             checks.problems += _group_problems(self)
-        if self.present:
+        if not checks.problems:
             slots = {slot for stage in self.present.values() for slot in stage.slots}
             checks.that("norm", self.norm == Norm.none or "norm" in slots, _no_slot("norm"))
             checks.that("dropout", self.dropout == 0 or "drop" in slots, _no_slot("drop"))
@@ -308,12 +313,12 @@ def complete(spec: Network, ends: Ends) -> Network:
     checks.that(
         "num_classes",
         spec.num_classes in (None, ends.num_classes),
-        f"the data has {ends.num_classes} classes; write model.num_classes={ends.num_classes}, or null for the data's own",
+        f"the data has {ends.num_classes} classes; write model.num_classes={ends.num_classes}, or null",
     )
     checks.that(
         "in_channels",
         spec.in_channels in (None, ends.in_channels) or (spec.in_channels, ends.in_channels) == (3, 1),
-        f"the data has {ends.in_channels} channels; write model.in_channels={ends.in_channels}, or null for the data's own",
+        f"the data has {ends.in_channels} channels; write model.in_channels={ends.in_channels}, or null",
     )
     checks.done()
     return replace(
@@ -345,27 +350,40 @@ def _check_window(checks: Checks) -> None:
     checks.that("pad", shape, "must be [all sides] or [left, right, top, bottom], in pixels of 0 or more")
 
 
-def _order_problems(stages: dict[str, Stage]) -> Iterator[Problem]:
-    """Convolutions come first, fully connected stages behind them; only the last has no `out`."""
+def _end_problems(stages: dict[str, Stage]) -> Iterator[Problem]:
+    """The last stage, and only it, has `num_classes` outputs; it is fully connected."""
     if not stages:
         yield Problem("stages", "{}", "a network needs at least one stage")
-    names, flat = list(stages), None
-    for name, stage in stages.items():
-        if stage.is_conv and flat:
-            instead = f"{name} is a convolution behind the fully connected {flat}; give {flat} a kernel, or make this null"
-            yield Problem(f"stages.{name}.kernel", stage.kernel, instead)
-        before, after = flat, name if not stage.is_conv else flat
-        for key, slots, vector in (("first", stage.first, before), ("then", stage.then, after)):
-            for slot in slots:
-                if vector and slot in MAP_SLOTS:
-                    yield Problem(f"stages.{name}.{key}", slots, f"{slot} needs maps, and {vector} has flattened them")
-        flat = after
-        if name == names[-1] and stage.out is not None:
-            yield Problem(f"stages.{name}.out", stage.out, "write null: the last stage has num_classes outputs")
-        if name != names[-1] and stage.out is None:
+        return
+    *inner, last = stages
+    for name in inner:
+        if stages[name].out is None:
             yield Problem(f"stages.{name}.out", None, "write how many maps or units; only the last stage has none")
-    if stages and flat is None:
-        yield Problem(f"stages.{names[-1]}.kernel", stages[names[-1]].kernel, "the last stage must be fully connected: null")
+    if stages[last].out is not None:
+        yield Problem(f"stages.{last}.out", stages[last].out, "write null: the last stage has num_classes outputs")
+    if stages[last].is_conv:
+        yield Problem(f"stages.{last}.kernel", stages[last].kernel, "write null: the last stage is fully connected")
+
+
+def _order_problems(stages: dict[str, Stage]) -> Iterator[Problem]:
+    """Behind the first fully connected stage there are no maps: no convolution and nothing that pools."""
+    flat: str | None = None
+    for name, stage in stages.items():
+        if flat and stage.is_conv:
+            instead = f"{name} is behind {flat}, which is fully connected; give {flat} a kernel"
+            yield Problem(f"stages.{name}.kernel", stage.kernel, instead)
+            return
+        if flat:
+            yield from _map_slots(f"stages.{name}.first", stage.first, flat)
+        if not stage.is_conv:
+            flat = flat or name
+            yield from _map_slots(f"stages.{name}.then", stage.then, flat)
+
+
+def _map_slots(key: str, slots: list[str], flat: str) -> Iterator[Problem]:
+    for slot in slots:
+        if slot in MAP_SLOTS:
+            yield Problem(key, slots, f"{slot} needs maps, and the fully connected {flat} leaves none")
 
 
 def _group_problems(spec: Network) -> Iterator[Problem]:

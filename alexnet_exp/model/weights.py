@@ -37,7 +37,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint or .safetensors file holds, on the CPU. Raises `UserError` of one line when it cannot be read."""
+    """What a checkpoint or .safetensors file holds, on the CPU. Raises `UserError` when it cannot be read."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: " + ("a folder, not a file of weights" if path.is_dir() else "no such file"))
@@ -55,7 +55,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def rename_torchvision(network: nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
-    """Renames torchvision's keys (features.0.weight, ...) in `state` to ours, layer by layer; other keys are left alone.
+    """Renames torchvision's keys (features.0.weight, ...) in `state` to ours, layer by layer; others are left.
 
     Has the signature of a load_state_dict pre-hook.
     """
@@ -82,8 +82,11 @@ def _state_dict(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
 def _difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str:
     """The first thing in which a file's weights differ from the network's, and how many more there are; or nothing."""
     found = [f"{key} is missing" for key in ours if key not in theirs]
-    found += [f"{key} is {list(value.shape)}, here {list(ours[key].shape)}" for key, value in theirs.items()
-              if key in ours and value.shape != ours[key].shape]
+    found += [
+        f"{key} is {list(value.shape)}, here {list(ours[key].shape)}"
+        for key, value in theirs.items()
+        if key in ours and value.shape != ours[key].shape
+    ]
     found += [f"{key} is unknown here" for key in theirs if key not in ours]
     return "" if not found else found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
 

@@ -10,7 +10,6 @@ from torch import nn
 from alexnet_exp.optim.spec import Adam, AdamW, Optimizer, Sgd
 from alexnet_exp.settings import UserError
 
-
 # torch itself checks a device for its fused kernels only at the first step, which is late
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 

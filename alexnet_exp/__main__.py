@@ -1,0 +1,97 @@
+"""The command line. `python -m alexnet_exp` trains; a first word chooses another command.
+
+Only what a command needs is imported: `--help` takes a tenth of a second, torch alone would take three.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+
+from alexnet_exp.settings import UserError
+
+COMMANDS = {
+    "train": "one experiment, as the overrides say (this is the default)",
+    "check": "the same, composed, validated, built, and one batch of it: for CI",
+    "eval": "a run's own data and checkpoint again: RUN [--split test|val|train] [--ckpt best|last|FILE]",
+    "predict": "the five most probable classes of images: RUN IMAGE... [--json]",
+    "summary": "a network's layers, parameters and multiply-adds beside the paper's: [overrides] [--json]",
+    "export": "a run's network as ONNX and safetensors: RUN [--format onnx|safetensors] [--out FOLDER]",
+    "plot": "a run's curves, confusion matrix and filters as PNG: RUN; or: schedule [overrides]",
+}
+TRACEBACK = "ALEXNET_EXP_TRACEBACK"
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command line; returns the exit code: 0 well, 1 failed, 2 bad input, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        given = _take_allowed(given)
+        if given and given[0] in ("-h", "--help"):
+            print(_help())
+            return 0
+        command = given.pop(0) if given and given[0] in COMMANDS else "train"
+        if command == "train" and given and _is_stray(given[0]):
+            raise UserError(_unknown(given[0]))
+        code: int = import_module(f"alexnet_exp.commands.{command}").run(given)
+        return code
+    except UserError as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"{type(error).__name__}: {error}".splitlines()[0] + f" ({TRACEBACK}=1 shows where)", file=sys.stderr)
+        return FAILED
+
+
+def _take_allowed(arguments: list[str]) -> list[str]:
+    """Takes `--allow PACKAGE` out of the arguments: packages whose classes a configuration may name."""
+    rest, packages = [], []
+    words = iter(arguments)
+    for word in words:
+        if word == "--allow":
+            packages.append(next(words, ""))
+        elif word.startswith("--allow="):
+            packages.append(word.removeprefix("--allow="))
+        else:
+            rest.append(word)
+    if packages:
+        from alexnet_exp.extend import allow
+
+        if not all(name.replace(".", "_").isidentifier() for name in packages):
+            raise UserError("--allow: needs the name of a package, such as --allow my_package")
+        allow(packages)
+    return rest
+
+
+def _is_stray(word: str) -> bool:
+    """Whether a first word is no override and no flag: then it was meant as a command."""
+    return not word.startswith(("-", "+", "~")) and "=" not in word
+
+
+def _unknown(word: str) -> str:
+    from alexnet_exp.settings import one_of
+
+    return f"{word}: no such command; {one_of(word, COMMANDS)}, or overrides such as model=lrn"
+
+
+def _help() -> str:
+    from alexnet_exp.help import text
+
+    return text(COMMANDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

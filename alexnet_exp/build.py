@@ -1,0 +1,117 @@
+"""From a validated configuration to objects: the data module, the network with its preprocessing, the LightningModule.
+
+Training, checking, summing up, evaluating and loading a run all build here, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
+from torch import nn
+
+from alexnet_exp.data.facts import facts
+from alexnet_exp.datamodule import ImageData
+from alexnet_exp.extend import UserClass
+from alexnet_exp.match import match
+from alexnet_exp.model.network import AlexNet
+from alexnet_exp.model.preprocess import Preprocess
+from alexnet_exp.model.spec import Ends, Input, Network, notes
+from alexnet_exp.model.weights import load_weights
+from alexnet_exp.module import AlexNetModule
+from alexnet_exp.runs.find import checkpoint_path, find
+from alexnet_exp.schema import Config
+
+log = logging.getLogger(__name__)
+
+CARD = "alexnet_exp"  # the key of a checkpoint under which the card lies
+CARD_FORMAT = 1
+
+
+@dataclass
+class Experiment:
+    """What a run consists of. `card` is what a checkpoint must know to be used without its run: plain containers."""
+
+    config: Config
+    data: pl.LightningDataModule
+    module: pl.LightningModule
+    spec: Network | UserClass
+    card: dict[str, Any]
+
+    @property
+    def network(self) -> nn.Module:
+        network = getattr(self.module, "network", self.module)
+        assert isinstance(network, nn.Module)
+        return network
+
+
+def build(config: Config) -> Experiment:
+    """Builds everything of an experiment but the trainer. Reads `model.weights`; does not read the data's images yet."""
+    spec, ends, classes = match(config)
+    size = ends.input_size if isinstance(spec, UserClass) else int(spec.input_size or 0)
+    channels = ends.in_channels if isinstance(spec, UserClass) else int(spec.in_channels or 0)
+    if isinstance(config.data, UserClass):
+        data = config.data.build(seed=config.seed, input_size=size, in_channels=channels)
+    else:
+        data = ImageData(config.data, input_size=size, in_channels=channels, seed=config.seed)
+    network, preprocess = build_network(spec, ends)
+    card = {
+        "format": CARD_FORMAT,
+        "model": plain_node(spec),
+        "classes": classes,
+        "input_size": size,
+        "in_channels": channels,
+        **_stored(config, size),
+    }
+    module = build_module(config, network, preprocess)
+    return Experiment(config, data, module, spec, card)
+
+
+def _stored(config: Config, input_size: int) -> dict[str, int]:
+    """At which side the data stores its images, and which side of them is cut out."""
+    if isinstance(config.data, UserClass):
+        return {"stored_size": input_size, "crop": input_size}
+    size = facts(config.data).size
+    return {"stored_size": size, "crop": config.data.crop or min(size, input_size)}
+
+
+def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Preprocess]:
+    """The network and what turns bytes into its input. A user's network says its own in a class attribute `input`."""
+    if isinstance(spec, UserClass):
+        network = spec.build(num_classes=ends.num_classes, in_channels=ends.in_channels, input_size=ends.input_size)
+        return network, Preprocess(getattr(spec.cls, "input", Input()), ends.in_channels, ends.input_size)
+    for note in notes(spec):
+        log.info(note)
+    network = AlexNet(spec)
+    preprocess = Preprocess(spec.input, int(spec.in_channels or 0), int(spec.input_size or 0))
+    if spec.weights:
+        load_weights(network, _weights_file(spec.weights))
+    return network, preprocess
+
+
+def _weights_file(weights: str) -> Path:
+    """The file that `model.weights` means: a file, or a run's best checkpoint."""
+    return Path(weights) if Path(weights).is_file() else checkpoint_path(find(weights, Path("outputs")), "best")
+
+
+def build_module(config: Config, network: nn.Module, preprocess: Preprocess) -> pl.LightningModule:
+    """Our LightningModule around the network, or the user's, which is offered the same parts by name."""
+    parts = {"network": network, "preprocess": preprocess, "optim": config.optim, "schedule": config.schedule, "loss": config.loss, "seed": config.seed}
+    if config.module is not None:
+        module = config.module.build(**parts)
+        assert isinstance(module, pl.LightningModule)
+        return module
+    return AlexNetModule(channels_last=config.trainer.channels_last, **parts)
+
+
+def plain_node(spec: Any) -> dict[str, Any]:
+    """A node's settings as plain containers, enums as strings: what may lie in a checkpoint."""
+    if isinstance(spec, UserClass):
+        return {"_target_": spec.target, **spec.arguments}
+    container = OmegaConf.to_container(OmegaConf.structured(spec), enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}

@@ -1,0 +1,32 @@
+"""The callbacks that a configuration asks for: Lightning's, under our settings, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
+
+from alexnet_exp import schema
+from alexnet_exp.callbacks.batch_norm import PreciseBn
+from alexnet_exp.extend import UserClass
+
+
+def build_callbacks(settings: Mapping[str, Any]) -> list[pl.Callback]:
+    """The callbacks of the node `callbacks`, in its order."""
+    return [_build(node) for node in settings.values()]
+
+
+def _build(node: Any) -> pl.Callback:
+    if isinstance(node, UserClass):
+        callback = node.build()
+        assert isinstance(callback, pl.Callback)
+        return callback
+    arguments = {key: value for key, value in vars(node).items() if key != "name"}
+    if isinstance(node, schema.Ema):
+        return EMAWeightAveraging(**arguments)
+    if isinstance(node, schema.PreciseBn):
+        return PreciseBn(**arguments)
+    assert isinstance(node, schema.EarlyStopping)
+    return EarlyStopping(**arguments, check_on_train_epoch_end=True)

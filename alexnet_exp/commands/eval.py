@@ -1,0 +1,57 @@
+"""`eval RUN`: a run's own data and checkpoint again, through the code that tested it: the same number to the last digit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from alexnet_exp.commands.parser import Parser
+from alexnet_exp.runs.find import checkpoint_path, find
+from alexnet_exp.runs.read import read_config
+from alexnet_exp.settings import UserError
+from alexnet_exp.validate import validate
+
+
+def run(arguments: list[str]) -> int:
+    """Prints the split's metrics: a table on a terminal, else one line of JSON."""
+    parser = Parser("eval", "A run's own data and checkpoint again.")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
+    parser.add_argument("--split", default="test", choices=("test", "val", "train"))
+    parser.add_argument("--ckpt", default=None, metavar="best|last|FILE", help="default: the one that the run tested")
+    parser.add_argument("--gpus", type=int, default=None, help="as trainer.gpus; default: one device, the best there is")
+    given = parser.parse_args(arguments)
+    path = find(given.run, Path("outputs"))
+    config = validate(read_config(path))
+
+    from alexnet_exp import logs
+    from alexnet_exp.build import build
+    from alexnet_exp.datamodule import ImageData
+    from alexnet_exp.devices import place
+    from alexnet_exp.evaluate import evaluate
+    from alexnet_exp.loading import read_checkpoint
+    from alexnet_exp.runs.read import read_result
+    from alexnet_exp.schema import Trainer
+
+    logs.configure(None)
+    tested = read_result(path).get("tested") or config.test.checkpoint.value
+    file = checkpoint_path(path, given.ckpt or tested)
+    content = read_checkpoint(file)
+    if not isinstance(getattr(config.model, "weights", None), type(None)):
+        config.model.weights = None  # the checkpoint has them
+    experiment = build(config)
+    if content["alexnet_exp"]["model"] != {**experiment.card["model"], "weights": content["alexnet_exp"]["model"].get("weights")}:
+        raise UserError(f"{file}: a checkpoint of another network than the run {path}")
+    experiment.module.load_state_dict(content["state_dict"])
+    experiment.data.prepare_data()
+    experiment.data.setup("fit")
+    if isinstance(experiment.data, ImageData) and getattr(experiment.data.source, given.split) is None:
+        raise UserError(f"eval: the data of {path} has no {given.split} images")
+    placement = place(Trainer(gpus=given.gpus, precision=read_result(path).get("precision", "auto")))
+    metrics, _ = evaluate(experiment, placement, given.split)
+    if sys.stdout.isatty():
+        for key, value in metrics.items():
+            print(f"{key:<12}{value:.4f}")
+    else:
+        print(json.dumps({"run": str(path), "checkpoint": file.stem, "metrics": metrics}))
+    return 0

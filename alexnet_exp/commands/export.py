@@ -1,0 +1,37 @@
+"""`export RUN`: the network with its preprocessing as ONNX, and its weights as safetensors; uint8 images in, logits out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from alexnet_exp.commands.parser import Parser
+from alexnet_exp.runs.find import find
+
+FORMATS = ("onnx", "safetensors")
+
+
+def run(arguments: list[str]) -> int:
+    """Writes the files into the run's folder `export/`, or into --out; prints their paths and how they were checked."""
+    parser = Parser("export", "A run's network, with its preprocessing, for use elsewhere.")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
+    parser.add_argument("--format", action="append", choices=FORMATS, help="default: both")
+    parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
+    parser.add_argument("--out", metavar="FOLDER")
+    given = parser.parse_args(arguments)
+    path = find(given.run, Path("outputs"))
+
+    from alexnet_exp.export import export_onnx, export_safetensors
+    from alexnet_exp.loading import load
+
+    classifier = load(path, given.ckpt)
+    folder = Path(given.out) if given.out else path / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in given.format or FORMATS:
+        if kind == "onnx":
+            file, difference = export_onnx(classifier, folder)
+            print(f"{file}  logits within {difference:.1e} of torch's, batches of 1 and 3")
+        else:
+            print(export_safetensors(classifier, folder))
+    (folder / "classes.json").write_text(json.dumps(classifier.classes, indent=1) + "\n", encoding="utf-8")
+    return 0

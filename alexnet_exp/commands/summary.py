@@ -1,0 +1,92 @@
+"""`summary [overrides] [--json]`: what a network is made of and costs, without building it (torch is not imported)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from alexnet_exp.commands.parser import with_overrides
+from alexnet_exp.config import composed
+from alexnet_exp.match import match
+from alexnet_exp.model.count import Layer, Totals, layers, totals
+from alexnet_exp.model.memory import Memory, training_memory
+from alexnet_exp.model.spec import Network
+from alexnet_exp.schema import Config
+from alexnet_exp.settings import UserError
+
+# What the 2012 paper prints in section 3, and what its network counts to.
+PAPER = {
+    "parameters": ("60 million", 60_965_224),
+    "multiply_adds": ("not given", 724_406_816),
+    "activations": ("650,000 neurons", 659_272),
+}
+STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight
+NOTE = "The \"630 million connections\" sometimes quoted beside these cannot be derived from the network's sizes."
+
+
+def run(arguments: list[str]) -> int:
+    """Prints the layer table and the totals; returns the exit code."""
+    parser = with_overrides("summary", "A network's layers, parameters and multiply-adds, beside the paper's.")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    given = parser.parse_args(arguments)
+    config, _ = composed(given.overrides, given.config_dir)
+    spec, _, _ = match(config)
+    if not isinstance(spec, Network):
+        raise UserError("summary: counts a network made of stages; a class of your own cannot be counted without running it")
+    table = layers(spec)
+    memory = training_memory(table, STATES.get(config.optim.name, 2))
+    batch = getattr(config.data, "batch_size", 1)
+    if given.json:
+        print(json.dumps(_machine(config, table, totals(table), memory, batch)))
+    else:
+        print("\n".join(_lines(config, spec, table, totals(table), memory, batch)))
+    return 0
+
+
+def _machine(config: Config, table: list[Layer], counted: Totals, memory: Memory, batch: int) -> dict[str, Any]:
+    return {
+        "model": config.model.name,
+        **vars(counted),
+        "batch_size": batch,
+        "training_bytes": memory.at(batch),
+        "layers": [vars(layer) for layer in table],
+    }
+
+
+def _lines(config: Config, spec: Network, table: list[Layer], counted: Totals, memory: Memory, batch: int) -> Iterator[str]:
+    yield f"model={config.model.name}, input {spec.in_channels}x{spec.input_size}x{spec.input_size}, {spec.num_classes} classes, width {spec.width:g}"
+    yield ""
+    yield f"{'layer':<14}{'kind':<12}{'output':>14}{'parameters':>14}{'multiply-adds':>16}{'memory/image':>14}"
+    for layer in table:
+        size = 4 * _product(layer.shape)
+        yield (
+            f"{layer.name:<14}{layer.kind:<12}{'x'.join(map(str, layer.shape)):>14}"
+            f"{_number(layer.parameters):>14}{_number(layer.multiply_adds):>16}{_bytes(size):>14}"
+        )
+    yield ""
+    yield f"{'':<24}{'this network':>16}{'the 2012 network':>18}   the paper prints"
+    for key, (printed, paper) in PAPER.items():
+        yield f"{key.replace('_', '-'):<24}{getattr(counted, key):>16,}{paper:>18,}   {printed}"
+    if counted.parameters != counted.trainable_parameters:
+        yield f"{'trainable':<24}{counted.trainable_parameters:>16,}"
+    yield NOTE
+    yield (
+        f"Training at data.batch_size={batch} with optim={config.optim.name} keeps about {_bytes(memory.at(batch))} in float32: "
+        f"{_bytes(memory.fixed)} of weights, gradients and optimizer state, {_bytes(memory.per_image)} an image."
+    )
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if value else "-"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count / 2**10:.1f} kB"

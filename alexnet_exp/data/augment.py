@@ -1,0 +1,56 @@
+"""What happens to batches of images on the device: crops, mirrors, channels, size. Everything is uint8 [N, C, H, W].
+
+Random numbers are drawn on the CPU, from a generator that the caller seeds, and moved: a batch is cut alike on every
+device. No loop goes over images.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def random_crop(images: Tensor, side: int, pad: int, generator: torch.Generator) -> Tensor:
+    """A square of `side` pixels from each image, at a uniformly random place of it and of `pad` zeros on all sides."""
+    padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
+    height, width = padded.shape[-2:]
+    if height == side and width == side:
+        return padded
+    top = torch.randint(height - side + 1, (len(images),), generator=generator)
+    left = torch.randint(width - side + 1, (len(images),), generator=generator)
+    return _cut(padded, side, top.to(images.device), left.to(images.device))
+
+
+def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image is mirrored left to right with probability 1/2."""
+    chosen = torch.randint(2, (len(images),), generator=generator, dtype=torch.bool)
+    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(3), images)
+
+
+def center_crop(images: Tensor, side: int) -> Tensor:
+    """The central square of `side` pixels; half a pixel up and left of the centre where the margin is odd."""
+    top, left = (images.shape[-2] - side) // 2, (images.shape[-1] - side) // 2
+    return images[..., top : top + side, left : left + side]
+
+
+def fit(images: Tensor, channels: int, side: int) -> Tensor:
+    """The images as a network takes them: grey repeated to `channels`, and resized to `side`. Floats stay floats."""
+    if images.shape[1] != channels:
+        images = images.expand(-1, channels, -1, -1)
+    return resize(images, side)
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Bilinear, antialiased where it shrinks; uint8 is rounded."""
+    if images.shape[-2:] == (side, side):
+        return images
+    # in floats: not every device has an integer kernel for it
+    resized = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+    return resized if images.is_floating_point() else resized.round().to(images.dtype)
+
+
+def _cut(images: Tensor, side: int, top: Tensor, left: Tensor) -> Tensor:
+    # all squares of each image as a view [N, C, rows, columns, side, side]: one gather then takes one of each
+    squares = images.unfold(2, side, 1).unfold(3, side, 1)
+    return squares[torch.arange(len(images), device=images.device), :, top, left]

@@ -1,0 +1,164 @@
+"""CIFAR-10 and CIFAR-100 from Krizhevsky's archives: found, or downloaded, and read without being extracted."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from alexnet_exp.data.cache import cache_folder
+from alexnet_exp.data.facts import facts
+from alexnet_exp.data.spec import Cifar, Cifar10
+from alexnet_exp.data.split import Resident, Source, fingerprint
+from alexnet_exp.settings import UserError
+
+# What a pickled numpy array is made with: under numpy 1 and 2, and by any protocol.
+ARRAY_PARTS = {
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
+# What reading a damaged archive or batch raises.
+DAMAGE = (
+    *(OSError, EOFError, tarfile.TarError, zlib.error, pickle.UnpicklingError, MemoryError),
+    *(ValueError, TypeError, LookupError, AttributeError),
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Names inside one of the archives, and those that Keras gives to the archive and to its folder."""
+
+    file: str
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    labels: str
+    keras: str
+
+    def places(self, root: Path) -> Iterator[Path]:
+        """Where the archive or the folder extracted from it may lie: under `root`, `root` itself, in Keras's folder."""
+        yield from (root / self.folder, root / self.file)
+        if root.name in (self.folder, self.file):
+            yield root
+        keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets"
+        # Keras 3 adds "-target" to the folder and "_archive" to the file
+        yield from (keras / self.keras, keras / f"{self.keras}-target" / self.folder)
+        yield from (keras / f"{self.keras}.tar.gz", keras / f"{self.keras}-target_archive", keras / self.file)
+
+
+CIFAR10 = Archive(
+    "cifar-10-python.tar.gz",
+    "cifar-10-batches-py",
+    tuple(f"data_batch_{i}" for i in range(1, 6)),
+    "test_batch",
+    "labels",
+    keras="cifar-10-batches-py",
+)
+CIFAR100 = Archive(
+    "cifar-100-python.tar.gz", "cifar-100-python", ("train",), "test", "fine_labels", keras="cifar-100-python"
+)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads plain values and numpy arrays; a pickle that names anything else is refused before it can run it."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in ARRAY_PARTS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
+
+
+def open_cifar(spec: Cifar) -> Source:
+    """50,000 training and 10,000 test images, uint8 [3, 32, 32], from the first place that has them."""
+    archive = CIFAR10 if isinstance(spec, Cifar10) else CIFAR100
+    root = cache_folder(spec.root)
+    found = next((place for place in archive.places(root) if _complete(place, archive)), None)
+    classes = facts(spec).classes
+    batches = read_batches(found or download(spec, archive, root), archive, len(classes))
+    train = _joined([batches[name] for name in archive.train])
+    test = _joined([batches[archive.test]])
+    return Source(train, None, test, classes, fingerprint(train, test))
+
+
+def download(spec: Cifar, archive: Archive, root: Path) -> Path:
+    """Fetches the archive into `root`: under another name first, checked by `spec.md5`; progress goes to stderr.
+
+    Raises UserError that says what to place where, if it may not or cannot be downloaded.
+    """
+    target = root / archive.file
+    by_hand = f"put {archive.file} from {spec.url} into {root}, or write data.root=FOLDER with it"
+    if not spec.download:
+        raise UserError(f"data.download=false: {spec.name} is neither in {root} nor where Keras keeps it; {by_hand}")
+    from torchvision.datasets.utils import download_url
+
+    part = target.with_name(f"{archive.file}.{os.getpid()}.part")
+    try:
+        download_url(spec.url, root, part.name, spec.md5)
+        part.replace(target)
+    # torchvision raises RuntimeError for a wrong checksum; a connection that breaks, HTTPException
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise UserError(f"{spec.name} could not be downloaded ({error}); {by_hand}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def read_batches(path: Path, archive: Archive, classes: int) -> dict[str, Resident]:
+    """The batches in `path`, by name: a folder, or an archive, whose members are read without writing any of them.
+
+    Raises UserError with `path` if it is damaged, lacks a batch, or holds a pickle of anything but arrays.
+    """
+    names = {*archive.train, archive.test}
+    try:
+        batches = {name: _batch(file, archive.labels, classes) for name, file in _files(path, names)}
+        if missing := sorted(names - batches.keys()):
+            raise ValueError(f"{', '.join(missing)} missing")
+    except DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: damaged, or not {archive.file} ({reason}); remove it or write data.root") from error
+    return batches
+
+
+def _files(path: Path, names: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    if path.is_dir():
+        for name in sorted(names):
+            with (path / name).open("rb") as file:
+                yield name, file
+        return
+    with tarfile.open(path) as tar:
+        for member in tar:
+            name = member.name.rpartition("/")[2]
+            if name in names and (content := tar.extractfile(member)) is not None:
+                yield name, content
+
+
+def _batch(file: IO[bytes], labels_key: str, classes: int) -> Resident:
+    # the batches were pickled by Python 2: latin1 is how its byte strings become keys and array contents
+    batch = ArrayUnpickler(file, encoding="latin1").load()
+    pixels, labels = np.asarray(batch["data"]), np.asarray(batch[labels_key])
+    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * 32 * 32):
+        raise ValueError(f"pixels of {pixels.dtype} {pixels.shape} instead of uint8 ({len(labels)}, 3072)")
+    if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels are not numbers below {classes}")
+    return Resident(torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels).long())
+
+
+def _joined(batches: list[Resident]) -> Resident:
+    return Resident(torch.cat([b.array for b in batches]), torch.cat([b.labels for b in batches]))
+
+
+def _complete(place: Path, archive: Archive) -> bool:
+    return place.is_file() or (
+        place.is_dir() and all((place / name).is_file() for name in (*archive.train, archive.test))
+    )

@@ -1,0 +1,29 @@
+"""The handwritten digits that ship with scikit-learn: 8x8 pixels of 0..16."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from alexnet_exp.data.augment import resize
+from alexnet_exp.data.facts import facts
+from alexnet_exp.data.spec import Digits
+from alexnet_exp.data.split import Resident, Source, fingerprint
+from alexnet_exp.data.stratified import stratified_order
+
+TEST_IMAGES = 360
+# The test images are the same whatever the run's seed.
+TEST_SEED = 2012
+
+
+def open_digits(spec: Digits) -> Source:
+    """1,437 training and 360 test images, uint8 [1, size, size]."""
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    small = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    everything = Resident(resize(small, spec.size), torch.from_numpy(targets).long())
+    order = stratified_order(everything.labels, TEST_SEED)
+    test = everything.select(order[:TEST_IMAGES].sort().values)
+    train = everything.select(order[TEST_IMAGES:].sort().values)
+    return Source(train, None, test, facts(spec).classes, fingerprint(train, test))

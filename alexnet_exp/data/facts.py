@@ -1,0 +1,111 @@
+"""What a network must know of the data before any image is loaded: classes, channels, sizes. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_exp.data.listing import Layout, find_layout, list_files, refuse_heic_name
+from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
+from alexnet_exp.settings import UserError
+
+# Images up to this side are decoded once and held in memory; larger ones are read from their files every epoch.
+RESIDENT_SIDE = 64
+LARGE_SIDE = 256
+PEEKS = 32
+
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """size: side of the stored images; input_size, width: what a network gets that leaves them null."""
+
+    classes: list[str]
+    channels: int
+    size: int
+    input_size: int
+    width: float
+    note: str
+
+
+def facts(spec: Data) -> Facts:
+    """The facts of the data that `spec` describes. May list a folder and read the headers of some images.
+
+    Raises UserError, one line, for a folder that cannot serve, or a crop larger than the images.
+    """
+    width, note = 1.0, ""
+    if isinstance(spec, Digits):
+        classes, channels, size = [str(digit) for digit in range(10)], 1, spec.size
+        width, note = 0.25, "a quarter of AlexNet's width is enough for 1,797 digits"
+    elif isinstance(spec, Cifar10):
+        classes, channels, size = CIFAR10_CLASSES, 3, 32
+    elif isinstance(spec, Cifar100):
+        classes, channels, size = CIFAR100_NAMES.split(), 3, 32
+    elif isinstance(spec, Random):
+        classes, channels, size = [str(label) for label in range(spec.classes)], spec.channels, spec.size
+    elif isinstance(spec, ImageNet):
+        layout = find_layout(spec.root)
+        classes, channels, size = imagenet_classes(layout), 3, spec.size
+    elif isinstance(spec, Folder):
+        layout = find_layout(spec.root)
+        classes, channels, size = layout.classes, 3, stored_side(spec, layout)
+        note = "" if layout.test else "no test folder, so no test images"
+    else:
+        raise TypeError(f"{type(spec).__name__} is not one of the sources in data/spec.py")
+    check_crop(spec, size)
+    return Facts(list(classes), channels, size, spec.crop or _default_input(size, spec), width, note)
+
+
+def check_crop(spec: Data, size: int) -> None:
+    """Raises UserError if `spec.crop` does not fit into images of side `size`."""
+    if spec.crop is not None and spec.crop > size:
+        raise UserError(f"data.crop={spec.crop}: the images are stored at {size}x{size}; write at most {size}")
+
+
+def stored_side(spec: Folder, layout: Layout) -> int:
+    """The side at which the images of a folder are stored (see `Folder.size`), by the headers of up to 32 of them."""
+    if spec.size is not None:
+        return spec.size
+    files = list_files(layout.train, layout.classes)
+    step = max(1, len(files.names) // PEEKS)
+    sizes = {_image_size(layout.train / name) for name in files.names[::step]}
+    side = min(next(iter(sizes)))
+    return side if len(sizes) == 1 and side <= RESIDENT_SIDE else LARGE_SIDE
+
+
+def imagenet_classes(layout: Layout) -> list[str]:
+    """`WNID words` for each class if the root has LOC_synset_mapping.txt or the devkit's words.txt, else the WNIDs."""
+    for name in ("LOC_synset_mapping.txt", "words.txt"):
+        file = layout.train.parent / name
+        if file.is_file():
+            words = dict(
+                line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if " " in line
+            )
+            return [f"{wnid} {words[wnid].strip()}" if wnid in words else wnid for wnid in layout.classes]
+    return layout.classes
+
+
+def _default_input(size: int, spec: Data) -> int:
+    """256 leaves room for random crops of 224, as in the paper; small images are used whole."""
+    return size if size <= RESIDENT_SIDE or isinstance(spec, Random) else size * 7 // 8
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    from PIL import Image
+
+    refuse_heic_name(path)
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not an image that can be read; replace or remove it") from error

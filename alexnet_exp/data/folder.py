@@ -1,0 +1,65 @@
+"""Folders of images, a folder a class; ImageNet is one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from alexnet_exp.data.cache import cache_folder, decoded
+from alexnet_exp.data.facts import RESIDENT_SIDE, imagenet_classes, stored_side
+from alexnet_exp.data.listing import Files, Layout, find_layout, list_files
+from alexnet_exp.data.spec import Folder, ImageNet
+from alexnet_exp.data.split import Resident, Source, Split, Streamed, fingerprint
+from alexnet_exp.settings import UserError
+
+
+def open_folder(spec: Folder) -> Source:
+    """The images under `spec.root`: in memory up to a side of 64, else decoded as they are asked for.
+
+    Without a `test` folder there are no test images; `data.val=test` takes those of `val/` as both.
+    """
+    layout = find_layout(spec.root)
+    size = stored_side(spec, layout)
+    cache = cache_folder(spec.cache)
+
+    def build(files: Files) -> Split:
+        if size <= RESIDENT_SIDE:
+            return Resident(decoded(files, size, cache), torch.tensor(files.labels))
+        return streamed(files, size)
+
+    train, val, test = (_split(folder, layout, build) for folder in (layout.train, layout.val, layout.test))
+    assert train is not None
+    notes = _empty_note(layout)
+    if test is None:
+        advice = "; data.val=test takes val/ for it" if val else ""
+        notes.append(f"no test folder, so no test images{advice}")
+    return Source(train, val, test, layout.classes, fingerprint(train, test), "the val folder" if val else "", notes)
+
+
+def open_imagenet(spec: ImageNet) -> Source:
+    """ILSVRC-2012 under `spec.root`; the test images are those of `val/`."""
+    layout = find_layout(spec.root)
+    val_folder = Path(str(spec.root)).expanduser() / "val"
+    if layout.val is None and val_folder.is_dir():
+        raise UserError(f"data.root={spec.root}: val/ has no class folders; sort its images into val/WNID/*")
+    train, test = (
+        _split(part, layout, lambda files: streamed(files, spec.size)) for part in (layout.train, layout.val)
+    )
+    assert train is not None
+    notes = _empty_note(layout) + ([] if test else ["no val folder, so no test images"])
+    return Source(train, None, test, imagenet_classes(layout), fingerprint(train, test), notes=notes)
+
+
+def streamed(files: Files, size: int) -> Streamed:
+    """`files` as squares of side `size`, decoded whenever they are asked for."""
+    return Streamed(files.paths(), torch.tensor(files.labels), size)
+
+
+def _split(folder: Path | None, layout: Layout, build: Callable[[Files], Split]) -> Split | None:
+    return None if folder is None else build(list_files(folder, layout.classes))
+
+
+def _empty_note(layout: Layout) -> list[str]:
+    return [f"class folders without images are left out: {', '.join(layout.empty)}"] if layout.empty else []

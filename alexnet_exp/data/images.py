@@ -1,0 +1,97 @@
+"""Decoding image files: any common format to RGB, upright, square."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from alexnet_exp.data.listing import heic
+from alexnet_exp.settings import UserError
+
+JPEG_START = b"\xff\xd8\xff"
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+# Below this many images a progress bar is noise.
+PROGRESS_FROM = 2000
+
+
+def read_image(path: str | Path, size: int) -> Tensor:
+    """uint8 [3, size, size]: the short side resized to `size` (bilinear, antialiased), then the centre square.
+
+    Grey becomes three equal channels, CMYK and palettes RGB, transparency white; EXIF rotation is applied. Raises
+    UserError with the path for a file that is missing, truncated, HEIC or no image.
+    """
+    try:
+        data = Path(path).read_bytes()
+        # an AVIF may name mif1 as well, and Pillow reads it
+        if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and b"avif" not in data[:64]:
+            raise UserError(heic(path))
+        return _square(_decode(data), size)
+    except UserError:
+        raise
+    # a damaged file makes a decoder raise almost anything: struct.error, zlib.error, IndexError
+    except Exception as error:
+        raise UserError(f"{path}: not an image that can be read; replace or remove it ({_reason(error)})") from error
+
+
+def read_images(paths: Sequence[str], size: int, doing: str = "") -> Iterator[Tensor]:
+    """`read_image` of each path, in order, decoded by a thread a core; `doing` names a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    quiet = not doing or len(paths) < PROGRESS_FROM
+    with ThreadPoolExecutor(_cores()) as threads:
+        images = threads.map(partial(read_image, size=size), paths)
+        yield from track(images, doing, len(paths), disable=quiet, console=Console(stderr=True))
+
+
+def _decode(data: bytes) -> Tensor:
+    """uint8 [3, H, W]."""
+    if data.startswith(JPEG_START):
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+        # libjpeg leaves CMYK to its caller; Pillow knows Adobe's inverted kind
+        if len(pixels) != 4:
+            return pixels.expand(3, -1, -1)
+    with Image.open(io.BytesIO(data)) as image:
+        rgb = _rgb(ImageOps.exif_transpose(image))
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _square(pixels: Tensor, size: int) -> Tensor:
+    height, width = pixels.shape[-2:]
+    short = min(height, width)
+    if short != size:
+        height, width = height * size // short, width * size // short
+        pixels = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
+    top, left = (height - size) // 2, (width - size) // 2
+    return pixels[:, top : top + size, left : left + size].contiguous()
+
+
+def _reason(error: Exception) -> str:
+    """The last part of the error's first line: torchvision puts the source file and line before it."""
+    return str(error).splitlines()[0].rsplit(", ", 1)[-1] if str(error) else type(error).__name__
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,118 @@
+"""Which image files a folder of classes holds. No torch here: a folder is checked before torch is imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_exp.settings import UserError
+
+# HEIC is listed so that it is refused by name, not silently left out.
+HEIC_SUFFIXES = {".heic", ".heif"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif"),
+    *HEIC_SUFFIXES,
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of class folders under one root, and the classes: those of the training folder that hold an image."""
+
+    train: Path
+    val: Path | None
+    test: Path | None
+    classes: list[str]
+    empty: list[str]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files under `folder`, as `CLASS/FILE` in sorted order, and the index of each one's class."""
+
+    folder: Path
+    names: list[str]
+    labels: list[int]
+
+    def paths(self) -> list[str]:
+        """The files' full paths."""
+        return [os.path.join(self.folder, name) for name in self.names]  # noqa: PTH118 (a million of them)
+
+
+def find_layout(root: str | None) -> Layout:
+    """How images lie under `root`: `train/CLASS/*` (`val/`, `test/` optional) or `CLASS/*`.
+
+    Raises UserError for a folder that is missing, holds no images in class folders, or only one class, and where `val`
+    or `test` has a class that `train` lacks.
+    """
+    if root is None:
+        raise UserError(
+            "data.root=null: must be a folder of images, as train/CLASS/* or CLASS/*; write data.root=FOLDER"
+        )
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"data.root={root}: there is no such folder")
+    # a folder `train` without folders in it is a class of that name
+    parted = (base / "train").is_dir() and bool(_class_folders(base / "train"))
+    train = base / "train" if parted else base
+    folders = _class_folders(train)
+    classes = [name for name in folders if next(_images_in(train / name), None)]
+    if not classes:
+        raise UserError(f"data.root={root}: no images in class folders; lay them as train/CLASS/* or CLASS/*")
+    if len(classes) == 1:
+        raise UserError(f"data.root={root}: only one class, {classes[0]}, in {train}; at least two are needed")
+    val, test = (_part(base / part, classes, root) if parted else None for part in ("val", "test"))
+    return Layout(train, val, test, classes, [name for name in folders if name not in classes])
+
+
+def list_files(folder: Path, classes: list[str]) -> Files:
+    """The image files of each class under `folder`; a class may have none. Raises UserError for a HEIC file."""
+    names: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        if not (folder / name).is_dir():
+            continue
+        files = sorted(_images_in(folder / name))
+        for file in files:
+            refuse_heic_name(folder / name / file)
+        names += [f"{name}/{file}" for file in files]
+        labels += [label] * len(files)
+    return Files(folder, names, labels)
+
+
+def refuse_heic_name(path: Path) -> None:
+    """Raises UserError if the name of `path` says that it is HEIC."""
+    if path.suffix.lower() in HEIC_SUFFIXES:
+        raise UserError(heic(path))
+
+
+def heic(path: str | Path) -> str:
+    """The line that a HEIC file gets."""
+    return f"{path}: HEIC images cannot be read; convert it to JPEG (for instance: magick photo.heic photo.jpg)"
+
+
+def _part(folder: Path, classes: list[str], root: str) -> Path | None:
+    """`folder` if it holds class folders with images, all of them among `classes`."""
+    found = (
+        [name for name in _class_folders(folder) if next(_images_in(folder / name), None)] if folder.is_dir() else []
+    )
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        named = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise UserError(f"data.root={root}: {folder.name}/ has classes that train/ lacks: {named}; move or remove them")
+    return folder if found else None
+
+
+def _class_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith((".", "__MACOSX")) and e.is_dir())
+
+
+def _images_in(folder: Path) -> Iterator[str]:
+    """Names of the image files directly in `folder`; hidden files (.DS_Store, ._x.jpg) and other types are left out."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                yield entry.name

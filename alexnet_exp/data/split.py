@@ -1,0 +1,154 @@
+"""Images with labels, held in memory or read from files, and the splits that make up one data source."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alexnet_exp.data.images import read_image, read_images
+
+# Statistics of images that are read from files come from this many of them, evenly spaced.
+STATISTICS_SAMPLE = 4096
+
+
+class Moments(NamedTuple):
+    """float32 on 0..255: mean and standard deviation of each channel [C], mean of each pixel [C, H, W]."""
+
+    channel_mean: Tensor
+    channel_std: Tensor
+    pixel_mean: Tensor
+
+
+class Split(ABC):
+    """N images of one shape (C, H, W), uint8, with `labels` int64 [N]."""
+
+    labels: Tensor
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def images(self, indices: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] of the images at `indices` [B]."""
+
+    @abstractmethod
+    def select(self, indices: Tensor) -> Split:
+        """The images at `indices` as a split of their own; pixels are not copied."""
+
+    @abstractmethod
+    def hashed(self) -> bytes:
+        """A hash that tells these images from others."""
+
+    @abstractmethod
+    def _chunks(self) -> Iterator[Tensor]:
+        """The images that statistics are taken of, uint8 [B, C, H, W] at a time."""
+
+    def statistics(self) -> Moments:
+        """Moments over all images of the split; over 4,096 evenly spaced ones where they are read from files."""
+        count, total, squares = (
+            0,
+            torch.zeros(self.shape, dtype=torch.float64),
+            torch.zeros(self.shape[0], dtype=torch.float64),
+        )
+        for images in self._chunks():
+            exact = images.cpu().double()
+            count += len(exact)
+            total += exact.sum(0)
+            squares += exact.square().sum((0, 2, 3))
+        pixel_mean = total / count
+        channel_mean = pixel_mean.mean((1, 2))
+        variance = squares / (count * math.prod(self.shape[1:])) - channel_mean.square()
+        return Moments(channel_mean.float(), variance.clamp(min=0).sqrt().float(), pixel_mean.float())
+
+
+class Resident(Split):
+    """Images in one array [M, C, H, W], of which `rows` [N] are this split's: train and validation share the array."""
+
+    def __init__(self, array: Tensor, labels: Tensor, rows: Tensor | None = None):
+        self.array, self.labels = array, labels
+        self.rows = torch.arange(len(labels), device=array.device) if rows is None else rows
+        channels, height, width = array.shape[1:]
+        self.shape = (channels, height, width)
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self.array[self.rows[indices.to(self.array.device)]]
+
+    def select(self, indices: Tensor) -> Resident:
+        indices = indices.to(self.array.device)
+        return Resident(self.array, self.labels[indices], self.rows[indices])
+
+    def on(self, array: Tensor) -> Resident:
+        """The same split on a copy of its array that lies on another device."""
+        return Resident(array, self.labels.to(array.device), self.rows.to(array.device))
+
+    def hashed(self) -> bytes:
+        digest = hashlib.blake2b(str(self.shape).encode(), digest_size=16)
+        for images in self._chunks():
+            digest.update(images.cpu().numpy().data)
+        digest.update(self.labels.cpu().numpy().data)
+        return digest.digest()
+
+    def _chunks(self) -> Iterator[Tensor]:
+        # some 16 MB at a time
+        for rows in torch.split(self.rows, max(1, (1 << 24) // math.prod(self.shape))):
+            yield self.array[rows]
+
+
+class Streamed(Split):
+    """Images decoded from their files whenever they are asked for, as RGB squares of side `size`."""
+
+    def __init__(self, paths: list[str], labels: Tensor, size: int):
+        self.paths, self.labels, self.size = paths, labels, size
+        self.shape = (3, size, size)
+
+    def images(self, indices: Tensor) -> Tensor:
+        return torch.stack([read_image(self.paths[i], self.size) for i in indices.tolist()])
+
+    def select(self, indices: Tensor) -> Streamed:
+        return Streamed([self.paths[i] for i in indices.tolist()], self.labels[indices], self.size)
+
+    def hashed(self) -> bytes:
+        """Of names, sizes in bytes, labels and the stored side: reading every pixel would take minutes."""
+        digest = hashlib.blake2b(str(self.shape).encode(), digest_size=16)
+        for path in self.paths:
+            name = "/".join(path.replace(os.sep, "/").split("/")[-2:])
+            digest.update(f"{name}\0{os.stat(path).st_size}\n".encode("utf-8", "surrogateescape"))  # noqa: PTH116
+        digest.update(self.labels.numpy().data)
+        return digest.digest()
+
+    def _chunks(self) -> Iterator[Tensor]:
+        step = math.ceil(len(self.paths) / STATISTICS_SAMPLE)
+        for image in read_images(self.paths[::step], self.size, "Measuring the mean"):
+            yield image[None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data source, open: its splits, its classes in the order of the labels, and what should be said of it.
+
+    `fingerprint` (hexadecimal) is equal for equal training and test images, whatever the seed split off for validation.
+    `val_from` says in words where validation comes from.
+    """
+
+    train: Split
+    val: Split | None
+    test: Split | None
+    classes: list[str]
+    fingerprint: str
+    val_from: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def fingerprint(train: Split, test: Split | None) -> str:
+    """The fingerprint of a source with these images, before any are split off."""
+    parts = [train.hashed(), test.hashed() if test else b""]
+    return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()

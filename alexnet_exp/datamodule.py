@@ -1,0 +1,206 @@
+"""One LightningDataModule over any source of images: batches as uint8, augmented on the device."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from alexnet_exp.data.augment import center_crop, fit, mirror, random_crop
+from alexnet_exp.data.facts import check_crop
+from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data.source import open_source
+from alexnet_exp.data.spec import Data
+from alexnet_exp.data.split import Resident, Source, Split, Streamed
+from alexnet_exp.model.preprocess import Statistics
+from alexnet_exp.seeds import derive
+from alexnet_exp.settings import UserError
+
+MOST_WORKERS = 16
+# Images go to the GPU for the whole run if they take up to this part of its free memory.
+DEVICE_SHARE = 0.25
+
+
+class ImageData(pl.LightningDataModule):
+    """Images of `spec` for a network of `in_channels` and `input_size`; what is random is drawn from `seed`.
+
+    For another source of images, subclass and override `open`: it returns a `Source`, and everything else (ranks,
+    order, augmentation) is as for our own.
+    """
+
+    source: Source
+
+    def __init__(self, spec: Data, input_size: int, in_channels: int, seed: int):
+        super().__init__()
+        self.spec, self.input_size, self.in_channels, self.seed = spec, input_size, in_channels, seed
+        self._opened = False
+
+    def open(self) -> Source:
+        """The images, with validation arranged."""
+        return open_source(self.spec, self.seed)
+
+    def prepare_data(self) -> None:
+        """Opens the source on one process before the others: it may have to be downloaded or decoded."""
+        self._open_once()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the source; raises UserError where it cannot serve this network."""
+        self._open_once()
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        return self.source.classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal training and test images."""
+        return self.source.fingerprint
+
+    @property
+    def crop(self) -> int:
+        """Side of the square that is cut out of an image, before it is resized to the network's input."""
+        return self.spec.crop or min(self.input_size, *self.source.train.shape[1:])
+
+    def describe(self) -> str:
+        """One line: how many images of how many classes, where validation comes from, sizes."""
+        source = self.source
+        channels, height, width = source.train.shape
+        counts = {"train": source.train, "val": source.val, "test": source.test}
+        parts = [f"{len(split):,} {name}" for name, split in counts.items() if split is not None]
+        cut = f"{height}x{width}x{channels}, crop {self.crop}" + (
+            f" with padding {self.spec.pad}" if self.spec.pad else ""
+        )
+        resized = f", resized to {self.input_size}" if self.crop != self.input_size else ""
+        val_from = f"; validation: {source.val_from}" if source.val_from else ""
+        notes = "".join(f"; {note}" for note in source.notes)
+        return f"{', '.join(parts)} images of {len(source.classes)} classes; {cut}{resized}{val_from}{notes}"
+
+    def statistics(self, needs: set[str]) -> Statistics | None:
+        """What the training images measure on 0..255, for `Preprocess.fit`; None if `needs` is empty: nothing is read.
+
+        `pixel_mean` [C, S, S] is that of the central crop at the network's input size, as the 2012 code has it.
+        """
+        if not needs:
+            return None
+        moments = self.source.train.statistics()
+        pixel_mean = fit(center_crop(moments.pixel_mean[None], self.crop), self.in_channels, self.input_size)[0]
+        return Statistics(
+            moments.channel_mean.expand(self.in_channels), moments.channel_std.expand(self.in_channels), pixel_mean
+        )
+
+    def global_size(self, split: str, batch_idx: int) -> int:
+        """Images of one batch of `split` (train, val, test), over all ranks."""
+        return self._plan(self._split(split)).global_size(batch_idx)
+
+    def train_dataloader(self) -> ResidentLoader:
+        """Batches in an order of its own for each epoch, from where the trainer stands in it."""
+        train = self._split("train")
+        if len(train) < self._world:
+            raise UserError(f"data: {len(train)} training images are too few for {self._world} processes")
+        return self._loader(train, shuffle=True)
+
+    def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
+        """The validation images in their order; nothing where there are none."""
+        return [] if self.source.val is None else self.loader("val")
+
+    def test_dataloader(self) -> ResidentLoader:
+        """The test images in their order. Raises UserError if there are none."""
+        return self.loader("test")
+
+    def loader(self, split: str) -> ResidentLoader:
+        """The images of `split` (train, val, test) in their order, each once. Raises UserError if there are none."""
+        return self._loader(self._split(split), shuffle=False)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """On the device: random crop and mirror in training, else the central crop; then channels and size."""
+        images, labels = batch
+        if self.trainer is not None and self.trainer.training:
+            images = self.augment(images, self._epoch, self._batch)
+        else:
+            images = center_crop(images, self.crop)
+        return fit(images, self.in_channels, self.input_size), labels
+
+    def augment(self, images: Tensor, epoch: int, batch: int) -> Tensor:
+        """The random crops and mirrors that this rank's images get in a batch of an epoch."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch, batch, self._rank))
+        images = random_crop(images, self.crop, self.spec.pad, generator)
+        return mirror(images, generator) if self.spec.mirror else images
+
+    def _loader(self, split: Split, shuffle: bool) -> ResidentLoader:
+        plan = self._plan(split)
+
+        def order() -> Tensor:
+            # Trainer(overfit_batches=n) is meant to see the same n batches in every epoch
+            overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+            return epoch_order(plan.n, self.seed, 0 if overfit else self._epoch, shuffle)
+
+        def start() -> int:
+            return self._batch if shuffle else 0
+
+        if isinstance(split, Streamed):
+            pin = self._device.type == "cuda"
+            return StreamedLoader(split, plan, order, start, workers=self._workers(), pin_memory=pin)
+        return ResidentLoader(split, plan, order, start)
+
+    def _split(self, name: str) -> Split:
+        splits = {"train": self.source.train, "val": self.source.val, "test": self.source.test}
+        split = splits[name]
+        if split is None:
+            raise UserError(f"data={self.spec.name}: there are no {name} images; {self.describe()}")
+        return split
+
+    def _plan(self, split: Split) -> Plan:
+        return Plan(len(split), self.spec.batch_size, self._rank, self._world)
+
+    def _workers(self) -> int:
+        if self.spec.workers is not None:
+            return self.spec.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(MOST_WORKERS, cores // self._world))
+
+    def _open_once(self) -> None:
+        if self._opened:
+            return
+        source = self.open()
+        channels, height, width = source.train.shape
+        if self.in_channels not in (channels, 3) or channels > self.in_channels:
+            raise UserError(f"model.in_channels={self.in_channels}: the images have {channels}; write that")
+        check_crop(self.spec, min(height, width))
+        self.source, self._opened = self._placed(source), True
+
+    def _placed(self, source: Source) -> Source:
+        """The source with its arrays on the GPU that trains, if they are small enough to stay there."""
+        splits = {"train": source.train, "val": source.val, "test": source.test}
+        resident = {name: split for name, split in splits.items() if isinstance(split, Resident)}
+        arrays = {id(split.array): split.array for split in resident.values()}
+        if self._device.type != "cuda":
+            return source
+        if sum(a.nbytes for a in arrays.values()) > DEVICE_SHARE * torch.cuda.mem_get_info(self._device)[0]:
+            return source
+        moved = {key: array.to(self._device) for key, array in arrays.items()}
+        return replace(source, **{name: split.on(moved[id(split.array)]) for name, split in resident.items()})  # type: ignore[arg-type]
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def _world(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def _epoch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.current_epoch
+
+    @property
+    def _batch(self) -> int:
+        """The number of the training batch that comes next: Lightning counts it as ready after its transfer."""
+        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

@@ -1,0 +1,74 @@
+"""Writing a trained network for other programs: ONNX, checked against torch's own output, and safetensors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from alexnet_exp.loading import Classifier
+from alexnet_exp.settings import UserError
+
+TOLERANCE = 1e-3  # of the largest logit: convolutions add up in another order in onnxruntime
+OPSET = 18
+
+
+def export_onnx(classifier: Classifier, folder: Path) -> tuple[Path, float]:
+    """Writes model.onnx: input `images` uint8 [batch, C, H, W], output `logits` float32 [batch, classes].
+
+    Returns the file and the largest difference from torch's logits over batches of 1 and 3 random images. Raises
+    `UserError` where the packages are missing, and RuntimeError where the outputs differ by more than `TOLERANCE`.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"export: the package {missing[0]} is not installed; pip install 'alexnet_exp[onnx]', or add --format safetensors")
+    file = folder / "model.onnx"
+    size, channels = classifier.input_size, classifier.in_channels
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, channels, size, size), dtype=torch.uint8, generator=generator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            classifier,
+            (images[:2],),
+            file,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    return file, _difference(file, classifier, images)
+
+
+def _difference(file: Path, classifier: Classifier, images: torch.Tensor) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for batch in (images[:1], images):
+        with torch.inference_mode():
+            ours = classifier(batch)
+        (theirs,) = session.run(["logits"], {"images": batch.numpy()})
+        difference = float((ours - torch.from_numpy(theirs)).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):
+            raise RuntimeError(f"{file}: its logits differ from torch's by {difference:.2e}")
+        largest = max(largest, difference)
+    return largest
+
+
+def export_safetensors(classifier: Classifier, folder: Path) -> Path:
+    """Writes model.safetensors: the weights and the preprocessing's mean and std, the classes in its metadata."""
+    file = folder / "model.safetensors"
+    tensors = {key: value.contiguous() for key, value in classifier.state_dict().items()}
+    metadata = {"format": "pt", "classes": json.dumps(classifier.classes), "input_size": str(classifier.input_size)}
+    save_file(tensors, file, metadata=metadata)
+    return file

@@ -1,0 +1,101 @@
+"""A run's network again, with its preprocessing, from its checkpoint alone: for `predict`, `export`, and from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alexnet_exp.build import CARD, CARD_FORMAT, build_network
+from alexnet_exp.data.augment import center_crop, fit
+from alexnet_exp.data.images import read_image
+from alexnet_exp.extend import TARGET, UserClass
+from alexnet_exp.model.preprocess import Preprocess
+from alexnet_exp.model.spec import Ends, Network
+from alexnet_exp.model.weights import read_file
+from alexnet_exp.runs import checksum
+from alexnet_exp.runs.find import checkpoint_path, find
+from alexnet_exp.settings import UserError
+from alexnet_exp.validate import typed
+
+OUTPUTS = Path("outputs")
+
+
+class Classifier(nn.Module):
+    """A trained network that takes bytes: uint8 [N, C, H, W] of `input_size` pixels a side, to logits [N, classes].
+
+    `classes`: the names, in the order of the logits. `predict` takes image files of any size.
+    """
+
+    def __init__(self, network: nn.Module, preprocess: Preprocess, card: dict[str, Any], source: Path):
+        super().__init__()
+        self.network, self.preprocess = network, preprocess
+        self.classes: list[str] = list(card["classes"])
+        self.input_size, self.in_channels = int(card["input_size"]), int(card["in_channels"])
+        self.stored_size, self.crop = int(card["stored_size"]), int(card["crop"])
+        self.source = source
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.preprocess(images))
+        return logits
+
+    @torch.inference_mode()
+    def predict(self, paths: Sequence[str | Path]) -> Tensor:
+        """Class probabilities [N, classes] of image files, cropped as in the run's own test."""
+        device = next(self.parameters()).device
+        images = torch.stack([read_image(Path(path), self.stored_size) for path in paths])
+        if self.in_channels == 1:
+            images = _grey(images)
+        images = fit(center_crop(images, self.crop), self.in_channels, self.input_size)
+        return self(images.to(device)).softmax(1).cpu()
+
+
+def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> Classifier:
+    """The network of `run` (a folder, `last`, or a unique prefix) in evaluation mode, on the CPU.
+
+    `checkpoint`: best (last where there is no best), last, or a checkpoint's file. Raises `UserError` when it is not
+    there, damaged, or of something else.
+    """
+    path = checkpoint_path(find(str(run), outputs), checkpoint)
+    content = read_checkpoint(path)
+    card = content[CARD]
+    spec, ends = _spec(card, path), Ends(card["input_size"], card["in_channels"], len(card["classes"]), 1.0)
+    network, preprocess = build_network(spec, ends)
+    classifier = Classifier(network, preprocess, card, path)
+    state = {key: value for key, value in content["state_dict"].items() if key.startswith(("network.", "preprocess."))}
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{path}: its weights are not of the network it names ({str(error).splitlines()[-1].strip()})") from None
+    return classifier.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours as plain containers and tensors; refuses a damaged file and one of another program."""
+    checksum.verify(path)
+    content = read_file(path)
+    card = content.get(CARD)
+    if not isinstance(card, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{path}: not a checkpoint of a run; weights alone are loaded by model.weights=FILE")
+    if card.get("format") != CARD_FORMAT:
+        raise UserError(f"{path}: format {card.get('format')}, this version reads {CARD_FORMAT}")
+    return content
+
+
+def _grey(images: Tensor) -> Tensor:
+    """RGB [N, 3, H, W] to its luma [N, 1, H, W] (ITU-R BT.601), both uint8."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True).round().to(torch.uint8)
+
+
+def _spec(card: dict[str, Any], path: Path) -> Network | UserClass:
+    node = dict(card["model"])
+    if TARGET in node:
+        return UserClass("model", node, "model")
+    node["weights"] = None  # they are in the checkpoint; the file they came from may be gone
+    spec = typed(Network, node, "model")
+    assert isinstance(spec, Network)
+    return spec

@@ -1,0 +1,46 @@
+"""How much memory training a network takes, estimated from its layer table. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alexnet_exp.model.count import Layer
+
+FLOAT = 4  # bytes
+INDEX = 8  # max pooling keeps where each maximum was, as int64
+MASK = 1  # dropout keeps a byte an element
+
+# Kinds whose backward pass reads their input, and kinds whose backward pass reads their output.
+NEEDS_INPUT = {"conv", "local", "fc", "bn", "lrn", "pool", "mapnorm"}
+NEEDS_OUTPUT = {"relu", "tanh", "sigmoid"}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes held while training in float32: per image of a batch, and whatever the batch."""
+
+    per_image: int
+    fixed: int
+
+    def at(self, batch: int) -> int:
+        """Bytes at a batch size, without the framework's own and the workspaces of the convolutions."""
+        return self.fixed + batch * self.per_image
+
+
+def training_memory(table: Sequence[Layer], states: int) -> Memory:
+    """What the backward pass keeps of each image, and weights, gradients and `states` optimizer values a weight.
+
+    `states` is 1 for SGD with momentum and 2 for Adam. A layer's output is kept if its own backward pass reads it or
+    the next layer's does, and counted once.
+    """
+    kept = 0
+    for layer, after in zip(table, [*table[1:], None], strict=True):
+        size = math.prod(layer.shape)
+        if layer.kind in NEEDS_OUTPUT or after is None or after.kind in NEEDS_INPUT:
+            kept += FLOAT * size
+        kept += {"pool": INDEX * size, "drop": MASK * size, "lrn": 2 * FLOAT * size}.get(layer.kind, 0)
+    parameters = sum(layer.trainable_parameters for layer in table)
+    stored = sum(layer.parameters for layer in table)
+    return Memory(per_image=kept, fixed=FLOAT * (stored + parameters * (1 + states)))

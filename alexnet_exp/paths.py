@@ -1,0 +1,22 @@
+"""Where the YAML files lie, and which options they make. Only the standard library: `--help` needs no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def conf_dir() -> Path:
+    """The folder of the YAML files: inside the package in an installed wheel, beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
+
+
+def groups(config_dir: str | None = None) -> dict[str, list[str]]:
+    """The options of every group, as the files lie: `{"model": ["bn", "lrn", ...], ...}`; nested ones with a slash."""
+    found: dict[str, set[str]] = {}
+    for root in [conf_dir(), *([Path(config_dir)] if config_dir else [])]:
+        for file in root.rglob("*.yaml"):
+            relative = file.relative_to(root).with_suffix("")
+            if len(relative.parts) > 1:
+                found.setdefault(relative.parts[0], set()).add("/".join(relative.parts[1:]))
+    return {group: sorted(names) for group, names in sorted(found.items())}

@@ -1,0 +1,7 @@
+"""Pictures of runs, as PNG files, from plain lists and numpy arrays. No torch here."""
+
+from alexnet_exp.plots.confusion import confusion_matrix
+from alexnet_exp.plots.curves import learning_curves, schedule
+from alexnet_exp.plots.filters import filters
+
+__all__ = ["confusion_matrix", "filters", "learning_curves", "schedule"]

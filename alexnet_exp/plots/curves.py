@@ -1,0 +1,121 @@
+"""Lines over time: how a run learned, and the learning rate of a schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from alexnet_exp.plots.style import ACCENT, INK, QUIET, figure, literal, quiet, save
+
+Row = Mapping[str, float | None]
+SPLITS = {"train": QUIET, "val": ACCENT}
+
+
+def learning_curves(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Loss and top-1 accuracy by epoch, training beside validation, from the rows of metrics.csv."""
+    made = figure(9, 3.6)
+    made.suptitle(literal(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    left, right = made.subplots(1, 2)
+    _by_epoch(left, rows, "loss", "Loss (cross-entropy)")
+    _by_epoch(right, rows, "top1", "Top-1 accuracy")
+    right.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    save(made, path)
+
+
+def schedule(curve: Sequence[float], path: Path, steps_per_epoch: int = 1, title: str = "Learning rate") -> None:
+    """The learning rate of each step in `curve`, at least one; with `steps_per_epoch` the axis counts epochs.
+
+    A rate that falls from level to level is drawn on a logarithmic axis, where every level can be read.
+    """
+    made = figure(6.5, 3.4)
+    axes = made.subplots()
+    quiet(axes, title, "Step" if steps_per_epoch == 1 else "Epoch")
+    axes.xaxis.set_major_locator(_whole_numbers())
+    # each value holds for one whole step
+    times = [step / steps_per_epoch for step in range(len(curve) + 1)]
+    axes.step(times, [*curve, curve[-1]], where="post", color=ACCENT, linewidth=1.8)
+    peak = max(range(len(curve)), key=curve.__getitem__)
+    labelled = [peak, len(curve) - 1] if curve[-1] < curve[peak] else [peak]
+    levels = _levels(curve)
+    if levels:
+        axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.set_ylim(min(curve) / 2, curve[peak] * 3)
+        labelled = levels
+    else:
+        axes.set_ylim(0, curve[peak] * 1.15)
+    axes.margins(x=0.02)
+    for step in labelled:
+        at_end = step == len(curve) - 1
+        side = "right" if at_end else "left" if levels or step == 0 else "center"
+        _label(
+            axes, times[step + at_end], curve[step], f"{curve[step]:.3g}", (3 if side == "left" else 0, 4), INK, side
+        )
+    save(made, path)
+
+
+def _levels(curve: Sequence[float]) -> list[int]:
+    """The steps where the levels of a staircase begin, its top first; empty for a curve that is none."""
+    falls = [
+        step
+        for step in range(2, len(curve))
+        if 0 < curve[step] < curve[step - 1] / 2 and curve[step - 2] == curve[step - 1]
+    ]
+    return [max(range(len(curve)), key=curve.__getitem__), *falls] if falls else []
+
+
+def _whole_numbers() -> MaxNLocator:
+    return MaxNLocator(integer=True, nbins=9, steps=[1, 2, 5, 10])
+
+
+def _by_epoch(axes: Axes, rows: Sequence[Row], metric: str, title: str) -> None:
+    quiet(axes, title, "Epoch")
+    axes.xaxis.set_major_locator(_whole_numbers())
+    ends = []
+    for split, colour in SPLITS.items():
+        points = [(epoch, value) for epoch, value in _series(rows, f"{split}/{metric}") if math.isfinite(value)]
+        if points:
+            epochs, values = zip(*points, strict=True)
+            marker = "o" if len(points) <= 30 else None
+            axes.plot(epochs, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5)
+            ends.append((split, epochs[-1], values[-1], colour))
+    axes.margins(x=0.04, y=0.08)
+    if ends and len({row["epoch"] for row in rows}) == 1:
+        axes.set_xlim(ends[0][1] - 1, ends[0][1] + 1)
+    _label_ends(axes, ends, as_percent=metric == "top1")
+
+
+def _series(rows: Sequence[Row], column: str) -> list[tuple[float, float]]:
+    pairs = ((row["epoch"], row.get(column)) for row in rows)
+    return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
+
+
+def _label_ends(axes: Axes, ends: list[tuple[str, float, float, str]], as_percent: bool) -> None:
+    """Names each line at its last point; two that end close together are moved apart."""
+    low, high = axes.get_ylim()
+    apart = 0.07 * (high - low)
+    place = -math.inf
+    for split, epoch, value, colour in sorted(ends, key=lambda end: end[2]):
+        place = max(place + apart, value)
+        text = f"{split} {value:.1%}" if as_percent else f"{split} {value:.3f}"
+        height = (place - value) / (high - low) * axes.get_window_extent().height * 72 / axes.figure.dpi
+        _label(axes, epoch, value, text, (7, height), colour, "left", "center")
+
+
+def _label(
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    offset: tuple[float, float],
+    colour: str,
+    horizontal: str = "center",
+    vertical: str = "bottom",
+) -> None:
+    axes.annotate(
+        text, (x, y), offset, textcoords="offset points", color=colour, fontsize=8.5, ha=horizontal, va=vertical
+    )

@@ -1,0 +1,38 @@
+"""A SHA-256 beside a file, in the format of `sha256sum -c`, to tell a damaged checkpoint from a good one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.settings import UserError
+
+
+def beside(path: Path) -> Path:
+    """Where the checksum of `path` lies."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(path: Path) -> str:
+    """Writes the checksum of `path` beside it, and returns it."""
+    found = digest(path)
+    with replacing(beside(path)) as file:
+        file.write(f"{found}  {path.name}\n".encode())
+    return found
+
+
+def verify(path: Path) -> bool:
+    """Whether `path` was checked: False when no checksum lies beside it. Raises UserError when the checksum differs."""
+    if not beside(path).exists():
+        return False
+    expected = beside(path).read_text(errors="replace").split(" ")[0]
+    if digest(path) != expected:
+        raise UserError(f"{path}: damaged or cut short: its SHA-256 is not the one in {beside(path).name}")
+    return True

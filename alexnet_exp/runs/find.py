@@ -1,0 +1,75 @@
+"""From what a user types for RUN to the run's folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from alexnet_exp.runs.atomic import follow
+from alexnet_exp.runs.read import is_run
+from alexnet_exp.settings import UserError
+
+SHOWN = 4
+
+
+def find(text: str, outputs: Path) -> Path:
+    """The folder of the run that `text` means: a folder, `last`, or how the path of one run under `outputs` begins.
+
+    The path may be begun at any of its parts: `bn/2026-11-24_10` and `2026-11-24_10` both find
+    `outputs/bn/2026-11-24_10-00-00-000000`. Raises UserError, naming candidates, when it means no run or several.
+    """
+    if text == "last":
+        return _last(outputs)
+    if is_run(Path(text)):
+        return Path(text)
+    runs = runs_under(outputs)
+    names = {run: run.relative_to(outputs).as_posix() for run in runs}
+    wanted = Path(text).as_posix().removeprefix(f"{outputs.as_posix()}/")
+    found = [run for run in runs if _begins(names[run], wanted)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{text} means {len(found)} runs: {_listed([names[run] for run in found])}; write more of one")
+    kind = "a folder, but not that of a run: it has no result.json" if Path(text).is_dir() else "not a run"
+    there = f"there are {_listed(list(names.values()))}" if runs else f"there is none under {outputs}"
+    raise UserError(f"{text} is {kind}; {there}")
+
+
+def checkpoint_path(run: Path, which: str) -> Path:
+    """The file that `which` (best, last, or a file) means for a run; best falls back to last."""
+    if which not in ("best", "last"):
+        return Path(which)
+    names = ["best", "last"] if which == "best" else ["last"]
+    for name in names:
+        path = run / "checkpoints" / f"{name}.ckpt"
+        if path.exists():
+            return path
+    raise UserError(f"{run}: has no checkpoint {' or '.join(names)}; the run kept none (checkpoint.keep), or has not saved one yet")
+
+
+def runs_under(outputs: Path) -> list[Path]:
+    """Every run below `outputs`, sorted by path. Links are not followed, and a run is not searched for more runs."""
+    runs = []
+    for folder, inner, files in os.walk(outputs):
+        if "result.json" in files:
+            runs.append(Path(folder))
+            inner.clear()
+    return sorted(runs)
+
+
+def _last(outputs: Path) -> Path:
+    run = follow(outputs / "latest")
+    if run is None or not is_run(run):
+        raise UserError(f"last: {outputs / 'latest'} leads to no run; train one first, or name a run's folder")
+    return run
+
+
+def _begins(name: str, wanted: str) -> bool:
+    parts = name.split("/")
+    return any("/".join(parts[start:]).startswith(wanted) for start in range(len(parts)))
+
+
+def _listed(names: list[str]) -> str:
+    # the newest are at the end, and the likeliest
+    shown = ", ".join(names[-SHOWN:])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

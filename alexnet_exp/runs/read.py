@@ -1,0 +1,111 @@
+"""Reading a run folder back. What is damaged raises a UserError that names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from alexnet_exp.runs.lock import in_use
+from alexnet_exp.runs.table import read_table
+from alexnet_exp.settings import UserError
+
+FORMAT = 1
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is the folder of a run, in whatever state."""
+    return (path / "result.json").is_file()
+
+
+def state(path: Path) -> str:
+    """The status of the run in `path`: running, done, failed or interrupted; `died` if it says running but is not."""
+    status = str(read_result(path)["status"])
+    if status == "running" and not in_use(path):
+        # it may have ended between the two looks
+        status = str(read_result(path)["status"])
+        return "died" if status == "running" else status
+    return status
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """result.json of the run in `path`."""
+    file = path / "result.json"
+    try:
+        result = json.loads(_bytes(file))
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(result, dict) or "status" not in result:
+        raise UserError(f"{file}: not the result of a run: it has no status")
+    if result.get("format") != FORMAT:
+        raise UserError(f"{file}: format {result.get('format')}, but this version reads format {FORMAT}")
+    return result
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The composed configuration of the run in `path`, as plain containers and without interpolation."""
+    file = path / ".hydra" / "config.yaml"
+    try:
+        config = yaml.safe_load(_bytes(file))
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not a configuration: it holds no settings")
+    return config
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """One row an epoch, in order, from metrics.csv and those beside it; an empty field is None, no file is no rows.
+
+    `epoch` and `step` are ints, all else floats.
+    """
+    rows = _numbers(path / "metrics.csv")
+    by_epoch = {row["epoch"]: row for row in rows}
+    for file in sorted(path.glob("metrics-*.csv")):
+        for late in _numbers(file):
+            if late["epoch"] in by_epoch:
+                by_epoch[late["epoch"]].update(late)
+    return rows
+
+
+def read_steps(path: Path) -> list[tuple[int, float, float]]:
+    """Step, loss and learning rate of every recorded step; no file is no rows."""
+    file = path / "steps.csv"
+    try:
+        return [(int(row["step"]), float(row["loss"]), float(row["lr"])) for row in _rows(file)]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file}: not a table of step, loss and lr ({error})") from None
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    if not file.exists():
+        return []
+    columns, rows = read_table(file)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _numbers(file: Path) -> list[dict[str, float | None]]:
+    rows: list[dict[str, float | None]] = []
+    for number, row in enumerate(_rows(file), start=2):
+        try:
+            rows.append({column: _number(column, text) for column, text in row.items()})
+        except ValueError as error:
+            raise UserError(f"{file}: line {number} has a value that is no number ({error})") from None
+        if rows[-1].get("epoch") is None:
+            raise UserError(f"{file}: line {number} has no epoch")
+    return rows
+
+
+def _number(column: str, text: str) -> float | None:
+    if not text:
+        return None
+    return int(text) if column in ("epoch", "step") else float(text)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None

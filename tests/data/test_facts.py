@@ -1,0 +1,104 @@
+"""What is known of the data before it is opened, and which folders are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp.data.facts import Facts, facts
+from alexnet_exp.data.spec import Cifar10, Cifar100, Digits, Folder, ImageNet, Random
+from alexnet_exp.settings import UserError
+
+MakeImages = Callable[..., Path]
+
+
+def of_folder(root: Path, **settings: int) -> Facts:
+    return facts(Folder(root=str(root), **settings))  # type: ignore[arg-type]
+
+
+def test_sources_of_a_fixed_form() -> None:
+    digits = facts(Digits())
+    assert (len(digits.classes), digits.channels, digits.size, digits.input_size, digits.width) == (10, 1, 32, 32, 0.25)
+    cifar10, cifar100 = facts(Cifar10()), facts(Cifar100())
+    assert (cifar10.classes[0], cifar10.classes[9], cifar10.channels, cifar10.size) == ("airplane", "truck", 3, 32)
+    # the set's own list is alphabetical
+    assert len(set(cifar100.classes)) == 100
+    assert cifar100.classes == sorted(cifar100.classes)
+    random = facts(Random(size=224, classes=1000))
+    assert (len(random.classes), random.input_size, random.width) == (1000, 224, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "stored", "input_size"),
+    [
+        ([(32, 32), (32, 32)], 32, 32),
+        ([(64, 80), (64, 80)], 64, 64),
+        ([(32, 32), (33, 32)], 256, 224),
+        ([(65, 65), (65, 65)], 256, 224),
+    ],
+)
+def test_a_folder_stores_small_equal_images_as_they_are(
+    tmp_path: Path, make_images: MakeImages, sizes: list[tuple[int, int]], stored: int, input_size: int
+) -> None:
+    for name, size in zip("ab", sizes, strict=True):
+        make_images(tmp_path, {name: 2}, size)
+    found = of_folder(tmp_path)
+    assert (found.classes, found.channels, found.size, found.input_size) == (["a", "b"], 3, stored, input_size)
+
+
+def test_settings_win_over_what_the_images_are(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path, {"a": 1, "b": 1})
+    found = of_folder(tmp_path, size=128, crop=100)
+    assert (found.size, found.input_size) == (128, 100)
+    with pytest.raises(UserError, match=r"data\.crop=33: the images are stored at 32x32; write at most 32"):
+        of_folder(tmp_path, crop=33)
+
+
+def test_imagenet_names_its_classes_where_a_list_is_there(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path / "train", {"n01440764": 1, "n01443537": 1})
+    spec = ImageNet(root=str(tmp_path))
+    assert facts(spec).classes == ["n01440764", "n01443537"]
+    assert (facts(spec).size, facts(spec).input_size) == (256, 224)
+    (tmp_path / "words.txt").write_text("n01440764\ttench, Tinca tinca\nn00001740\tentity\n")
+    assert facts(spec).classes == ["n01440764 tench, Tinca tinca", "n01443537"]
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench\nn01443537 goldfish\n")
+    assert facts(spec).classes == ["n01440764 tench", "n01443537 goldfish"]
+
+
+def one_line(root: Path | None) -> str:
+    with pytest.raises(UserError) as error:
+        facts(Folder(root=None if root is None else str(root)))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_folder_that_cannot_serve_is_refused_in_one_line(tmp_path: Path, make_images: MakeImages) -> None:
+    assert "data.root=null: must be a folder of images" in one_line(None)
+    assert "there is no such folder" in one_line(tmp_path / "missing")
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    assert "no images in class folders" in one_line(tmp_path / "empty")
+    make_images(tmp_path / "one", {"cat": 3})
+    assert "only one class, cat" in one_line(tmp_path / "one")
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_class_that_train_lacks_is_refused(tmp_path: Path, make_images: MakeImages, part: str) -> None:
+    make_images(tmp_path / "train", {"cat": 1, "dog": 1})
+    make_images(tmp_path / part, {"cat": 1, "owl": 1})
+    assert f"{part}/ has classes that train/ lacks: owl" in one_line(tmp_path)
+
+
+def test_a_broken_header_is_named(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path, {"a": 1, "b": 1})
+    (tmp_path / "a" / "000.png").write_bytes(b"no image")
+    assert str(tmp_path / "a" / "000.png") in one_line(tmp_path)
+
+
+def test_a_heic_file_gets_its_line(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path, {"a": 1, "b": 1})
+    (tmp_path / "b" / "photo.HEIC").write_bytes(b"")
+    line = one_line(tmp_path)
+    assert str(tmp_path / "b" / "photo.HEIC") in line
+    assert "convert it to JPEG" in line

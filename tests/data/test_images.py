@@ -1,0 +1,143 @@
+"""Decoding, against Pillow and against pixels written by hand."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet_exp.data.images import read_image, read_images
+from alexnet_exp.settings import UserError
+
+# Red, green / blue, white in large squares: JPEG keeps them, and any turn of the picture shows.
+QUARTERS = np.kron(
+    np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], dtype=np.uint8),
+    np.ones((16, 16, 1), dtype=np.uint8),
+)
+
+
+def corners(path: Path) -> list[list[int]]:
+    """The colours of the four quarters, clockwise from the upper left, rounded to 0 or 255."""
+    image = read_image(path, 32)
+    assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
+    return [(image[:, y, x] > 127).int().mul(255).tolist() for y, x in ((6, 6), (6, 25), (25, 25), (25, 6))]
+
+
+RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.gif", "a.webp", "a.tif", "a.ppm"])
+def test_colours_of_every_format(tmp_path: Path, name: str) -> None:
+    Image.fromarray(QUARTERS).save(tmp_path / name)
+    assert corners(tmp_path / name) == [RED, GREEN, WHITE, BLUE]
+
+
+def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
+    Image.fromarray(QUARTERS).save(tmp_path / "a.jpg", format="PNG")
+    assert torch.equal(read_image(tmp_path / "a.jpg", 32), torch.from_numpy(QUARTERS).permute(2, 0, 1))
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    cmyk = Image.fromarray(QUARTERS).convert("CMYK")
+    cmyk.save(tmp_path / "a.jpg", quality=95)
+    assert Image.open(tmp_path / "a.jpg").mode == "CMYK"
+    assert corners(tmp_path / "a.jpg") == [RED, GREEN, WHITE, BLUE]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_grey_becomes_three_equal_channels(tmp_path: Path, name: str) -> None:
+    grey = np.arange(32, dtype=np.uint8).repeat(32).reshape(32, 32) * 8
+    Image.fromarray(grey).save(tmp_path / name, quality=100)
+    image = read_image(tmp_path / name, 32)
+    assert torch.equal(image[0], image[1])
+    assert torch.equal(image[0], image[2])
+    assert (image[0].int() - torch.from_numpy(grey).int()).abs().max() <= 2
+
+
+def test_16_bit_grey_keeps_its_range(tmp_path: Path) -> None:
+    ramp = (np.arange(32 * 32, dtype=np.uint16) * 64).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    assert torch.equal(read_image(tmp_path / "a.png", 32)[1], torch.from_numpy((ramp // 256).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [(1, [RED, GREEN, WHITE, BLUE]), (3, [WHITE, BLUE, RED, GREEN]), (6, [BLUE, RED, GREEN, WHITE])],
+)
+def test_exif_rotation(tmp_path: Path, name: str, orientation: int, turned: list[list[int]]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(QUARTERS).save(tmp_path / name, exif=exif)
+    assert corners(tmp_path / name) == turned
+
+
+def test_a_transparent_palette_shows_white(tmp_path: Path) -> None:
+    image = Image.fromarray(np.kron(np.array([[0, 1], [2, 0]], np.uint8), np.ones((16, 16), np.uint8)), mode="P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+    image.save(tmp_path / "a.png", transparency=bytes([0, 255, 255]))
+    assert corners(tmp_path / "a.png") == [WHITE, RED, WHITE, BLUE]
+
+
+def test_half_transparent_colour_is_mixed_with_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 32), (0, 0, 0, 51)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 32).unique().tolist() == [204]
+
+
+@pytest.mark.parametrize("size", [(100, 60), (60, 100), (40, 20), (32, 48)])
+def test_resize_and_centre_crop_as_pillow_does(tmp_path: Path, size: tuple[int, int]) -> None:
+    smooth = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(smooth).resize(size, Image.Resampling.BICUBIC)
+    image.save(tmp_path / "a.png")
+    short = min(size)
+    width, height = size[0] * 32 // short, size[1] * 32 // short
+    left, top = (width - 32) // 2, (height - 32) // 2
+    expected = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 32))
+    difference = read_image(tmp_path / "a.png", 32).int() - torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()
+    assert difference.abs().max() <= 1
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no image", encoded("JPEG")[:900], encoded("JPEG")[:30], encoded("PNG")[:900], encoded("GIF")[:40]],
+    ids=["empty", "text", "jpeg", "jpeg-head", "png", "gif"],
+)
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_image(path, 32)
+    assert str(error.value).startswith(f"{path}: not an image that can be read")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone.png"):
+        read_image(tmp_path / "gone.png", 32)
+
+
+def test_heic_under_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic")
+    with pytest.raises(UserError, match="HEIC images cannot be read; convert it to JPEG"):
+        read_image(path, 32)
+
+
+def test_many_are_read_in_order_and_a_broken_one_ends_it(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{i}.png") for i in range(20)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (i, i, i)).save(path)
+    assert [int(image[0, 0, 0]) for image in read_images(paths, 8)] == list(range(20))
+    Path(paths[7]).write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"7\.png"):
+        list(read_images(paths, 8))

@@ -1,0 +1,167 @@
+"""Counts against the paper's, torchvision's and Keras' numbers, and against the network that torch builds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from alexnet_exp.model import count
+from alexnet_exp.model.network import AlexNet
+from alexnet_exp.model.spec import Network
+from alexnet_exp.settings import Refused
+
+NetworkOf = Callable[..., Network]
+
+
+def totals(spec: Network) -> count.Totals:
+    return count.totals(count.layers(spec))
+
+
+def test_the_papers_network(network_of: NetworkOf) -> None:
+    spec = network_of("paper")
+    found = totals(spec)
+    assert found.parameters == found.trainable_parameters == 60_965_224
+    assert found.multiply_adds == 724_406_816
+    assert found.activations == 659_272
+    learned = [layer for layer in count.layers(spec) if layer.activations]
+    assert sum(layer.multiply_adds for layer in learned if layer.kind == "conv") == 665_784_864
+    assert [layer.activations for layer in learned] == [290_400, 186_624, 64_896, 64_896, 43_264, 4_096, 4_096, 1_000]
+    assert [layer.shape for layer in learned][:5] == [
+        (96, 55, 55),
+        (256, 27, 27),
+        (384, 13, 13),
+        (384, 13, 13),
+        (256, 13, 13),
+    ]
+
+
+@pytest.mark.parametrize("name", ["paper", "code"])
+def test_one_column(network_of: NetworkOf, name: str) -> None:
+    found = totals(network_of(name, "groups=1"))
+    assert (found.parameters, found.multiply_adds) == (62_378_344, 1_135_256_096)
+
+
+def test_an_input_of_227_real_pixels_has_the_same_shapes(network_of: NetworkOf) -> None:
+    real = network_of("paper", "input_size=227", "stages.conv1.pad=[0]")
+    assert totals(real) == totals(network_of("paper"))
+
+
+def test_the_others_published_counts(network_of: NetworkOf) -> None:
+    assert totals(network_of("torchvision")).parameters == 61_100_840
+    tutorial = totals(network_of("tutorial"))
+    assert (tutorial.parameters, tutorial.trainable_parameters) == (9_639_178, 9_638_474)
+
+
+def built(spec: Network) -> list[tuple[str, tuple[int, ...], int, int]]:
+    """Name, output shape, stored and trainable numbers of each module that torch builds; no memory is used."""
+    with torch.device("meta"):
+        network = AlexNet(spec).eval()
+    rows: list[tuple[str, tuple[int, ...], int, int]] = []
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            trainable = sum(parameter.numel() for parameter in module.parameters())
+            running = sum(buffer.numel() for key, buffer in module.named_buffers() if key.startswith("running"))
+            rows.append((name, tuple(output.shape[1:]), trainable + running, trainable))
+
+        module.register_forward_hook(hook)
+
+    for name, module in network.named_modules():
+        if not list(module.children()):
+            watch(name, module)
+    network(torch.empty(2, spec.in_channels or 0, spec.input_size or 0, spec.input_size or 0, device="meta"))
+    return rows
+
+
+def counted(spec: Network) -> list[tuple[str, tuple[int, ...], int, int]]:
+    return [(row.name, row.shape, row.parameters, row.trainable_parameters) for row in count.layers(spec)]
+
+
+def test_every_variant_is_built_as_counted(network_of: NetworkOf, every_variant: str) -> None:
+    spec = network_of(every_variant)
+    assert counted(spec) == built(spec)
+
+
+def test_every_variant_drops_a_layer(network_of: NetworkOf, every_variant: str) -> None:
+    spec = network_of(every_variant, "stages.conv3=null")
+    assert counted(spec) == built(spec)
+    assert not any(name.startswith("conv3.") for name, *_ in counted(spec))
+
+
+@pytest.mark.parametrize("size", [28, 29, 32, 47, 63, 64, 65, 96, 100, 224, 227])
+@pytest.mark.parametrize("name", ["bn", "lrn", "none"])
+def test_any_size_from_28_up(network_of: NetworkOf, name: str, size: int) -> None:
+    spec = network_of(name, size=size, channels=1, classes=10)
+    assert counted(spec) == built(spec)
+    assert counted(spec)[-1][1] == (10,)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("paper", ["width=0.3"]),
+        ("paper", ["pool=disjoint", "dropout=0"]),
+        ("paper", ["norm=bn"]),
+        ("paper", ["groups=4", "in_channels=1", "num_classes=7"]),
+        ("bn", ["stages.fc6.then=[norm,act,drop]", "groups=2"]),
+        ("none", ["pool=disjoint", "activation=tanh", "stages.conv2.out=100"]),
+        ("lrn", ["stages.fc7=null", "stages.conv2.kernel=7", "stages.conv2.pad=[1,2,3,4]"]),
+        ("torchvision", ["norm=lrn", "groups=2", "input_size=64"]),
+        ("cuda_convnet_26pct", ["pool=disjoint", "norm=lrn", "dropout=0.2", "input_size=33"]),
+        ("cuda_convnet_18pct", ["pool_ceil=false", "input_size=24"]),
+    ],
+)
+def test_overrides_are_built_as_counted(network_of: NetworkOf, name: str, overrides: list[str]) -> None:
+    spec = network_of(name, *overrides)
+    assert counted(spec) == built(spec)
+
+
+def test_multiply_adds_by_hand(network_of: NetworkOf) -> None:
+    spec = network_of("cuda_convnet_18pct")
+    by_hand = 32 * 32 * 32 * 3 * 25 + 16 * 16 * 32 * 32 * 25 + 8 * 8 * 64 * 32 * 25 + 64 * 4 * 4 * 10
+    assert totals(spec).multiply_adds == by_hand
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "overrides"),
+    [("paper", 32, []), ("torchvision", 20, []), ("tutorial", 10, []), ("bn", 5, ["pool=disjoint"])],
+)
+def test_too_small_an_input_names_the_smallest_that_fits(
+    network_of: NetworkOf, name: str, size: int, overrides: list[str]
+) -> None:
+    with pytest.raises(Refused, match=rf"^input_size={size}: nothing is left after conv\d; the smallest") as refused:
+        count.layers(network_of(name, *overrides, f"input_size={size}"))
+    smallest = int(str(refused.value).split()[-1])
+    assert built(network_of(name, *overrides, f"input_size={smallest}"))
+    with pytest.raises(Refused):
+        count.layers(network_of(name, *overrides, f"input_size={smallest - 1}"))
+
+
+def test_the_papers_line_for_an_input_too_small(network_of: NetworkOf) -> None:
+    with pytest.raises(Refused) as refused:
+        count.layers(network_of("paper", "input_size=32"))
+    (problem,) = refused.value.problems
+    assert str(problem.under("model")) == (
+        "model.input_size=32: nothing is left after conv5; the smallest that fits is 64"
+    )
+
+
+def test_maps_that_do_not_split_over_the_columns(network_of: NetworkOf) -> None:
+    with pytest.raises(
+        Refused, match=r"^stages\.conv1\.columns=own: its 3 maps cannot be split over groups=2 columns$"
+    ):
+        count.layers(network_of("paper", "stages.conv1.columns=own"))
+
+
+def test_open_ends_cannot_be_counted(variant: NetworkOf) -> None:
+    with pytest.raises(ValueError, match="complete"):
+        count.layers(variant("bn"))
+
+
+def test_counting_does_not_import_torch() -> None:
+    command = "import alexnet_exp.model.count, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0

@@ -1,0 +1,105 @@
+"""What a user may type for RUN."""
+
+import pytest
+
+from alexnet_exp.runs.find import find, runs_under
+from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.settings import UserError
+
+NAMES = [
+    "bn/2026-11-24_10-00-00-000000",
+    "bn/2026-11-24_10-00-07-000000",
+    "lrn/2026-11-24_10-00-00-000000",
+    "lrn/2026-11-25_09-00-00-000000",
+    "norms/lr-sweep/optim.lr_0.1-3f2a",
+]
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    outputs = tmp_path / "outputs"
+    for name in NAMES:
+        RunFolder(outputs / name).begin({}, {})
+    (outputs / "notes").mkdir()
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("bn/2026-11-24_10-00-07", NAMES[1]),
+        ("2026-11-24_10-00-07", NAMES[1]),
+        ("2026-11-25", NAMES[3]),
+        ("lrn/2026-11-25", NAMES[3]),
+        ("norms", NAMES[4]),
+        ("norms/", NAMES[4]),
+        ("lr-sweep/optim.lr_0.1", NAMES[4]),
+        ("optim.lr", NAMES[4]),
+    ],
+)
+def test_a_unique_beginning_is_enough(outputs, text, name):
+    assert find(text, outputs) == outputs / name
+    assert find(str(outputs / text), outputs) == outputs / name
+
+
+def test_a_folder_is_itself_wherever_it_lies(outputs, tmp_path, monkeypatch):
+    RunFolder(tmp_path / "elsewhere").begin({}, {})
+    assert find(str(tmp_path / "elsewhere"), outputs) == tmp_path / "elsewhere"
+    monkeypatch.chdir(tmp_path)
+    assert find("elsewhere", outputs).samefile(tmp_path / "elsewhere")
+
+
+def test_last_is_the_run_that_latest_leads_to(outputs):
+    RunFolder(outputs / NAMES[2]).link_latest(outputs)
+    assert find("last", outputs).samefile(outputs / NAMES[2])
+
+
+def test_where_links_are_refused_latest_is_a_text_file(outputs, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no privilege to make links")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    for name in NAMES[:2]:
+        RunFolder(outputs / name).link_latest(outputs)
+    assert (outputs / "latest").read_text() == NAMES[1]
+    assert find("last", outputs).samefile(outputs / NAMES[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2026-11-24_10-00-00", f"means 2 runs: {NAMES[0]}, {NAMES[2]}; write more of one"),
+        ("2026", f"means 4 runs: {', '.join(NAMES[:4])}"),
+        ("11-24", "is not a run; there are"),
+        ("bnn", f"{NAMES[4]} and 1 more"),
+        ("last", "leads to no run"),
+        ("", "there are"),
+    ],
+)
+def test_anything_else_is_one_line_that_names_what_there_is(outputs, text, said):
+    with pytest.raises(UserError) as error:
+        find(text, outputs)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_no_run_says_so(outputs):
+    with pytest.raises(UserError, match=r"is a folder, but not that of a run: it has no result\.json"):
+        find(str(outputs / "notes"), outputs)
+
+
+def test_a_latest_whose_run_was_deleted_leads_nowhere(outputs):
+    (outputs / "latest").symlink_to("bn/deleted")
+    with pytest.raises(UserError, match="leads to no run"):
+        find("last", outputs)
+
+
+def test_no_outputs_at_all(tmp_path):
+    assert runs_under(tmp_path / "outputs") == []
+    with pytest.raises(UserError, match="there is none under"):
+        find("bn", tmp_path / "outputs")
+
+
+def test_runs_are_listed_once_and_in_order(outputs):
+    RunFolder(outputs / NAMES[0]).link_latest(outputs)
+    assert [path.relative_to(outputs).as_posix() for path in runs_under(outputs)] == NAMES

@@ -1,0 +1,200 @@
+"""The run folder as a contract: what is written, and what a reader sees at any moment."""
+
+import csv
+import json
+import math
+import os
+import threading
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.read import read_metrics, read_result, read_steps
+
+# the contract, as other tools know it
+HEADER = "epoch,step,lr,train/loss,train/top1,val/loss,val/top1,val/top5,seconds,images_per_s"
+
+
+def row(epoch, **more):
+    return {"epoch": epoch, "step": 10 * epoch, "lr": 0.1, "train/loss": 1 / 3, "seconds": 1.5, **more}
+
+
+def test_a_run_from_its_beginning_to_its_end(tmp_path):
+    folder = RunFolder(tmp_path / "bn" / "2026-11-24_10-00-00-000000")
+    folder.begin({"seed": 1, "optim": {"lr": 0.1, "betas": [0.9, 0.99]}, "tags": {}}, {"device": "cpu"})
+    running = json.loads(folder.result.read_text())
+    assert (running["format"], running["status"], running["device"]) == (1, "running", "cpu")
+    assert running["config"] == {"seed": 1, "optim.lr": 0.1, "optim.betas": [0.9, 0.99], "tags": {}}
+    assert running["pid"] == os.getpid()
+    assert datetime.fromisoformat(running["start"]).tzinfo is not None
+
+    folder.update(parameters=7)
+    folder.finish("done", metrics={"test/top1": 0.1 + 0.2})
+    done = read_result(folder.path)
+    assert (done["status"], done["parameters"], done["metrics"]) == ("done", 7, {"test/top1": 0.1 + 0.2})
+    assert done["start"] == running["start"] <= done["end"]
+
+
+def test_going_on_keeps_the_start_and_drops_how_it_ended(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin({}, {})
+    start = read_result(tmp_path)["start"]
+    folder.finish("failed", error="out of memory")
+    RunFolder(tmp_path).begin({}, {})
+    again = read_result(tmp_path)
+    assert again["start"] == start
+    assert again["status"] == "running"
+    assert not {"error", "end"} & set(again)
+
+
+def test_a_status_that_is_not_an_end_is_a_mistake(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin({}, {})
+    with pytest.raises(AssertionError):
+        folder.finish("finished")
+
+
+def test_what_json_cannot_hold_is_null(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin({}, {"metrics": {"a": math.nan, "b": [math.inf, 1.0]}, "file": Path("x/y"), "pair": (1, 2)})
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    result = json.loads(folder.result.read_text(), parse_constant=refuse)
+    assert result["metrics"] == {"a": None, "b": [None, 1.0]}
+    assert (result["file"], result["pair"]) == ("x/y", [1, 2])
+
+
+def test_what_cannot_be_written_leaves_the_result_as_it_was(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin({}, {})
+    before = folder.result.read_bytes()
+    with pytest.raises(TypeError):
+        folder.update(broken=object())
+    assert folder.result.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_second_reader_never_sees_broken_json(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin({}, {"filler": "x" * 50_000})
+    stop, seen, broken = threading.Event(), set(), []
+
+    def read():
+        while not stop.is_set():
+            try:
+                seen.add(json.loads(folder.result.read_text())["count"])
+            except KeyError:
+                pass
+            except (OSError, ValueError) as error:
+                broken.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for count in range(150):
+        folder.update(count=count)
+    stop.set()
+    reader.join()
+    assert not broken
+    assert len(seen) > 1
+
+
+def test_metrics_have_the_columns_of_the_contract_then_a_users(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics(row(1, **{"val/f1": 0.5}))
+    folder.append_metrics(row(2))
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == f"{HEADER},val/f1"
+    assert lines[1] == "1,10,0.1,0.3333333333333333,,,,,1.5,,0.5"
+    assert [r["val/f1"] for r in read_metrics(tmp_path)] == [0.5, None]
+
+
+def test_a_metric_that_comes_late_is_kept_and_nothing_is_rewritten(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics(row(1))
+    first = (tmp_path / "metrics.csv").read_bytes()
+    folder.append_metrics(row(2, **{"val/f1": 0.5}))
+    folder = RunFolder(tmp_path)
+    folder.append_metrics(row(2, **{"val/f1": 0.5}))
+    folder.append_metrics(row(3, **{"val/f1": 0.6, "val/auc": 0.7}))
+    assert (tmp_path / "metrics.csv").read_bytes().startswith(first)
+    rows = read_metrics(tmp_path)
+    assert [r["epoch"] for r in rows] == [1, 2, 3]
+    assert [r.get("val/f1") for r in rows] == [None, 0.5, 0.6]
+    assert [r.get("val/auc") for r in rows] == [None, None, 0.7]
+    # every file stays a plain table
+    for file in tmp_path.glob("metrics*.csv"):
+        assert len({len(line) for line in csv.reader(file.open())}) == 1
+
+
+def test_an_epoch_is_written_once(tmp_path):
+    folder = RunFolder(tmp_path)
+    for epoch in (1, 2, 2):
+        folder.append_metrics(row(epoch))
+    again = RunFolder(tmp_path)
+    for epoch in (1, 2, 3):
+        again.append_metrics(row(epoch, lr=9.0))
+    assert [(r["epoch"], r["lr"]) for r in read_metrics(tmp_path)] == [(1, 0.1), (2, 0.1), (3, 9.0)]
+
+
+@given(st.floats())
+def test_floats_are_read_back_to_the_same_bits(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("run")
+    folder = RunFolder(path)
+    folder.append_metrics(row(1, lr=value))
+    folder.append_steps([(1, value, value)])
+    for back in (read_metrics(path)[0]["lr"], read_steps(path)[0][1]):
+        assert back == value or (math.isnan(back) and math.isnan(value))
+
+
+def test_rows_cut_off_at_any_byte_are_mended(tmp_path):
+    whole = RunFolder(tmp_path / "whole")
+    for epoch in (1, 2, 3):
+        whole.append_metrics(row(epoch))
+    content = (whole.path / "metrics.csv").read_bytes()
+    for cut in range(len(content)):
+        path = tmp_path / str(cut)
+        folder = RunFolder(path)
+        (path / "metrics.csv").write_bytes(content[:cut])
+        complete = max(0, content[:cut].count(b"\n") - 1)
+        assert len(read_metrics(path)) == complete, "a reader beside the writer leaves the half line out"
+        for epoch in (1, 2, 3):
+            folder.append_metrics(row(epoch))
+        assert (path / "metrics.csv").read_bytes() == content
+
+
+def test_steps_are_added_in_bulk_and_once(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_steps([(1, 2.5, 0.1), (2, 2.25, 0.1)])
+    folder.append_steps([])
+    RunFolder(tmp_path).append_steps([(2, 0.0, 0.0), (3, 2.0, 0.05)])
+    assert (tmp_path / "steps.csv").read_text() == "step,loss,lr\n1,2.5,0.1\n2,2.25,0.1\n3,2.0,0.05\n"
+    assert read_steps(tmp_path) == [(1, 2.5, 0.1), (2, 2.25, 0.1), (3, 2.0, 0.05)]
+
+
+def test_the_files_of_the_contract(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.predictions("test") == tmp_path / "predictions" / "test.npz"
+    assert folder.checkpoints == tmp_path / "checkpoints"
+    assert folder.log == tmp_path / "train.log"
+    assert folder.predictions("test").parent.is_dir()
+    assert folder.checkpoints.is_dir()
+    folder.write_patch("")
+    assert not (tmp_path / "code.patch").exists()
+    folder.write_patch("latin-1: \udce9\n")
+    assert (tmp_path / "code.patch").read_bytes() == b"latin-1: \xe9\n"
+
+
+def test_latest_leads_to_the_newest_run_and_moves_with_the_outputs(tmp_path):
+    outputs = tmp_path / "outputs"
+    for name in ("a", "b"):
+        RunFolder(outputs / "bn" / name).link_latest(outputs)
+    assert (outputs / "latest").readlink() == Path("bn/b")
+    outputs.rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "latest").resolve() == (tmp_path / "moved" / "bn" / "b").resolve()
+    assert [path.name for path in (tmp_path / "moved").iterdir() if path.name.startswith(".")] == []

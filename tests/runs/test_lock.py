@@ -1,0 +1,135 @@
+"""The lock of a run folder, with real processes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.lock import in_use
+from alexnet_exp.runs.read import state
+from alexnet_exp.settings import UserError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from alexnet_exp.runs.folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+with folder.lock():
+    folder.begin({}, {})
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A live process that holds the lock of tmp_path."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_folder_in_use_is_refused_and_free_once_its_process_is_killed(tmp_path, holder):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(UserError) as refused, folder.lock():
+        pass
+    assert str(refused.value) == f"{tmp_path} is in use by process {holder.pid} on {socket.gethostname()}"
+    assert state(tmp_path) == "running"
+
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert state(tmp_path) == "died"
+    with folder.lock():
+        assert in_use(tmp_path)
+        assert state(tmp_path) == "running"
+    assert not in_use(tmp_path)
+
+
+def test_a_second_lock_in_the_same_process_is_refused(tmp_path):
+    with RunFolder(tmp_path).lock(), pytest.raises(UserError, match=f"process {os.getpid()} "):
+        RunFolder(tmp_path).lock().__enter__()
+
+
+def test_an_error_inside_lets_go(tmp_path):
+    with pytest.raises(KeyError), RunFolder(tmp_path).lock():
+        raise KeyError
+    assert not in_use(tmp_path)
+
+
+FORK = HOLD.replace(
+    'print("held", flush=True)',
+    """
+    import os
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child:
+        os.read(ready, 1)
+        print(child, flush=True)
+    else:
+        os.write(tell, b"x")
+""",
+)
+
+
+def test_a_forked_worker_does_not_keep_the_lock_of_its_killed_parent(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", FORK, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    try:
+        assert in_use(tmp_path)
+        process.kill()
+        process.wait()
+        os.kill(worker, 0)  # it lives on
+        assert not in_use(tmp_path)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_forked_worker_that_leaves_the_block_closes_nothing_of_its_own(tmp_path):
+    with RunFolder(tmp_path).lock():
+        child = os.fork()
+        if child == 0:
+            own = os.open(os.devnull, os.O_RDONLY)  # gets the number that the lock had
+    if child == 0:
+        try:
+            os.fstat(own)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_looking_does_not_refuse_a_run_that_starts(tmp_path):
+    look = "import sys, time; from pathlib import Path; from alexnet_exp.runs.lock import in_use\n"
+    look += "print('looking', flush=True)\nwhile True: in_use(Path(sys.argv[1])); time.sleep(0.0002)"
+    with RunFolder(tmp_path).lock():
+        pass
+    process = subprocess.Popen([sys.executable, "-c", look, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "looking\n"
+        for _ in range(1000):
+            with RunFolder(tmp_path).lock():
+                pass
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("status", ["done", "failed", "interrupted"])
+def test_a_finished_run_is_what_it_says(tmp_path, status):
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        folder.begin({}, {})
+        folder.finish(status)
+    assert state(tmp_path) == status
+
+
+def test_a_run_without_a_lock_file_died(tmp_path):
+    RunFolder(tmp_path).begin({}, {})
+    assert state(tmp_path) == "died"
