@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from alexnet_exp.match import match
 from alexnet_exp.paths import conf_dir, groups
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
-from alexnet_exp.settings import Problem, Refused, UserError, nearest, one_of
+from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, nearest, one_of
 from alexnet_exp.validate import validate
 
 VERSION_BASE = "1.3"
@@ -112,7 +112,7 @@ def _diagnose(overrides: list[str], config_dir: str | None, error: Exception) ->
         try:
             parsed = OverridesParser.create().parse_override(text)
         except HydraException:
-            problems.append(Problem(text, "", "cannot be read as an override; write key=value, and quote a value with special characters"))
+            problems.append(Problem(text, NO_VALUE, "cannot be read as an override; write key=value, and quote a value with special characters"))
             continue
         key = parsed.key_or_group
         if key in options and parsed.package is None:
@@ -128,7 +128,7 @@ def _diagnose(overrides: list[str], config_dir: str | None, error: Exception) ->
             _compose([*good, text], config_dir)
         except (HydraException, OmegaConfBaseException) as single:
             problems.append(_wrong_value(parsed, good, config_dir, options, single))
-    return problems or [Problem(" ".join(overrides), "", _last_line(error))]
+    return problems or [Problem("configuration", NO_VALUE, _last_line(error))]
 
 
 def _wrong_option(group: str, value: Any, options: list[str]) -> list[Problem]:

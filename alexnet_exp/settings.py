@@ -16,6 +16,9 @@ class UserError(Exception):
     """What the user can mend; `str(error)` is what to print, without a traceback. The process then exits with 2."""
 
 
+NO_VALUE = object()  # of a problem with words that are no setting at all
+
+
 @dataclass(frozen=True)
 class Problem:
     """One refused setting: its dotted key, its value, and what to write instead."""
@@ -25,6 +28,8 @@ class Problem:
     instead: str
 
     def __str__(self) -> str:
+        if self.value is NO_VALUE:
+            return f"{self.key}: {self.instead}"
         value = "null" if self.value is None else self.value
         return f"{self.key}={value}: {self.instead}"
 

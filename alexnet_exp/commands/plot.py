@@ -9,6 +9,7 @@ from alexnet_exp.commands.parser import Parser, with_overrides
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.read import read_metrics, read_result
 from alexnet_exp.settings import UserError
+from alexnet_exp.validate import validate
 
 
 def run(arguments: list[str]) -> int:
@@ -91,12 +92,12 @@ def _schedule(arguments: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", default="schedule.png")
     given = parser.parse_args(arguments)
 
-    from alexnet_exp.config import composed
+    from alexnet_exp.config import compose
     from alexnet_exp.optim.schedules import curve
     from alexnet_exp.optim.spec import Plateau, Schedule
     from alexnet_exp.plots.schedule import schedule
 
-    config, _ = composed(given.overrides, given.config_dir)
+    config = validate(compose(given.overrides, given.config_dir))
     if isinstance(config.schedule, Plateau) or not isinstance(config.schedule, Schedule):
         raise UserError("plot schedule: this schedule follows the validation, so it cannot be drawn before the run")
     epochs = config.trainer.max_epochs or 1

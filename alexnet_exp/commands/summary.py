@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from alexnet_exp.commands.parser import with_overrides
-from alexnet_exp.config import composed
-from alexnet_exp.match import match
+from alexnet_exp.config import compose
+from alexnet_exp.match import ends_of
 from alexnet_exp.model.count import Layer, Totals, layers, totals
 from alexnet_exp.model.memory import Memory, training_memory
-from alexnet_exp.model.spec import Network
+from alexnet_exp.model.spec import Ends, Network, complete
 from alexnet_exp.schema import Config
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import Refused, UserError
+from alexnet_exp.validate import validate
 
 # What the 2012 paper prints in section 3, and what its network counts to.
 PAPER = {
@@ -30,10 +31,10 @@ def run(arguments: list[str]) -> int:
     parser = with_overrides("summary", "A network's layers, parameters and multiply-adds, beside the paper's.")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     given = parser.parse_args(arguments)
-    config, _ = composed(given.overrides, given.config_dir)
-    spec, _, _ = match(config)
-    if not isinstance(spec, Network):
+    config = validate(compose(given.overrides, given.config_dir))
+    if not isinstance(config.model, Network):
         raise UserError("summary: counts a network made of stages; a class of your own cannot be counted without running it")
+    spec = _completed(config, config.model)
     table = layers(spec)
     memory = training_memory(table, STATES.get(config.optim.name, 2))
     batch = getattr(config.data, "batch_size", 1)
@@ -42,6 +43,18 @@ def run(arguments: list[str]) -> int:
     else:
         print("\n".join(_lines(config, spec, table, totals(table), memory, batch)))
     return 0
+
+
+def _completed(config: Config, spec: Network) -> Network:
+    """The network with what it leaves open taken from the data; what it pins stands, whatever the data is."""
+    pinned = {key: getattr(spec, key) for key in ("input_size", "in_channels", "num_classes", "width")}
+    if None not in pinned.values():
+        return spec
+    ends = vars(ends_of(config)[0]) | {key: value for key, value in pinned.items() if value is not None}
+    try:
+        return complete(spec, Ends(**ends))
+    except Refused as refused:
+        raise Refused([problem.under("model") for problem in refused.problems]) from None
 
 
 def _machine(config: Config, table: list[Layer], counted: Totals, memory: Memory, batch: int) -> dict[str, Any]:

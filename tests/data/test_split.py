@@ -50,7 +50,7 @@ def test_statistics_are_numpys(rows: list[int]) -> None:
 
 def test_statistics_of_more_than_one_chunk() -> None:
     large = torch.randint(0, 256, (70, 3, 300, 300), dtype=torch.uint8)
-    moments = Resident(large, torch.zeros(70)).statistics()
+    moments = Resident(large, torch.zeros(70, dtype=torch.int64)).statistics()
     assert np.allclose(moments.channel_std, large.numpy().astype(np.float64).std((0, 2, 3)))
 
 

@@ -69,7 +69,7 @@ def test_each_option_file_is_its_dataclass(group, specs):
         for head in ("# Purpose: ", "# Command: python -m alexnet_exp ", "# Expected: ", "# Cost: "):
             assert head in text
         option = yaml.safe_load(text)
-        assert option.pop("defaults") == [f"schema_{name}", "_self_"]
+        assert option.pop("defaults") == [f"/schema/{group}/{name}@_here_", "_self_"]
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(spec), option))
         assert isinstance(merged, spec)
         assert merged.name == name

@@ -1,0 +1,90 @@
+"""Augmentation of batches against loops over single images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alexnet_exp.data.augment import center_crop, fit, mirror, random_crop, resize
+
+IMAGES = torch.randint(0, 256, (64, 3, 12, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def seeded(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def places(image: Tensor, crop: Tensor, pad: int) -> list[tuple[int, int]]:
+    """All (top, left) at which `crop` lies in `image` with `pad` zeros around it, by looking at every one."""
+    channels, height, width = image.shape
+    padded = np.zeros((channels, height + 2 * pad, width + 2 * pad), dtype=np.uint8)
+    padded[:, pad : pad + height, pad : pad + width] = image
+    side = crop.shape[-1]
+    return [
+        (top, left)
+        for top in range(padded.shape[1] - side + 1)
+        for left in range(padded.shape[2] - side + 1)
+        if np.array_equal(padded[:, top : top + side, left : left + side], crop)
+    ]
+
+
+@pytest.mark.parametrize(("side", "pad"), [(8, 0), (10, 2), (10, 0), (1, 0), (12, 1)])
+def test_every_crop_is_a_square_of_its_own_image(side: int, pad: int) -> None:
+    crops = random_crop(IMAGES, side, pad, seeded())
+    assert (crops.shape, crops.dtype) == ((64, 3, side, side), torch.uint8)
+    assert all(places(image, crop, pad) for image, crop in zip(IMAGES, crops, strict=True))
+
+
+def test_crops_are_uniform_over_all_places() -> None:
+    image = IMAGES[:1].expand(3000, -1, -1, -1)
+    found = [places(image[0], crop, 1)[0] for crop in random_crop(image, 10, 1, seeded())]
+    counts = {place: found.count(place) for place in set(found)}
+    # 5 x 3 places, 200 each: 4 standard deviations are 55
+    assert len(counts) == 15
+    assert all(145 <= count <= 255 for count in counts.values())
+
+
+def test_a_crop_of_the_whole_image_is_the_image() -> None:
+    square = IMAGES[..., :10, :]
+    assert torch.equal(random_crop(square, 10, 0, seeded()), square)
+
+
+def test_randomness_is_the_generators() -> None:
+    for draw in (lambda g: random_crop(IMAGES, 6, 2, g), lambda g: mirror(IMAGES, g)):
+        assert torch.equal(draw(seeded(1)), draw(seeded(1)))
+        assert not torch.equal(draw(seeded(1)), draw(seeded(2)))
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    images = torch.arange(4, dtype=torch.uint8).expand(4000, 2, 3, 4)
+    mirrored = mirror(images, seeded())
+    rows = mirrored[:, 1, 2].tolist()
+    assert set(map(tuple, rows)) == {(0, 1, 2, 3), (3, 2, 1, 0)}
+    # 4 standard deviations are 126
+    assert abs(sum(row == [3, 2, 1, 0] for row in rows) - 2000) < 126
+
+
+def test_center_crop() -> None:
+    expected = torch.stack([torch.from_numpy(image.numpy()[:, 2:10, 1:9]) for image in IMAGES])
+    assert torch.equal(center_crop(IMAGES, 8), expected)
+    # an odd margin: the smaller half is above and left
+    assert torch.equal(center_crop(IMAGES, 9)[0], IMAGES[0, :, 1:10, 0:9])
+
+
+@pytest.mark.parametrize("side", [5, 8, 24])
+def test_resize_is_pillows_bilinear(side: int) -> None:
+    square = IMAGES[:4, :, :10, :]
+    expected = [np.array(Image.fromarray(i.numpy()[0]).resize((side, side), Image.Resampling.BILINEAR)) for i in square]
+    difference = resize(square, side)[:, 0].int() - torch.from_numpy(np.stack(expected)).int()
+    assert difference.abs().max() <= 1
+
+
+def test_fit_repeats_grey_and_keeps_floats() -> None:
+    grey = IMAGES[:, :1, :10, :]
+    fitted = fit(grey, 3, 10)
+    assert torch.equal(fitted, torch.cat([grey, grey, grey], 1))
+    assert fit(grey.double(), 1, 20).is_floating_point()
+    assert fit(grey, 3, 20).dtype == torch.uint8

@@ -1,0 +1,243 @@
+"""CIFAR from small archives of the same form: found, downloaded, read safely."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import struct
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_exp.data.cifar import open_cifar
+from alexnet_exp.data.spec import Cifar10, Cifar100
+from alexnet_exp.settings import UserError
+
+NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+PIXELS = {name: np.random.default_rng(i).integers(0, 256, (4, 3072), dtype=np.uint8) for i, name in enumerate(NAMES)}
+LABELS = {name: [(4 * i + j) % 10 for j in range(4)] for i, name in enumerate(NAMES)}
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes text and bytes as Python 2 wrote its byte strings: the form of the real archives."""
+
+    def save_string(self, value: str | bytes) -> None:
+        content = value.encode("latin1") if isinstance(value, str) else value
+        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
+
+    dispatch: ClassVar = {**pickle._Pickler.dispatch, str: save_string, bytes: save_string}
+
+
+def python2(batch: object) -> bytes:
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, protocol=2).dump(batch)
+    # numpy's name for the module until its version 2
+    return buffer.getvalue().replace(b"numpy._core", b"numpy.core")
+
+
+def batches(dump: Callable[[object], bytes] = python2) -> dict[str, bytes]:
+    return {name: dump({"data": PIXELS[name], "labels": LABELS[name]}) for name in NAMES}
+
+
+def write_archive(path: Path, members: dict[str, bytes], inside: str = "cifar-10-batches-py") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"{inside}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_folder(path: Path, members: dict[str, bytes]) -> None:
+    path.mkdir(parents=True)
+    for name, content in members.items():
+        (path / name).write_bytes(content)
+
+
+def spec(root: Path, **settings: object) -> Cifar10:
+    return Cifar10(root=str(root), **{"download": False, **settings})  # type: ignore[arg-type]
+
+
+def assert_right(found: Cifar10) -> None:
+    source = open_cifar(found)
+    assert source.test is not None
+    assert np.array_equal(
+        source.train.images(torch.arange(20)), np.concatenate([PIXELS[n] for n in NAMES[:5]]).reshape(-1, 3, 32, 32)
+    )
+    assert source.train.labels.tolist() == [label for name in NAMES[:5] for label in LABELS[name]]
+    assert np.array_equal(source.test.images(torch.arange(4)), PIXELS["test_batch"].reshape(-1, 3, 32, 32))
+    assert (source.classes[0], source.train.shape) == ("airplane", (3, 32, 32))
+
+
+def failure(found: Cifar10) -> str:
+    with pytest.raises(UserError) as error:
+        open_cifar(found)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_an_archive_in_the_root(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "root" / "cifar-10-python.tar.gz", batches())
+    assert_right(spec(tmp_path / "root"))
+    assert_right(spec(path))
+    # nothing was extracted
+    assert os.listdir(tmp_path / "root") == ["cifar-10-python.tar.gz"]
+
+
+def test_an_extracted_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "cifar-10-batches-py", batches())
+    assert_right(spec(tmp_path))
+    assert_right(spec(tmp_path / "cifar-10-batches-py"))
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py.tar.gz", "cifar-10-batches-py-target_archive"])
+def test_kerass_archive(tmp_path: Path, name: str) -> None:
+    write_archive(tmp_path / "home" / ".keras" / "datasets" / name, batches())
+    assert_right(spec(tmp_path / "root"))
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-10-batches-py-target/cifar-10-batches-py"])
+def test_kerass_folder(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    write_folder(tmp_path / "keras" / "datasets" / name, batches())
+    assert_right(spec(tmp_path / "root"))
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_batches_that_python_3_wrote(tmp_path: Path, protocol: int) -> None:
+    write_folder(tmp_path / "cifar-10-batches-py", batches(functools.partial(pickle.dumps, protocol=protocol)))
+    assert_right(spec(tmp_path))
+
+
+def test_an_unfinished_folder_is_passed_over(tmp_path: Path) -> None:
+    write_folder(tmp_path / "cifar-10-batches-py", {"data_batch_1": b""})
+    write_archive(tmp_path / "cifar-10-python.tar.gz", batches())
+    assert_right(spec(tmp_path))
+
+
+def test_cifar100_reads_the_fine_labels(tmp_path: Path) -> None:
+    def batch(labels: list[int]) -> bytes:
+        return python2({"data": PIXELS["test_batch"], "fine_labels": labels, "coarse_labels": [0] * 4})
+
+    members = {"train": batch([99, 1, 2, 3]), "test": batch([5, 6, 7, 8])}
+    write_archive(tmp_path / "cifar-100-python.tar.gz", members, "cifar-100-python")
+    source = open_cifar(Cifar100(root=str(tmp_path), download=False))
+    assert source.train.labels.tolist() == [99, 1, 2, 3]
+    assert source.classes[99] == "worm"
+
+
+def test_without_download_it_says_what_to_place_where(tmp_path: Path) -> None:
+    line = failure(spec(tmp_path))
+    assert f"put cifar-10-python.tar.gz from {Cifar10().url} into {tmp_path}" in line
+
+
+class Opens:
+    """Pickles to a call that would write a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("place", ["folder", "archive"])
+def test_a_pickle_that_wants_to_run_something_does_not(tmp_path: Path, place: str) -> None:
+    evil = batches() | {"data_batch_3": python2({"data": Opens(tmp_path / "ran"), "labels": []})}
+    if place == "folder":
+        write_folder(tmp_path / "cifar-10-batches-py", evil)
+    else:
+        write_archive(tmp_path / "cifar-10-python.tar.gz", evil)
+    assert "it wants to load" in failure(spec(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_members_that_point_outside_are_not_written(tmp_path: Path) -> None:
+    root = tmp_path / "a" / "b"
+    write_archive(root / "cifar-10-python.tar.gz", batches(), inside="../..")
+    before = sorted(tmp_path.rglob("*"))
+    assert_right(spec(root))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"data": PIXELS["test_batch"][:, :-1], "labels": [0] * 4},
+        {"data": PIXELS["test_batch"].astype(np.float32), "labels": [0] * 4},
+        {"data": PIXELS["test_batch"], "labels": [0] * 3},
+        {"data": PIXELS["test_batch"], "labels": [0, 1, 2, 10]},
+        {"data": PIXELS["test_batch"]},
+        [1, 2],
+    ],
+)
+def test_a_batch_of_another_form_is_refused(tmp_path: Path, batch: object) -> None:
+    write_archive(tmp_path / "cifar-10-python.tar.gz", batches() | {"test_batch": python2(batch)})
+    assert str(tmp_path / "cifar-10-python.tar.gz") in failure(spec(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not an archive", "a batch missing"])
+def test_a_damaged_archive_is_named(tmp_path: Path, damage: str) -> None:
+    path = write_archive(tmp_path / "cifar-10-python.tar.gz", batches())
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:20000])
+    elif damage == "not an archive":
+        path.write_bytes(b"<html>not found</html>")
+    else:
+        write_archive(path, {name: content for name, content in batches().items() if name != "data_batch_2"})
+    assert failure(spec(tmp_path)).startswith(f"{path}: damaged, or not cifar-10-python.tar.gz")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that asks for the headers only and hangs up is no news."""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address of an archive on a local server, and the archive."""
+    path = write_archive(tmp_path / "www" / "mirror.tar.gz", batches())
+    handler = functools.partial(Quiet, directory=str(path.parent))
+    with Server(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/mirror.tar.gz", path
+        server.shutdown()
+
+
+def test_download_is_checked_and_kept(served: tuple[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    url, path = served
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    assert_right(spec(tmp_path / "root", url=url, md5=md5, download=True))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "100%" in err
+    assert os.listdir(tmp_path / "root") == ["cifar-10-python.tar.gz"]
+    path.unlink()
+    assert_right(spec(tmp_path / "root", url=url, md5=md5, download=True))
+
+
+@pytest.mark.parametrize("failing", ["checksum", "missing", "refused"])
+def test_a_failed_download_leaves_nothing_and_says_what_to_do(
+    served: tuple[str, Path], tmp_path: Path, failing: str
+) -> None:
+    url = {"checksum": served[0], "missing": f"{served[0]}.no", "refused": "http://127.0.0.1:9/x"}[failing]
+    line = failure(spec(tmp_path / "root", url=url, download=True))
+    assert "could not be downloaded" in line
+    assert f"put cifar-10-python.tar.gz from {url} into {tmp_path / 'root'}" in line
+    assert list((tmp_path / "root").glob("*")) == []

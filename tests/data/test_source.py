@@ -1,0 +1,158 @@
+"""Where validation and test images come from, for every kind of source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from alexnet_exp.data.source import open_source
+from alexnet_exp.data.spec import Digits, Folder, ImageNet, Random, Val
+from alexnet_exp.data.split import Source, Split, Streamed
+from alexnet_exp.settings import UserError
+
+MakeImages = Callable[..., Path]
+
+
+def pixels(split: Split | None) -> set[bytes]:
+    """Each image's bytes: equal images are told by them."""
+    assert split is not None
+    return {image.numpy().tobytes() for image in split.images(torch.arange(len(split)))}
+
+
+def folder(root: Path, seed: int = 1, **settings: object) -> Source:
+    return open_source(Folder(root=str(root), **settings), seed)  # type: ignore[arg-type]
+
+
+def test_digits_are_scikit_learns() -> None:
+    source = open_source(Digits(size=8), seed=1)
+    assert source.val is not None
+    assert source.test is not None
+    assert (len(source.train) + len(source.val), len(source.test)) == (1437, 360)
+    # unsplit, as sets of (pixels, label)
+    data, targets = load_digits(return_X_y=True)
+    wanted = sorted((np.round(d * 255 / 16).astype(np.uint8).tobytes(), int(t)) for d, t in zip(data, targets, strict=True))
+    got = [
+        (image.numpy().tobytes(), int(label))
+        for split in (source.train, source.val, source.test)
+        for image, label in zip(split.images(torch.arange(len(split))), split.labels, strict=True)
+    ]
+    assert sorted(got) == wanted
+    assert source.test.images(torch.tensor([0])).max() == 255
+
+
+def test_digits_are_enlarged_and_the_test_is_stratified() -> None:
+    source = open_source(Digits(), seed=1)
+    assert source.train.shape == (1, 32, 32)
+    assert source.test is not None
+    per_class = torch.bincount(source.test.labels)
+    assert 35 <= per_class.min() <= per_class.max() <= 37
+
+
+def test_the_seed_chooses_validation_and_nothing_else() -> None:
+    one, again, two = (open_source(Digits(size=8), seed) for seed in (1, 1, 2))
+    assert pixels(one.val) == pixels(again.val) != pixels(two.val)
+    assert pixels(one.train).isdisjoint(pixels(one.val))
+    assert pixels(one.test) == pixels(two.test)
+    assert one.fingerprint == two.fingerprint != open_source(Digits(size=9), 1).fingerprint
+
+
+def test_validation_is_in_proportion() -> None:
+    source = open_source(Digits(size=8, val_fraction=0.25), seed=1)
+    assert source.val is not None
+    train, val = torch.bincount(source.train.labels), torch.bincount(source.val.labels)
+    assert ((val / (train + val)) - 0.25).abs().max() < 0.01
+
+
+def test_validation_on_the_test_images_or_none() -> None:
+    tutorial = open_source(Digits(size=8, val=Val.test), seed=1)
+    assert (len(tutorial.train), tutorial.val) == (1437, tutorial.test)
+    none = open_source(Digits(size=8, val=Val.none), seed=1)
+    assert (len(none.train), none.val) == (1437, None)
+
+
+def test_a_subset_is_taken_of_the_training_images_in_proportion() -> None:
+    whole, part = (open_source(Digits(size=8, subset=subset), seed=1) for subset in (None, 100))
+    assert len(part.train) == 100
+    assert pixels(part.train) <= pixels(whole.train)
+    assert pixels(part.val) == pixels(whole.val)
+    assert set(torch.bincount(part.train.labels).tolist()) <= {9, 10, 11}
+    assert any("subset of 100" in note for note in part.notes)
+
+
+def test_random_is_the_same_every_time() -> None:
+    spec = Random(size=6, channels=1, classes=3, n=16)
+    one, two = open_source(spec, seed=1), open_source(spec, seed=2)
+    assert one.fingerprint == two.fingerprint
+    assert one.train.shape == (1, 6, 6)
+    assert one.test is not None
+    assert len(one.test) == 2
+
+
+def test_a_bare_folder_gives_validation_and_no_test(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path, {"cat": 10, "dog": 20})
+    source = folder(tmp_path)
+    assert source.val is not None
+    assert torch.bincount(source.val.labels).tolist() == [1, 2]
+    assert torch.bincount(source.train.labels).tolist() == [9, 18]
+    assert source.test is None
+    assert "no test folder, so no test images" in source.notes
+    with pytest.raises(UserError, match=r"data\.val=test: there are no test images"):
+        folder(tmp_path, val=Val.test)
+
+
+def test_a_class_of_one_image_leaves_no_validation(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path, {"cat": 5, "dog": 1})
+    source = folder(tmp_path)
+    assert (source.val, len(source.train)) == (None, 6)
+    assert "one image only" in source.val_from
+
+
+def test_folders_of_val_and_test_are_used_as_they_are(tmp_path: Path, make_images: MakeImages) -> None:
+    for seed, (part, count) in enumerate({"train": 4, "val": 3, "test": 2}.items()):
+        make_images(tmp_path / part, {"cat": count, "dog": count}, seed=seed)
+    source = folder(tmp_path)
+    assert [len(split or []) for split in (source.train, source.val, source.test)] == [8, 6, 4]
+    assert source.val_from == "the val folder"
+    assert folder(tmp_path, val=Val.none).val is None
+    tutorial = folder(tmp_path, val=Val.test)
+    assert pixels(tutorial.val) == pixels(source.test)
+
+
+def test_val_stands_in_for_the_test_when_asked(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path / "train", {"cat": 2, "dog": 2})
+    make_images(tmp_path / "val", {"cat": 1, "dog": 1}, seed=1)
+    source = folder(tmp_path)
+    assert source.test is None
+    assert any("data.val=test takes val/ for it" in note for note in source.notes)
+    both = folder(tmp_path, val=Val.test)
+    assert pixels(both.test) == pixels(both.val) == pixels(source.val)
+
+
+def test_large_images_are_streamed_and_a_broken_one_is_named(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path, {"cat": 3, "dog": 3}, (70, 80))
+    source = folder(tmp_path, size=66)
+    assert isinstance(source.train, Streamed)
+    assert source.train.images(torch.tensor([0, 1])).shape == (2, 3, 66, 66)
+    (tmp_path / "cat" / "000.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"cat.000\.png: not an image"):
+        folder(tmp_path, size=66, val=Val.none).train.images(torch.tensor([0]))
+
+
+def test_imagenets_validation_set_is_the_test(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path / "train", {"n01440764": 4, "n01443537": 4})
+    make_images(tmp_path / "val", {"n01440764": 1, "n01443537": 2})
+    source = open_source(ImageNet(root=str(tmp_path), size=66), seed=1)
+    assert [len(split or []) for split in (source.train, source.val, source.test)] == [6, 2, 3]
+    assert source.train.shape == (3, 66, 66)
+
+
+def test_imagenets_flat_validation_folder_is_refused(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path / "train", {"n01440764": 1, "n01443537": 1})
+    make_images(tmp_path, {"val": 2})
+    with pytest.raises(UserError, match="sort its images into val/WNID"):
+        open_source(ImageNet(root=str(tmp_path)), seed=1)
