@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytorch_lightning as pl
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from alexnet_exp.data.augment import center_crop, fit, mirror, random_crop
 from alexnet_exp.data.facts import check_crop
+from alexnet_exp.data.images import cores
 from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Data
@@ -120,14 +120,20 @@ class ImageData(pl.LightningDataModule):
         images, labels = batch
         if self.trainer is not None and self.trainer.training:
             images = self.augment(images, self._epoch, self._batch)
-        else:
-            images = center_crop(images, self.crop)
-        return fit(images, self.in_channels, self.input_size), labels
+            return fit(images, self.in_channels, self.input_size), labels
+        return self.centred(images), labels
+
+    def centred(self, images: Tensor) -> Tensor:
+        """Images as an evaluation sees them: the central crop, in the network's channels and size."""
+        return fit(center_crop(images, self.crop), self.in_channels, self.input_size)
 
     def augment(self, images: Tensor, epoch: int, batch: int) -> Tensor:
         """The random crops and mirrors that this rank's images get in a batch of an epoch."""
         generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch, batch, self._rank))
-        images = random_crop(images, self.crop, self.spec.pad, generator)
+        if self.spec.random_crop:
+            images = random_crop(images, self.crop, self.spec.pad, generator)
+        else:
+            images = center_crop(images, self.crop)
         return mirror(images, generator) if self.spec.mirror else images
 
     def _loader(self, split: Split, shuffle: bool) -> ResidentLoader:
@@ -159,8 +165,7 @@ class ImageData(pl.LightningDataModule):
     def _workers(self) -> int:
         if self.spec.workers is not None:
             return self.spec.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(MOST_WORKERS, cores // self._world))
+        return max(1, min(MOST_WORKERS, cores() // self._world))
 
     def _open_once(self) -> None:
         if self._opened:

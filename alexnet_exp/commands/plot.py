@@ -95,7 +95,7 @@ def _schedule(arguments: list[str]) -> int:
     from alexnet_exp.config import compose
     from alexnet_exp.optim.schedules import curve
     from alexnet_exp.optim.spec import Plateau, Schedule
-    from alexnet_exp.plots.schedule import schedule
+    from alexnet_exp.plots.curves import schedule
 
     config = validate(compose(given.overrides, given.config_dir))
     if isinstance(config.schedule, Plateau) or not isinstance(config.schedule, Schedule):

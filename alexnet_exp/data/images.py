@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ JPEG_START = b"\xff\xd8\xff"
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 # Below this many images a progress bar is noise.
 PROGRESS_FROM = 2000
+# What a thread is given at once: small images decode faster than tasks change hands.
+CHUNK = 64
 
 
 def read_image(path: str | Path, size: int) -> Tensor:
@@ -50,9 +53,19 @@ def read_images(paths: Sequence[str], size: int, doing: str = "") -> Iterator[Te
     from rich.progress import track
 
     quiet = not doing or len(paths) < PROGRESS_FROM
-    with ThreadPoolExecutor(_cores()) as threads:
-        images = threads.map(partial(read_image, size=size), paths)
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(cores()) as threads:
+        images = chain.from_iterable(threads.map(partial(_read_chunk, size), chunks))
         yield from track(images, doing, len(paths), disable=quiet, console=Console(stderr=True))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read_chunk(size: int, paths: Sequence[str]) -> list[Tensor]:
+    return [read_image(path, size) for path in paths]
 
 
 def _decode(data: bytes) -> Tensor:
@@ -91,7 +104,3 @@ def _square(pixels: Tensor, size: int) -> Tensor:
 def _reason(error: Exception) -> str:
     """The last part of the error's first line: torchvision puts the source file and line before it."""
     return str(error).splitlines()[0].rsplit(", ", 1)[-1] if str(error) else type(error).__name__
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

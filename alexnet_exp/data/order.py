@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 
 import torch
 from torch import Tensor
@@ -155,6 +156,10 @@ class _Decoder(Dataset[Tensor | UserError]):
             return error
 
 
-def _worker_context() -> str:
-    """A fork of a process with threads or a CUDA context may hang; a fork server's is neither."""
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+def _worker_context() -> BaseContext:
+    """A fork of a process with threads or a CUDA context may hang; a fork server has neither and imports torch once."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context

@@ -25,6 +25,7 @@ class Data:
     val, val_fraction: see `Val`; the part of each class's training images that is split off, by the run's seed.
     crop: side of the square cut out, at random in training and at the centre otherwise; null = the network's input
         size, or the whole image where that is smaller. A crop that differs from the input size is resized to it.
+    random_crop: whether a training image is cropped at a random place; else at its centre, as in an evaluation.
     pad: zeros put around a training image before its random crop, in pixels.
     mirror: whether a training image is mirrored left to right every other time.
     workers: processes that decode images which are not held in memory; null = the CPU cores of this rank, 16 at most;
@@ -37,6 +38,7 @@ class Data:
     val: Val = Val.split
     val_fraction: float = 0.1
     crop: int | None = None
+    random_crop: bool = True
     pad: int = 0
     mirror: bool = False
     workers: int | None = None

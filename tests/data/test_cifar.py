@@ -6,7 +6,6 @@ import functools
 import hashlib
 import http.server
 import io
-import os
 import pickle
 import struct
 import tarfile
@@ -92,7 +91,7 @@ def test_an_archive_in_the_root(tmp_path: Path) -> None:
     assert_right(spec(tmp_path / "root"))
     assert_right(spec(path))
     # nothing was extracted
-    assert os.listdir(tmp_path / "root") == ["cifar-10-python.tar.gz"]
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-python.tar.gz"]
 
 
 def test_an_extracted_folder(tmp_path: Path) -> None:
@@ -220,14 +219,16 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         server.shutdown()
 
 
-def test_download_is_checked_and_kept(served: tuple[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_download_is_checked_and_kept(
+    served: tuple[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     url, path = served
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     assert_right(spec(tmp_path / "root", url=url, md5=md5, download=True))
     out, err = capfd.readouterr()
     assert out == ""
     assert "100%" in err
-    assert os.listdir(tmp_path / "root") == ["cifar-10-python.tar.gz"]
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-python.tar.gz"]
     path.unlink()
     assert_right(spec(tmp_path / "root", url=url, md5=md5, download=True))
 

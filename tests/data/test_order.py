@@ -109,7 +109,7 @@ def test_streamed_batches_are_those_of_memory(streamed: Streamed, workers: int) 
     torch.manual_seed(3)
     expected_state = torch.get_rng_state()
     loader = StreamedLoader(streamed, plan, order, workers=workers)
-    for epoch in (0, 1):  # noqa: B007 (read by order)
+    for epoch in (0, 1):
         if epoch == 1:
             # an epoch cut short must not leave anything for the next
             next(iter(loader))

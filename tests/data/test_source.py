@@ -35,7 +35,9 @@ def test_digits_are_scikit_learns() -> None:
     assert (len(source.train) + len(source.val), len(source.test)) == (1437, 360)
     # unsplit, as sets of (pixels, label)
     data, targets = load_digits(return_X_y=True)
-    wanted = sorted((np.round(d * 255 / 16).astype(np.uint8).tobytes(), int(t)) for d, t in zip(data, targets, strict=True))
+    wanted = sorted(
+        (np.round(d * 255 / 16).astype(np.uint8).tobytes(), int(t)) for d, t in zip(data, targets, strict=True)
+    )
     got = [
         (image.numpy().tobytes(), int(label))
         for split in (source.train, source.val, source.test)

@@ -31,6 +31,13 @@ def test_a_part_of_a_resident_split_shares_its_pixels() -> None:
     assert torch.equal(part.images(torch.tensor([1, 0, 1])), PIXELS[[7, 5, 7]])
 
 
+def test_the_same_split_on_another_copy_of_the_pixels() -> None:
+    part = Resident(PIXELS, LABELS).select(torch.tensor([7, 2]))
+    moved = part.on(255 - PIXELS)
+    assert torch.equal(moved.images(torch.arange(2)), 255 - PIXELS[[7, 2]])
+    assert moved.labels.tolist() == [1, 2]
+
+
 def test_streamed_images_are_those_of_the_files(streamed: Streamed) -> None:
     part = streamed.select(torch.tensor([6, 0]))
     expected = np.stack([np.array(Image.open(streamed.paths[i])).transpose(2, 0, 1) for i in (0, 6)])
@@ -54,9 +61,7 @@ def test_statistics_of_more_than_one_chunk() -> None:
     assert np.allclose(moments.channel_std, large.numpy().astype(np.float64).std((0, 2, 3)))
 
 
-def test_statistics_of_files_come_from_evenly_spaced_ones(
-    streamed: Streamed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_statistics_of_files_come_from_evenly_spaced_ones(streamed: Streamed, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = streamed.images(torch.arange(7)).double()
     assert np.allclose(streamed.statistics().pixel_mean, whole.mean(0))
     monkeypatch.setattr(split_module, "STATISTICS_SAMPLE", 3)
