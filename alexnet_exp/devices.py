@@ -45,7 +45,9 @@ def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
             best = _best()
             return best, 1, "one device, the best there is"
         accelerator = trainer.accelerator if trainer.accelerator not in (None, "auto") else _best()
-        accelerator = "cuda" if accelerator == "gpu" and torch.cuda.is_available() else str(accelerator)
+        accelerator = str(accelerator)
+        if accelerator == "gpu":
+            accelerator = "mps" if torch.backends.mps.is_available() else "cuda"
         return accelerator, _devices(trainer, accelerator), ""
     there = torch.cuda.device_count()
     if gpus in (0, []):
@@ -61,6 +63,8 @@ def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
 def _devices(trainer: Trainer, accelerator: str) -> int | list[int]:
     devices = trainer.devices
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(accelerator)
+    if there == 0:
+        raise Refused([Problem("trainer.accelerator", trainer.accelerator, "this machine has none; write trainer.gpus=0 for the CPU")])
     if devices is None:
         count: int | list[int] = 1
     elif devices in ("auto", -1):

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from alexnet_exp.settings import Problem, Refused, nearest
@@ -19,18 +20,32 @@ from alexnet_exp.settings import Problem, Refused, nearest
 TARGET = "_target_"
 ALLOW = "ALEXNET_EXP_ALLOW"
 
-# What a class of each role must subclass, and how many arguments we pass it before the configuration's.
-BASES = {
-    "model": ("torch.nn.Module", 0),
-    "data": ("pytorch_lightning.LightningDataModule", 0),
-    "module": ("pytorch_lightning.LightningModule", 0),
-    "optim": ("torch.optim.Optimizer", 1),
-    "schedule": ("torch.optim.lr_scheduler.LRScheduler", 1),
-    "logger": ("pytorch_lightning.loggers.Logger", 0),
-    "callbacks": ("pytorch_lightning.Callback", 0),
+
+@dataclass(frozen=True)
+class Role:
+    """What a class of a group must subclass, and what we pass its constructor.
+
+    first: how many arguments come before the configuration's own (an optimizer's parameters, a schedule's optimizer).
+    offered: what we pass by name where the class takes it and the configuration does not give it.
+    """
+
+    base: str
+    first: int = 0
+    offered: tuple[str, ...] = ()
+
+
+ROLES = {
+    "model": Role("torch.nn.Module", offered=("num_classes", "in_channels", "input_size")),
+    "data": Role("pytorch_lightning.LightningDataModule", offered=("input_size", "in_channels", "seed")),
+    "module": Role(
+        "pytorch_lightning.LightningModule",
+        offered=("network", "preprocess", "optim", "schedule", "loss", "seed"),
+    ),
+    "optim": Role("torch.optim.Optimizer", first=1),
+    "schedule": Role("torch.optim.lr_scheduler.LRScheduler", first=1),
+    "logger": Role("pytorch_lightning.loggers.Logger"),
+    "callbacks": Role("pytorch_lightning.Callback"),
 }
-# What we pass by name to a class that takes it and was not given it: the ends of a network, the run's seed.
-OFFERED = ("num_classes", "in_channels", "input_size", "seed", "network", "preprocess", "optim", "schedule", "loss")
 
 
 def allowed() -> set[str]:
@@ -51,7 +66,7 @@ class UserClass:
     """
 
     def __init__(self, role: str, node: Mapping[str, Any], prefix: str):
-        self.role, self.prefix = role, prefix
+        self.role, self.prefix = ROLES[role], prefix
         self.target = node.get(TARGET)
         self.arguments = {str(key): value for key, value in node.items() if key != TARGET}
         self.name = str(self.target).rpartition(".")[2]
@@ -70,16 +85,17 @@ class UserClass:
         module, _, name = self.target.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), name)
-        except ImportError as error:
-            raise self._refuse(f"cannot be imported: {error}") from error
+        except ModuleNotFoundError as error:
+            raise self._refuse(f"{error}; type python -m alexnet_exp in the folder that holds {package}, or install it") from error
         except AttributeError:
             near = nearest(name, vars(importlib.import_module(module)))
             raise self._refuse(f"{module} has no {name}" + (f"; did you mean {near}?" if near else "")) from None
-        base_name = BASES[self.role][0]
-        base_module, _, base_class = base_name.rpartition(".")
+        except Exception as error:  # whatever the user's own code raises while it is imported
+            raise self._refuse(f"cannot be imported: {type(error).__name__}: {error}") from error
+        base_module, _, base_class = self.role.base.rpartition(".")
         base = getattr(importlib.import_module(base_module), base_class)
         if not (isinstance(found, type) and issubclass(found, base)):
-            raise self._refuse(f"must be a subclass of {base_name}")
+            raise self._refuse(f"must be a subclass of {self.role.base}")
         return found
 
     def _check_arguments(self) -> None:
@@ -87,7 +103,7 @@ class UserClass:
         parameters = inspect.signature(self.cls).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        named = named[BASES[self.role][1] :]
+        named = named[self.role.first :]
         problems = []
         for key, value in self.arguments.items():
             if key not in named and not takes_any:
@@ -96,7 +112,7 @@ class UserClass:
                 problems.append(Problem(f"{self.prefix}.{key}", value, f"{self.name} has no such argument; {advice}"))
         for key in named:
             missing = parameters[key].default is inspect.Parameter.empty
-            if missing and key not in self.arguments and key not in OFFERED:
+            if missing and key not in self.arguments and key not in self.role.offered:
                 problems.append(Problem(f"{self.prefix}.{key}", None, f"{self.name} needs this argument"))
         if problems:
             raise Refused(problems)

@@ -169,7 +169,7 @@ class AlexNetModule(pl.LightningModule):
         """What `optim.lr` is multiplied by in the step that comes next."""
         if isinstance(self.schedule, Plateau):
             return plateau_factor(self.schedule, self.history)
-        total = int(self.trainer.estimated_stepping_batches)
+        total = int(self.trainer.estimated_stepping_batches) if self.schedule.needs_total else 0  # a run may have no end
         per_epoch = max(1, -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches))
         return factor(self.schedule, self.global_step, total, per_epoch)
 

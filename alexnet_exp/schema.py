@@ -7,6 +7,7 @@ carries `name`, which chooses one.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -27,6 +28,12 @@ PRECISIONS = (
     "transformer-engine",
     "transformer-engine-float16",
 )
+
+
+# Strategies that work without a package or a setting more; Lightning has others, for clusters and very large networks.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
+LIMITS = (*(f"limit_{split}_batches" for split in ("train", "val", "test", "predict")), "overfit_batches")
+DURATION = r"\d+:\d{1,2}:\d{1,2}:\d{1,2}"  # days:hours:minutes:seconds
 
 
 class Which(Enum):
@@ -129,12 +136,15 @@ class Trainer:
         checks.above("gradient_clip_val", 0)
         checks.one_of("gradient_clip_algorithm", ("norm", "value"))
         checks.one_of("accelerator", ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
+        checks.one_of("strategy", STRATEGIES)
         checks.one_of("profiler", ("simple", "advanced", "pytorch"))
         self._check_devices(checks)
-        for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"):
+        for key in LIMITS:
             self._check_limit(checks, key)
         if self.deterministic not in (None, True, False, "warn"):
             checks.refuse("deterministic", "must be true, false, warn or null")
+        checks.that("fast_dev_run", isinstance(self.fast_dev_run, bool) or _is_count(self.fast_dev_run), "must be true, false, or a number of batches")
+        self._check_lengths(checks)
         checks.done()
 
     def _check_devices(self, checks: Checks) -> None:
@@ -149,13 +159,24 @@ class Trainer:
 
     def _check_limit(self, checks: Checks, key: str) -> None:
         value = getattr(self, key)
-        if value is None or _is_count(value) or (isinstance(value, float) and 0 <= value <= 1):
-            return
-        checks.refuse(key, "must be a number of batches, or a fraction of them from 0.0 to 1.0")
+        usable = value is None or _is_amount(value)
+        checks.that(key, usable, "must be a number of batches, or a fraction of them from 0.0 to 1.0")
+
+    def _check_lengths(self, checks: Checks) -> None:
+        timed = self.max_time is None or re.fullmatch(DURATION, self.max_time) is not None
+        checks.that("max_time", timed, "must be days:hours:minutes:seconds, such as 00:12:00:00")
+        often = self.val_check_interval
+        known = often is None or (isinstance(often, str) and re.fullmatch(DURATION, often)) or _is_amount(often)
+        checks.that("val_check_interval", bool(known), "must be a number of batches, a fraction of an epoch, or DD:HH:MM:SS")
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_amount(value: Any) -> bool:
+    """Whether Lightning takes it for so many batches (a whole number), or a part of them (0.0 to 1.0)."""
+    return _is_count(value) or (isinstance(value, float) and 0 <= value <= 1)
 
 
 @dataclass

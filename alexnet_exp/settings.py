@@ -7,7 +7,8 @@ problems of many settings, so that all of them are told at once. No torch here: 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,7 @@ class Problem:
     def __str__(self) -> str:
         if self.value is NO_VALUE:
             return f"{self.key}: {self.instead}"
-        value = "null" if self.value is None else self.value
-        return f"{self.key}={value}: {self.instead}"
+        return f"{self.key}={shown(self.value)}: {self.instead}"
 
     def under(self, prefix: str) -> Problem:
         """The same problem seen from the configuration's root: `lr` of the node `optim` is `optim.lr`."""
@@ -74,14 +74,14 @@ class Checks:
             self.refuse(key, instead)
 
     def above(self, key: str, low: float) -> None:
-        """`key` must be a number greater than `low` (null is left alone)."""
+        """`key` must be a finite number greater than `low` (null is left alone)."""
         value = getattr(self.node, key)
-        self.that(key, value is None or value > low, f"must be greater than {low}")
+        self.that(key, value is None or low < value < math.inf, f"must be greater than {low}{_finite(value)}")
 
     def at_least(self, key: str, low: float) -> None:
-        """`key` must be a number of at least `low` (null is left alone)."""
+        """`key` must be a finite number of at least `low` (null is left alone)."""
         value = getattr(self.node, key)
-        self.that(key, value is None or value >= low, f"must be at least {low}")
+        self.that(key, value is None or low <= value < math.inf, f"must be at least {low}{_finite(value)}")
 
     def between(self, key: str, low: float, high: float) -> None:
         """`key` must lie in [low, high] (null is left alone)."""
@@ -105,14 +105,33 @@ class Checks:
             raise Refused(self.problems)
 
 
+def _finite(value: Any) -> str:
+    return " and finite" if value == math.inf else ""
+
+
+def shown(value: Any) -> str:
+    """A value as one writes it in YAML or behind `key=`: null, true, [a, b]."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    return str(value)
+
+
 def nearest(word: Any, names: Iterable[str]) -> str | None:
-    """The name that `word` was probably meant to be, or None."""
-    found = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.6)
+    """The name that `word` was probably meant to be, or None. Letters that only changed places come first: modle, model."""
+    names, word = list(names), str(word)
+    swapped = [name for name in names if sorted(name) == sorted(word)]
+    found = swapped or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return found[0] if found else None
 
 
 def one_of(word: Any, names: Iterable[str]) -> str:
-    """What to write instead of an unknown `word`: the choices, and the nearest of them first."""
+    """What to write instead of an unknown `word`: the nearest of the choices first, then all of them."""
     names = list(names)
     near = nearest(word, names)
     return (f"did you mean {near}? " if near else "") + f"one of {', '.join(names)}"

@@ -17,9 +17,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from alexnet_exp.extend import TARGET, UserClass
+from alexnet_exp.extend import ROLES, TARGET, UserClass
+from alexnet_exp.optim.spec import Schedule
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
-from alexnet_exp.settings import Problem, Refused, nearest, one_of
+from alexnet_exp.settings import NO_VALUE, Problem, Refused, nearest, one_of
+
+LISTED = 12  # known keys of a node up to which an unknown one is answered with all of them
 
 
 def validate(container: Mapping[str, Any]) -> Config:
@@ -72,11 +75,13 @@ def _group(group: str, node: Any) -> Any:
 def _node(role: str, classes: Mapping[str, type], node: Any, prefix: str) -> Any:
     if not isinstance(node, Mapping):
         raise Refused([Problem(prefix, node, f"must be a group of settings; write {prefix.split('.')[0]}=NAME")])
-    if TARGET in node:
+    if TARGET in node and role in ROLES:
         return UserClass(role, node, prefix)
     if len(classes) == 1:
         return typed(next(iter(classes.values())), node, prefix)
     name = node.get("name")
+    if name is None and role in COLLECTIONS:
+        raise Refused([Problem(prefix, NO_VALUE, f"is not among the {role} chosen; add it with {prefix.replace('.', '=', 1)}")])
     if name not in classes:
         raise Refused([Problem(f"{prefix}.name", name, one_of(name, classes))])
     return typed(classes[name], node, prefix)
@@ -88,14 +93,14 @@ def typed(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
     try:
         merged, problems = OmegaConf.merge(schema, dict(node)), []
     except OmegaConfBaseException:
-        merged, problems = _leaf_by_leaf(cls, node)
+        merged, problems = _leaf_by_leaf(cls, node, prefix)
     problems += _out_of_range(merged)
     if problems:
         raise Refused([problem.under(prefix) if prefix else problem for problem in problems])
     return OmegaConf.to_object(merged)
 
 
-def _leaf_by_leaf(cls: type, node: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
+def _leaf_by_leaf(cls: type, node: Mapping[str, Any], prefix: str) -> tuple[Any, list[Problem]]:
     """What of `node` fits `cls`, and a problem for each setting that does not: OmegaConf itself stops at the first."""
     merged, problems = OmegaConf.structured(cls), []
     for path, value in _leaves(node):
@@ -105,7 +110,7 @@ def _leaf_by_leaf(cls: type, node: Mapping[str, Any]) -> tuple[Any, list[Problem
         try:
             merged = OmegaConf.merge(merged, nested)
         except ConfigKeyError as error:
-            problems.append(_unknown_key(error, path, value))
+            problems.append(_unknown_key(error, path, prefix, value))
         except OmegaConfBaseException as error:
             problems.append(Problem(".".join(path), value, _expected(cls, path, value) or _first_line(error)))
     return merged, problems
@@ -119,11 +124,30 @@ def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
             yield (*path, str(key)), value
 
 
-def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], value: Any) -> Problem:
+def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], prefix: str, value: Any) -> Problem:
+    """The problem with a key that its node has not: the nearest that it has, else the nearest of any node."""
     known = [f.name for f in dataclasses.fields(error.object_type)] if dataclasses.is_dataclass(error.object_type) else []
-    near = nearest(error.key, known)
-    advice = f"unknown setting; did you mean {near}?" if near else f"unknown setting; there are {', '.join(known)}"
-    return Problem(".".join(path), value, advice)
+    above = ".".join(filter(None, (prefix, *path[:-1])))
+    near = nearest(path[-1], known)
+    if near:
+        advice = f"did you mean {above + '.' if above else ''}{near}?"
+    elif elsewhere := nearest_anywhere(path[-1]):
+        advice = f"did you mean {elsewhere}?"
+    elif len(known) <= LISTED:
+        advice = f"there are {', '.join(known)}" if known else "it takes none"
+    else:
+        advice = "python -m alexnet_exp --cfg job lists them"
+    return Problem(".".join(path), value, f"unknown setting; {advice}")
+
+
+def nearest_anywhere(key: str) -> str | None:
+    """The setting, of whichever node, whose last part `key` was probably meant to be: `lrr` is `optim.lr`."""
+    full = {name: name for name in Config.__dataclass_fields__}
+    for group, classes in NODES.items():
+        for cls in classes.values():
+            full |= {f.name: f"{group}.{f.name}" for f in dataclasses.fields(cls) if f.name not in full}
+    near = nearest(key, full)
+    return full[near] if near else None
 
 
 def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
@@ -141,7 +165,7 @@ def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return one_of(value, [member.name for member in kind])
     if typing.get_origin(kind) is list:
-        words = "a list, such as [1,2]"
+        words = "a list, such as " + ("[a,b]" if typing.get_args(kind) == (str,) else "[1,2]")
     elif dataclasses.is_dataclass(kind):
         words = "a group of settings, not one value"
     else:
@@ -189,5 +213,6 @@ def _contradictions(config: Config) -> Iterator[Problem]:
     trainer = config.trainer
     if trainer.max_epochs is not None and trainer.min_epochs is not None and trainer.min_epochs > trainer.max_epochs:
         yield Problem("trainer.min_epochs", trainer.min_epochs, f"must be at most trainer.max_epochs={trainer.max_epochs}")
-    if getattr(config.schedule, "needs_total", False) and trainer.max_epochs is None and trainer.max_steps == -1:
-        yield Problem("trainer.max_epochs", None, f"schedule {config.schedule.name} needs the run's length; write a number of epochs")
+    endless = trainer.max_epochs is None and trainer.max_steps == -1
+    if endless and isinstance(config.schedule, Schedule) and config.schedule.needs_total:
+        yield Problem("trainer.max_epochs", None, f"schedule={config.schedule.name} needs the run's length; write a number of epochs")

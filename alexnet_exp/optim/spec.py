@@ -127,6 +127,11 @@ class Schedule:
 
     name: str
 
+    @property
+    def needs_total(self) -> bool:
+        """Whether it needs to know, in steps, when the run will end."""
+        return True
+
     def checks(self) -> Checks:
         """The problems that any schedule's settings may have; a subclass adds its own and raises them."""
         checks = Checks(self)
@@ -139,6 +144,10 @@ class Warmed(Schedule):
     """A schedule that may begin with a linear rise over `warmup`."""
 
     warmup: Any = 0
+
+    @property
+    def needs_total(self) -> bool:
+        return Duration.of(self.warmup).percent > 0
 
     def checks(self) -> Checks:
         checks = super().checks()
@@ -166,6 +175,10 @@ class Steps(Warmed):
     name: str = "steps"
     milestones: list[Any] = field(default_factory=lambda: ["27%", "56%", "87%"])
     factor: float = 0.1
+
+    @property
+    def needs_total(self) -> bool:
+        return any(Duration.of(span).percent > 0 for span in (self.warmup, *self.milestones))
 
     def __post_init__(self) -> None:
         checks = self.checks()
@@ -203,6 +216,10 @@ class Plateau(Schedule):
         checks.done()
 
     @property
+    def needs_total(self) -> bool:
+        return False
+
+    @property
     def rises(self) -> bool:
         """Whether a greater value of the monitored metric is the better one."""
         return not self.monitor.endswith("loss")
@@ -235,6 +252,10 @@ class Cosine(Warmed):
 
     name: str = "cosine"
     end: float = 0.0
+
+    @property
+    def needs_total(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         checks = self.checks()
