@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given and given[0] in ("-h", "--help"):
             print(_help())
             return 0
+        if given[:1] in (["-sc"], ["--shell-completion"]) and given[1:2] == ["query=bash"]:
+            return int(import_module("alexnet_exp.commands.complete").run(given, COMMANDS))
         command = given.pop(0) if given and given[0] in COMMANDS else "train"
         if command == "train" and given and _is_stray(given[0]):
             raise UserError(_unknown(given[0]))
@@ -82,8 +84,11 @@ def _is_stray(word: str) -> bool:
 
 
 def _unknown(word: str) -> str:
+    from alexnet_exp.paths import groups
     from alexnet_exp.settings import one_of
 
+    if "." in word or word in groups():
+        return f"{word}: needs a value; write {word}=VALUE"
     return f"{word}: no such command; {one_of(word, COMMANDS)}, or overrides such as model=lrn"
 
 

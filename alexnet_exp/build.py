@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from alexnet_exp.data.facts import facts
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.extend import UserClass
-from alexnet_exp.match import match
+from alexnet_exp.match import facts_of, match
 from alexnet_exp.model.network import AlexNet
-from alexnet_exp.model.preprocess import Preprocess
+from alexnet_exp.model.preprocess import Preprocess, measure
 from alexnet_exp.model.spec import Ends, Input, Network, notes
 from alexnet_exp.model.weights import load_weights
 from alexnet_exp.module import AlexNetModule
-from alexnet_exp.runs.find import checkpoint_path, find
+from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import Config
+from alexnet_exp.seeds import derive
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class Experiment:
 
 
 def build(config: Config) -> Experiment:
-    """Builds everything of an experiment but the trainer. Reads `model.weights`; does not read the data's images yet."""
+    """Builds all of an experiment but the trainer. Reads `model.weights`, but not yet the data's images."""
+    torch.manual_seed(derive(config.seed, "weights"))
     spec, ends, classes = match(config)
     size = ends.input_size if isinstance(spec, UserClass) else int(spec.input_size or 0)
     channels = ends.in_channels if isinstance(spec, UserClass) else int(spec.in_channels or 0)
@@ -73,10 +75,9 @@ def build(config: Config) -> Experiment:
 
 def _stored(config: Config, input_size: int) -> dict[str, int]:
     """At which side the data stores its images, and which side of them is cut out."""
-    if isinstance(config.data, UserClass):
-        return {"stored_size": input_size, "crop": input_size}
-    size = facts(config.data).size
-    return {"stored_size": size, "crop": config.data.crop or min(size, input_size)}
+    known = facts_of(config)
+    size = known.size if known else input_size
+    return {"stored_size": size, "crop": getattr(config.data, "crop", None) or min(size, input_size)}
 
 
 def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Preprocess]:
@@ -89,23 +90,33 @@ def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Pre
     network = AlexNet(spec)
     preprocess = Preprocess(spec.input, int(spec.in_channels or 0), int(spec.input_size or 0))
     if spec.weights:
-        load_weights(network, _weights_file(spec.weights))
+        load_weights(network, weights_file(spec.weights, Path("outputs")))
     return network, preprocess
-
-
-def _weights_file(weights: str) -> Path:
-    """The file that `model.weights` means: a file, or a run's best checkpoint."""
-    return Path(weights) if Path(weights).is_file() else checkpoint_path(find(weights, Path("outputs")), "best")
 
 
 def build_module(config: Config, network: nn.Module, preprocess: Preprocess) -> pl.LightningModule:
     """Our LightningModule around the network, or the user's, which is offered the same parts by name."""
-    parts = {"network": network, "preprocess": preprocess, "optim": config.optim, "schedule": config.schedule, "loss": config.loss, "seed": config.seed}
+    parts: dict[str, Any] = {"network": network, "preprocess": preprocess, "loss": config.loss, "seed": config.seed}
+    parts |= {"optim": config.optim, "schedule": config.schedule}
     if config.module is not None:
         module = config.module.build(**parts)
         assert isinstance(module, pl.LightningModule)
         return module
     return AlexNetModule(channels_last=config.trainer.channels_last, **parts)
+
+
+def prepare(experiment: Experiment) -> None:
+    """Opens the data and fits the network's preprocessing to the statistics of its training images."""
+    data = experiment.data
+    data.prepare_data()
+    data.setup("fit")
+    preprocess = getattr(experiment.module, "preprocess", None)
+    if isinstance(data, ImageData):
+        for line in data.describe().splitlines():
+            log.info(line)
+    if isinstance(preprocess, Preprocess) and preprocess.needs:
+        ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
+        preprocess.fit(ours or measure(data.train_dataloader()))
 
 
 def plain_node(spec: Any) -> dict[str, Any]:

@@ -1,30 +1,36 @@
-"""Composing a configuration from `conf/`, the user's own YAML and the overrides typed; saying what is wrong with all of them.
+"""Composing a configuration from `conf/`, the user's own YAML and overrides; saying what is wrong with all of them.
 
-Hydra stops at the first bad override, and its advice for an unknown key (`+key=value`) is how a typo comes to be accepted.
-So when composing fails, every override is looked at by itself, and `Refused` names each bad one.
+Hydra stops at the first bad override, and its advice for an unknown key (`+key=value`) is how a typo comes to be
+accepted. So when composing fails, every override is looked at by itself, and `Refused` names each bad one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.extend import TARGET
 from alexnet_exp.match import match
+from alexnet_exp.model.spec import Network
 from alexnet_exp.paths import conf_dir, groups
+from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, nearest, one_of
-from alexnet_exp.validate import validate
+from alexnet_exp.validate import nearest_anywhere, validate
 
 VERSION_BASE = "1.3"
 ROOT = "config"
+MACHINE = "local"  # the group of a machine's own settings, whose default file may be missing
+WHOLE = {"experiment", "debug"}  # groups whose files set keys of any other
 
 
 def register() -> None:
-    """Puts the dataclasses under the YAML: `defaults: [/schema/optim/sgd@_here_, _self_]` gives a file its types and defaults."""
+    """Puts the dataclasses under the YAML: `defaults: [/schema/optim/sgd@_here_, _self_]` types a file."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -35,7 +41,7 @@ def register() -> None:
 
 
 def check_config_dir(config_dir: str | None) -> None:
-    """Refuses a user's folder that is not there, or that holds a file of a shipped name: Hydra would ignore one silently."""
+    """Refuses a user's folder that is not there, or holds a file of a shipped name, which Hydra would ignore."""
     if config_dir is None:
         return
     folder = Path(config_dir)
@@ -44,7 +50,9 @@ def check_config_dir(config_dir: str | None) -> None:
     for file in sorted(folder.rglob("*.yaml")):
         relative = file.relative_to(folder)
         if (conf_dir() / relative).exists():
-            raise UserError(f"--config-dir {config_dir}: {relative} is the name of a shipped file; give yours another name")
+            raise UserError(
+                f"--config-dir {config_dir}: {relative} is the name of a shipped file; give yours another name"
+            )
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
@@ -57,17 +65,36 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
 
     check_config_dir(config_dir)
     try:
-        return plain(_compose(overrides, config_dir))
-    except (HydraException, OmegaConfBaseException) as error:
+        container = plain(_compose(overrides, config_dir))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise Refused(_diagnose(list(overrides), config_dir, error)) from error
+    misleading = list(_misleading(overrides, config_dir))
+    if misleading:
+        raise Refused(misleading)
+    return container
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, dict[str, Any]]:
     """The validated configuration, whose network and data fit each other, and the plain containers it was made from."""
     container = compose(overrides, config_dir)
     config = validate(container)
-    match(config)
+    spec, _, _ = match(config)
+    if isinstance(spec, Network) and spec.weights:
+        weights_file(spec.weights, Path("outputs"))
     return config, container
+
+
+def composed_jobs(jobs: Iterable[Sequence[str]], config_dir: str | None) -> list[Config]:
+    """The validated configuration of every job of a sweep; raises UserError with each problem of any, once."""
+    configs, lines = [], dict[str, None]()
+    for overrides in jobs:
+        try:
+            configs.append(composed(overrides, config_dir)[0])
+        except UserError as error:
+            lines |= dict.fromkeys(str(error).splitlines())
+    if lines:
+        raise UserError("\n".join(lines))
+    return configs
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -79,10 +106,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def each_job(overrides: Sequence[str]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep over a grid (`model=lrn,bn seed=1,2`): their product, in Hydra's order."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     choices = []
-    for parsed in OverridesParser.create().parse_overrides(list(overrides)):
+    for parsed in map(_parsed, overrides):
         if parsed.is_sweep_override() and parsed.is_discrete_sweep():
             key = parsed.get_key_element()
             choices.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
@@ -100,68 +125,159 @@ def _compose(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
         return hydra.compose(config_name=ROOT, overrides=[*overrides, *extra])
 
 
+def _parsed(text: str) -> Any:
+    """Hydra's own reading of one override; raises `Refused` where it has none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+    except HydraException:
+        parsed = None
+    if parsed is None or not parsed.key_or_group:
+        raise Refused(
+            [Problem(text, NO_VALUE, "cannot be read; write key=value, and quote a value with special characters")]
+        )
+    return parsed
+
+
+def _misleading(overrides: Sequence[str], config_dir: str | None) -> Iterator[Problem]:
+    """Overrides that Hydra takes and that do not do what they say."""
+    options = groups(config_dir)
+    for parsed in map(_parsed, overrides):
+        group, _, rest = parsed.key_or_group.partition(".")
+        if rest == "name" and len(NODES.get(group, ())) > 1:
+            yield Problem(parsed.key_or_group, parsed.value(), f"the name is fixed; choose another with {group}=NAME")
+        if group == MACHINE and str(parsed.value()) not in options.get(
+            MACHINE, ()
+        ):  # the group is optional: Hydra says nothing
+            yield Problem(MACHINE, parsed.value(), f"there is no conf/{MACHINE}/{parsed.value()}.yaml")
+
+
 def _diagnose(overrides: list[str], config_dir: str | None, error: Exception) -> list[Problem]:
     """What is wrong with each override; where none is wrong by itself, what Hydra said of them together."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     options = groups(config_dir)
-    problems, good, values = [], [], []
+    problems: list[Problem] = []
+    good: list[str] = []
+    values: list[tuple[str, Any]] = []
+    doubtful: set[str] = set()  # groups whose option is wrong: what is set below them cannot be judged
     for text in overrides:
         try:
-            parsed = OverridesParser.create().parse_override(text)
-        except HydraException:
-            problems.append(Problem(text, NO_VALUE, "cannot be read as an override; write key=value, and quote a value with special characters"))
+            parsed = _parsed(text)
+        except Refused as refused:
+            problems += refused.problems
             continue
         key = parsed.key_or_group
-        if key in options and parsed.package is None:
+        if parsed.is_sweep_override():
+            problems.append(Problem(key, text.partition("=")[2], "several values are a sweep; add -m"))
+        elif key in options and parsed.package is None and not parsed.is_delete():
             wrong = _wrong_option(key, parsed.value(), options[key])
             problems += wrong
+            doubtful |= {key} if wrong else set()
             good += [] if wrong else [text]
-        elif parsed.is_sweep_override():
-            problems.append(Problem(key, parsed.value_text or text, "several values are a sweep; add -m"))
         else:
             values.append((text, parsed))
+    if doubtful & WHOLE:
+        return problems
+    try:
+        _compose(good, config_dir)
+    except (HydraException, OmegaConfBaseException, ValueError) as of_files:  # the fault is in a YAML file
+        return [*problems, Problem("configuration", NO_VALUE, _cause(of_files))]
     for text, parsed in values:
+        if parsed.key_or_group.partition(".")[0] in doubtful:
+            continue
         try:
-            _compose([*good, text], config_dir)
-        except (HydraException, OmegaConfBaseException) as single:
+            plain(_compose([*good, text], config_dir))
+        except (HydraException, OmegaConfBaseException, ValueError) as single:
             problems.append(_wrong_value(parsed, good, config_dir, options, single))
-    return problems or [Problem("configuration", NO_VALUE, _last_line(error))]
+        else:
+            good.append(text)
+    problems += _of_the_rest(good, config_dir)
+    return problems or [Problem("configuration", NO_VALUE, _cause(error))]
+
+
+def _of_the_rest(good: list[str], config_dir: str | None) -> list[Problem]:
+    """What validation says of the overrides that do compose: values out of range, contradictions."""
+    try:
+        validate(plain(_compose(good, config_dir)))
+    except Refused as refused:
+        return refused.problems
+    except Exception:  # they do not compose together: the caller has Hydra's word for it
+        return []
+    return []
 
 
 def _wrong_option(group: str, value: Any, options: list[str]) -> list[Problem]:
+    if value is None:
+        none = {
+            "experiment": "leave it out",
+            "debug": "leave it out",
+            "callbacks": "write callbacks=[]",
+            "logger": "write logger=[]",
+        }
+        return [Problem(group, None, f"for none {none[group]}" if group in none else one_of(None, options))]
+    if isinstance(value, list) and group in NODES:
+        return [Problem(group, value, f"takes one option; for a run of each: -m {group}={','.join(map(str, value))}")]
     chosen = value if isinstance(value, list) else [value]
-    return [Problem(group, name, one_of(name, options)) for name in chosen if name is not None and str(name) not in options]
+    return [Problem(group, name, one_of(name, options)) for name in chosen if str(name) not in options]
 
 
-def _wrong_value(parsed: Any, good: list[str], config_dir: str | None, options: dict[str, list[str]], error: Exception) -> Problem:
+def _wrong_value(
+    parsed: Any, good: list[str], config_dir: str | None, options: dict[str, list[str]], error: Exception
+) -> Problem:
     """The problem with `key=value`, in our words: an unknown key, or a value of another type than the key's."""
+    from omegaconf.errors import GrammarParseError, InterpolationKeyError, InterpolationResolutionError
+
     key, value = parsed.key_or_group, parsed.value()
     first = key.partition(".")[0]
-    names = {*Config.__dataclass_fields__, *options} - {"schema"}
-    if first not in names and first != "hydra":
-        near = nearest(first, names)
-        return Problem(key, value, "unknown setting; " + (f"did you mean {near}?" if near else "python -m alexnet_exp --help lists them"))
+    names = {*Config.__dataclass_fields__, *options}
+    interpolation = isinstance(
+        error.__cause__ or error, GrammarParseError | InterpolationKeyError | InterpolationResolutionError
+    )
+    if interpolation or first.partition("/")[0] == "hydra":
+        return Problem(key, value, _cause(error))
+    if first not in names:
+        near = nearest(first, names) if "." in key else nearest(first, names) or nearest_anywhere(first)
+        advice = (
+            f"did you mean {key.replace(first, near, 1)}?" if near else "python -m alexnet_exp --help lists the groups"
+        )
+        return Problem(key, value, f"unknown setting; {advice}")
     nested: Any = value
     for part in reversed(key.split(".")):
         nested = {part: nested}
     try:
         validate(_merged(plain(_compose(good, config_dir)), nested))
     except Refused as refused:
-        return refused.problems[0]
+        return next((problem for problem in refused.problems if problem.key.startswith(key)), refused.problems[0])
     except Exception:  # the other overrides do not compose either: their problems are told, this one as Hydra put it
         pass
-    return Problem(key, value, _last_line(error))
+    return Problem(key, value, _cause(error))
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(base[key], value) for key, value in over.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
+    both = {
+        key: _merged(base[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
     return {**base, **over, **both}
 
 
-def _last_line(error: Exception) -> str:
-    """The innermost cause of Hydra's error in one line, without its advice to append with `+`."""
-    cause = error.__cause__ or error
-    return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+def _cause(error: Exception) -> str:
+    """Hydra's error in one line, without its advice to append with `+`: the file, what is wrong, and the full key."""
+    lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    file = re.match(r"In '([^']+)': \w+ raised while composing config:$", lines[0])
+    if file is None or len(lines) == 1:
+        return lines[0]
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    if key.endswith(f".{TARGET}"):
+        group = key.partition(".")[0]
+        return (
+            f"{file[1]}.yaml sets {key}; a class of your own is an option: write {group}/NAME.yaml, choose {group}=NAME"
+        )
+    return f"{file[1]}.yaml: {lines[1]}" + (f" ({key})" if key else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytorch_lightning as pl
@@ -36,6 +37,7 @@ class ImageData(pl.LightningDataModule):
     def __init__(self, spec: Data, input_size: int, in_channels: int, seed: int):
         super().__init__()
         self.spec, self.input_size, self.in_channels, self.seed = spec, input_size, in_channels, seed
+        self.test_on = "test"  # the split that Trainer.test goes through: `eval RUN --split val`
         self._opened = False
 
     def open(self) -> Source:
@@ -47,8 +49,12 @@ class ImageData(pl.LightningDataModule):
         self._open_once()
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the source; raises UserError where it cannot serve this network."""
+        """Opens the source; raises UserError where it cannot serve this network.
+
+        With a trainer, moves it to the GPU that trains, if it may stay there.
+        """
         self._open_once()
+        self.source = self._placed(self.source)
 
     @property
     def classes(self) -> list[str]:
@@ -101,19 +107,28 @@ class ImageData(pl.LightningDataModule):
         train = self._split("train")
         if len(train) < self._world:
             raise UserError(f"data: {len(train)} training images are too few for {self._world} processes")
-        return self._loader(train, shuffle=True)
+        return self._loader(train, shuffle=True, start=lambda: self._batch)
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """The validation images in their order; nothing where there are none."""
         return [] if self.source.val is None else self.loader("val")
 
     def test_dataloader(self) -> ResidentLoader:
-        """The test images in their order. Raises UserError if there are none."""
-        return self.loader("test")
+        """The test images (or those of `test_on`) in their order. Raises UserError if there are none."""
+        return self.loader(self.test_on)
 
-    def loader(self, split: str) -> ResidentLoader:
-        """The images of `split` (train, val, test) in their order, each once. Raises UserError if there are none."""
-        return self._loader(self._split(split), shuffle=False)
+    def loader(self, split: str, shuffle: bool = False) -> ResidentLoader:
+        """The images of `split` (train, val, test), each once, in their order or in the epoch's random one.
+
+        Always from the beginning. Raises UserError if there are none.
+        """
+        return self._loader(self._split(split), shuffle, start=int)
+
+    def indices(self, split: str) -> Tensor:
+        """Which images of `split` this rank gets from `loader(split)`, in that order: int64 [n]."""
+        plan = self._plan(self._split(split))
+        order = torch.arange(plan.n)
+        return torch.cat([plan.share(order, batch) for batch in range(len(plan))] or [order[:0]])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: random crop and mirror in training, else the central crop; then channels and size."""
@@ -136,16 +151,13 @@ class ImageData(pl.LightningDataModule):
             images = center_crop(images, self.crop)
         return mirror(images, generator) if self.spec.mirror else images
 
-    def _loader(self, split: Split, shuffle: bool) -> ResidentLoader:
+    def _loader(self, split: Split, shuffle: bool, start: Callable[[], int]) -> ResidentLoader:
         plan = self._plan(split)
 
         def order() -> Tensor:
             # Trainer(overfit_batches=n) is meant to see the same n batches in every epoch
             overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
             return epoch_order(plan.n, self.seed, 0 if overfit else self._epoch, shuffle)
-
-        def start() -> int:
-            return self._batch if shuffle else 0
 
         if isinstance(split, Streamed):
             pin = self._device.type == "cuda"
@@ -175,7 +187,7 @@ class ImageData(pl.LightningDataModule):
         if self.in_channels not in (channels, 3) or channels > self.in_channels:
             raise UserError(f"model.in_channels={self.in_channels}: the images have {channels}; write that")
         check_crop(self.spec, min(height, width))
-        self.source, self._opened = self._placed(source), True
+        self.source, self._opened = source, True
 
     def _placed(self, source: Source) -> Source:
         """The source with its arrays on the GPU that trains, if they are small enough to stay there."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from alexnet_exp.runs.provenance import cpu_model
 from alexnet_exp.schema import Trainer
 from alexnet_exp.settings import Problem, Refused
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a run computes. `devices` is a count or a list of indices; `ranks` is how many processes that makes here."""
+    """Where a run computes. `devices` is a count or a list of indices; `ranks`, how many processes it makes here."""
 
     accelerator: str
     devices: int | list[int]
@@ -26,19 +25,21 @@ class Placement:
 
     @property
     def ranks(self) -> int:
-        return len(self.devices) if isinstance(self.devices, list) else self.devices
+        return count(self.devices)
 
 
 def place(trainer: Trainer) -> Placement:
     """The placement that the trainer's settings mean on this machine; raises `Refused` when it has not got it."""
-    accelerator, devices, why = _chosen(trainer)
-    ranks = len(devices) if isinstance(devices, list) else devices
-    strategy = "ddp" if trainer.strategy == "auto" and ranks * trainer.num_nodes > 1 else trainer.strategy
+    accelerator, devices, why = chosen(trainer)
+    several = count(devices) * trainer.num_nodes > 1
+    strategy = "ddp" if trainer.strategy == "auto" and several else trainer.strategy
     precision, because = _precision(trainer.precision, accelerator)
-    return Placement(accelerator, devices, strategy, precision, device_name(accelerator), "; ".join(filter(None, (why, because))))
+    said = "; ".join(filter(None, (why, because)))
+    return Placement(accelerator, devices, strategy, precision, device_name(accelerator), said)
 
 
-def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
+def chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
+    """Accelerator, devices, and why where they were not asked for. Touches no GPU: it only counts them."""
     gpus = trainer.gpus
     if gpus is None:
         if trainer.accelerator is None and trainer.devices is None:
@@ -64,19 +65,22 @@ def _devices(trainer: Trainer, accelerator: str) -> int | list[int]:
     devices = trainer.devices
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(accelerator)
     if there == 0:
-        raise Refused([Problem("trainer.accelerator", trainer.accelerator, "this machine has none; write trainer.gpus=0 for the CPU")])
-    if devices is None:
-        count: int | list[int] = 1
-    elif devices in ("auto", -1):
-        count = there or 1
-    else:
-        count = devices
-    wanted = count if isinstance(count, int) else max(count, default=-1) + 1
+        none = "this machine has none; write trainer.gpus=0 for the CPU"
+        raise Refused([Problem("trainer.accelerator", trainer.accelerator, none)])
+    if accelerator == "cpu" and isinstance(devices, list):
+        raise Refused([Problem("trainer.devices", devices, "the CPU is one device; write a number of processes")])
+    found: int | list[int] = 1 if devices is None else (there or 1) if devices in ("auto", -1) else devices
+    wanted = found if isinstance(found, int) else max(found, default=-1) + 1
     if there is not None and wanted > there:
         raise Refused([Problem("trainer.devices", devices, f"this machine has {there} of accelerator {accelerator}")])
     if wanted < 1:
         raise Refused([Problem("trainer.devices", devices, "must be at least 1")])
-    return count
+    return found
+
+
+def count(devices: int | list[int]) -> int:
+    """How many devices, and so ranks, a count or a list of indices is."""
+    return len(devices) if isinstance(devices, list) else devices
 
 
 def _best() -> str:
@@ -86,24 +90,19 @@ def _best() -> str:
 
 
 def _precision(wanted: str, accelerator: str) -> tuple[str, str]:
-    """The precision to use, and why where `auto` chose it."""
+    """The precision to use, and why."""
     if wanted != "auto":
-        return wanted, ""
+        return wanted, f"precision {wanted}, as set"
     if accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16-mixed", "precision auto: the GPU computes in bf16"
-    return "32-true", f"precision auto: float32 on {accelerator}"
+        return "bf16-mixed", "precision bf16-mixed: the GPU computes in bf16"
+    return "32-true", f"precision 32-true: no bf16 on {accelerator}"
 
 
 def device_name(accelerator: str) -> str:
     """The processor's name, as a result should tell it."""
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    if accelerator == "cpu" and info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if names:
-            return f"{names[0]}, {torch.get_num_threads()} threads"
-    return platform.processor() or platform.machine()
+    return f"{cpu_model()}, {torch.get_num_threads()} threads" if accelerator == "cpu" else cpu_model()
 
 
 def launched() -> bool:

@@ -5,6 +5,7 @@ The test at the end of a run and `eval RUN` both come here, so that the number i
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from torch import Tensor
 from alexnet_exp.build import Experiment
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement
+from alexnet_exp.endings import own_interrupts
+from alexnet_exp.module import metrics_of
+from alexnet_exp.runs.atomic import replacing
 
 ALL_CLASSES = 20  # above this many classes only the most probable ones are kept
 
@@ -39,7 +43,13 @@ class _Collect(pl.Callback):
         self.probabilities: list[Tensor] = []
 
     def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if isinstance(outputs, Tensor):
             self.labels.append(batch[1].cpu())
@@ -51,43 +61,50 @@ def evaluate(experiment: Experiment, placement: Placement, split: str) -> tuple[
 
     A LightningModule of the user's gives predictions where its `test_step` returns logits.
     """
-    collect = _Collect()
+    collect, settings = _Collect(), experiment.config.trainer
     trainer = pl.Trainer(
         accelerator=placement.accelerator,
         devices=placement.devices,
         strategy=placement.strategy,
         precision=placement.precision,  # type: ignore[arg-type]
-        num_nodes=experiment.config.trainer.num_nodes,
-        limit_test_batches=experiment.config.trainer.limit_test_batches,
-        deterministic=experiment.config.trainer.deterministic,
+        num_nodes=settings.num_nodes,
+        limit_test_batches=settings.limit_test_batches,
+        fast_dev_run=settings.fast_dev_run,
+        deterministic=settings.deterministic,
+        benchmark=settings.benchmark,
+        inference_mode=settings.inference_mode,
         callbacks=[collect],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        use_distributed_sampler=False,
+        default_root_dir=os.devnull,
     )
     if isinstance(experiment.data, ImageData):
         experiment.data.test_on = split
-    trainer.test(experiment.module, datamodule=experiment.data, verbose=False)
-    exact = dict(getattr(experiment.module, "metrics", {})) or {key: float(v) for key, v in trainer.callback_metrics.items()}
-    metrics = {f"{split}/{key.partition('/')[2]}": value for key, value in exact.items() if key.startswith("test/")}
+    with own_interrupts(trainer):
+        trainer.test(experiment.module, datamodule=experiment.data, verbose=False)
+    found = metrics_of(trainer, experiment.module, ("test",))
+    metrics = {f"{split}/{key.partition('/')[2]}": value for key, value in found.items()}
     return metrics, _gathered(collect, trainer, experiment, split)
 
 
 def _gathered(collect: _Collect, trainer: pl.Trainer, experiment: Experiment, split: str) -> Predictions | None:
-    if not collect.labels:
+    """All ranks' predictions in the images' own order. A collective: also a rank that saw no image takes part."""
+    mine = None
+    if collect.labels:
+        labels, probabilities = torch.cat(collect.labels).numpy(), torch.cat(collect.probabilities).numpy()
+        mine = labels, probabilities, _indices(trainer, experiment, split, len(labels))
+    everyone: list[Any] = [mine]
+    if trainer.world_size > 1:
+        everyone *= trainer.world_size
+        dist.all_gather_object(everyone, mine)
+    seen = [part for part in everyone if part is not None]
+    if not seen or not trainer.is_global_zero:
         return None
-    mine = (torch.cat(collect.labels).numpy(), torch.cat(collect.probabilities).numpy())
-    if trainer.world_size == 1:
-        return Predictions(*mine)
-    everyone: list[Any] = [None] * trainer.world_size
-    dist.all_gather_object(everyone, (mine, _indices(trainer, experiment, split, len(mine[0]))))
-    if not trainer.is_global_zero:
-        return None
-    order = np.argsort(np.concatenate([indices for _, indices in everyone]), kind="stable")
-    labels, probabilities = (np.concatenate([part[i] for part, _ in everyone])[order] for i in (0, 1))
-    return Predictions(labels, probabilities)
+    labels, probabilities, indices = (np.concatenate(column) for column in zip(*seen, strict=True))
+    order = np.argsort(indices, kind="stable")
+    return Predictions(labels[order], probabilities[order])
 
 
 def _indices(trainer: pl.Trainer, experiment: Experiment, split: str, count: int) -> NDArray[np.int64]:
@@ -106,7 +123,5 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         arrays |= {"classes": top, "probabilities": np.take_along_axis(probabilities, top, axis=1)}
     else:
         arrays["probabilities"] = probabilities
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(file, **arrays)
-    partial.replace(path)

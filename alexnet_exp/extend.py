@@ -1,9 +1,9 @@
-"""Bring your own: a class of the user's package, named by `_target_` in YAML, checked as strictly as ours and built by us.
+"""Bring your own: a class of the user's package, named by `_target_` in YAML, checked as ours are and built by us.
 
-`hydra.utils.instantiate` would call anything that can be imported: a configuration that names `torch.utils.collect_env.run`
-is a shell. Here a class must be allowed, subclass its role's base, and take the arguments it is given. Which packages
-are allowed is said on the command line (`--allow PACKAGE`) or in the environment (`ALEXNET_EXP_ALLOW=PACKAGE,PACKAGE`), never
-by a configuration: a run folder from somebody else cannot allow itself.
+`hydra.utils.instantiate` would call anything that can be imported: a configuration that names
+`torch.utils.collect_env.run` is a shell. Here a class must be allowed, subclass its role's base, and take the arguments
+it is given. Which packages are allowed is said on the command line (`--allow PACKAGE`) or in the environment
+(`ALEXNET_EXP_ALLOW=PACKAGE,PACKAGE`), never by a configuration: a run folder from somebody else cannot allow itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from alexnet_exp.settings import Problem, Refused, nearest
@@ -81,22 +82,31 @@ class UserClass:
             raise self._refuse("must be a class with its package, such as my_package.MyClass")
         package = self.target.partition(".")[0]
         if not any(self.target.startswith(f"{name}.") for name in allowed()):
-            raise self._refuse(f"package {package} is not allowed; add --allow {package} to the command, or set {ALLOW}={package}")
+            raise self._refuse(
+                f"package {package} is not allowed; add --allow {package} to the command, or set {ALLOW}={package}"
+            )
         module, _, name = self.target.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
-            raise self._refuse(f"{error}; type python -m alexnet_exp in the folder that holds {package}, or install it") from error
+            raise self._refuse(
+                f"{error}; type python -m alexnet_exp in the folder that holds {package}, or install it"
+            ) from error
         except AttributeError:
             near = nearest(name, vars(importlib.import_module(module)))
             raise self._refuse(f"{module} has no {name}" + (f"; did you mean {near}?" if near else "")) from None
         except Exception as error:  # whatever the user's own code raises while it is imported
             raise self._refuse(f"cannot be imported: {type(error).__name__}: {error}") from error
-        base_module, _, base_class = self.role.base.rpartition(".")
-        base = getattr(importlib.import_module(base_module), base_class)
-        if not (isinstance(found, type) and issubclass(found, base)):
+        if not (isinstance(found, type) and issubclass(found, self.base)):
             raise self._refuse(f"must be a subclass of {self.role.base}")
         return found
+
+    @cached_property
+    def base(self) -> type:
+        """The class that one of this role must subclass."""
+        module, _, name = self.role.base.rpartition(".")
+        base: type = getattr(importlib.import_module(module), name)
+        return base
 
     def _check_arguments(self) -> None:
         """Binds the configuration's arguments to the constructor's signature, and names each that does not fit."""
@@ -116,6 +126,16 @@ class UserClass:
                 problems.append(Problem(f"{self.prefix}.{key}", None, f"{self.name} needs this argument"))
         if problems:
             raise Refused(problems)
+
+    def overrides(self, method: str) -> bool:
+        """Whether the class has a `method` of its own, not only its base's."""
+        return getattr(self.cls, method, None) is not getattr(self.base, method, None)
+
+    def setting(self, key: str) -> Any:
+        """What the constructor's argument `key` will be: the configuration's, else its own default, else None."""
+        parameter = inspect.signature(self.cls).parameters.get(key)
+        default = None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+        return self.arguments.get(key, default)
 
     def build(self, *first: Any, **offered: Any) -> Any:
         """The object: `first` are the role's own arguments (an optimizer's parameters), `offered` those it may take."""

@@ -1,4 +1,4 @@
-"""The text of `--help`: the commands, and the groups with their options as the YAML files lie. Nothing heavy is imported."""
+"""The text of `--help`: the commands, and the groups with their options as the YAML files lie; nothing is imported."""
 
 from __future__ import annotations
 

@@ -13,94 +13,184 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-RENDEZVOUS = ".rendezvous"
+from alexnet_exp.data.images import cores
+from alexnet_exp.endings import FAILED, Ending, ending_of, interruptible
+
 RENDEZVOUS_TIMEOUT = timedelta(minutes=2)
-GRACE = 10.0  # seconds that ranks have to end after one of them has failed
+# Seconds for the other ranks to tell endings of their own, when one has ended badly; and for all to end after Ctrl-C.
+OWN_WORDS = 1.0
+GRACE = 10.0
+
+Work = Callable[[Mapping[str, Any], Path], Ending]
 
 
-def run_ranks(ranks: int, backend: str, container: Mapping[str, Any], folder: Path) -> int:
-    """Trains with `ranks` processes; returns the exit code of the first that failed, or 0.
+@dataclass(frozen=True)
+class _Rank:
+    number: int
+    process: Any
+    pipe: Connection
 
-    When one ends badly the others are ended too: they would wait for it in their next collective.
+    def ending(self) -> Ending | None:
+        """How the rank ended, in its own words if it could; None while it runs."""
+        try:
+            if self.pipe.poll():
+                told: Ending = self.pipe.recv()
+                return told if self.number == 0 else replace(told, reason=f"rank {self.number}: {told.reason}")
+        except EOFError:
+            self.process.join()
+        if self.process.exitcode is None:
+            return None
+        return Ending("failed", FAILED, f"rank {self.number} ended without a word, by {_how(self.process.exitcode)}")
+
+
+def run_ranks(work: Work, ranks: int, backend: str, container: Mapping[str, Any], folder: Path) -> Ending:
+    """Does `work(container, folder)` in `ranks` processes; returns the first ending that is not done, or rank 0's.
+
+    When one ends badly the others are ended too: they would wait for it in their next collective. No process is left,
+    however this one ends.
     """
-    start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(start)
-    if start == "forkserver":
-        context.set_forkserver_preload(["alexnet_exp.train"])
-    (folder / RENDEZVOUS).unlink(missing_ok=True)
-    arguments = [(rank, ranks, backend, dict(container), str(folder), dict(os.environ)) for rank in range(ranks)]
-    processes = [context.Process(target=_rank, args=each, name=f"rank{each[0]}") for each in arguments]
-    for process in processes:
-        process.start()
+    rendezvous = folder / f".rendezvous-{os.getpid()}"
+    started = _start(work, ranks, backend, container, folder, rendezvous)
     try:
-        return _until_done(processes)
+        with interruptible():
+            return _until_ended(started)
+    except KeyboardInterrupt as interrupt:
+        return _interrupt(started) or ending_of(interrupt)
     finally:
-        _end(processes)
-        (folder / RENDEZVOUS).unlink(missing_ok=True)
+        for rank in started:
+            rank.process.kill()  # whatever it had to save is saved: files are replaced, never rewritten
+            rank.process.join()
+        rendezvous.unlink(missing_ok=True)
 
 
-def _until_done(processes: list[Any]) -> int:
-    while any(process.exitcode is None for process in processes):
-        wait([process.sentinel for process in processes if process.exitcode is None])
-        failed = [process.exitcode for process in processes if process.exitcode]
-        if failed:
-            return int(failed[0]) if failed[0] > 0 else 1
-    return 0
+def _start(
+    work: Work, ranks: int, backend: str, container: Mapping[str, Any], folder: Path, rendezvous: Path
+) -> list[_Rank]:
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([work.__module__])
+    started = []
+    for number in range(ranks):
+        pipe, theirs = context.Pipe()
+        settings = _Settings(number, ranks, backend, rendezvous, dict(os.environ))
+        process = context.Process(target=_be_rank, args=(work, settings, theirs, dict(container), folder))
+        process.start()
+        theirs.close()
+        started.append(_Rank(number, process, pipe))
+    return started
 
 
-def _end(processes: list[Any]) -> None:
+def _until_ended(ranks: list[_Rank]) -> Ending:
+    endings: dict[int, Ending] = {}
+    deadline: float | None = None
+    while len(endings) < len(ranks) and (deadline is None or time.monotonic() < deadline):
+        running = [rank for rank in ranks if rank.number not in endings]
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        wait([rank.pipe for rank in running] + [rank.process.sentinel for rank in running], timeout)
+        told = {rank.number: ending for rank in running if (ending := rank.ending()) is not None}
+        endings |= told
+        if deadline is None and any(ending.status != "done" for ending in told.values()):
+            deadline = time.monotonic() + OWN_WORDS
+    if deadline is not None:
+        return _cause(ranks, endings)
+    for rank in ranks:
+        rank.process.join(GRACE)
+    return endings[0]
+
+
+def _cause(ranks: list[_Rank], endings: Mapping[int, Ending]) -> Ending:
+    """The bad ending that the others come from."""
+    bad = {number: ending for number, ending in endings.items() if ending.status != "done"}
+    for number, ending in bad.items():
+        if (ranks[number].process.exitcode or 0) < 0:  # killed from outside: the others saw its connection closed
+            return ending
+    # what met every rank alike, such as a loss that is no number, rank 0 has recorded itself
+    return bad.get(0) or next(iter(bad.values()))
+
+
+def _interrupt(ranks: list[_Rank]) -> Ending | None:
+    """Passes Ctrl-C on, which the terminal has not done where this process alone was sent the signal; rank 0's ending.
+
+    A rank that has ended is removed at once: one that waits for it in a collective hears of the signal only then.
+    """
+    for rank in ranks:
+        if rank.process.is_alive():
+            os.kill(rank.process.pid, signal.SIGINT)
     deadline = time.monotonic() + GRACE
-    for process in processes:
-        if process.exitcode is None:
-            process.terminate()
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+    running = list(ranks)
+    while running and time.monotonic() < deadline:
+        for rank in list(running):
+            ending = rank.ending()
+            if ending is not None and rank.number == 0:
+                return ending
+            if ending is not None:
+                rank.process.kill()
+                running.remove(rank)
+        wait([rank.pipe for rank in running] + [rank.process.sentinel for rank in running], 0.5)
+    return None
 
 
-def _rank(rank: int, ranks: int, backend: str, container: dict[str, Any], folder: str, environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks), NODE_RANK="0", LOCAL_WORLD_SIZE=str(ranks))
+def _how(exit_code: int) -> str:
+    return f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    rank: int
+    ranks: int
+    backend: str
+    rendezvous: Path
+    environment: dict[str, str]
+
+
+def _be_rank(work: Work, settings: _Settings, pipe: Connection, container: Mapping[str, Any], folder: Path) -> None:
+    """The whole life of one rank: joins the others, works, tells how it ended."""
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()  # a fork server's child has the environment of the server's start
+    os.environ.update(settings.environment)
+    rank, ranks = str(settings.rank), str(settings.ranks)
+    os.environ.update(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE=ranks, NODE_RANK="0", LOCAL_WORLD_SIZE=ranks)
 
     import torch
     import torch.distributed as dist
 
-    from alexnet_exp.train import train_rank
-
-    if backend == "nccl":
-        torch.cuda.set_device(rank)
-    else:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
-    store = (Path(folder) / RENDEZVOUS).resolve().as_uri()
-    dist.init_process_group(backend, init_method=store, rank=rank, world_size=ranks, timeout=RENDEZVOUS_TIMEOUT)
-    code = train_rank(container, Path(folder))
-    if code == 0:
-        dist.destroy_process_group()
+    # OMP_NUM_THREADS does nothing any more: the fork server has imported torch before
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // settings.ranks)))
+    dist.init_process_group(
+        settings.backend,
+        init_method=settings.rendezvous.resolve().as_uri(),
+        rank=settings.rank,
+        world_size=settings.ranks,
+        timeout=RENDEZVOUS_TIMEOUT,
+    )
+    ending = work(container, folder)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # after a failure a peer may be gone, and torch would wait for it at exit
+    pipe.send(ending)
+    if ending.status == "done":
+        dist.destroy_process_group()
+    else:
+        # to be ended: peers that see a connection closed would tell of that instead
+        pipe.poll(None)
+    os._exit(ending.code)  # torch would wait for peers that may be gone
 
 
 def _die_with_parent() -> None:
     """Ends this process when the one that asked for it is gone; a fork server's child is not told otherwise."""
     parent = multiprocessing.parent_process()
-    if parent is None:
-        return
+    assert parent is not None
     sentinel = parent.sentinel
 
     def watch() -> None:
         wait([sentinel])
-        os._exit(1)
+        os._exit(FAILED)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,7 +1,8 @@
-"""A run's network again, with its preprocessing, from its checkpoint alone: for `predict`, `export`, and from Python."""
+"""A run's network and preprocessing again, from its checkpoint alone: for `predict`, `export`, and from Python."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class Classifier(nn.Module):
         if self.in_channels == 1:
             images = _grey(images)
         images = fit(center_crop(images, self.crop), self.in_channels, self.input_size)
-        return self(images.to(device)).softmax(1).cpu()
+        probabilities: Tensor = self(images.to(device)).softmax(1).cpu()
+        return probabilities
 
 
 def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> Classifier:
@@ -69,7 +71,8 @@ def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> 
     try:
         classifier.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{path}: its weights are not of the network it names ({str(error).splitlines()[-1].strip()})") from None
+        first = textwrap.shorten(str(error).splitlines()[-1], 120, placeholder=" ...")
+        raise UserError(f"{path}: its weights are not of the network it names ({first})") from None
     return classifier.eval()
 
 

@@ -1,4 +1,4 @@
-"""The loggers a run reports to beside its own CSV files; each gets the hyperparameters, the metrics and the final ones."""
+"""The loggers a run reports to beside its own CSV files. Each gets hyperparameters, metrics and the final metrics."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from alexnet_exp.extend import UserClass
+from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.schema import Config, Mlflow, TensorBoard, Wandb
 from alexnet_exp.settings import UserError
 
 
 def build_loggers(config: Config, run: Path, parameters: Mapping[str, Any]) -> list[Logger]:
-    """The loggers of `config.logger`, told the run's `parameters` (flat). Raises `UserError` where a package is missing."""
+    """The loggers of `config.logger`, told the run's flat `parameters`. Raises `UserError` where a package is missing."""
     loggers = []
     for key, settings in config.logger.items():
         logger = _build(key, settings, config, run)
@@ -22,6 +23,19 @@ def build_loggers(config: Config, run: Path, parameters: Mapping[str, Any]) -> l
             logger.log_hyperparams(dict(parameters))
             loggers.append(logger)
     return loggers
+
+
+def finish_loggers(
+    loggers: list[Logger], parameters: Mapping[str, Any], metrics: Mapping[str, float], step: int
+) -> None:
+    """Gives each the test's metrics (those of the epochs it has), and closes it."""
+    tested = {key: value for key, value in metrics.items() if key.startswith("test/")}
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):  # its table of hyperparameters wants all metrics beside them
+            logger.log_hyperparams(dict(parameters), dict(metrics), step)
+        else:
+            logger.log_metrics(tested, step)
+        logger.finalize("success")
 
 
 def _build(key: str, settings: Any, config: Config, run: Path) -> Logger | None:
@@ -39,21 +53,24 @@ def _build(key: str, settings: Any, config: Config, run: Path) -> Logger | None:
 
 
 def _tensorboard(settings: TensorBoard, run: Path) -> Logger:
-    from pytorch_lightning.loggers import TensorBoardLogger
-
-    folder = Path(settings.dir) if settings.dir else run
-    name = "" if settings.dir is None else run.parent.name
-    return TensorBoardLogger(folder, name=name, version="tensorboard" if settings.dir is None else run.name, default_hp_metric=False)
+    """In the run's folder; where a folder of several runs is given, under the run's name in it."""
+    if settings.dir is None:
+        return TensorBoardLogger(run, name="", version="tensorboard", default_hp_metric=False)
+    return TensorBoardLogger(settings.dir, name=run.parent.name, version=run.name, default_hp_metric=False)
 
 
 def _mlflow(settings: Mlflow, config: Config, run: Path) -> Logger:
     _need("mlflow", "mlflow")
     from pytorch_lightning.loggers import MLFlowLogger
 
-    uri = settings.uri or f"sqlite:///{(run.parent.parent / 'mlflow.db').resolve()}"
-    tags = {"run": str(run), "note": config.note, **{f"tag.{tag}": "true" for tag in config.tags}}
-    artifacts = None if settings.uri else (run.parent.parent / "mlartifacts").resolve().as_uri()
-    return MLFlowLogger(settings.experiment or config.name, run_name=run.name, tracking_uri=uri, tags=tags, artifact_location=artifacts)
+    outputs = outputs_of(run).resolve()
+    return MLFlowLogger(
+        settings.experiment or config.name,
+        run_name=run.name,
+        tracking_uri=settings.uri or f"sqlite:///{outputs / 'mlflow.db'}",
+        artifact_location=None if settings.uri else (outputs / "mlartifacts").as_uri(),
+        tags={"run": str(run), "note": config.note, **{f"tag.{tag}": "true" for tag in config.tags}},
+    )
 
 
 def _wandb(settings: Wandb, config: Config, run: Path) -> Logger:

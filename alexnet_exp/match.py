@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alexnet_exp.data.facts import facts
+from alexnet_exp.data.facts import Facts, facts
 from alexnet_exp.extend import UserClass
 from alexnet_exp.model.count import layers
 from alexnet_exp.model.spec import Ends, Network, complete
@@ -10,25 +10,29 @@ from alexnet_exp.schema import Config
 from alexnet_exp.settings import Problem, Refused
 
 
-def ends_of(config: Config) -> tuple[Ends, list[str]]:
-    """What the data asks of a network, and the names of its classes.
-
-    A data module of the user's does not say before it is built, so that the model's settings must.
-    """
+def facts_of(config: Config) -> Facts | None:
+    """What is known of the data before it is built. A user's data module says it in a class attribute `facts`."""
     if not isinstance(config.data, UserClass):
-        known = facts(config.data)
+        return facts(config.data)
+    said = getattr(config.data.cls, "facts", None)
+    return said if isinstance(said, Facts) else None
+
+
+def ends_of(config: Config) -> tuple[Ends, list[str]]:
+    """What the data asks of a network, and the names of its classes; where the data does not say, the model must."""
+    known = facts_of(config)
+    if known:
         return Ends(known.input_size, known.channels, len(known.classes), known.width), known.classes
     spec = config.model
-    open_ends = [
-        Problem(f"model.{key}", None, "a data module of your own does not say it; write a number")
+    said = {
+        key: spec.setting(key) if isinstance(spec, UserClass) else getattr(spec, key)
         for key in ("input_size", "in_channels", "num_classes")
-        if not isinstance(spec, UserClass) and getattr(spec, key) is None
-    ]
-    if open_ends:
-        raise Refused(open_ends)
-    said = spec.arguments if isinstance(spec, UserClass) else vars(spec)
-    ends = Ends(said.get("input_size", 224), said.get("in_channels", 3), said.get("num_classes", 1000), 1.0)
-    return ends, [str(index) for index in range(ends.num_classes)]
+    }
+    instead = f"{config.data.target} does not say it; write a number, or give that class an attribute facts"
+    unsaid = [Problem(f"model.{key}", None, instead) for key, value in said.items() if value is None]
+    if unsaid:
+        raise Refused(unsaid)
+    return Ends(**said, width=1.0), [str(index) for index in range(said["num_classes"])]
 
 
 def match(config: Config) -> tuple[Network | UserClass, Ends, list[str]]:

@@ -1,7 +1,7 @@
 """The LightningModule: network, loss, optimizer and metrics of one experiment.
 
 A batch is `(images, labels)`: uint8 [N, C, H, W] as the data module gives them, and int64 [N]. Metrics are sums on the
-device, read once an epoch (`Tally`): no step waits for them, and no image of an uneven last batch counts more than another.
+device, read once an epoch (`Tally`): no step waits for them, and an image of an uneven last batch counts like any other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Tally:
     def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds one batch: the sum of its losses, its logits [N, classes] and its labels [N]."""
         ranks = rank_of_truth(logits, labels)
-        kind = torch.float32 if logits.device.type == "mps" else torch.float64
+        kind = _widest(logits.device)
         count = torch.full((), len(labels), device=logits.device, dtype=kind)
         new = torch.stack([loss_sum.to(kind), (ranks < 1).sum().to(kind), (ranks < 5).sum().to(kind), count])
         self.sums = new if self.sums is None else self.sums + new
@@ -44,12 +44,17 @@ class Tally:
 
         A collective: every rank must call it. Empty where nothing was added anywhere.
         """
-        sums = self.sums if self.sums is not None else torch.zeros(4)
+        device = torch.device("cpu") if strategy is None else strategy.root_device
+        sums = self.sums if self.sums is not None else torch.zeros(4, device=device, dtype=_widest(device))
         if strategy is not None:
-            sums = strategy.reduce(sums.to(strategy.root_device), reduce_op="sum")
+            sums = strategy.reduce(sums, reduce_op="sum")
         self.sums = None
         loss, top1, top5, images = sums.tolist()
         return {"loss": loss / images, "top1": top1 / images, "top5": top5 / images, "images": images} if images else {}
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def rank_of_truth(logits: Tensor, labels: Tensor) -> Tensor:
@@ -82,22 +87,27 @@ class AlexNetModule(pl.LightningModule):
         channels_last: bool = False,
     ):
         super().__init__()
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
         self.network, self.preprocess = network, preprocess
         self.optim, self.schedule, self.loss = optim, schedule, loss
         self.seed, self.channels_last = seed, channels_last
         self.tally = {split: Tally() for split in ("train", "val", "test")}
         self.history: list[float] = []  # of the monitored metric, for `plateau`
-        self.metrics: dict[str, float] = {}  # the newest mean of each `split/metric`, to the last digit
+        self.metrics: dict[str, float] = {}  # the means of this epoch, `split/metric`, to the last digit
         self.base_lrs: list[float] = []
         self.last_loss: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of uint8 images [N, C, H, W]."""
-        batch = self.preprocess(images)
+        batch = self.preprocess(images).to(next(self.network.parameters()).dtype)  # bf16-true and its like
         if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(batch)
         return logits
+
+    def on_train_epoch_start(self) -> None:
+        self.metrics = {}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(derive(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
@@ -108,11 +118,24 @@ class AlexNetModule(pl.LightningModule):
         logits = self(images).float()
         loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.loss.label_smoothing)
         self.tally["train"].add(loss_sum.detach(), logits.detach(), labels)
-        # DDP averages the ranks' gradients; an uneven last batch must still weigh each of its images alike
-        images_of_all = self._global_size(batch_idx, len(labels))
-        loss = loss_sum * (self.trainer.world_size / images_of_all)
+        loss: Tensor = loss_sum * self._weight(batch_idx, len(labels))
         self.last_loss = loss.detach()
         return loss
+
+    def _weight(self, batch_idx: int, here: int) -> float:
+        """What makes a sum over this rank's `here` images its part of the mean over all images of the step.
+
+        Lightning divides a loss by `accumulate_grad_batches`, also in an epoch's last step, which may have fewer
+        batches, and DDP averages the ranks' gradients. Neither may make an image of an uneven batch weigh more.
+        """
+        trainer = self.trainer
+        together, batches = trainer.accumulate_grad_batches, int(min(trainer.num_training_batches, 2**62))
+        first = batch_idx - batch_idx % together
+        global_size = getattr(trainer.datamodule, "global_size", None)  # type: ignore[attr-defined]
+        if global_size is None:  # a data module of the user's does not tell how large the other batches are
+            return 1 / here
+        images = sum(global_size("train", batch) for batch in range(first, min(first + together, batches)))
+        return float(trainer.world_size * together / images)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -134,12 +157,11 @@ class AlexNetModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log("train")
-        if isinstance(self.schedule, Plateau):
-            if self.schedule.monitor in self.metrics:
-                self.history.append(self.metrics[self.schedule.monitor])
+        if isinstance(self.schedule, Plateau) and self.schedule.monitor in self.metrics:
+            self.history.append(self.metrics[self.schedule.monitor])
 
     def _log(self, split: str) -> None:
-        """Means over the epoch as `split/loss`, `split/top1`, `split/top5`, where Lightning and its callbacks find them."""
+        """Means over the epoch, as `split/loss` and so on, where Lightning and its callbacks find them."""
         means = self.tally[split].read(self.trainer.strategy if self.trainer.world_size > 1 else None)
         # a training image's top-5 says nothing that its top-1 does not: it is neither a column nor a curve
         wanted = ("loss", "top1") if split == "train" else ("loss", "top1", "top5")
@@ -147,18 +169,15 @@ class AlexNetModule(pl.LightningModule):
         self.metrics |= named
         self.log_dict(named, logger=False)
 
-    def _global_size(self, batch_idx: int, here: int) -> int:
-        if self.trainer.world_size == 1:
-            return here
-        return int(self.trainer.datamodule.global_size("train", batch_idx))  # type: ignore[attr-defined]
-
     # --- optimizer and schedule
 
     def configure_optimizers(self) -> Any:
         if isinstance(self.optim, UserClass):
             optimizer = self.optim.build(self.network.parameters())
         else:
-            optimizer = build_optimizer(self.optim, self.network)
+            # a fused step unscales gradients itself, after they are clipped: Lightning refuses to clip for it
+            clips_scaled = bool(self.trainer.gradient_clip_val) and str(self.trainer.precision).endswith("mixed")
+            optimizer = build_optimizer(self.optim, self.network, fused=not clips_scaled)
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         if isinstance(self.schedule, UserClass):
             scheduler = self.schedule.build(optimizer)
@@ -169,8 +188,11 @@ class AlexNetModule(pl.LightningModule):
         """What `optim.lr` is multiplied by in the step that comes next."""
         if isinstance(self.schedule, Plateau):
             return plateau_factor(self.schedule, self.history)
-        total = int(self.trainer.estimated_stepping_batches) if self.schedule.needs_total else 0  # a run may have no end
-        per_epoch = max(1, -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches))
+        total = (
+            int(self.trainer.estimated_stepping_batches) if self.schedule.needs_total else 0
+        )  # a run may have no end
+        batches = min(self.trainer.num_training_batches, 2**62)  # infinite for a stream of the user's
+        per_epoch = max(1, -(-int(batches) // self.trainer.accumulate_grad_batches))
         return factor(self.schedule, self.global_step, total, per_epoch)
 
     def _set_rate(self) -> None:
@@ -185,3 +207,11 @@ class AlexNetModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint.get("schedule_history", []))
+
+
+def metrics_of(trainer: pl.Trainer, module: pl.LightningModule, splits: tuple[str, ...]) -> dict[str, float]:
+    """The newest `split/metric` values: our module's exact ones, a user's module's as it logged them."""
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    exact = getattr(module, "metrics", {})
+    found = {**logged, **exact}
+    return {key: value for key, value in found.items() if key.partition("/")[0] in splits}

@@ -128,10 +128,19 @@ class Trainer:
     def __post_init__(self) -> None:
         checks = Checks(self)
         checks.one_of("precision", PRECISIONS)
-        for key in ("max_epochs", "min_epochs", "min_steps", "log_every_n_steps", "num_nodes", "accumulate_grad_batches"):
+        for key in (
+            "max_epochs",
+            "min_epochs",
+            "min_steps",
+            "log_every_n_steps",
+            "num_nodes",
+            "accumulate_grad_batches",
+        ):
             checks.at_least(key, 1)
         if self.max_epochs is None and self.max_steps == -1 and self.max_time is None:
-            checks.refuse("max_epochs", "the run would never end; write a number of epochs, or set max_steps or max_time")
+            checks.refuse(
+                "max_epochs", "the run would never end; write a number of epochs, or set max_steps or max_time"
+            )
         checks.that("max_steps", self.max_steps == -1 or self.max_steps >= 1, "must be at least 1, or -1 for no limit")
         checks.above("gradient_clip_val", 0)
         checks.one_of("gradient_clip_algorithm", ("norm", "value"))
@@ -143,7 +152,11 @@ class Trainer:
             self._check_limit(checks, key)
         if self.deterministic not in (None, True, False, "warn"):
             checks.refuse("deterministic", "must be true, false, warn or null")
-        checks.that("fast_dev_run", isinstance(self.fast_dev_run, bool) or _is_count(self.fast_dev_run), "must be true, false, or a number of batches")
+        checks.that(
+            "fast_dev_run",
+            isinstance(self.fast_dev_run, bool) or _is_count(self.fast_dev_run),
+            "must be true, false, or a number of batches",
+        )
         self._check_lengths(checks)
         checks.done()
 
@@ -167,7 +180,9 @@ class Trainer:
         checks.that("max_time", timed, "must be days:hours:minutes:seconds, such as 00:12:00:00")
         often = self.val_check_interval
         known = often is None or (isinstance(often, str) and re.fullmatch(DURATION, often)) or _is_amount(often)
-        checks.that("val_check_interval", bool(known), "must be a number of batches, a fraction of an epoch, or DD:HH:MM:SS")
+        checks.that(
+            "val_check_interval", bool(known), "must be a number of batches, a fraction of an epoch, or DD:HH:MM:SS"
+        )
 
 
 def _is_count(value: Any) -> bool:
@@ -266,7 +281,7 @@ class PreciseBn:
 
 @dataclass
 class Config:
-    """A whole experiment. The nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a user's class."""
+    """A whole experiment. Nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a class."""
 
     name: str = "train"
     seed: int = 1

@@ -1,7 +1,7 @@
 """How a setting is refused: with its key, the value it had, and what to write instead.
 
 Everything a user can get wrong ends as a `UserError`, whose text is one line for a terminal. `Refused` gathers the
-problems of many settings, so that all of them are told at once. No torch here: settings are checked before it is imported.
+problems of many settings, so that all are told at once. No torch here: settings are checked before it is imported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Problem:
         return Problem(f"{prefix}.{self.key}" if self.key else prefix, self.value, self.instead)
 
 
-class Refused(UserError, ValueError):
+class Refused(UserError, ValueError):  # noqa: N818 (`raise Refused` says what happens)
     """One or more settings that cannot be used; `problems` has each of them.
 
     A `ValueError` too, so that OmegaConf and dataclasses treat it as a bad value.
@@ -123,7 +123,7 @@ def shown(value: Any) -> str:
 
 
 def nearest(word: Any, names: Iterable[str]) -> str | None:
-    """The name that `word` was probably meant to be, or None. Letters that only changed places come first: modle, model."""
+    """The name that `word` was probably meant to be, or None. Letters that only changed places win: modle is model."""
     names, word = list(names), str(word)
     swapped = [name for name in names if sorted(name) == sorted(word)]
     found = swapped or difflib.get_close_matches(word, names, n=1, cutoff=0.6)

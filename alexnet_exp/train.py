@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,240 +16,158 @@ import pytorch_lightning as pl
 import torch
 
 from alexnet_exp import logs
-from alexnet_exp.build import Experiment, build
-from alexnet_exp.callbacks.checkpoints import Checkpoints, FlushedIO
+from alexnet_exp.build import Experiment, build, prepare
+from alexnet_exp.callbacks.checkpoints import Checkpoints
+from alexnet_exp.callbacks.chosen import build_callbacks
 from alexnet_exp.callbacks.progress import Progress, wants_bar
-from alexnet_exp.callbacks.recorder import NotFinite, Recorder
+from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.devices import Placement, launched, place
+from alexnet_exp.devices import Placement, chosen, count, launched, place
+from alexnet_exp.endings import BAD_INPUT, DONE, Ending, ending_of, interruptible, own_interrupts
 from alexnet_exp.evaluate import evaluate, save_predictions
+from alexnet_exp.facts import at_start, before_training
 from alexnet_exp.launch import run_ranks
-from alexnet_exp.loggers import build_loggers
-from alexnet_exp.model.preprocess import Preprocess
-from alexnet_exp.callbacks.chosen import build_callbacks
+from alexnet_exp.loggers import build_loggers, finish_loggers
 from alexnet_exp.runs import provenance
+from alexnet_exp.runs.accuracy import summary_line
+from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.folder import RunFolder, flatten
-from alexnet_exp.schema import Config, Trainer, Which
-from alexnet_exp.seeds import derive
+from alexnet_exp.schema import Config, Which
 from alexnet_exp.settings import UserError
+from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
 
 log = logging.getLogger(__name__)
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-# Settings of ours that Lightning's Trainer does not know.
-OURS = ("gpus", "compile", "channels_last", "accelerator", "devices", "strategy", "precision", "enable_progress_bar")
-
 
 def train(container: Mapping[str, Any], path: Path) -> int:
-    """Runs the experiment into the folder `path`; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    """Runs the experiment into the folder `path`; returns the exit code, see `endings`.
 
     Where several devices are asked for, every one gets a process, of which this one only waits for the end.
     """
     config = validate(container)
-    placement = place(config.trainer)
-    if placement.ranks > 1 and config.trainer.num_nodes == 1 and not launched():
-        return run_ranks(placement.ranks, "nccl" if placement.accelerator == "cuda" else "gloo", container, path)
-    return train_rank(container, path)
+    accelerator, devices, _ = chosen(config.trainer)
+    if count(devices) == 1 or config.trainer.num_nodes > 1 or launched():
+        return train_rank(container, path).code
+    backend = "nccl" if accelerator == "cuda" else "gloo"
+    ending = run_ranks(train_rank, count(devices), backend, container, path)
+    if ending.status != "refused" and not ending.recorded:
+        logs.configure(path)
+        _record(RunFolder(path), ending)
+    return ending.code
 
 
-def train_rank(container: Mapping[str, Any], path: Path) -> int:
+def train_rank(container: Mapping[str, Any], path: Path) -> Ending:
     """One rank's whole life; the only rank there is, on one device. Rank 0 writes the folder."""
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     folder = RunFolder(path)
     logs.configure(path, rank)
-    try:
-        config = validate(container)
-        with folder.lock() if rank == 0 else nullcontext():
-            return _recorded(config, container, folder, rank)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
+    with interruptible():
+        try:
+            config = validate(container)
+            with folder.lock() if rank == 0 else nullcontext():
+                return _recorded(config, container, folder, writes=rank == 0)
+        except UserError as error:
+            if rank == 0:
+                print(error, file=sys.stderr)
+            return Ending("refused", BAD_INPUT, str(error))
 
 
-def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, rank: int) -> int:
+def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, writes: bool) -> Ending:
     """Runs, and writes into result.json how it ended, whatever happens."""
-    writer = folder if rank == 0 else None
-    if writer:
+    if writes:
         code = provenance.code()
-        writer.begin(container, _first_facts(config, code))
-        writer.write_patch(code.patch)
-        writer.link_latest(folder.path.parent.parent)
+        folder.begin(container, at_start(config, code))
+        folder.write_patch(code.patch)
+        folder.link_latest(outputs_of(folder.path))
     try:
-        with _interruptible():
-            facts = _run(config, container, writer)
-    except KeyboardInterrupt:
-        return _ended(writer, INTERRUPTED, "interrupted", "interrupted")
-    except UserError as error:
-        return _ended(writer, BAD_INPUT, "failed", str(error))
-    except NotFinite as error:
-        return _ended(writer, FAILED, "failed", str(error))
-    except Exception as error:
-        if os.environ.get("ALEXNET_EXP_TRACEBACK"):
-            traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        logging.getLogger("alexnet_exp.traceback").debug("", exc_info=True)
-        return _ended(writer, FAILED, "failed", reason, traceback.format_exc())
-    if writer:
-        writer.finish("done", **facts)
-    return DONE
+        facts = _run(config, container, folder, writes)
+    except BaseException as error:
+        ending = ending_of(error)
+        if writes:
+            return _record(folder, ending)
+        _say(ending)
+        return ending
+    return _record(folder, Ending("done", DONE), facts) if writes else Ending("done", DONE)
 
 
-def _ended(folder: RunFolder | None, code: int, status: str, reason: str, trace: str | None = None) -> int:
-    if folder is None:
-        return code
-    log.error(f"{status}: {reason}" if reason != status else status)
-    if trace:
-        with folder.log.open("a", encoding="utf-8") as file:
-            file.write(trace)
-    folder.finish(status, error=reason, **({"traceback": trace} if trace else {}))
-    return code
+def _record(folder: RunFolder, ending: Ending, facts: Mapping[str, Any] | None = None) -> Ending:
+    _say(ending)
+    told = {"error": ending.reason, "traceback": ending.trace}
+    folder.finish(ending.status, **(facts or {}), **{key: text for key, text in told.items() if text})
+    return replace(ending, recorded=True)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, also where a script started us with SIGINT ignored."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    except ValueError:  # not the main thread: whoever owns that handles signals
-        yield
+def _say(ending: Ending) -> None:
+    if ending.status == "done":
         return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    log.error(f"{ending.status}: {ending.reason}")
+    if ending.trace:
+        log.debug(ending.trace)  # train.log alone has it, unless it was asked for
 
 
-class _Interrupt(pl.Callback):
-    """Lightning turns Ctrl-C into its own exit; this hands it on as the KeyboardInterrupt that it was."""
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            raise exception
-
-
-def _first_facts(config: Config, code: provenance.Code) -> dict[str, Any]:
-    said = {key: getattr(config, key) for key in ("name", "seed", "tags", "note", "paper_claim")}
-    return {**said, "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
-
-
-def _run(config: Config, container: Mapping[str, Any], folder: RunFolder | None) -> dict[str, Any]:
+def _run(config: Config, container: Mapping[str, Any], folder: RunFolder, writes: bool) -> dict[str, Any]:
     """Trains, tests and saves the predictions; returns the facts of the result."""
     placement = place(config.trainer)
-    torch.manual_seed(derive(config.seed, "weights"))
     experiment = build(config)
-    data, module = experiment.data, experiment.module
     prepare(experiment)
-    log.info(f"seed {config.seed}; {placement.device_name}; precision {placement.precision} ({placement.why or 'as set'})")
-    recorder = Recorder(folder)
-    run_path = folder.path if folder else Path()
-    checkpoints = Checkpoints(RunFolder(run_path), experiment.card, config.checkpoint.keep)
+    log.info(f"seed {config.seed}; {placement.device_name}; {placement.why}")
+    recorder = Recorder(folder if writes else None)
+    checkpoints = Checkpoints(folder, experiment.card, config.checkpoint.keep)
     watch = Watch(len(experiment.card["classes"]))
-    callbacks: list[pl.Callback] = [*build_callbacks(config.callbacks), watch, recorder, checkpoints, _Interrupt()]
+    callbacks: list[pl.Callback] = [*build_callbacks(config.callbacks), watch, recorder, checkpoints]
     if wants_bar(config.trainer.enable_progress_bar):
         callbacks.append(Progress())
-    loggers = build_loggers(config, run_path, flatten(container)) if folder else []
+    parameters = flatten(container)
+    loggers = build_loggers(config, folder.path, parameters) if writes else []
     trainer = build_trainer(config.trainer, placement, callbacks, loggers)
-    facts = describe(experiment, placement, trainer)
-    if folder:
-        folder.update(**facts)
-    if config.trainer.compile:
+    if writes:
+        folder.update(**before_training(experiment, placement))
+    facts = _fit(experiment, trainer)
+    facts |= {"images_per_s": recorder.images_per_s, "best_epoch": checkpoints.best_epoch}
+    metrics = dict(recorder.newest)
+    if config.test.run:
+        tested = _test(experiment, placement, folder if writes else None, checkpoints)
+        metrics |= tested.pop("metrics", {})
+        facts |= tested
+    finish_loggers(loggers, parameters, metrics, trainer.global_step)
+    if writes:
+        checkpoints.finish()
+    return {**facts, "metrics": metrics}
+
+
+def _fit(experiment: Experiment, trainer: pl.Trainer) -> dict[str, Any]:
+    if experiment.config.trainer.compile:
         experiment.network.compile()  # in place: `torch.compile(network)` would rename every key of the checkpoint
     started = time.perf_counter()
-    trainer.fit(module, datamodule=data)
-    _check_ended_well(trainer)
-    seconds = time.perf_counter() - started
-    throughput = recorder.total_images / recorder.total_seconds if recorder.total_seconds else None
-    metrics = dict(getattr(module, "metrics", {})) or {key: float(value) for key, value in trainer.callback_metrics.items()}
-    ended = {"seconds": round(seconds, 3), "images_per_s": throughput, "epochs": trainer.current_epoch, "best_epoch": checkpoints.best_epoch}
-    tested = _test(experiment, placement, folder, checkpoints) if config.test.run else {}
-    metrics |= tested.pop("metrics", {})
-    for logger in loggers:
-        logger.log_metrics({key: value for key, value in metrics.items() if key.startswith("test/")}, step=trainer.global_step)
-        logger.finalize("success")
-    if folder:
-        checkpoints.finish()
-    return {**ended, **tested, "metrics": metrics}
+    with own_interrupts(trainer):
+        trainer.fit(experiment.module, datamodule=experiment.data)
+    facts: dict[str, Any] = {"seconds": round(time.perf_counter() - started, 3), "epochs": trainer.current_epoch}
+    for stopping in trainer.early_stopping_callbacks:
+        reason = getattr(stopping, "stopping_reason_message", None)
+        if reason:
+            facts["stopped_early"] = reason.removesuffix(" Signaling Trainer to stop.")
+            log.info(f"stopped early, after epoch {trainer.current_epoch}: {facts['stopped_early']}")
+    return facts
 
 
-def prepare(experiment: Experiment) -> None:
-    """Opens the data and fits the network's preprocessing to the statistics of its training images."""
-    data = experiment.data
-    data.prepare_data()
-    data.setup("fit")
-    preprocess = getattr(experiment.module, "preprocess", None)
-    if isinstance(data, ImageData):
-        for line in data.describe().splitlines():
-            log.info(line)
-        if isinstance(preprocess, Preprocess) and preprocess.needs:
-            preprocess.fit(data.statistics(preprocess.needs))
-
-
-def build_trainer(settings: Trainer, placement: Placement, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
-    """Lightning's Trainer as the settings say. Sampling and checkpoints are ours, and the log says what its summaries would."""
-    passed = {key: value for key, value in vars(settings).items() if key not in OURS}
-    return pl.Trainer(
-        **passed,
-        accelerator=placement.accelerator,
-        devices=placement.devices,
-        strategy=placement.strategy,
-        precision=placement.precision,  # type: ignore[arg-type]
-        callbacks=callbacks,
-        logger=loggers or False,
-        plugins=[FlushedIO()],
-        # True with ours among the callbacks, or Lightning would add its own (True) or refuse ours (False)
-        enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
-        enable_progress_bar=any(isinstance(callback, Progress) for callback in callbacks),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        enable_autolog_hparams=False,
-        default_root_dir=os.devnull,
-    )
-
-
-def _check_ended_well(trainer: pl.Trainer) -> None:
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-
-
-def describe(experiment: Experiment, placement: Placement, trainer: pl.Trainer) -> dict[str, Any]:
-    """The facts of a run that do not depend on how it goes."""
-    from alexnet_exp.model.count import layers, totals
-    from alexnet_exp.model.spec import Network
-
-    parameters = sum(p.numel() for p in experiment.network.parameters())
-    counted = totals(layers(experiment.spec)) if isinstance(experiment.spec, Network) else None
-    batch = getattr(experiment.config.data, "batch_size", None)
-    return {
-        "parameters": parameters,
-        "multiply_adds": counted.multiply_adds if counted else None,
-        "device": placement.device_name,
-        "accelerator": placement.accelerator,
-        "ranks": trainer.world_size,
-        "precision": placement.precision,
-        "deterministic": bool(experiment.config.trainer.deterministic),
-        "effective_batch": batch * experiment.config.trainer.accumulate_grad_batches if batch else None,
-        "fingerprint": getattr(experiment.data, "fingerprint", None),
-        "classes": len(experiment.card["classes"]),
-    }
-
-
-def _test(experiment: Experiment, placement: Placement, folder: RunFolder | None, checkpoints: Checkpoints) -> dict[str, Any]:
-    """Tests the chosen checkpoint's weights; without a test split there is nothing to say."""
-    data = experiment.data
-    if isinstance(data, ImageData) and data.source.test is None:
+def _test(
+    experiment: Experiment, placement: Placement, folder: RunFolder | None, checkpoints: Checkpoints
+) -> dict[str, Any]:
+    """Tests the chosen checkpoint's weights; without test images there is nothing to say."""
+    if isinstance(experiment.data, ImageData) and experiment.data.source.test is None:
         log.info("no test images: the run ends with validation")
         return {}
-    wanted = experiment.config.test.checkpoint
-    which = "best" if wanted is Which.best and checkpoints.best_epoch is not None else "last"
-    path = checkpoints.folder.checkpoints / f"{which}.ckpt"
-    if path.exists():
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    which, epoch = "last", checkpoints.epoch  # its weights are those in memory, also where saving them failed
+    if experiment.config.test.checkpoint is Which.best and checkpoints.best_epoch is not None:
+        which, epoch = "best", checkpoints.best_epoch
+        state = torch.load(checkpoints.file("best"), map_location="cpu", weights_only=True)["state_dict"]
         experiment.module.load_state_dict(state)
-    else:  # saving failed: what is in memory is the last epoch
-        which = "last"
     metrics, predictions = evaluate(experiment, placement, "test")
-    if folder and predictions is not None:
-        save_predictions(folder.predictions("test"), predictions)
-    return {"metrics": metrics, "tested": which, "test_images": len(predictions.labels) if predictions else None}
+    images = len(predictions.labels) if predictions else None
+    if folder:
+        if predictions is not None:
+            save_predictions(folder.predictions("test"), predictions)
+        log.info(summary_line(metrics, images, which, epoch))
+    return {"metrics": metrics, "tested": which, "test_images": images}

@@ -2,7 +2,7 @@
 
 A node is checked against the dataclass that its `name` chooses (tried.md: merging a whole schema refuses valid
 configurations as soon as a group has one dataclass an option). It comes out as an object of that dataclass. A node
-with `_target_` names a user's class and comes out as an `extend.UserClass`. No torch here, unless a user's class is named.
+with `_target_` names a user's class and is an `extend.UserClass` then. No torch here, until a user's class is named.
 """
 
 from __future__ import annotations
@@ -38,10 +38,14 @@ def validate(container: Mapping[str, Any]) -> Config:
             nodes[group] = _group(group, container.get(group))
         except Refused as refused:
             problems += refused.problems
-    root = {key: value for key, value in container.items() if key not in nodes and key not in NODES and key not in COLLECTIONS}
+    root = {
+        key: value
+        for key, value in container.items()
+        if key not in nodes and key not in NODES and key not in COLLECTIONS
+    }
     root.pop("module", None)
     try:
-        config = typed(Config, root, "")
+        config: Config = typed(Config, root, "")
     except Refused as refused:
         raise Refused(refused.problems + problems) from None
     if problems:
@@ -75,26 +79,31 @@ def _group(group: str, node: Any) -> Any:
 def _node(role: str, classes: Mapping[str, type], node: Any, prefix: str) -> Any:
     if not isinstance(node, Mapping):
         raise Refused([Problem(prefix, node, f"must be a group of settings; write {prefix.split('.')[0]}=NAME")])
-    if TARGET in node and role in ROLES:
+    if TARGET in node:
+        if role not in ROLES:
+            raise Refused([Problem(f"{prefix}.{TARGET}", node[TARGET], f"{role} takes no class of your own")])
         return UserClass(role, node, prefix)
     if len(classes) == 1:
         return typed(next(iter(classes.values())), node, prefix)
-    name = node.get("name")
+    name = str(node["name"]) if node.get("name") is not None else None
     if name is None and role in COLLECTIONS:
-        raise Refused([Problem(prefix, NO_VALUE, f"is not among the {role} chosen; add it with {prefix.replace('.', '=', 1)}")])
-    if name not in classes:
+        raise Refused(
+            [Problem(prefix, NO_VALUE, f"is not among the {role} chosen; add it with {prefix.replace('.', '=', 1)}")]
+        )
+    if name is None or name not in classes:
         raise Refused([Problem(f"{prefix}.name", name, one_of(name, classes))])
     return typed(classes[name], node, prefix)
 
 
 def typed(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
     """An object of the dataclass `cls` with the settings of `node`; raises `Refused` with keys under `prefix`."""
-    schema = OmegaConf.structured(cls)
+    problems: list[Problem] = []
     try:
-        merged, problems = OmegaConf.merge(schema, dict(node)), []
+        merged = OmegaConf.merge(OmegaConf.structured(cls), dict(node))
     except OmegaConfBaseException:
         merged, problems = _leaf_by_leaf(cls, node, prefix)
-    problems += _out_of_range(merged)
+    told = {problem.key for problem in problems}  # what was refused has its default now, which may not do either
+    problems += [problem for problem in _out_of_range(merged) if problem.key not in told]
     if problems:
         raise Refused([problem.under(prefix) if prefix else problem for problem in problems])
     return OmegaConf.to_object(merged)
@@ -126,7 +135,9 @@ def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
 
 def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], prefix: str, value: Any) -> Problem:
     """The problem with a key that its node has not: the nearest that it has, else the nearest of any node."""
-    known = [f.name for f in dataclasses.fields(error.object_type)] if dataclasses.is_dataclass(error.object_type) else []
+    known = (
+        [f.name for f in dataclasses.fields(error.object_type)] if dataclasses.is_dataclass(error.object_type) else []
+    )
     above = ".".join(filter(None, (prefix, *path[:-1])))
     near = nearest(path[-1], known)
     if near:
@@ -186,9 +197,9 @@ def _out_of_range(node: Any, path: str = "") -> list[Problem]:
     problems: list[Problem] = []
     if not isinstance(node, DictConfig) or node._is_none():
         return problems
-    for key in node:
+    for key in map(str, node):
         if not OmegaConf.is_missing(node, key):
-            problems += _out_of_range(node._get_node(key), f"{path}.{key}" if path else str(key))
+            problems += _out_of_range(node._get_node(key), f"{path}.{key}" if path else key)
     if not problems and dataclasses.is_dataclass(OmegaConf.get_type(node)):
         try:
             OmegaConf.to_object(node)
@@ -207,12 +218,32 @@ def _contradictions(config: Config) -> Iterator[Problem]:
     for name, callback in config.callbacks.items():
         monitor = getattr(callback, "monitor", "")
         if isinstance(monitor, str) and monitor.startswith("val/") and not has_val:
-            yield Problem(f"callbacks.{name}.monitor", monitor, "there is no validation; write data.val=split, or monitor train/loss")
-    if getattr(config.schedule, "name", "") == "plateau" and not has_val and str(config.schedule.monitor).startswith("val/"):
-        yield Problem("schedule.monitor", config.schedule.monitor, "there is no validation; write data.val=split, or monitor train/loss")
+            yield Problem(
+                f"callbacks.{name}.monitor",
+                monitor,
+                "there is no validation; write data.val=split, or monitor train/loss",
+            )
+    if (
+        getattr(config.schedule, "name", "") == "plateau"
+        and not has_val
+        and str(config.schedule.monitor).startswith("val/")
+    ):
+        yield Problem(
+            "schedule.monitor",
+            config.schedule.monitor,
+            "there is no validation; write data.val=split, or monitor train/loss",
+        )
+    if isinstance(config.data, UserClass) and config.test.run and not config.data.overrides("test_dataloader"):
+        yield Problem("test.run", True, f"{config.data.target} has no test_dataloader; write test.run=false")
     trainer = config.trainer
     if trainer.max_epochs is not None and trainer.min_epochs is not None and trainer.min_epochs > trainer.max_epochs:
-        yield Problem("trainer.min_epochs", trainer.min_epochs, f"must be at most trainer.max_epochs={trainer.max_epochs}")
+        yield Problem(
+            "trainer.min_epochs", trainer.min_epochs, f"must be at most trainer.max_epochs={trainer.max_epochs}"
+        )
     endless = trainer.max_epochs is None and trainer.max_steps == -1
     if endless and isinstance(config.schedule, Schedule) and config.schedule.needs_total:
-        yield Problem("trainer.max_epochs", None, f"schedule={config.schedule.name} needs the run's length; write a number of epochs")
+        yield Problem(
+            "trainer.max_epochs",
+            None,
+            f"schedule={config.schedule.name} needs the run's length; write a number of epochs",
+        )

@@ -1,1 +1,1 @@
-"""What happens beside the training: writing the run folder, saving checkpoints, watching for trouble, showing progress."""
+"""What happens beside the training: recording, saving checkpoints, watching for trouble, showing progress."""

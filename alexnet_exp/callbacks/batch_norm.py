@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pytorch_lightning.strategies import Strategy
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from alexnet_exp.data.order import Batch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.module import Tally
 
@@ -21,8 +23,9 @@ class PreciseBn(pl.Callback):
     """Measures mean and variance of every batch norm over `images` training images with the weights as they are.
 
     The running averages mix the statistics of many past weights (torch's momentum 0.01 remembers some 100 steps). The
-    difference between the two validations is what that mixing costs. Afterwards everything is put back: no random
-    number is drawn and no state is changed, so the training goes on as it would have.
+    difference between the two validations is what that mixing costs. The statistics are the means, over the batches,
+    of a batch's mean and unbiased variance (Wu and Johnson, 2021, "Rethinking 'Batch' in BatchNorm"). Afterwards
+    everything is put back: the training goes on as it would have.
     """
 
     def __init__(self, images: int):
@@ -33,34 +36,56 @@ class PreciseBn(pl.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ImageData) or data.source.val is None:
             return
-        modes = {module: module.training for module in pl_module.modules()}
-        with measured_anew(pl_module) as norms:
+        strategy = trainer.strategy if trainer.world_size > 1 else None
+        with _modes_kept(pl_module), measured_anew(pl_module) as norms, trainer.precision_plugin.forward_context():
             pl_module.eval()
             for norm in norms:
                 norm.train()
-            seen = 0
-            for images, _ in self._batches(data, "train", pl_module.device):
-                pl_module(images)
-                seen += len(images) * trainer.world_size
-                if seen >= self.images:
-                    break
+            self._measure(data, pl_module, trainer.world_size)
+            if strategy is not None:
+                for norm in norms:
+                    _average(norm, strategy)
             pl_module.eval()
             tally = Tally()
-            for images, labels in self._batches(data, "val", pl_module.device):
+            for images, labels in self._batches(data.loader("val"), data, pl_module.device):
                 logits = pl_module(images).float()
                 tally.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
-        for module, mode in modes.items():
-            module.training = mode
-        means = tally.read(trainer.strategy if trainer.world_size > 1 else None)
+        means = tally.read(strategy)
         found = {f"val/{key}_precise_bn": means[key] for key in ("loss", "top1")}
         if isinstance(getattr(pl_module, "metrics", None), dict):
             pl_module.metrics.update(found)  # type: ignore[union-attr,operator]
         pl_module.log_dict(found, logger=False)
 
+    def _measure(self, data: ImageData, module: pl.LightningModule, ranks: int) -> None:
+        # shuffled: in a folder's own order a batch would be of one class
+        seen = 0
+        for images, _ in self._batches(data.loader("train", shuffle=True), data, module.device):
+            module(images)
+            seen += len(images) * ranks
+            if seen >= self.images:
+                return
+
     @staticmethod
-    def _batches(data: ImageData, split: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in data.loader(split):
+    def _batches(loader: Iterable[Batch], data: ImageData, device: torch.device) -> Iterator[Batch]:
+        for images, labels in loader:
             yield data.centred(images.to(device)), labels.to(device)
+
+
+def _average(norm: _BatchNorm, strategy: Strategy) -> None:
+    """Makes the statistics that each rank has measured on its own images those of all."""
+    for statistic in (norm.running_mean, norm.running_var):
+        if statistic is not None:
+            statistic.copy_(strategy.reduce(statistic.clone(), reduce_op="mean"))
+
+
+@contextmanager
+def _modes_kept(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager

@@ -29,4 +29,6 @@ def _build(node: Any) -> pl.Callback:
     if isinstance(node, schema.PreciseBn):
         return PreciseBn(**arguments)
     assert isinstance(node, schema.EarlyStopping)
-    return EarlyStopping(**arguments, check_on_train_epoch_end=True)
+    # null is Lightning's own choice: after the epoch, or after each validation where these come at other times
+    after_epoch = None if node.monitor.startswith("val/") else True
+    return EarlyStopping(**arguments, check_on_train_epoch_end=after_epoch)

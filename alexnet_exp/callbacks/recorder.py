@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,34 +14,45 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from alexnet_exp.endings import NotFiniteError
+from alexnet_exp.module import metrics_of
 from alexnet_exp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 STEPS_AT_ONCE = 50  # how many losses wait on the device before they are read: reading one stops the device
-HEADER = "epoch  train: loss   top-1    val: loss   top-1   top-5        lr  images/s  seconds    memory"
+HEADER = "epoch     train: loss   top-1    val: loss   top-1   top-5        lr  images/s  seconds    memory"
 
 
-class NotFinite(RuntimeError):
-    """The loss became NaN or infinite."""
+class AfterMetrics(Checkpoint):
+    """A callback whose `on_train_epoch_end` finds the epoch's means.
+
+    They are made in the LightningModule's own `on_train_epoch_end`, and the only callbacks that Lightning calls after
+    that are its `Checkpoint`s.
+    """
 
 
-class Recorder(Checkpoint):
-    """Records on rank 0; every rank checks its losses.
+class Recorder(AfterMetrics):
+    """Records on rank 0; every rank checks the losses, which are the means over all ranks.
 
-    A `Checkpoint`, because Lightning calls those after the LightningModule's own `on_train_epoch_end`, where the epoch's
-    means are made.
+    `newest` has the last value of each `split/metric`.
     """
 
     def __init__(self, folder: RunFolder | None):
         self.folder = folder
-        self.pending: list[tuple[int, Tensor, float]] = []
-        self.micro_losses: list[Tensor] = []
-        self.images = 0
-        self.epoch_seconds = self.train_seconds = self.validation_seconds = 0.0
-        self.total_images = 0
-        self.total_seconds = 0.0
-        self._epoch_start = self._validation_start = 0.0
+        self.newest: dict[str, float] = {}
+        self._waiting: list[tuple[int, Tensor, float]] = []
+        self._of_this_step: list[Tensor] = []
+        self._rate: float | None = None  # the learning rate of the last step; None until the first
+        self._stepped = self._validated = False
+        self._images = self._all_images = 0
+        self._seconds = 0.0
+        self._epoch_start = self._validation_start = self._validation_seconds = 0.0
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Training images a second over the whole run, validation not counted; None before the first epoch's end."""
+        return self._all_images / self._seconds if self._seconds > 0 else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.folder is not None:
@@ -48,54 +60,75 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._epoch_start = time.perf_counter()
-        self.validation_seconds, self.images = 0.0, 0
+        self._validation_seconds, self._images, self._validated = 0.0, 0, False
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.validation_seconds += time.perf_counter() - self._validation_start
+        self._validation_seconds += time.perf_counter() - self._validation_start
+        self._validated = True
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.images += _size(batch)
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if not isinstance(loss, Tensor):
-            return
-        # Lightning has divided the loss by the number of batches that make a step: their sum is the step's mean
-        self.micro_losses.append(loss.detach())
-        if trainer.fit_loop._should_accumulate():
-            return
-        self.pending.append((trainer.global_step, torch.stack(self.micro_losses).sum(), _rate(trainer)))
-        self.micro_losses = []
-        if len(self.pending) >= STEPS_AT_ONCE:
-            self._read_steps()
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        # not at the batch's end: by then a scheduler of the user's has set the rate of the next step
+        self._rate, self._stepped = float(optimizer.param_groups[0]["lr"]), True
 
-    def _read_steps(self) -> None:
-        """Reads the waiting losses from the device at once, writes them, and stops the run where one is not a number."""
-        if not self.pending:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._images += _size(batch)
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            # Lightning has divided it by `accumulate_grad_batches`: the sum over the step's batches is the step's mean
+            self._of_this_step.append(loss.detach())
+        if not self._stepped:
             return
-        steps, losses, rates = zip(*self.pending, strict=True)
-        self.pending = []
-        values = torch.stack(losses).tolist()
+        if self._of_this_step:
+            self._waiting.append((trainer.global_step, torch.stack(self._of_this_step).sum(), self._rate or 0.0))
+        self._of_this_step, self._stepped = [], False
+        if len(self._waiting) >= STEPS_AT_ONCE:
+            self._read_steps(trainer)
+
+    def _read_steps(self, trainer: pl.Trainer) -> None:
+        """Reads the waiting losses from the device, writes them, and stops the run where one is not a number.
+
+        A collective: every rank gets here after the same step, and finds the same.
+        """
+        if not self._waiting:
+            return
+        steps, losses, rates = zip(*self._waiting, strict=True)
+        self._waiting = []
+        means = torch.stack(losses)
+        if trainer.world_size > 1:
+            means = trainer.strategy.reduce(means, reduce_op="mean")
+        rows = list(zip(steps, means.tolist(), rates, strict=True))
         if self.folder is not None:
-            self.folder.append_steps(list(zip(steps, values, rates, strict=True)))
-        for step, value in zip(steps, values, strict=True):
-            if not math.isfinite(value):
-                raise NotFinite(f"the loss is {value} at step {step}; try a smaller optim.lr, or trainer.gradient_clip_val=1")
+            self.folder.append_steps(rows)
+        for step, loss, _ in rows:
+            if not math.isfinite(loss):
+                raise NotFiniteError(
+                    f"the loss is {loss} at step {step}; try a smaller optim.lr, or trainer.gradient_clip_val=1"
+                )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._read_steps()
-        self.epoch_seconds = time.perf_counter() - self._epoch_start
-        seconds = self.epoch_seconds - self.validation_seconds
-        images = self.images * trainer.world_size
-        self.total_images, self.total_seconds = self.total_images + images, self.total_seconds + seconds
+        self._read_steps(trainer)
+        seconds = time.perf_counter() - self._epoch_start
+        training = seconds - self._validation_seconds
+        images = self._images * trainer.world_size
+        self._all_images, self._seconds = self._all_images + images, self._seconds + training
+        # where this epoch had no validation, Lightning still has the one before
+        splits = ("train", "val") if self._validated else ("train",)
+        metrics = metrics_of(trainer, pl_module, splits)
+        self.newest |= metrics
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
-            "lr": _rate(trainer),
-            **metrics_of(trainer, pl_module, ("train", "val")),
-            "seconds": round(self.epoch_seconds, 3),
-            "images_per_s": round(images / seconds, 1) if seconds > 0 else None,
+            "lr": self._rate,
+            **metrics,
+            "seconds": round(seconds, 3),
+            "images_per_s": round(images / training, 1) if training > 0 else None,
         }
         if self.folder is None:
             return
@@ -105,34 +138,26 @@ class Recorder(Checkpoint):
             logger.log_metrics({key: value for key, value in row.items() if isinstance(value, float)}, step=row["step"])
             logger.save()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        try:
-            self._read_steps()
-        except (NotFinite, OSError):  # the run is ending for a reason of its own, which must be the one that is told
-            return
-
-
-def metrics_of(trainer: pl.Trainer, module: pl.LightningModule, splits: tuple[str, ...]) -> dict[str, float]:
-    """The newest `split/metric` values: our module's exact ones, a user's module's as it logged them."""
-    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    exact = getattr(module, "metrics", {})
-    found = {**logged, **exact}
-    return {key: value for key, value in found.items() if key.partition("/")[0] in splits}
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The steps before the one that failed are written. Of several ranks not: the others are not there to ask."""
+        if trainer.world_size == 1:
+            with suppress(NotFiniteError, OSError, RuntimeError):  # the first exception is the one to tell
+                self._read_steps(trainer)
 
 
 def epoch_line(row: dict[str, Any], epochs: int | None, memory: int) -> str:
-    """The fixed-width line of one epoch, under `HEADER`."""
+    """The fixed-width line of one epoch, under `HEADER`; a number that there is not is a dash."""
 
-    def number(key: str, form: str) -> str:
+    def number(key: str, width: int, form: str) -> str:
         value = row.get(key)
-        width = int(form.partition(".")[0].lstrip("<>"))
-        return f"{value:{form}}" if isinstance(value, (int, float)) else f"{'-':>{width}}"
+        return f"{'-' if value is None else format(value, form):>{width}}"
 
     of = f"/{epochs}" if epochs and epochs > 0 else ""
     return (
-        f"{str(row['epoch']) + of:<6}{number('train/loss', '12.4f')}{number('train/top1', '8.4f')}"
-        f"{number('val/loss', '13.4f')}{number('val/top1', '8.4f')}{number('val/top5', '8.4f')}"
-        f"{number('lr', '10.2e')}{number('images_per_s', '10.0f')}{number('seconds', '9.1f')}{memory / 2**20:>7.0f} MB"
+        f"{str(row['epoch']) + of:<9}{number('train/loss', 12, '.4f')}{number('train/top1', 8, '.4f')}"
+        f"{number('val/loss', 13, '.4f')}{number('val/top1', 8, '.4f')}{number('val/top5', 8, '.4f')}"
+        f"{number('lr', 10, '.2e')}{number('images_per_s', 10, '.0f')}{number('seconds', 9, '.1f')}"
+        f"{memory / 2**20:>7.0f} MB"
     )
 
 
@@ -146,10 +171,6 @@ def memory_used(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
-
-
-def _rate(trainer: pl.Trainer) -> float:
-    return float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else math.nan
 
 
 def _size(batch: Any) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from alexnet_exp.callbacks.recorder import metrics_of
+from alexnet_exp.callbacks.recorder import AfterMetrics
+from alexnet_exp.module import metrics_of
 
 log = logging.getLogger(__name__)
 
@@ -18,35 +19,45 @@ MOST_OF_THE_TIME = 0.5
 ENOUGH_STEPS = 20
 
 
-class Watch(pl.Callback):
+class Watch(AfterMetrics):
     """Warns, once each: the loss stays at ln(classes); the steps wait for data more than half their time."""
 
     def __init__(self, classes: int):
         self.chance = math.log(classes)
         self.classes = classes
-        self.waited = self.worked = 0.0
-        self.steps = 0
-        self.said: set[str] = set()
+        self._waited = self._worked = 0.0
+        self._steps = 0
+        self._said: set[str] = set()
         self._mark = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.waited, self.worked, self.steps = 0.0, 0.0, 0
+        self._waited, self._worked, self._steps = 0.0, 0.0, 0
         self._mark = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         now = time.perf_counter()
-        self.waited += (now - self._mark) if self.steps else 0.0  # the first wait of an epoch is the workers' start
+        self._waited += (now - self._mark) if self._steps else 0.0  # the first wait of an epoch is the workers' start
         self._mark = now
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         now = time.perf_counter()
-        self.worked += now - self._mark
-        self._mark, self.steps = now, self.steps + 1
+        self._worked += now - self._mark
+        self._mark, self._steps = now, self._steps + 1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._mark = time.perf_counter()  # a validation in mid-epoch is no waiting
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        share = self.waited / max(self.waited + self.worked, 1e-9)
-        if self.steps >= ENOUGH_STEPS and share > MOST_OF_THE_TIME:
-            self._say("data", f"{share:.0%} of the time is spent waiting for data; try more data.workers, or smaller images (data.size)")
+        share = self._waited / max(self._waited + self._worked, 1e-9)
+        if self._steps >= ENOUGH_STEPS and share > MOST_OF_THE_TIME:
+            self._say(
+                "data",
+                f"{share:.0%} of the time is spent waiting for data; try more data.workers, or a smaller data.size",
+            )
         loss = metrics_of(trainer, pl_module, ("train",)).get("train/loss")
         if loss is not None and trainer.current_epoch >= 1 and abs(loss - self.chance) < STUCK * self.chance:
             self._say(
@@ -56,6 +67,6 @@ class Watch(pl.Callback):
             )
 
     def _say(self, what: str, line: str) -> None:
-        if what not in self.said:
-            self.said.add(what)
+        if what not in self._said:
+            self._said.add(what)
             log.warning(line)

@@ -1,6 +1,8 @@
-"""`check [overrides]`: an experiment composed, validated, built, and one batch of it trained; nothing is kept. For CI."""
+"""`check [overrides]`: an experiment composed, validated, built, and one batch of it trained. For CI."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from alexnet_exp.commands.parser import with_overrides
 from alexnet_exp.config import composed
@@ -13,16 +15,17 @@ def run(arguments: list[str]) -> int:
     config, _ = composed(given.overrides, given.config_dir)
 
     from alexnet_exp import logs
-    from alexnet_exp.build import build
+    from alexnet_exp.build import build, prepare
     from alexnet_exp.devices import place
-    from alexnet_exp.train import build_trainer, prepare
+    from alexnet_exp.trainer import build_trainer
 
     logs.configure(None)
     placement = place(config.trainer)
     experiment = build(config)
     prepare(experiment)
-    # One device: a rank of several would be a process that runs this command again
-    alone = place(type(config.trainer)(gpus=0)) if placement.ranks > 1 and placement.accelerator == "cpu" else placement
+    # one device: for more Lightning would run this command again
+    first = placement.devices[:1] if isinstance(placement.devices, list) else 1
+    alone = replace(placement, devices=first, strategy="auto")
     config.trainer.fast_dev_run = True
     trainer = build_trainer(config.trainer, alone, [], [])
     trainer.fit(experiment.module, datamodule=experiment.data)

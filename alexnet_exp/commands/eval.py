@@ -1,4 +1,4 @@
-"""`eval RUN`: a run's own data and checkpoint again, through the code that tested it: the same number to the last digit."""
+"""`eval RUN`: a run's own data and checkpoint again, by the code that tested it: the same number to the last digit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
+from alexnet_exp.extend import UserClass
 from alexnet_exp.runs.find import checkpoint_path, find
 from alexnet_exp.runs.read import read_config
 from alexnet_exp.settings import UserError
@@ -19,13 +20,15 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
     parser.add_argument("--split", default="test", choices=("test", "val", "train"))
     parser.add_argument("--ckpt", default=None, metavar="best|last|FILE", help="default: the one that the run tested")
-    parser.add_argument("--gpus", type=int, default=None, help="as trainer.gpus; default: one device, the best there is")
+    parser.add_argument(
+        "--gpus", type=int, default=None, help="as trainer.gpus; default: one device, the best there is"
+    )
     given = parser.parse_args(arguments)
     path = find(given.run, Path("outputs"))
     config = validate(read_config(path))
 
     from alexnet_exp import logs
-    from alexnet_exp.build import build
+    from alexnet_exp.build import CARD, build
     from alexnet_exp.datamodule import ImageData
     from alexnet_exp.devices import place
     from alexnet_exp.evaluate import evaluate
@@ -33,6 +36,11 @@ def run(arguments: list[str]) -> int:
     from alexnet_exp.runs.read import read_result
     from alexnet_exp.schema import Trainer
 
+    own = isinstance(config.data, UserClass) and not issubclass(config.data.cls, ImageData)
+    if own and given.split != "test":
+        raise UserError(
+            f"eval: --split {given.split} needs a data module that subclasses ImageData; {config.data.target} does not"
+        )
     logs.configure(None)
     tested = read_result(path).get("tested") or config.test.checkpoint.value
     file = checkpoint_path(path, given.ckpt or tested)
@@ -40,7 +48,8 @@ def run(arguments: list[str]) -> int:
     if not isinstance(getattr(config.model, "weights", None), type(None)):
         config.model.weights = None  # the checkpoint has them
     experiment = build(config)
-    if content["alexnet_exp"]["model"] != {**experiment.card["model"], "weights": content["alexnet_exp"]["model"].get("weights")}:
+    # not the file its weights started from, which may be gone
+    if content[CARD]["model"] | {"weights": None} != experiment.card["model"] | {"weights": None}:
         raise UserError(f"{file}: a checkpoint of another network than the run {path}")
     experiment.module.load_state_dict(content["state_dict"])
     experiment.data.prepare_data()

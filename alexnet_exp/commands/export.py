@@ -1,4 +1,4 @@
-"""`export RUN`: the network with its preprocessing as ONNX, and its weights as safetensors; uint8 images in, logits out."""
+"""`export RUN`: network and preprocessing as ONNX, weights as safetensors; uint8 images in, logits out."""
 
 from __future__ import annotations
 

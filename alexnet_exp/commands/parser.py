@@ -21,6 +21,8 @@ class Parser(argparse.ArgumentParser):
 def with_overrides(command: str, description: str) -> Parser:
     """A parser of `[overrides] [--config-dir FOLDER]`, to which a command adds its flags."""
     parser = Parser(command, description)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for training, e.g. model=paper data=cifar10")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for training, e.g. model=paper data=cifar10"
+    )
     parser.add_argument("--config-dir", metavar="FOLDER", help="your own YAML files beside the shipped ones")
     return parser

@@ -1,4 +1,4 @@
-"""`plot RUN`: learning curves, confusion matrix and first-layer filters as PNG; `plot schedule [overrides]` before a run."""
+"""`plot RUN`: curves, confusion matrix and first-layer filters as PNG; `plot schedule [overrides]` before a run."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
+from alexnet_exp.runs.find import find
 from alexnet_exp.settings import UserError
 
 TOP = 5
@@ -22,13 +23,16 @@ def run(arguments: list[str]) -> int:
     missing = [name for name in given.images if not Path(name).is_file()]
     if missing:
         raise UserError(f"predict: {missing[0]}: no such file")
+    path = find(given.run, Path("outputs"))
 
     from alexnet_exp.loading import load
 
-    classifier = load(given.run, given.ckpt)
+    classifier = load(path, given.ckpt)
     for name, probabilities in zip(given.images, classifier.predict(given.images), strict=True):
         values, indices = probabilities.topk(min(TOP, len(classifier.classes)))
-        top = [(classifier.classes[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
+        top = [
+            (classifier.classes[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
         if given.json:
             print(json.dumps({"image": name, "top": [{"class": label, "probability": value} for label, value in top]}))
         else:

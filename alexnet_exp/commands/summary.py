@@ -23,7 +23,7 @@ PAPER = {
     "activations": ("650,000 neurons", 659_272),
 }
 STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight
-NOTE = "The \"630 million connections\" sometimes quoted beside these cannot be derived from the network's sizes."
+NOTE = 'The "630 million connections" sometimes quoted beside these cannot be derived from the network\'s sizes.'
 
 
 def run(arguments: list[str]) -> int:
@@ -33,9 +33,10 @@ def run(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     config = validate(compose(given.overrides, given.config_dir))
     if not isinstance(config.model, Network):
-        raise UserError("summary: counts a network made of stages; a class of your own cannot be counted without running it")
-    spec = _completed(config, config.model)
-    table = layers(spec)
+        raise UserError(
+            "summary: counts a network made of stages; a class of your own cannot be counted without running it"
+        )
+    spec, table = _completed(config, config.model)
     memory = training_memory(table, STATES.get(config.optim.name, 2))
     batch = getattr(config.data, "batch_size", 1)
     if given.json:
@@ -45,14 +46,13 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _completed(config: Config, spec: Network) -> Network:
-    """The network with what it leaves open taken from the data; what it pins stands, whatever the data is."""
+def _completed(config: Config, spec: Network) -> tuple[Network, list[Layer]]:
+    """The network with what it leaves open taken from the data, and its layers; what it pins stands."""
     pinned = {key: getattr(spec, key) for key in ("input_size", "in_channels", "num_classes", "width")}
-    if None not in pinned.values():
-        return spec
-    ends = vars(ends_of(config)[0]) | {key: value for key, value in pinned.items() if value is not None}
+    ends = vars(ends_of(config)[0]) if None in pinned.values() else {}
     try:
-        return complete(spec, Ends(**ends))
+        whole = complete(spec, Ends(**ends | {key: value for key, value in pinned.items() if value is not None}))
+        return whole, layers(whole)
     except Refused as refused:
         raise Refused([problem.under("model") for problem in refused.problems]) from None
 
@@ -67,8 +67,11 @@ def _machine(config: Config, table: list[Layer], counted: Totals, memory: Memory
     }
 
 
-def _lines(config: Config, spec: Network, table: list[Layer], counted: Totals, memory: Memory, batch: int) -> Iterator[str]:
-    yield f"model={config.model.name}, input {spec.in_channels}x{spec.input_size}x{spec.input_size}, {spec.num_classes} classes, width {spec.width:g}"
+def _lines(
+    config: Config, spec: Network, table: list[Layer], counted: Totals, memory: Memory, batch: int
+) -> Iterator[str]:
+    image = f"{spec.in_channels}x{spec.input_size}x{spec.input_size}"
+    yield f"model={config.model.name}, input {image}, {spec.num_classes} classes, width {spec.width:g}"
     yield ""
     yield f"{'layer':<14}{'kind':<12}{'output':>14}{'parameters':>14}{'multiply-adds':>16}{'memory/image':>14}"
     for layer in table:
@@ -85,7 +88,8 @@ def _lines(config: Config, spec: Network, table: list[Layer], counted: Totals, m
         yield f"{'trainable':<24}{counted.trainable_parameters:>16,}"
     yield NOTE
     yield (
-        f"Training at data.batch_size={batch} with optim={config.optim.name} keeps about {_bytes(memory.at(batch))} in float32: "
+        f"Training at data.batch_size={batch} with optim={config.optim.name} "
+        f"keeps about {_bytes(memory.at(batch))} in float32: "
         f"{_bytes(memory.fixed)} of weights, gradients and optimizer state, {_bytes(memory.per_image)} an image."
     )
 
@@ -102,4 +106,10 @@ def _number(value: int) -> str:
 
 
 def _bytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count / 2**10:.1f} kB"
+    return (
+        f"{count / 2**30:.2f} GB"
+        if count >= 2**30
+        else f"{count / 2**20:.1f} MB"
+        if count >= 2**20
+        else f"{count / 2**10:.1f} kB"
+    )

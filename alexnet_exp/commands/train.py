@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.config import VERSION_BASE, check_config_dir, composed, each_job, plain, register
+from alexnet_exp.config import VERSION_BASE, check_config_dir, compose, composed_jobs, each_job, plain, register
 from alexnet_exp.paths import conf_dir
+from alexnet_exp.runs.accuracy import margin
 from alexnet_exp.runs.read import read_result
+from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
 
 # Lines of the table at the end: the metric's key, and how it is called there.
-SHOWN = {"test/top1": "test top-1", "test/top5": "test top-5", "test/loss": "test loss", "val/top1": "val top-1", "val/loss": "val loss"}
+SHOWN = {
+    "test/top1": "test top-1",
+    "test/top5": "test top-5",
+    "test/loss": "test loss",
+    "val/top1": "val top-1",
+    "val/loss": "val loss",
+}
 
 
 def run(arguments: list[str]) -> int:
     """Validates every job, then hands the command line to Hydra; the worst job's exit code comes back."""
-    from hydra._internal.utils import get_args_parser
-
-    flags = get_args_parser().parse_args(arguments)
-    only_shows = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
+    flags = _flags(arguments)
     check_config_dir(flags.config_dir)
-    if not only_shows:
-        for job in each_job(flags.overrides) if flags.multirun else [flags.overrides]:
-            composed(job, flags.config_dir)
+    if flags.cfg:
+        compose(flags.overrides, flags.config_dir)
+    elif not (flags.info or flags.hydra_help or flags.shell_completion):
+        configs = composed_jobs(each_job(flags.overrides) if flags.multirun else [flags.overrides], flags.config_dir)
+        _check_devices(configs)
     ended: list[tuple[Path, int]] = []
-    _with_hydra(arguments, lambda config: ended.append(_one(config)))
+    with_hydra(arguments, lambda config: ended.append(_one(config)))
     if not ended or int(os.environ.get("RANK", "0")) > 0:
         return max((code for _, code in ended), default=0)
     if flags.multirun or len(ended) > 1:
@@ -41,20 +49,74 @@ def run(arguments: list[str]) -> int:
     return max(code for _, code in ended)
 
 
-def _with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
+def _flags(arguments: list[str]) -> argparse.Namespace:
+    """Hydra's own flags, refused in one line where they are wrong or would go round the validation."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    flags = parser.parse_args(arguments)
+    if flags.experimental_rerun:
+        raise UserError(
+            "--experimental-rerun: would unpickle a file of the run folder, which could run code; type the overrides"
+        )
+    for name in ("config_path", "config_name"):
+        if getattr(flags, name):
+            raise UserError(
+                f"--{name.replace('_', '-')}: write an experiment of your own: --config-dir FOLDER experiment=NAME"
+            )
+    if flags.resolve and not flags.cfg:
+        raise UserError("--resolve: goes with --cfg job")
+    return flags
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; python -m alexnet_exp --help tells what it takes")
+
+
+def _check_devices(configs: list[Config]) -> None:
+    """Refuses what asks for devices that are not there, before any run's folder is made."""
+    from alexnet_exp.devices import chosen
+
+    lines = dict[str, None]()
+    for config in configs:
+        try:
+            chosen(config.trainer)
+        except UserError as error:
+            lines |= dict.fromkeys(str(error).splitlines())
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
+    """Lets Hydra compose the command line and call `task` with each job's configuration; its errors become one line.
+
+    What `task` raises is raised again at the end: Hydra would print words of its own, and drop the jobs that follow.
+    """
     import hydra
+    from hydra.errors import HydraException
+
+    raised: list[Exception] = []
+
+    def guarded(config: DictConfig) -> None:
+        try:
+            task(config)
+        except Exception as error:
+            raised.append(error)
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an exception, not Hydra's own printing and exit
-    sys.argv = [sys.argv[0], *arguments]
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
-        hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name="config")(task)()
-    except Exception as error:
-        from hydra.errors import HydraException
-
-        if isinstance(error, HydraException):
-            raise UserError(str(error).splitlines()[0]) from error
-        raise
+        hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name="config")(guarded)()
+    except HydraException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    except ValueError as error:  # Hydra's, of flags that do not go together
+        raise UserError(f"{str(error).splitlines()[0]}; python -m alexnet_exp --help tells what it takes") from error
+    finally:
+        sys.argv = before
+    if raised:
+        raise raised[0]
 
 
 def _one(config: DictConfig) -> tuple[Path, int]:
@@ -72,7 +134,7 @@ def _one(config: DictConfig) -> tuple[Path, int]:
 
 def _machine_line(path: Path) -> dict[str, Any]:
     result = read_result(path) if (path / "result.json").exists() else {"status": "failed"}
-    line = {"run": str(_short(path)), "status": result["status"], "metrics": result.get("metrics", {})}
+    line: dict[str, Any] = {"run": str(_short(path)), "status": result["status"], "metrics": result.get("metrics", {})}
     return line | ({"error": result["error"]} if "error" in result else {})
 
 
@@ -109,12 +171,8 @@ def _tell(path: Path, code: int) -> None:
 
 
 def _margin(result: dict[str, Any], key: str) -> str:
-    """How well so many test images tell an accuracy: the half width of its 95% interval, in points."""
-    images, value = result.get("test_images"), result["metrics"][key]
-    if key != "test/top1" or not images:
-        return ""
-    half = 1.96 * (max(value * (1 - value), 0.25 / images) / images) ** 0.5
-    return f"  ({images:,} test images tell it to +-{100 * half:.1f} points)"
+    images = result.get("test_images")
+    return f"  ({margin(result['metrics'][key], images)})" if key == "test/top1" and images else ""
 
 
 def _next(result: dict[str, Any]) -> list[str]:

@@ -34,8 +34,8 @@ class Facts:
     channels: int
     size: int
     input_size: int
-    width: float
-    note: str
+    width: float = 1.0
+    note: str = ""
 
 
 def facts(spec: Data) -> Facts:

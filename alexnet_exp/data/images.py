@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -103,4 +103,6 @@ def _square(pixels: Tensor, size: int) -> Tensor:
 
 def _reason(error: Exception) -> str:
     """The last part of the error's first line: torchvision puts the source file and line before it."""
+    if isinstance(error, UnidentifiedImageError):  # its own words name a buffer in memory
+        return "no format that is known"
     return str(error).splitlines()[0].rsplit(", ", 1)[-1] if str(error) else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,20 @@ class Statistics:
     channel_mean: Tensor | None = None
     channel_std: Tensor | None = None
     pixel_mean: Tensor | None = None
+
+
+def measure(batches: Iterable[tuple[Tensor, Tensor]]) -> Statistics:
+    """The statistics of the images of `batches`: pairs of uint8 [N, C, H, W] and labels, all images of one size."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for images, _ in batches:
+        exact = images.cpu().double()
+        count += len(exact)
+        total = total + exact.sum(0)
+        squares = squares + exact.square().sum(0)
+    mean, second = total / count, squares / count
+    channel_mean = mean.mean((1, 2))
+    variance = second.mean((1, 2)) - channel_mean.square()
+    return Statistics(channel_mean.float(), variance.clamp(min=0).sqrt().float(), mean.float())
 
 
 class Preprocess(nn.Module):

@@ -23,16 +23,26 @@ def digest(path: Path) -> str:
 def write(path: Path) -> str:
     """Writes the checksum of `path` beside it, and returns it."""
     found = digest(path)
-    with replacing(beside(path)) as file:
-        file.write(f"{found}  {path.name}\n".encode())
+    note(path, found)
     return found
+
+
+def note(path: Path, digest: str) -> None:
+    """Writes a checksum that is known already beside `path`."""
+    with replacing(beside(path)) as file:
+        file.write(f"{digest}  {path.name}\n".encode())
+
+
+def noted(path: Path) -> str | None:
+    """The checksum that lies beside `path`, unverified; None when there is none."""
+    return beside(path).read_text(errors="replace").split(" ")[0] if beside(path).exists() else None
 
 
 def verify(path: Path) -> bool:
     """Whether `path` was checked: False when no checksum lies beside it. Raises UserError when the checksum differs."""
-    if not beside(path).exists():
+    expected = noted(path)
+    if expected is None:
         return False
-    expected = beside(path).read_text(errors="replace").split(" ")[0]
     if digest(path) != expected:
         raise UserError(f"{path}: damaged or cut short: its SHA-256 is not the one in {beside(path).name}")
     return True

@@ -44,7 +44,23 @@ def checkpoint_path(run: Path, which: str) -> Path:
         path = run / "checkpoints" / f"{name}.ckpt"
         if path.exists():
             return path
-    raise UserError(f"{run}: has no checkpoint {' or '.join(names)}; the run kept none (checkpoint.keep), or has not saved one yet")
+    why = "the run kept none (checkpoint.keep), or has not saved one yet"
+    raise UserError(f"{run}: has no checkpoint {' or '.join(names)}; {why}")
+
+
+def weights_file(weights: str, outputs: Path) -> Path:
+    """The file that `model.weights` means: a file, or the best checkpoint of a run."""
+    if Path(weights).is_file():
+        return Path(weights)
+    try:
+        return checkpoint_path(find(weights, outputs), "best")
+    except UserError as error:
+        raise UserError(f"model.weights={weights}: no such file; and {error}") from None
+
+
+def outputs_of(run: Path) -> Path:
+    """The folder of all runs, where `latest` lies: the nearest `outputs` above the run, else two levels up."""
+    return next((parent for parent in run.parents if parent.name == "outputs"), run.parent.parent)
 
 
 def runs_under(outputs: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alexnet_exp.runs.find import find, runs_under
+from alexnet_exp.runs.find import find, outputs_of, runs_under
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.settings import UserError
 
@@ -103,3 +103,9 @@ def test_no_outputs_at_all(tmp_path):
 def test_runs_are_listed_once_and_in_order(outputs):
     RunFolder(outputs / NAMES[0]).link_latest(outputs)
     assert [path.relative_to(outputs).as_posix() for path in runs_under(outputs)] == NAMES
+
+
+def test_all_runs_lie_under_the_nearest_outputs_whatever_lies_between():
+    run, job = Path("/a/outputs/train/2026"), Path("/a/outputs/train/sweep_1/0")
+    assert outputs_of(run) == outputs_of(job) == Path("/a/outputs")
+    assert outputs_of(Path("/elsewhere/train/2026")) == Path("/elsewhere")

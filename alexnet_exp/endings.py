@@ -1,0 +1,83 @@
+"""How a run ends: done, failed, interrupted, or refused before it began; and the exit code of each."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from alexnet_exp.settings import UserError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class NotFiniteError(RuntimeError):
+    """The loss became NaN or infinite: no fault of the code, and one line says it."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """`status` is what result.json says, or `refused` where the run did not begin and its folder was not touched.
+
+    reason: one line. trace: of an error that nobody expected. recorded: whether result.json has it already.
+    """
+
+    status: str
+    code: int
+    reason: str = ""
+    trace: str = ""
+    recorded: bool = False
+
+
+def ending_of(error: BaseException) -> Ending:
+    """The ending that an exception means."""
+    if isinstance(error, KeyboardInterrupt):
+        return Ending("interrupted", INTERRUPTED, "by Ctrl-C (SIGINT)")
+    if isinstance(error, SIGTERMException):
+        return Ending("interrupted", TERMINATED, "by SIGTERM")
+    if isinstance(error, UserError):
+        return Ending("failed", BAD_INPUT, str(error))
+    if isinstance(error, NotFiniteError):
+        return Ending("failed", FAILED, str(error))
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Ending("failed", FAILED, reason, "".join(traceback.format_exception(error)))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, the first SIGINT raises KeyboardInterrupt, also where a script started us with SIGINT ignored.
+
+    Those that follow are ignored, so that the ending can be written: ranks get one from the terminal and one from the
+    process that started them. Outside of the main thread nothing changes: whoever owns that handles signals.
+    """
+
+    def once(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGINT, once)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def own_interrupts(trainer: pl.Trainer) -> Iterator[None]:
+    """Lightning turns Ctrl-C into sys.exit(1) once it has torn down; here it comes out as a KeyboardInterrupt again."""
+    try:
+        yield
+    except SystemExit as error:
+        if trainer.interrupted and not isinstance(error, SIGTERMException):
+            raise KeyboardInterrupt from None
+        raise

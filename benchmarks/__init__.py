@@ -1,0 +1,1 @@
+"""Measurements of this project, each a script; what they gave lies in results/."""

@@ -1,0 +1,166 @@
+"""Checkpoints: what lies in the folder, that it reads safely, and what happens when the disk is full."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_exp.callbacks import checkpoints
+from alexnet_exp.callbacks.checkpoints import Checkpoints
+from alexnet_exp.runs import checksum
+from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.schema import Keep
+from tests.conftest import Run
+
+TrainRun = Callable[..., Run]
+
+
+def names(run: Run) -> list[str]:
+    return sorted(path.name for path in (run.path / "checkpoints").iterdir())
+
+
+def test_plain_containers_and_checksums_that_sha256sum_accepts(finished: Run) -> None:
+    for name in ("last", "best"):
+        content = finished.checkpoint(name)  # with weights_only=True
+        assert content["alexnet_exp"]["model"]["norm"] == "bn"
+        assert checksum.verify(finished.path / "checkpoints" / f"{name}.ckpt")
+    done = subprocess.run(
+        ["sha256sum", "-c", "last.ckpt.sha256", "best.ckpt.sha256"],
+        cwd=finished.path / "checkpoints",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_last_previous_and_best_are_of_their_epochs(train_run: TrainRun) -> None:
+    run = train_run("run", "trainer.max_epochs=3", "+callbacks={}", "test.run=false")
+    top1 = [row["val/top1"] for row in run.metrics]
+    best = top1.index(max(value for value in top1 if value is not None)) + 1
+    assert run.result["best_epoch"] == best
+    # a checkpoint of epoch n was saved with n - 1 epochs completed and the n-th in its last hook
+    assert run.checkpoint("last")["global_step"] == 9
+    assert run.checkpoint("best")["global_step"] == 3 * best
+
+
+@pytest.mark.parametrize(
+    ("keep", "val", "left"),
+    [
+        ("all", "split", ["best", "last"]),
+        ("best", "split", ["best"]),
+        ("none", "split", []),
+        ("best", "none", ["last"]),
+    ],
+)
+def test_what_stays(train_run: TrainRun, keep: str, val: str, left: list[str]) -> None:
+    run = train_run("run", f"checkpoint.keep={keep}", f"data.val={val}")
+    assert run.code == 0
+    assert names(run) == sorted(f"{name}.ckpt{end}" for name in left for end in ("", ".sha256"))
+
+
+def _checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(RunFolder(tmp_path), {}, Keep.all)
+
+
+def _rotate(saver: Checkpoints, content: str, improved: bool) -> None:
+    fresh = saver.file("next")
+    fresh.write_text(content)
+    saver._rotate(fresh, improved)
+    fresh.unlink()
+
+
+def test_a_crash_at_any_moment_leaves_a_whole_last_and_no_wrong_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CrashError(Exception):
+        pass
+
+    calls = 0
+    stop_at = -1
+
+    def dying(original: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == stop_at:
+                raise CrashError
+            return original(*arguments, **options)
+
+        return call
+
+    moments = 0
+    for stop_at in range(1, 40):
+        folder = tmp_path / str(stop_at)
+        folder.mkdir()
+        saver = _checkpoints(folder)
+        _rotate(saver, "first", improved=True)
+        calls = 0
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", dying(Path.replace))
+            patched.setattr(Path, "unlink", dying(Path.unlink))
+            patched.setattr(os, "link", dying(os.link))
+            patched.setattr(checkpoints.checksum, "note", dying(checksum.note))
+            try:
+                _rotate(saver, "second", improved=True)
+            except CrashError:
+                moments += 1
+        for name in ("last", "previous", "best"):
+            if saver.file(name).exists():
+                checksum.verify(saver.file(name))  # raises where one lies beside another's
+                assert saver.file(name).read_text() in ("first", "second")
+        assert saver.file("last").exists()
+        _rotate(saver, "third", improved=True)
+        assert saver.file("last").read_text() == saver.file("best").read_text() == "third"
+        assert checksum.verify(saver.file("last"))
+        assert checksum.verify(saver.file("best"))
+    assert moments > 8
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """A disk that takes no more than `size` bytes of a file, for this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on(train_run: TrainRun) -> None:
+    with files_up_to(200_000):  # a checkpoint is 970 kB, what else is written is less
+        run = train_run("run")
+    assert run.code == 0, run.log
+    assert "cannot save the checkpoint of epoch 1: File too large; there is none yet; training goes on" in run.log
+    assert names(run) == []
+    assert (run.result["tested"], run.result["best_epoch"]) == ("last", None)
+    assert "last checkpoint, epoch 2" in run.log
+    assert len(run.metrics) == 2
+
+
+def test_a_disk_that_fills_up_keeps_the_last_good_one(
+    train_run: TrainRun, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, saved = torch.save, []
+
+    def save(content: object, file: object) -> None:
+        saved.append(content)
+        with files_up_to(200_000 if len(saved) > 1 else resource.RLIM_INFINITY):
+            original(content, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    run = train_run("run")
+    assert run.code == 0, run.log
+    assert "cannot save the checkpoint of epoch 2: " in run.log
+    assert "that of epoch 1 is kept" in run.log
+    assert run.checkpoint("last")["global_step"] == 3
+    assert run.result["best_epoch"] == 1, "the best one is the best that there is a file of"
+    assert names(run) == ["best.ckpt", "best.ckpt.sha256", "last.ckpt", "last.ckpt.sha256"]

@@ -1,0 +1,116 @@
+"""Whole runs that take a second: digits, a network of a twentieth of the width, a few batches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+TINY = ("data.subset=96", "data.batch_size=32", "model.width=0.05", "trainer=cpu", "trainer.max_epochs=2")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder after the run, and the exit code."""
+
+    path: Path
+    code: int
+
+    @property
+    def result(self) -> dict[str, Any]:
+        from alexnet_exp.runs.read import read_result
+
+        return read_result(self.path)
+
+    @property
+    def metrics(self) -> list[dict[str, float | None]]:
+        from alexnet_exp.runs.read import read_metrics
+
+        return read_metrics(self.path)
+
+    @property
+    def losses(self) -> list[float]:
+        return [loss for _, loss, _ in self.steps]
+
+    @property
+    def steps(self) -> list[tuple[int, float, float]]:
+        from alexnet_exp.runs.read import read_steps
+
+        return read_steps(self.path)
+
+    @property
+    def log(self) -> str:
+        return (self.path / "train.log").read_text()
+
+    def checkpoint(self, name: str) -> dict[str, Any]:
+        content = torch.load(self.path / "checkpoints" / f"{name}.ckpt", map_location="cpu", weights_only=True)
+        assert isinstance(content, dict)
+        return content
+
+
+def train_into(path: Path, *overrides: str) -> Run:
+    """One experiment in this process, as `python -m alexnet_exp` would run it, but for Hydra's choice of the folder."""
+    from alexnet_exp.config import compose
+    from alexnet_exp.train import train
+
+    container = compose([*TINY, *overrides])
+    (path / ".hydra").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(container), path / ".hydra" / "config.yaml")
+    return Run(path, train(container, path))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Equal sums on every machine, and no fight over cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def train_run(tmp_path: Path) -> Callable[..., Run]:
+    """`train_run("name", *overrides)`: a run of its own in tmp_path/outputs/train/name."""
+
+    def run(name: str, *overrides: str) -> Run:
+        return train_into(tmp_path / "outputs" / "train" / name, *overrides)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run that nobody changes."""
+    run = train_into(tmp_path_factory.mktemp("shared") / "outputs" / "train" / "finished")
+    assert run.code == 0
+    return run
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen[str]]:
+    """`command("--allow", "mine", "trainer=ddp_cpu", stdin=...)`: the real command line in tmp_path, not waited for."""
+
+    def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+        return subprocess.Popen([sys.executable, "-m", "alexnet_exp", *TINY, *arguments], **(pipes | options))
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return start
+
+
+def opened_data(run: Run) -> Any:
+    """The data module of a run, with its images."""
+    from alexnet_exp.build import build
+    from alexnet_exp.runs.read import read_config
+    from alexnet_exp.validate import validate
+
+    data = build(validate(read_config(run.path))).data
+    data.setup("fit")
+    return data

@@ -1,0 +1,299 @@
+"""Composing from conf/: every shipped file, a user's own, and what is said of overrides that do not compose."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from alexnet_exp.__main__ import COMMANDS
+from alexnet_exp.build import build
+from alexnet_exp.config import check_config_dir, compose, composed, composed_jobs, each_job
+from alexnet_exp.paths import conf_dir, groups
+from alexnet_exp.schema import COLLECTIONS
+from alexnet_exp.settings import Refused, UserError
+from alexnet_exp.validate import validate
+
+SHIPPED = sorted(file for file in conf_dir().rglob("*.yaml") if file.parent.name != "local")
+OPTIONS = [(group, option) for group, options in groups().items() for option in options if group != "local"]
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(conf_dir()))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that serves as `folder` and as `imagenet`: three classes, with train and val."""
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in ("ant", "bee", "cat"):
+            (root / part / label).mkdir(parents=True)
+            for i in range(2):
+                pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / label / f"{i}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(Refused) as refused:
+        composed(overrides)
+    return str(refused.value).splitlines()
+
+
+# --- every shipped file
+
+
+def small(group: str, option: str, images: Path) -> list[str]:
+    """Overrides with which an option is built in little time and memory."""
+    chosen = [f"{group}={option}"]
+    if group == "data":
+        size = {"random": ["data.size=32", "data.n=16"], "imagenet": ["data.size=32"]}.get(option, [])
+        return [*chosen, f"data_root={images}", "model=none", "model.width=0.02", *size]
+    if group == "model":
+        # the faithful variants pin their ends; the random data is made to agree with them
+        pinned = yaml.safe_load((conf_dir() / "model" / f"{option}.yaml").read_text())
+        ends = f"data.size={pinned.get('input_size', 32)}", f"data.classes={pinned.get('num_classes', 10)}"
+        return [*chosen, "data=random", "data.n=16", "model.width=0.02", *ends]
+    if group == "experiment":
+        return [*chosen, "model.width=0.05"]
+    return [*chosen, "model.width=0.02"]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_validates_and_builds(group: str, option: str, images: Path) -> None:
+    config, container = composed(small(group, option, images))
+    if group in COLLECTIONS:
+        assert option in getattr(config, group)
+    experiment = build(config)
+    assert sum(parameter.numel() for parameter in experiment.network.parameters()) > 0
+    assert experiment.card["classes"]
+    assert yaml.safe_load(yaml.safe_dump(container)) == container  # plain: what a run folder keeps is what was composed
+
+
+def test_options_that_name_a_dataclass_are_complete() -> None:
+    """A data source or an optimizer cannot be added in Python and forgotten in conf/, or the other way."""
+    from alexnet_exp.schema import NODES
+
+    for group in ("data", "optim", "schedule"):
+        assert groups()[group] == sorted(NODES[group])
+    for group, classes in COLLECTIONS.items():
+        assert groups()[group] == sorted(classes)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=name_of)
+def test_every_file_opens_with_purpose_command_expectation_and_cost(file: Path) -> None:
+    head = [line.removeprefix("#").strip() for line in _head(file)]
+    words = [line for line in head if not line.startswith("@package")]
+    purpose = words[0].removeprefix("Purpose:").strip()
+    assert len(purpose) > 20
+    assert not purpose.startswith(("Command:", "Expected", "Cost:"))
+    for opening in ("Command:", "Expected", "Cost:"):
+        assert any(opening in line for line in words), f"{name_of(file)} says no {opening}"
+    assert _commands(file), "no command to copy"
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=name_of)
+def test_the_command_that_a_file_names_composes(file: Path, images: Path) -> None:
+    (images / "weights.pth").touch()
+    for command in _commands(file):
+        command = re.sub(
+            r"model\.weights=\S+", f"model.weights={images / 'weights.pth'}", command.replace("FOLDER", str(images))
+        )
+        words = shlex.split(command, comments=True)
+        words = words[: words.index("&&")] if "&&" in words else words
+        assert words[:3] == ["python", "-m", "alexnet_exp"]
+        words = words[4:] if words[3:] and words[3] in COMMANDS else words[3:]
+        validate(compose(words))
+        chosen = file.stem == "default" or file.stem in re.split("[=,]", ",".join(words))
+        assert chosen or file.parent == conf_dir(), f"{name_of(file)} is not what its command runs"
+
+
+def _head(file: Path) -> Iterator[str]:
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            return
+        yield line
+
+
+def _commands(file: Path) -> list[str]:
+    return [found[1] for line in _head(file) if (found := re.search(r"Command:\s+(python -m alexnet_exp.*)$", line))]
+
+
+# --- paths of a machine
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100", "folder", "imagenet"])
+def test_data_root_is_the_root_of_every_source_that_has_one(source: str) -> None:
+    assert compose([f"data={source}"])["data"]["root"] is None
+    assert compose([f"data={source}", "data_root=/big/disk"])["data"]["root"] == "/big/disk"
+    assert compose([f"data={source}", "data_root=/big/disk", "data.root=here"])["data"]["root"] == "here"
+
+
+def test_a_machines_own_settings_come_last_but_for_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """conf/local/default.yaml, which git ignores, in a copy of conf/."""
+    import shutil
+
+    copy = tmp_path / "conf"
+    shutil.copytree(conf_dir(), copy)
+    (copy / "local").mkdir(exist_ok=True)
+    (copy / "local" / "default.yaml").write_text(
+        "# @package _global_\ndata_root: /big/disk\ntrainer:\n  precision: bf16-mixed\n"
+    )
+    monkeypatch.setattr("alexnet_exp.config.conf_dir", lambda: copy)
+    container = compose(["experiment=tutorial"])
+    assert container["data"]["root"] == "/big/disk"
+    assert container["trainer"]["precision"] == "bf16-mixed"
+    assert compose(["trainer.precision=32-true"])["trainer"]["precision"] == "32-true"
+
+
+# --- a user's own YAML
+
+
+def test_config_dir_adds_options(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment").mkdir()
+    (tmp_path / "mine" / "model" / "thin.yaml").write_text("defaults: [bn, _self_]\nname: thin\nwidth: 0.125\n")
+    (tmp_path / "mine" / "experiment" / "quick.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: thin\nname: quick\ntrainer: {max_epochs: 1}\n"
+    )
+    config, _ = composed(["experiment=quick"], "mine")
+    assert (config.name, config.model.name, config.model.width, config.trainer.max_epochs) == (
+        "quick",
+        "thin",
+        0.125,
+        1,
+    )
+    with pytest.raises(Refused, match="model=thinn: did you mean thin"):
+        compose(["model=thinn"], "mine")
+
+
+def test_config_dir_refuses_a_shipped_name_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--config-dir nowhere: there is no such folder"):
+        check_config_dir("nowhere")
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "bn.yaml").write_text("width: 0.5\n")
+    with pytest.raises(UserError, match=r"model/bn\.yaml is the name of a shipped file"):
+        check_config_dir("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "trainer: {max_epoch: 3}",
+            "configuration: experiment/own.yaml: Key 'max_epoch' not in 'Trainer' (trainer.max_epoch)",
+        ),
+        (
+            "model: {_target_: mine.Net}",
+            "configuration: experiment/own.yaml sets model._target_; a class of your own is an option: "
+            "write model/NAME.yaml, choose model=NAME",
+        ),
+        (
+            "optim: {lr: abc}",
+            "configuration: experiment/own.yaml: Value 'abc' of type 'str' could not be converted to Float (optim.lr)",
+        ),
+        ("defaults: [override /model: lnr]", "configuration: In 'config': Could not find 'model/lnr'"),
+    ],
+)
+def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text(f"# @package _global_\n{text}\n")
+    with pytest.raises(Refused) as refused:
+        compose(["experiment=own", "trainer.max_epochs=2", "seed=3"], "mine")
+    assert str(refused.value) == line
+
+
+# --- overrides that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("model=null", "model=null: did you mean none? one of bn"),
+        ("experiment=null", "experiment=null: for none leave it out"),
+        ("callbacks=null", "callbacks=null: for none write callbacks=[]"),
+        ("logger=[csv,tensorbord]", "logger=tensorbord: did you mean tensorboard?"),
+        ("optim=[sgd,adam]", "optim=[sgd, adam]: takes one option; for a run of each: -m optim=sgd,adam"),
+        ("a=b=c", "a=b=c: cannot be read; write key=value"),
+        ("=3", "=3: cannot be read; write key=value"),
+        ("optim.lr=0.1,0.2", "optim.lr=0.1,0.2: several values are a sweep; add -m"),
+        ("lr=0.1", "lr=0.1: unknown setting; did you mean optim.lr?"),
+        ("modle.width=1", "modle.width=1: unknown setting; did you mean model.width?"),
+        ("zebra=1", "zebra=1: unknown setting; python -m alexnet_exp --help lists the groups"),
+        ("~model", "model=null: must be a group of settings; write model=NAME"),
+        ("local=elsewhere", "local=elsewhere: there is no conf/local/elsewhere.yaml"),
+        ("optim.name=sgd", "optim.name=sgd: the name is fixed; choose another with optim=NAME"),
+        ("note=${nobody}", "note=${nobody}: Interpolation key 'nobody' not found"),
+        ("hydra.zebra=1", "hydra.zebra=1: Key 'zebra' not in 'HydraConf'"),
+        ("model.stages.conv4=3", "model.stages.conv4=3: must be a group of settings, not one value, or null"),
+        (
+            "model.weights=nobody",
+            "model.weights=nobody: no such file; and nobody is not a run; there is none under outputs",
+        ),
+    ],
+)
+def test_a_bad_override_is_one_line(override: str, line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        composed([override])
+    (told,) = str(refused.value).splitlines()
+    assert told.startswith(line)
+
+
+def test_several_bad_overrides_come_back_at_once() -> None:
+    lines = problems(
+        "optim.lr=abc", "modle=lrn", "trainer.max_epoch=3", "model.width=0", "data=digitz", "+trainer.lrr=1", "seed=2"
+    )
+    assert sorted(line.partition(":")[0] for line in lines) == sorted(
+        ["data=digitz", "optim.lr=abc", "modle=lrn", "trainer.max_epoch=3", "trainer.lrr=1", "model.width=0.0"]
+    )
+
+
+def test_settings_below_a_wrong_option_are_not_judged() -> None:
+    (line,) = problems("schedule=platau", "schedule.patience=3")
+    assert line.startswith("schedule=platau: did you mean plateau?")
+    (line,) = problems("experiment=tutoral", "callbacks.ema.decay=0.9")
+    assert line.startswith("experiment=tutoral: did you mean tutorial?")
+
+
+# --- sweeps
+
+
+def test_each_job_is_the_product_in_hydras_order() -> None:
+    assert list(each_job(["model=lrn,bn", "seed=range(1,3)", "optim.lr=0.1"])) == [
+        ["model=lrn", "seed=1", "optim.lr=0.1"],
+        ["model=lrn", "seed=2", "optim.lr=0.1"],
+        ["model=bn", "seed=1", "optim.lr=0.1"],
+        ["model=bn", "seed=2", "optim.lr=0.1"],
+    ]
+
+
+def test_a_list_is_one_value_of_a_sweep() -> None:
+    assert list(each_job(["schedule.milestones=[1,2],[3]"])) == [
+        ["schedule.milestones=[1,2]"],
+        ["schedule.milestones=[3]"],
+    ]
+
+
+def test_the_problems_of_all_jobs_are_told_once_each() -> None:
+    with pytest.raises(UserError) as refused:
+        composed_jobs(each_job(["optim.lr=0.1,-1,abc", "seed=1,2"]), None)
+    assert str(refused.value).splitlines() == [
+        "optim.lr=-1.0: must be greater than 0",
+        "optim.lr=abc: must be a number",
+    ]

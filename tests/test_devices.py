@@ -1,0 +1,101 @@
+"""What `trainer.gpus` and its neighbours mean, on machines that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from alexnet_exp.devices import chosen, launched, place
+from alexnet_exp.schema import Trainer
+from alexnet_exp.settings import Refused
+
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    def has(gpus: int = 0, mps: bool = False, bf16: bool = True) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "made up")
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("gpus", "there", "expected"),
+    [
+        (None, 0, ("cpu", 1)),
+        (None, 4, ("cuda", 1)),
+        (0, 4, ("cpu", 1)),
+        (1, 4, ("cuda", [0])),
+        (2, 4, ("cuda", [0, 1])),
+        (-1, 3, ("cuda", [0, 1, 2])),
+        ([0, 2], 4, ("cuda", [0, 2])),
+    ],
+)
+def test_gpus(machine: Machine, gpus: object, there: int, expected: tuple[str, object]) -> None:
+    machine(gpus=there)
+    assert chosen(Trainer(gpus=gpus))[:2] == expected
+
+
+def test_null_takes_apples_gpu(machine: Machine) -> None:
+    machine(mps=True)
+    assert chosen(Trainer())[:2] == ("mps", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "there", "said"),
+    [
+        ({"gpus": 2}, 0, "trainer.gpus=2: this machine has no CUDA GPU; write trainer.gpus=0 for the CPU"),
+        ({"gpus": 2}, 1, "this machine has one GPU, number 0; write trainer.gpus=1"),
+        ({"gpus": [0, 4]}, 4, "this machine has GPUs 0 to 3"),
+        ({"gpus": -1}, 0, "no CUDA GPU"),
+        ({"accelerator": "cuda", "devices": 3}, 2, "trainer.devices=3: this machine has 2"),
+        ({"accelerator": "cuda"}, 0, "trainer.accelerator=cuda: this machine has none"),
+        ({"accelerator": "cpu", "devices": 0}, 0, "trainer.devices=0: must be at least 1"),
+        ({"accelerator": "cpu", "devices": [0, 1]}, 0, "trainer.devices=[0, 1]: the CPU is one device; write a number"),
+    ],
+)
+def test_what_the_machine_has_not_got_is_refused(
+    machine: Machine, settings: dict[str, object], there: int, said: str
+) -> None:
+    machine(gpus=there)
+    with pytest.raises(Refused, match=said.replace("[", r"\[").replace("]", r"\]")):
+        place(Trainer(**settings))  # type: ignore[arg-type]
+
+
+def test_several_devices_are_ddp_and_one_is_not(machine: Machine) -> None:
+    machine(gpus=2)
+    assert place(Trainer(gpus=1)).strategy == "auto"
+    two = place(Trainer(gpus=2))
+    assert (two.strategy, two.ranks) == ("ddp", 2)
+    assert place(Trainer(gpus=2, strategy="fsdp")).strategy == "fsdp"
+    assert place(Trainer(gpus=1, num_nodes=2)).strategy == "ddp"
+    assert place(Trainer(accelerator="cpu", devices=2)).ranks == 2
+
+
+def test_auto_precision_is_bf16_where_the_gpu_computes_in_it(machine: Machine) -> None:
+    machine(gpus=1)
+    assert place(Trainer()).precision == "bf16-mixed"
+    assert place(Trainer(gpus=0)).precision == "32-true"
+    assert place(Trainer(precision="16-mixed")).precision == "16-mixed"
+    machine(gpus=1, bf16=False)
+    assert place(Trainer()).precision == "32-true"
+
+
+def test_a_rank_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert not launched()
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert not launched()
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert launched()
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert launched()

@@ -1,0 +1,67 @@
+"""Exported networks give the same logits, in any batch size, from the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from alexnet_exp import export
+from alexnet_exp.export import export_onnx, export_safetensors
+from alexnet_exp.loading import load
+from alexnet_exp.model.weights import load_weights
+from alexnet_exp.settings import UserError
+from tests.conftest import Run
+
+
+def test_onnx_gives_the_same_logits_in_any_batch_size(finished: Run, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    import onnxruntime
+
+    classifier = load(finished.path)
+    file, difference = export_onnx(classifier, tmp_path)
+    assert 0 <= difference < 1e-3
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        images = torch.randint(0, 256, (batch, 1, 32, 32), dtype=torch.uint8)
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), classifier(images), rtol=1e-3, atol=1e-4)
+
+
+def test_a_wrong_export_is_found(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    classifier = load(finished.path)
+    file, _ = export_onnx(classifier, tmp_path)
+    with torch.no_grad():
+        classifier.network.fc8.fc.bias += 1
+    with pytest.raises(RuntimeError, match="its logits differ from torch's by 1"):
+        export._difference(file, classifier, torch.zeros(3, 1, 32, 32, dtype=torch.uint8))
+
+
+def test_a_missing_package_gets_its_line(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"package onnx is not installed; pip install 'alexnet_exp\[onnx\]'"):
+        export_onnx(load(finished.path), tmp_path)
+
+
+def test_safetensors_load_back(finished: Run, tmp_path: Path) -> None:
+    classifier = load(finished.path)
+    file = export_safetensors(classifier, tmp_path)
+    with safe_open(file, "pt") as content:
+        assert json.loads(content.metadata()["classes"]) == classifier.classes
+        assert content.metadata()["input_size"] == "32"
+        assert torch.equal(content.get_tensor("preprocess.mean"), classifier.preprocess.mean)
+    again = load(finished.path)
+    with torch.no_grad():
+        for parameter in again.network.parameters():
+            parameter.zero_()
+    load_weights(again.network, file)
+    images = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(again(images), classifier(images))

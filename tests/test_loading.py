@@ -1,0 +1,115 @@
+"""A run's network from its checkpoint: the same answers, weights for another run; what is damaged is refused."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import alexnet_exp
+from alexnet_exp.loading import load
+from alexnet_exp.settings import UserError
+from tests.conftest import Run, opened_data
+
+TrainRun = Callable[..., Run]
+
+
+def test_the_package_alone_brings_no_torch() -> None:
+    code = "import alexnet_exp, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+    assert alexnet_exp.load is load
+    assert not hasattr(alexnet_exp, "unheard_of")
+
+
+def test_predictions_are_those_that_the_run_saved(finished: Run) -> None:
+    classifier = alexnet_exp.load(finished.path)
+    data, saved = opened_data(finished), np.load(finished.path / "predictions" / "test.npz")
+    images = data.centred(data.source.test.images(torch.arange(360)))
+    with torch.no_grad():
+        probabilities = classifier(images).softmax(1).numpy()
+    np.testing.assert_allclose(probabilities, saved["probabilities"], atol=1e-3)
+    assert classifier.classes == [str(digit) for digit in range(10)]
+    assert not classifier.training
+
+
+def test_image_files_are_read_as_the_run_reads_its_own(finished: Run, tmp_path: Path) -> None:
+    classifier, data = load(finished.path), opened_data(finished)
+    pixels = data.source.test.images(torch.arange(3))
+    files = []
+    for index, image in enumerate(pixels):
+        files.append(tmp_path / f"{index}.png")
+        Image.fromarray(image[0].numpy()).save(files[-1])
+    with torch.no_grad():
+        expected = classifier(pixels).softmax(1)
+    torch.testing.assert_close(classifier.predict(files), expected)
+
+
+def test_best_and_last_are_two_checkpoints(train_run: TrainRun) -> None:
+    run = train_run("run", "callbacks=ema", "callbacks.ema.decay=0.1", "trainer.max_epochs=3")
+    for name in ("best", "last"):
+        state = run.checkpoint(name)["state_dict"]
+        assert torch.equal(load(run.path, name).network.fc8.fc.weight, state["network.fc8.fc.weight"])
+    file = run.path / "checkpoints" / "last.ckpt"
+    assert load(run.path, str(file)).source == file
+
+
+def test_a_new_run_starts_from_anothers_weights(train_run: TrainRun, finished: Run, tmp_path: Path) -> None:
+    from_run = train_run("run", f"model.weights={finished.path}", "optim.lr=1e-30", "schedule=constant")
+    weights = finished.checkpoint("best")["state_dict"]
+    file = tmp_path / "weights.pt"
+    torch.save({key.removeprefix("network."): v for key, v in weights.items() if key.startswith("network.")}, file)
+    from_file = train_run("file", f"model.weights={file}", "optim.lr=1e-30", "schedule=constant")
+    for run in (from_run, from_file):
+        assert run.code == 0, run.log
+        state = run.checkpoint("last")["state_dict"]
+        for name, value in weights.items():
+            if name.startswith("network.") and name.endswith("weight"):
+                torch.testing.assert_close(state[name], value, msg=name)
+    assert from_run.losses == from_file.losses
+    assert from_run.losses != finished.losses
+
+
+def test_damaged_checkpoints_are_refused_in_one_line(finished: Run, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished.path, run)
+    best = run / "checkpoints" / "best.ckpt"
+    whole = best.read_bytes()
+    best.write_bytes(whole[:-1000])
+    with pytest.raises(UserError, match=r"best\.ckpt: damaged or cut short"):
+        load(run)
+    best.with_name("best.ckpt.sha256").unlink()
+    with pytest.raises(UserError, match=r"best\.ckpt: truncated"):
+        load(run)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return exec, ("raise SystemExit('it ran')",)
+
+
+def test_what_is_no_checkpoint_is_refused_and_not_run(finished: Run, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.ckpt"
+    bomb.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(UserError, match="bomb"):
+        load(finished.path, str(bomb))
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of a run"):
+        load(finished.path, str(tmp_path / "other.ckpt"))
+    content = finished.checkpoint("best")
+    content["alexnet_exp"]["model"]["width"] = 0.1
+    torch.save(content, tmp_path / "wider.ckpt")
+    with pytest.raises(UserError, match="its weights are not of the network it names"):
+        load(finished.path, str(tmp_path / "wider.ckpt"))
+    content["alexnet_exp"]["format"] = 99
+    torch.save(content, tmp_path / "newer.ckpt")
+    with pytest.raises(UserError, match="format 99, this version reads 1"):
+        load(finished.path, str(tmp_path / "newer.ckpt"))

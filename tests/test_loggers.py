@@ -1,0 +1,92 @@
+"""What reaches TensorBoard, MLflow and Weights & Biases, read back by their own readers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp.config import composed
+from alexnet_exp.loggers import build_loggers
+from alexnet_exp.settings import UserError
+from tests.conftest import Run
+
+TrainRun = Callable[..., Run]
+
+
+def test_tensorboard_has_curves_hyperparameters_and_final_metrics(train_run: TrainRun) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    run = train_run("run", "logger=[csv,tensorboard]")
+    scalars: dict[str, dict[int, float]] = {}
+    parameters: dict[str, object] = {}
+    for file in sorted((run.path / "tensorboard").glob("events.*")):
+        events = EventAccumulator(str(file)).Reload()
+        for name in events.Tags()["scalars"]:
+            scalars.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
+        content = events.summary_metadata.get("_hparams_/session_start_info")
+        if content is not None:
+            start = HParamsPluginData.FromString(content.plugin_data.content).session_start_info
+            parameters |= {key: value.number_value or value.string_value for key, value in start.hparams.items()}
+    rows = {row["step"]: row["val/top1"] for row in run.metrics}
+    assert {step: pytest.approx(value, rel=1e-6) for step, value in scalars["val/top1"].items()} == rows
+    assert scalars["test/top1"] == {6: pytest.approx(run.result["metrics"]["test/top1"], rel=1e-6)}
+    assert parameters["model.width"] == 0.05
+    assert parameters["optim.name"] == "adamw"
+    assert (run.path / "tensorboard" / "hparams.yaml").exists()
+
+
+@pytest.mark.slow
+def test_mlflow_and_wandb_at_once(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = train_run("run", "logger=[csv,mlflow,wandb]", "tags=[first,second]", "note=why")
+    assert run.code == 0, run.log
+    final = run.result["metrics"]["test/top1"]
+
+    outputs = run.path.parents[1]
+    client = mlflow.MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "train"]
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["model.width"] == "0.05"
+    assert logged.data.metrics["test/top1"] == pytest.approx(final)
+    assert logged.data.tags["note"] == "why"
+    assert {key for key in logged.data.tags if key.startswith("tag.")} == {"tag.first", "tag.second"}
+    curve = client.get_metric_history(logged.info.run_id, "val/loss")
+    assert [point.value for point in curve] == pytest.approx([row["val/loss"] for row in run.metrics])
+
+    assert _of_wandb(run.path)["test/top1"] == pytest.approx(final)
+    assert "0.05" in _of_wandb(run.path)["model.width"]
+
+
+def _of_wandb(run: Path) -> dict[str, object]:
+    """The last value of each metric and setting in the offline run's file."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    store, found = DataStore(), dict[str, object]()
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record.FromString(data)
+        for item in record.history.item:
+            found["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+        for item in (*record.run.config.update, *record.config.update):
+            found["/".join(item.nested_key) or item.key] = item.value_json
+    return found
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_missing_package_gets_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == name else original(module))
+    config, _ = composed([f"logger={name}"])
+    said = rf"logger={name}: the package {name} is not installed; pip install 'alexnet_exp\[{name}\]'"
+    with pytest.raises(UserError, match=said):
+        build_loggers(config, tmp_path, {})

@@ -1,0 +1,80 @@
+"""Where words go: stderr and train.log; a rank's own file; nothing of an application's logging is touched."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp import logs
+
+log = logging.getLogger("alexnet_exp.somewhere")
+
+
+@pytest.fixture(autouse=True)
+def put_back() -> Iterator[None]:
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    with warnings.catch_warnings():
+        yield
+    root.handlers[:], level = before[0], before[1]
+    root.setLevel(level)
+
+
+def test_progress_goes_to_stderr_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(tmp_path)
+    log.info("epoch 1")
+    log.debug("details")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "epoch 1\n")
+    written = (tmp_path / "train.log").read_text()
+    assert "INFO epoch 1" in written
+    assert "DEBUG details" in written
+
+
+def test_details_are_shown_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALEXNET_EXP_TRACEBACK", "1")
+    logs.configure(None)
+    log.debug("details")
+    assert capsys.readouterr().err == "details\n"
+
+
+def test_a_second_run_replaces_the_first_ones_file_and_an_applications_handler_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = logging.NullHandler()
+    logging.getLogger().addHandler(theirs)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        logs.configure(tmp_path / name)
+    log.info("said once")
+    assert capsys.readouterr().err == "said once\n"
+    assert not (tmp_path / "a" / "train.log").exists()
+    assert theirs in logging.getLogger().handlers
+
+
+def test_other_ranks_write_their_own_file_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(tmp_path, rank=1)
+    log.error("boom")
+    assert capsys.readouterr().err == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["train.rank1.log"]
+
+
+def test_lightnings_advertisements_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(None)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").info("Tip: try our product")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").warning("this matters")
+    assert capsys.readouterr().err == "this matters\n"
+
+
+def test_warnings_that_do_not_hold_are_silenced_and_others_are_not() -> None:
+    logs.configure(None)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.warn("It is recommended to use `self.log('val/loss', ..., sync_dist=True)` when", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert [str(each.message) for each in shown] == ["something else"]

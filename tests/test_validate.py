@@ -1,0 +1,146 @@
+"""Plain containers to typed settings: what is refused, in which words, and how much of it at once."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from alexnet_exp.config import compose
+from alexnet_exp.data.spec import Digits
+from alexnet_exp.model.spec import Network
+from alexnet_exp.optim.spec import AdamW, OneCycle
+from alexnet_exp.schema import Csv, Ema, Trainer, Which
+from alexnet_exp.settings import Refused
+from alexnet_exp.validate import nearest_anywhere, validate
+
+DEFAULT = compose([])
+
+
+def changed(**settings: Any) -> dict[str, Any]:
+    """The default configuration with dotted keys set: `changed(**{"optim.lr": 3})`."""
+    container = copy.deepcopy(DEFAULT)
+    for dotted, value in settings.items():
+        *path, last = dotted.split(".")
+        node = container
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return container
+
+
+def problems(**settings: Any) -> list[str]:
+    with pytest.raises(Refused) as refused:
+        validate(changed(**settings))
+    return str(refused.value).splitlines()
+
+
+def test_every_node_comes_out_as_its_own_dataclass() -> None:
+    config = validate(DEFAULT)
+    kinds = [type(node) for node in (config.model, config.data, config.optim, config.schedule, config.trainer)]
+    assert kinds == [Network, Digits, AdamW, OneCycle, Trainer]
+    assert config.logger == {"csv": Csv()}
+    assert config.test.checkpoint is Which.best
+
+
+def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
+    config = validate(changed(**{"optim.lr": 0.5, "callbacks.ema": {"name": "ema", "decay": 0.9}, "seed": 7}))
+    assert (config.optim.lr, config.optim.weight_decay, config.seed) == (0.5, AdamW().weight_decay, 7)
+    assert config.callbacks == {"ema": Ema(decay=0.9)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"trainer.max_epoch": 3}, "trainer.max_epoch=3: unknown setting; did you mean trainer.max_epochs?"),
+        ({"trainer.lrr": 1}, "trainer.lrr=1: unknown setting; did you mean optim.lr?"),
+        ({"model.lrn.alhpa": 1}, "model.lrn.alhpa=1: unknown setting; did you mean model.lrn.alpha?"),
+        (
+            {"model.stages.conv1.kernal": 3},
+            "model.stages.conv1.kernal=3: unknown setting; did you mean model.stages.conv1.kernel?",
+        ),
+        ({"loss.zebra": 1}, "loss.zebra=1: unknown setting; there are label_smoothing"),
+        ({"optim.lr": "abc"}, "optim.lr=abc: must be a number"),
+        ({"trainer.max_epochs": 3.5}, "trainer.max_epochs=3.5: must be a whole number, or null"),
+        ({"data.mirror": "often"}, "data.mirror=often: must be true or false"),
+        ({"model.norm": "bnn"}, "model.norm=bnn: did you mean bn? one of lrn, bn, none"),
+        ({"tags": "a"}, "tags=a: must be a list, such as [a,b]"),
+        ({"optim.betas": 1}, "optim.betas=1: must be a list, such as [1,2]"),
+        ({"model.lrn": 3}, "model.lrn=3: must be a group of settings, not one value"),
+        ({"model": "lrn"}, "model=lrn: must be a group of settings; write model=NAME"),
+        ({"optim.name": "sgdd"}, "optim.name=sgdd: did you mean sgd? one of sgd, adam, adamw"),
+        ({"callbacks.ema.decay": 0.9}, "callbacks.ema: is not among the callbacks chosen; add it with callbacks=ema"),
+        ({"seed": -1}, "seed=-1: must be at least 0"),
+        ({"name": "a/b"}, "name=a/b: must be a folder's name: no slash, no comma, no equals sign"),
+        ({"trainer._target_": "os.system"}, "trainer._target_=os.system: trainer takes no class of your own"),
+        # contradictions
+        ({"trainer.min_epochs": 30}, "trainer.min_epochs=30: must be at most trainer.max_epochs=10"),
+        (
+            {"data.val": "none", "callbacks.e": {"name": "early_stopping"}},
+            "callbacks.e.monitor=val/top1: there is no validation; write data.val=split, or monitor train/loss",
+        ),
+        (
+            {"data.val": "none", "schedule": {"name": "plateau"}},
+            "schedule.monitor=val/loss: there is no validation; write data.val=split, or monitor train/loss",
+        ),
+        (
+            {"trainer.max_epochs": None, "trainer.max_time": "00:01:00:00"},
+            "trainer.max_epochs=null: schedule=one_cycle needs the run's length; write a number of epochs",
+        ),
+    ],
+)
+def test_one_problem_is_one_line(settings: dict[str, Any], line: str) -> None:
+    assert problems(**settings) == [line]
+
+
+def test_all_problems_of_all_nodes_are_told_at_once() -> None:
+    lines = problems(
+        **{
+            "sede": 3,
+            "optim.lr": "abc",
+            "optim.momentm": 1,
+            "trainer.max_epochs": 3.5,
+            "trainer.gpu": 1,
+            "data.batch_size": 0,
+            "model.width": 0,
+            "model.stages.conv2.out": "many",
+            "schedule.warmup": "a while",
+            "logger.t": {"name": "tensorbord"},
+            "loss.label_smoothing": 2,
+        }
+    )
+    told = {line.partition("=")[0] for line in lines}
+    assert told == {
+        *("sede", "optim.lr", "optim.momentm", "trainer.max_epochs", "trainer.gpu", "data.batch_size", "model.width"),
+        *("model.stages.conv2.out", "schedule.warmup", "logger.t.name", "loss.label_smoothing"),
+    }
+    assert len(lines) == len(told)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "endless"),
+    [
+        ({"name": "constant"}, True),
+        ({"name": "constant", "warmup": "5%"}, False),
+        ({"name": "steps", "milestones": [3, 6]}, True),
+        ({"name": "steps"}, False),
+        ({"name": "plateau"}, True),
+        ({"name": "cosine"}, False),
+    ],
+)
+def test_a_run_without_an_end_takes_schedules_that_need_none(schedule: dict[str, Any], endless: bool) -> None:
+    settings = {"schedule": schedule, "trainer.max_epochs": None, "trainer.max_time": "00:01:00:00"}
+    if endless:
+        assert validate(changed(**settings)).schedule.name == schedule["name"]
+    else:
+        assert problems(**settings)[0].startswith("trainer.max_epochs=null: ")
+
+
+def test_a_null_entry_of_a_collection_is_left_out() -> None:
+    assert validate(changed(**{"logger.csv": None})).logger == {}
+
+
+@pytest.mark.parametrize(("key", "meant"), [("lr", "optim.lr"), ("batchsize", "data.batch_size"), ("zebra", None)])
+def test_nearest_anywhere(key: str, meant: str | None) -> None:
+    assert nearest_anywhere(key) == meant
