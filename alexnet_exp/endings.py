@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-
-import pytorch_lightning as pl
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from typing import TYPE_CHECKING
 
 from alexnet_exp.settings import UserError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -39,7 +40,7 @@ def ending_of(error: BaseException) -> Ending:
     """The ending that an exception means."""
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", INTERRUPTED, "by Ctrl-C (SIGINT)")
-    if isinstance(error, SIGTERMException):
+    if _is_sigterm(error):
         return Ending("interrupted", TERMINATED, "by SIGTERM")
     if isinstance(error, UserError):
         return Ending("failed", BAD_INPUT, str(error))
@@ -78,6 +79,13 @@ def own_interrupts(trainer: pl.Trainer) -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        if trainer.interrupted and not isinstance(error, SIGTERMException):
+        if trainer.interrupted and not _is_sigterm(error):
             raise KeyboardInterrupt from None
         raise
+
+
+def _is_sigterm(error: BaseException) -> bool:
+    # imported here, or the process that only waits for its ranks would spend a second on Lightning
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+    return isinstance(error, SIGTERMException)

@@ -26,9 +26,8 @@ def export_onnx(classifier: Classifier, folder: Path) -> tuple[Path, float]:
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"export: the package {missing[0]} is not installed; pip install 'alexnet_exp[onnx]', or --format safetensors"
-        )
+        instead = "pip install 'alexnet_exp[onnx]', or add --format safetensors"
+        raise UserError(f"export: the package {missing[0]} is not installed; {instead}")
     file = folder / "model.onnx"
     size, channels = classifier.input_size, classifier.in_channels
     generator = torch.Generator().manual_seed(0)

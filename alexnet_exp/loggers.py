@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from alexnet_exp.extend import UserClass
 from alexnet_exp.runs.find import outputs_of
@@ -15,7 +15,7 @@ from alexnet_exp.settings import UserError
 
 
 def build_loggers(config: Config, run: Path, parameters: Mapping[str, Any]) -> list[Logger]:
-    """The loggers of `config.logger`, told the run's flat `parameters`. Raises `UserError` where a package is missing."""
+    """The loggers of `config.logger`, told the run's flat `parameters`. Raises `UserError` if a package is missing."""
     loggers = []
     for key, settings in config.logger.items():
         logger = _build(key, settings, config, run)
@@ -36,6 +36,8 @@ def finish_loggers(
         else:
             logger.log_metrics(tested, step)
         logger.finalize("success")
+        if isinstance(logger, WandbLogger):  # it would wait for the process's end: a sweep has more runs in it
+            logger.experiment.finish()
 
 
 def _build(key: str, settings: Any, config: Config, run: Path) -> Logger | None:
@@ -75,8 +77,6 @@ def _mlflow(settings: Mlflow, config: Config, run: Path) -> Logger:
 
 def _wandb(settings: Wandb, config: Config, run: Path) -> Logger:
     _need("wandb", "wandb")
-    from pytorch_lightning.loggers import WandbLogger
-
     return WandbLogger(
         name=f"{config.name}/{run.name}",
         save_dir=run,

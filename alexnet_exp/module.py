@@ -1,7 +1,7 @@
 """The LightningModule: network, loss, optimizer and metrics of one experiment.
 
 A batch is `(images, labels)`: uint8 [N, C, H, W] as the data module gives them, and int64 [N]. Metrics are sums on the
-device, read once an epoch (`Tally`): no step waits for them, and an image of an uneven last batch counts like any other.
+device, read once an epoch (`Tally`): no step waits for them, and an image of a smaller batch counts like any other.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class AlexNetModule(pl.LightningModule):
 
     def _evaluate(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
-        logits = self(images).float()
+        logits: Tensor = self(images).float()
         self.tally[split].add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
         return logits
 

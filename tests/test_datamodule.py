@@ -298,3 +298,36 @@ def test_a_users_source_needs_one_method() -> None:
     data.setup()
     assert (data.classes, data.fingerprint, len(data.train_dataloader())) == (["odd", "even"], "mine", 3)
     assert data.global_size("train", 2) == 1
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_ranks_indices_are_the_images_of_a_split_each_once(world: int) -> None:
+    data = opened(Random(**SMALL))
+    found = []
+    for rank in range(world):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        indices = data.indices("train")
+        data.trainer.current_epoch, data.trainer.overfit_batches = 0, 0  # type: ignore[union-attr]
+        data.trainer.strategy = SimpleNamespace(root_device=torch.device("cpu"))  # type: ignore[union-attr]
+        labels = torch.cat([labels for _, labels in data.loader("train")])
+        assert torch.equal(labels, data.source.train.labels[indices])
+        found.append(indices)
+    assert sorted(torch.cat(found).tolist()) == list(range(len(data.source.train)))
+
+
+def test_a_shuffled_loader_has_each_image_once_in_the_order_of_the_epoch() -> None:
+    data = opened(Random(**SMALL))
+    train = data.source.train
+    images = torch.cat([images for images, _ in data.loader("train", shuffle=True)])
+    everything = train.images(torch.arange(len(train)))
+    assert not torch.equal(images, everything)
+    assert sorted(map(repr, images.tolist())) == sorted(map(repr, everything.tolist()))
+    again = torch.cat([images for images, _ in data.loader("train", shuffle=True)])
+    assert torch.equal(again, images), "always from the beginning"
+
+
+def test_another_split_can_be_tested_on() -> None:
+    data = opened(Random(**SMALL))
+    data.test_on = "val"
+    assert data.source.val is not None
+    assert torch.equal(torch.cat([labels for _, labels in data.test_dataloader()]), data.source.val.labels)

@@ -28,7 +28,8 @@ from alexnet_exp.settings import UserError
 def test_an_exception_is_an_ending(error: BaseException, status: str, code: int, reason: str) -> None:
     ending = ending_of(error)
     assert (ending.status, ending.code, ending.reason) == (status, code, reason)
-    assert bool(ending.trace) == isinstance(error, (ValueError, SystemExit)) * (not isinstance(error, UserError))
+    unexpected = isinstance(error, ValueError | SystemExit) and not isinstance(error, UserError | SIGTERMException)
+    assert bool(ending.trace) == unexpected
 
 
 def test_the_first_ctrl_c_raises_and_the_second_does_not_disturb_the_ending() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,3 +93,44 @@ def test_a_rank_that_cannot_speak_is_spoken_for(tmp_path: Path, work: Any, said:
     assert (ending.status, ending.code, ending.recorded) == ("failed", 1, False)
     assert ending.reason.endswith(f"ended without a word, {said}")
     assert no_child_is_left()
+
+
+KILLED_PARENT = """
+import os, time
+from pathlib import Path
+from alexnet_exp.launch import run_ranks
+
+def linger(container, folder):
+    (folder / f"pid{os.environ['RANK']}").write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    run_ranks(linger, 2, "gloo", {}, Path("."))
+"""
+
+
+def test_no_rank_outlives_a_killed_parent(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(KILLED_PARENT)
+    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path)
+    files = [tmp_path / f"pid{rank}" for rank in (0, 1)]
+    deadline = time.monotonic() + 60
+    while not all(file.exists() and file.read_text() for file in files):
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    assert all(is_gone(int(file.read_text())) for file in files)
+
+
+def is_gone(pid: int, seconds: float = 8) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False

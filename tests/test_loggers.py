@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,18 +69,32 @@ def test_mlflow_and_wandb_at_once(train_run: TrainRun, monkeypatch: pytest.Monke
 def _of_wandb(run: Path) -> dict[str, object]:
     """The last value of each metric and setting in the offline run's file."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
+    found: dict[str, object] = {}
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    store, found = DataStore(), dict[str, object]()
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
+    for data in _leveldb_records(file.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
         for item in record.history.item:
             found["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
         for item in (*record.run.config.update, *record.config.update):
             found["/".join(item.nested_key) or item.key] = item.value_json
     return found
+
+
+def _leveldb_records(content: bytes) -> Iterator[bytes]:
+    """The records of a LevelDB log: blocks of 32 KiB, in which each piece has a header of checksum, length and kind."""
+    block, header, position, record = 32768, struct.Struct("<IHB"), 7, b""
+    while position + header.size <= len(content):
+        if block - position % block < header.size:
+            position += block - position % block
+            continue
+        _, length, kind = header.unpack_from(content, position)
+        position += header.size
+        record += content[position : position + length]
+        position += length
+        if kind in (1, 4):  # the whole of it, or its last piece
+            yield record
+            record = b""
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])

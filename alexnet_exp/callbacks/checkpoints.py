@@ -1,4 +1,4 @@
-"""Checkpoints that survive: `last`, `previous` and `best`, written beside their names, flushed, renamed, checksummed."""
+"""Checkpoints that survive: `last`, `previous` and `best`, written beside their names, renamed, checksummed."""
 
 from __future__ import annotations
 

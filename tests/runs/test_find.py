@@ -1,5 +1,7 @@
 """What a user may type for RUN."""
 
+from pathlib import Path
+
 import pytest
 
 from alexnet_exp.runs.find import find, outputs_of, runs_under
