@@ -1,7 +1,7 @@
 """Where randomness comes from: every stream of random numbers is a function of the seed and of where it is used.
 
-Nothing depends on what happened before: order is f(seed, epoch), augmentation and dropout are f(seed, epoch, batch, rank).
-A run that goes on from a checkpoint therefore draws what the uninterrupted run would have drawn. No torch here.
+Nothing depends on what happened before: order is f(seed, epoch), augmentation and dropout are f(seed, epoch, batch,
+rank). A run that goes on from a checkpoint therefore draws what the uninterrupted run would have drawn. No torch here.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def jumps(running: NDArray[np.float64], measured: NDArray[np.float64]) -> str:
     for name, values in (("running averages", running), ("measured anew", measured)):
         steps = np.diff(values, axis=1)
         lines.append(
-            f"{name}: {int((steps < 0).sum())} of {steps.size} steps fell, the worst by {100 * max(0.0, -steps.min()):.1f} points; "
-            f"spread over seeds (sd) after epochs 1 to {len(EPOCHS)}: "
+            f"{name}: {int((steps < 0).sum())} of {steps.size} steps fell, "
+            f"the worst by {100 * max(0.0, -steps.min()):.1f} points; spread over seeds (sd) after epochs 1 to {len(EPOCHS)}: "
             + ", ".join(f"{100 * sd:.1f}" for sd in values.std(0, ddof=1))
         )
     return "\n".join(lines)

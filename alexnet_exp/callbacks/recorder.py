@@ -47,7 +47,7 @@ class Recorder(AfterMetrics):
         self._stepped = self._validated = False
         self._images = self._all_images = 0
         self._seconds = 0.0
-        self._epoch_start = self._validation_start = self._validation_seconds = 0.0
+        self._epoch_start = self._validation_start = self._validation_seconds = self._training_seconds = 0.0
 
     @property
     def images_per_s(self) -> float | None:
@@ -60,7 +60,8 @@ class Recorder(AfterMetrics):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._epoch_start = time.perf_counter()
-        self._validation_seconds, self._images, self._validated = 0.0, 0, False
+        self._validation_seconds = self._training_seconds = 0.0
+        self._images, self._validated = 0, False
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validation_start = time.perf_counter()
@@ -79,6 +80,8 @@ class Recorder(AfterMetrics):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += _size(batch)
+        # up to here: what callbacks do between the last batch and the epoch's end is no training
+        self._training_seconds = time.perf_counter() - self._epoch_start - self._validation_seconds
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
             # Lightning has divided it by `accumulate_grad_batches`: the sum over the step's batches is the step's mean
@@ -115,7 +118,7 @@ class Recorder(AfterMetrics):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._read_steps(trainer)
         seconds = time.perf_counter() - self._epoch_start
-        training = seconds - self._validation_seconds
+        training = self._training_seconds
         images = self._images * trainer.world_size
         self._all_images, self._seconds = self._all_images + images, self._seconds + training
         # where this epoch had no validation, Lightning still has the one before
