@@ -102,7 +102,10 @@ def device_name(accelerator: str) -> str:
     """The processor's name, as a result should tell it."""
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
-    return f"{cpu_model()}, {torch.get_num_threads()} threads" if accelerator == "cpu" else cpu_model()
+    if accelerator != "cpu":
+        return cpu_model()
+    threads = torch.get_num_threads()
+    return f"{cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def launched() -> bool:

@@ -36,4 +36,5 @@ def before_training(experiment: Experiment, placement: Placement) -> dict[str, A
         "effective_batch": batch * trainer.accumulate_grad_batches if batch else None,
         "fingerprint": getattr(experiment.data, "fingerprint", None),
         "classes": len(experiment.card["classes"]),
+        "class_names": experiment.card["classes"],
     }

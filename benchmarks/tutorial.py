@@ -76,10 +76,10 @@ def jumps(running: NDArray[np.float64], measured: NDArray[np.float64]) -> str:
     lines = []
     for name, values in (("running averages", running), ("measured anew", measured)):
         steps = np.diff(values, axis=1)
+        fell, worst = int((steps < 0).sum()), 100 * max(0.0, -steps.min())
+        spread = ", ".join(f"{100 * sd:.1f}" for sd in values.std(0, ddof=1))
         lines.append(
-            f"{name}: {int((steps < 0).sum())} of {steps.size} steps fell, "
-            f"the worst by {100 * max(0.0, -steps.min()):.1f} points; spread over seeds (sd) after epochs 1 to {len(EPOCHS)}: "
-            + ", ".join(f"{100 * sd:.1f}" for sd in values.std(0, ddof=1))
+            f"{name}: {fell} of {steps.size} steps fell, the worst by {worst:.1f} points; sd over seeds {spread}"
         )
     return "\n".join(lines)
 

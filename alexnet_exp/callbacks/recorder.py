@@ -136,6 +136,7 @@ class Recorder(AfterMetrics):
         if self.folder is None:
             return
         self.folder.append_metrics(row)
+        self.folder.update(metrics=self.newest, epochs=row["epoch"])  # also for a run that is interrupted later
         log.info(epoch_line(row, trainer.max_epochs, memory_used(pl_module.device)))
         for logger in trainer.loggers:
             logger.log_metrics({key: value for key, value in row.items() if isinstance(value, float)}, step=row["step"])
