@@ -21,7 +21,8 @@ from alexnet_exp.runs.folder import RunFolder
 log = logging.getLogger(__name__)
 
 STEPS_AT_ONCE = 50  # how many losses wait on the device before they are read: reading one stops the device
-HEADER = "epoch     train: loss   top-1    val: loss   top-1   top-5        lr  images/s  seconds    memory"
+# no wider than the usual terminal
+HEADER = "epoch   train loss  top-1  val loss  top-1  top-5      lr  img/s  seconds    MB"
 
 
 class AfterMetrics(Checkpoint):
@@ -158,10 +159,9 @@ def epoch_line(row: dict[str, Any], epochs: int | None, memory: int) -> str:
 
     of = f"/{epochs}" if epochs and epochs > 0 else ""
     return (
-        f"{str(row['epoch']) + of:<9}{number('train/loss', 12, '.4f')}{number('train/top1', 8, '.4f')}"
-        f"{number('val/loss', 13, '.4f')}{number('val/top1', 8, '.4f')}{number('val/top5', 8, '.4f')}"
-        f"{number('lr', 10, '.2e')}{number('images_per_s', 10, '.0f')}{number('seconds', 9, '.1f')}"
-        f"{memory / 2**20:>7.0f} MB"
+        f"{str(row['epoch']) + of:<8}{number('train/loss', 10, '.4f')}{number('train/top1', 7, '.4f')}"
+        f"{number('val/loss', 10, '.4f')}{number('val/top1', 7, '.4f')}{number('val/top5', 7, '.4f')}"
+        f"{number('lr', 8, '.1e')}{number('images_per_s', 7, '.0f')}{number('seconds', 9, '.1f')}{memory / 2**20:>6.0f}"
     )
 
 

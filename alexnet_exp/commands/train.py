@@ -164,10 +164,9 @@ def _tell(path: Path, code: int) -> None:
     if result.get("parameters"):
         table.add_row("network", f"{result['parameters']:,} parameters")
     table.add_row("run", str(_short(path)))
-    console = Console()
-    console.print(table)
-    if code == 0:
-        console.print("Type next:", *(f"  {line}" for line in _next(result)), sep="\n", highlight=False, markup=False)
+    Console().print(table)
+    if code == 0:  # not by rich, which would fold the lines that are to be copied
+        print("Type next:", *(f"  {line}" for line in _next(result)), sep="\n")
 
 
 def _margin(result: dict[str, Any], key: str) -> str:
@@ -178,7 +177,7 @@ def _margin(result: dict[str, Any], key: str) -> str:
 def _next(result: dict[str, Any]) -> list[str]:
     other = "lrn" if result["config"].get("model.norm") == "bn" else "bn"
     return [
-        "python -m alexnet_exp plot last                 # its curves, confusion matrix and filters",
-        "python -m alexnet_exp eval last                 # the same test again: the same number",
-        f"python -m alexnet_exp model={other:<19} # another network on the same data",
+        "python -m alexnet_exp plot last    # its curves, confusion matrix and filters",
+        "python -m alexnet_exp eval last    # the same test again: the same number",
+        f"python -m alexnet_exp model={other:<6} # another network on the same data",
     ]

@@ -33,11 +33,12 @@ def test_every_line_is_as_wide_as_the_header() -> None:
         epoch_line({**ROW, "images_per_s": None, "lr": None}, None, 0),
     ]
     assert {len(line) for line in lines} == {len(HEADER)}
+    assert len(HEADER) < 80  # or a terminal folds it
 
 
 def test_numbers_stand_under_their_names() -> None:
     line = epoch_line(ROW, 10, 900 * 2**20)
-    for name, number in (("top-1", "0.1000"), ("lr", "1.00e-03"), ("images/s", "12346"), ("memory", "900 MB")):
+    for name, number in (("top-1", "0.1000"), ("lr", "1.0e-03"), ("img/s", "12346"), ("MB", "900")):
         assert line[: HEADER.index(name) + len(name)].endswith(number), name
 
 
