@@ -85,8 +85,6 @@ def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Pre
     if isinstance(spec, UserClass):
         network = spec.build(num_classes=ends.num_classes, in_channels=ends.in_channels, input_size=ends.input_size)
         return network, Preprocess(getattr(spec.cls, "input", Input()), ends.in_channels, ends.input_size)
-    for note in notes(spec):
-        log.info(note)
     network = AlexNet(spec)
     preprocess = Preprocess(spec.input, int(spec.in_channels or 0), int(spec.input_size or 0))
     if spec.weights:
@@ -106,7 +104,12 @@ def build_module(config: Config, network: nn.Module, preprocess: Preprocess) -> 
 
 
 def prepare(experiment: Experiment) -> None:
-    """Opens the data and fits the network's preprocessing to the statistics of its training images."""
+    """Opens the data and fits the network's preprocessing to the statistics of its training images.
+
+    Logs what a reader of the run should know of both.
+    """
+    for note in notes(experiment.spec) if isinstance(experiment.spec, Network) else []:
+        log.info(note)
     data = experiment.data
     data.prepare_data()
     data.setup("fit")

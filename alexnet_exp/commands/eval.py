@@ -9,6 +9,7 @@ from pathlib import Path
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import UserClass
 from alexnet_exp.runs.find import checkpoint_path, find
+from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.read import read_config
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import validate
@@ -45,12 +46,15 @@ def run(arguments: list[str]) -> int:
     tested = read_result(path).get("tested") or config.test.checkpoint.value
     file = checkpoint_path(path, given.ckpt or tested)
     content = read_checkpoint(file)
-    if not isinstance(getattr(config.model, "weights", None), type(None)):
-        config.model.weights = None  # the checkpoint has them
+    if getattr(config.model, "weights", None) is not None:
+        config.model.weights = None  # the checkpoint has them; the file that they started from may be gone
     experiment = build(config)
-    # not the file its weights started from, which may be gone
-    if content[CARD]["model"] | {"weights": None} != experiment.card["model"] | {"weights": None}:
-        raise UserError(f"{file}: a checkpoint of another network than the run {path}")
+    theirs, ours = (flatten(card["model"] | {"weights": None}) for card in (content[CARD], experiment.card))
+    different = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+    if different:
+        key = different[0]
+        said = f"model.{key} is {theirs.get(key)} there and {ours.get(key)} here"
+        raise UserError(f"{file}: a checkpoint of another network than that of {path}: {said}")
     experiment.module.load_state_dict(content["state_dict"])
     experiment.data.prepare_data()
     experiment.data.setup("fit")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.commands.parser import Parser, with_overrides
+from alexnet_exp.extend import UserClass
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.read import read_metrics, read_result
 from alexnet_exp.settings import UserError
@@ -102,7 +103,8 @@ def _schedule(arguments: list[str]) -> int:
         raise UserError("plot schedule: this schedule follows the validation, so it cannot be drawn before the run")
     epochs = config.trainer.max_epochs or 1
     steps = 100  # an epoch's own number is not needed: every schedule is a function of the part of the run that is over
-    rates = [config.optim.lr * factor for factor in curve(config.schedule, epochs, steps)]
+    base = config.optim.arguments.get("lr", 1.0) if isinstance(config.optim, UserClass) else config.optim.lr
+    rates = [base * factor for factor in curve(config.schedule, epochs, steps)]
     schedule(rates, Path(given.out), steps_per_epoch=steps)
     print(given.out)
     return 0

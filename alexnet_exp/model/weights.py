@@ -99,4 +99,5 @@ def _why_not_unpickled(message: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+    """The first sentence of it: torch's own go on about what may be wrong with torch."""
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
