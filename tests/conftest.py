@@ -95,7 +95,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen[str]]:
-    """`command("--allow", "mine", "trainer=ddp_cpu", stdin=...)`: the real command line in tmp_path, not waited for."""
+    """`command("--allow", "faulty", "trainer=ddp_cpu", stdin=...)`: in tmp_path, as a process."""
 
     def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}

@@ -49,14 +49,14 @@ class Linger(pl.Callback):
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A user's package `mine`, importable and allowed, here and in child processes."""
-    (tmp_path / "mine.py").write_text(USERS_CALLBACKS)
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's package `faulty`, importable and allowed, here and in child processes."""
+    (tmp_path / "faulty.py").write_text(USERS_CALLBACKS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("ALEXNET_EXP_ALLOW", "mine")
+    monkeypatch.setenv("ALEXNET_EXP_ALLOW", "faulty")
     monkeypatch.setenv("HERE", str(tmp_path))
-    return "mine"
+    return "faulty"
 
 
 def only_run(folder: Path) -> Run:
@@ -130,8 +130,8 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(train_run: TrainRun, f
     assert other.steps != finished.steps
 
 
-def test_a_run_that_fails(train_run: TrainRun, mine: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run = train_run("failing", "+callbacks.raise._target_=mine.Raise")
+def test_a_run_that_fails(train_run: TrainRun, faulty: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train_run("failing", "+callbacks.raise._target_=faulty.Raise")
     assert run.code == 1
     result = run.result
     assert (result["status"], result["error"]) == ("failed", "ValueError: boom")
@@ -225,10 +225,10 @@ def test_compiling_renames_no_key(train_run: TrainRun, finished: Run, monkeypatc
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_ctrl_c(command: Command, mine: str, tmp_path: Path, ignored: bool) -> None:
+def test_ctrl_c(command: Command, faulty: str, tmp_path: Path, ignored: bool) -> None:
     # started in the background by a script, SIGINT is ignored by inheritance
     how = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)} if ignored else {}
-    process = command("+callbacks.linger._target_=mine.Linger", "trainer.max_epochs=500", process_group=0, **how)
+    process = command("+callbacks.linger._target_=faulty.Linger", "trainer.max_epochs=500", process_group=0, **how)
     wait_for(tmp_path / "begun0", process)
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
@@ -259,8 +259,8 @@ def test_two_ranks_are_the_same_experiment(command: Command, train_run: TrainRun
     assert not list(two.path.glob(".rendezvous*"))
 
 
-def test_a_rank_that_raises_fails_the_run(train_run: TrainRun, mine: str, capfd: pytest.CaptureFixture[str]) -> None:
-    run = train_run("run", "trainer=ddp_cpu", "+callbacks.raise._target_=mine.Raise", "+callbacks.raise.rank=1")
+def test_a_rank_that_raises_fails_the_run(train_run: TrainRun, faulty: str, capfd: pytest.CaptureFixture[str]) -> None:
+    run = train_run("run", "trainer=ddp_cpu", "+callbacks.raise._target_=faulty.Raise", "+callbacks.raise.rank=1")
     assert run.code == 1
     assert (run.result["status"], run.result["error"]) == ("failed", "rank 1: ValueError: boom")
     told = [line for line in capfd.readouterr().err.splitlines() if "boom" in line or "failed" in line]
@@ -276,7 +276,7 @@ def test_a_loss_that_is_no_number_on_two_ranks(train_run: TrainRun) -> None:
     assert len([line for line in run.log.splitlines() if "failed" in line]) == 1
 
 
-def test_ctrl_c_of_two_ranks(train_run: TrainRun, mine: str, tmp_path: Path) -> None:
+def test_ctrl_c_of_two_ranks(train_run: TrainRun, faulty: str, tmp_path: Path) -> None:
     def interrupt() -> None:
         for rank in (0, 1):
             deadline = time.monotonic() + 60
@@ -285,12 +285,12 @@ def test_ctrl_c_of_two_ranks(train_run: TrainRun, mine: str, tmp_path: Path) -> 
         os.kill(os.getpid(), signal.SIGINT)  # this process alone: the ranks must hear of it from here
 
     threading.Thread(target=interrupt, daemon=True).start()
-    run = train_run("run", "trainer=ddp_cpu", "+callbacks.linger._target_=mine.Linger", "trainer.max_epochs=5000")
+    run = train_run("run", "trainer=ddp_cpu", "+callbacks.linger._target_=faulty.Linger", "trainer.max_epochs=5000")
     assert (run.code, run.result["status"]) == (130, "interrupted")
     assert not multiprocessing.active_children()
 
 
-def test_sigterm_is_recorded_as_an_interruption(train_run: TrainRun, mine: str, tmp_path: Path) -> None:
+def test_sigterm_is_recorded_as_an_interruption(train_run: TrainRun, faulty: str, tmp_path: Path) -> None:
     def terminate() -> None:
         deadline = time.monotonic() + 60
         while not (tmp_path / "begun0").exists() and time.monotonic() < deadline:
@@ -298,7 +298,7 @@ def test_sigterm_is_recorded_as_an_interruption(train_run: TrainRun, mine: str, 
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate, daemon=True).start()
-    run = train_run("run", "+callbacks.linger._target_=mine.Linger", "trainer.max_epochs=5000")
+    run = train_run("run", "+callbacks.linger._target_=faulty.Linger", "trainer.max_epochs=5000")
     assert (run.code, run.result["status"], run.result["error"]) == (143, "interrupted", "by SIGTERM")
 
 

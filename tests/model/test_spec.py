@@ -46,10 +46,10 @@ def refused(name: str, *overrides: str, variant: NetworkOf) -> list[str]:
         ),
         (
             "stages.conv1.then=[act,nrom]",
-            "model.stages.conv1.then=['act', 'nrom']: unknown slot nrom; did you mean norm? "
+            "model.stages.conv1.then=[act, nrom]: unknown slot nrom; did you mean norm? "
             "one of act, norm, drop, pool, avg, mapnorm, to6",
         ),
-        ("stages.conv1.then=[act,act]", "model.stages.conv1.then=['act', 'act']: act can stand only once in a stage"),
+        ("stages.conv1.then=[act,act]", "model.stages.conv1.then=[act, act]: act can stand only once in a stage"),
         (
             "stages.conv2.kernel=null",
             "model.stages.conv3.kernel=3: conv3 is behind conv2, which is fully connected; give conv2 a kernel",
@@ -57,11 +57,11 @@ def refused(name: str, *overrides: str, variant: NetworkOf) -> list[str]:
         ("stages.fc6.stride=2", "model.stages.fc6.stride=2: only a convolution has one: give the stage a kernel"),
         (
             "stages.fc6.then=[act,pool]",
-            "model.stages.fc6.then=['act', 'pool']: pool needs maps, and the fully connected fc6 leaves none",
+            "model.stages.fc6.then=[act, pool]: pool needs maps, and the fully connected fc6 leaves none",
         ),
         (
             "stages.fc7.first=[avg]",
-            "model.stages.fc7.first=['avg']: avg needs maps, and the fully connected fc6 leaves none",
+            "model.stages.fc7.first=[avg]: avg needs maps, and the fully connected fc6 leaves none",
         ),
         ("stages.fc8.out=10", "model.stages.fc8.out=10: write null: the last stage has num_classes outputs"),
         (
@@ -75,7 +75,7 @@ def refused(name: str, *overrides: str, variant: NetworkOf) -> list[str]:
             "or a list of numbers, one for each channel",
         ),
         ("input.std=[0.2,0]", "model.input.std=[0.2, 0]: must be greater than 0"),
-        ("input.mean=[a]", "model.input.mean=['a']: must hold numbers only, one for each channel"),
+        ("input.mean=[a]", "model.input.mean=[a]: must hold numbers only, one for each channel"),
     ],
 )
 def test_what_a_bad_setting_gets(variant: NetworkOf, override: str, line: str) -> None:
