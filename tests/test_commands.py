@@ -257,10 +257,8 @@ def test_a_checkpoint_of_another_variant(run: Path, capsys: pytest.CaptureFixtur
     assert told.startswith("run/checkpoints/last.ckpt: its weights are not of the network it names")
     assert main(["eval", "run"]) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert (
-        told
-        == "run/checkpoints/last.ckpt: a checkpoint of another network than that of run: model.norm is none there and bn here"
-    )
+    assert told.startswith("run/checkpoints/last.ckpt: a checkpoint of another network than that of run: ")
+    assert told.endswith("model.norm is none there and bn here")
 
 
 def test_a_pickle_that_wants_to_run_code_does_not(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
