@@ -10,7 +10,8 @@ import sys
 import traceback
 from importlib import import_module
 
-from alexnet_exp.settings import UserError
+from alexnet_exp import __version__
+from alexnet_exp.settings import BAD_INPUT, FAILED, INTERRUPTED, TRACEBACK, UserError
 
 COMMANDS = {
     "train": "one experiment, as the overrides say (this is the default)",
@@ -21,8 +22,6 @@ COMMANDS = {
     "export": "a run's network as ONNX and safetensors: RUN [--format onnx|safetensors] [--out FOLDER]",
     "plot": "a run's curves, confusion matrix and filters as PNG: RUN; or: schedule [overrides]",
 }
-TRACEBACK = "ALEXNET_EXP_TRACEBACK"
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
         given = _take_allowed(given)
         if given and given[0] in ("-h", "--help"):
             print(_help())
+            return 0
+        if given == ["--version"]:
+            print(f"alexnet_exp {__version__}")
             return 0
         if given[:1] in (["-sc"], ["--shell-completion"]) and given[1:2] == ["query=bash"]:
             return int(import_module("alexnet_exp.commands.complete").run(given, COMMANDS))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,9 +22,12 @@ from alexnet_exp.model.preprocess import Preprocess, measure
 from alexnet_exp.model.spec import Ends, Input, Network, notes
 from alexnet_exp.model.weights import load_weights
 from alexnet_exp.module import AlexNetModule
+from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import Config
 from alexnet_exp.seeds import derive
+from alexnet_exp.settings import Problem, Refused
+from alexnet_exp.validate import validation_monitors
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Pre
     network = AlexNet(spec)
     preprocess = Preprocess(spec.input, int(spec.in_channels or 0), int(spec.input_size or 0))
     if spec.weights:
-        load_weights(network, weights_file(spec.weights, Path("outputs")))
+        load_weights(network, weights_file(spec.weights, OUTPUTS))
     return network, preprocess
 
 
@@ -106,8 +108,11 @@ def build_module(config: Config, network: nn.Module, preprocess: Preprocess) -> 
 def prepare(experiment: Experiment) -> None:
     """Opens the data and fits the network's preprocessing to the statistics of its training images.
 
-    Logs what a reader of the run should know of both.
+    Logs what a reader of the run should know of both. Raises `Refused` where the data turns out to have no validation
+    images and a setting monitors them.
     """
+    if isinstance(experiment.spec, Network) and experiment.spec.width != 1 and _left_open(experiment.config):
+        log.info(f"width {experiment.spec.width:g}, as the data suggests; model.width=1 is the full network")
     for note in notes(experiment.spec) if isinstance(experiment.spec, Network) else []:
         log.info(note)
     data = experiment.data
@@ -117,9 +122,22 @@ def prepare(experiment: Experiment) -> None:
     if isinstance(data, ImageData):
         for line in data.describe().splitlines():
             log.info(line)
+        if data.source.val is None:
+            _refuse_validation_monitors(experiment.config, data.source.val_from)
     if isinstance(preprocess, Preprocess) and preprocess.needs:
         ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
         preprocess.fit(ours or measure(data.train_dataloader()))
+
+
+def _left_open(config: Config) -> bool:
+    return isinstance(config.model, Network) and config.model.width is None
+
+
+def _refuse_validation_monitors(config: Config, val_from: str) -> None:
+    instead = f"validation comes from {val_from or 'nowhere'}; monitor train/loss"
+    problems = [Problem(key, monitor, instead) for key, monitor in validation_monitors(config)]
+    if problems:
+        raise Refused(problems)
 
 
 def plain_node(spec: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from alexnet_exp.extend import TARGET
 from alexnet_exp.match import match
 from alexnet_exp.model.spec import Network
-from alexnet_exp.paths import conf_dir, groups
+from alexnet_exp.paths import OUTPUTS, conf_dir, groups
 from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, nearest, one_of
@@ -80,7 +80,7 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[C
     config = validate(container)
     spec, _, _ = match(config)
     if isinstance(spec, Network) and spec.weights:
-        weights_file(spec.weights, Path("outputs"))
+        weights_file(spec.weights, OUTPUTS)
     return config, container
 
 
@@ -172,7 +172,13 @@ def _diagnose(overrides: list[str], config_dir: str | None, error: Exception) ->
             continue
         key = parsed.key_or_group
         if parsed.is_sweep_override():
-            problems.append(Problem(key, text.partition("=")[2], "several values are a sweep; add -m"))
+            problems.append(
+                Problem(
+                    key,
+                    text.partition("=")[2],
+                    "several values are a sweep over a grid; add -m, and list them: 0.1,0.01",
+                )
+            )
         elif key in options and parsed.package is None and not parsed.is_delete():
             wrong = _wrong_option(key, parsed.value(), options[key])
             problems += wrong
@@ -245,6 +251,11 @@ def _wrong_value(
             f"did you mean {key.replace(first, near, 1)}?" if near else "python -m alexnet_exp --help lists the groups"
         )
         return Problem(key, value, f"unknown setting; {advice}")
+    if first == "model" and key.startswith("model.stages."):
+        stages, name = plain(_compose(good, config_dir))["model"].get("stages", {}), key.split(".")[2]
+        if name not in stages:
+            near = nearest(name, stages)
+            return Problem(key, value, f"no such stage; {f'did you mean {near}? ' if near else ''}{', '.join(stages)}")
     nested: Any = value
     for part in reversed(key.split(".")):
         nested = {part: nested}

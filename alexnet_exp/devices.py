@@ -39,7 +39,19 @@ def place(trainer: Trainer) -> Placement:
 
 
 def chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
-    """Accelerator, devices, and why where they were not asked for. Touches no GPU: it only counts them."""
+    """Accelerator, devices, and why where they were not asked for. Touches no GPU: it only counts them.
+
+    Raises `Refused` for devices that are not there, and for a precision in which they do not train.
+    """
+    accelerator, devices, why = _chosen(trainer)
+    if accelerator == "cpu" and trainer.precision in ("16-mixed", "16-true"):
+        # Lightning would train in bf16-mixed instead
+        instead = "this CPU has no float16 training; write bf16-mixed or 32-true"
+        raise Refused([Problem("trainer.precision", trainer.precision, instead)])
+    return accelerator, devices, why
+
+
+def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
     gpus = trainer.gpus
     if gpus is None:
         if trainer.accelerator is None and trainer.devices is None:

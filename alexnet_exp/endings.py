@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED, UserError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class NotFiniteError(RuntimeError):

@@ -5,7 +5,6 @@ The test at the end of a run and `eval RUN` both come here, so that the number i
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from alexnet_exp.devices import Placement
 from alexnet_exp.endings import own_interrupts
 from alexnet_exp.module import metrics_of
 from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.trainer import build_trainer
 
 ALL_CLASSES = 20  # above this many classes only the most probable ones are kept
 
@@ -61,25 +61,8 @@ def evaluate(experiment: Experiment, placement: Placement, split: str) -> tuple[
 
     A LightningModule of the user's gives predictions where its `test_step` returns logits.
     """
-    collect, settings = _Collect(), experiment.config.trainer
-    trainer = pl.Trainer(
-        accelerator=placement.accelerator,
-        devices=placement.devices,
-        strategy=placement.strategy,
-        precision=placement.precision,  # type: ignore[arg-type]
-        num_nodes=settings.num_nodes,
-        limit_test_batches=settings.limit_test_batches,
-        fast_dev_run=settings.fast_dev_run,
-        deterministic=settings.deterministic,
-        benchmark=settings.benchmark,
-        inference_mode=settings.inference_mode,
-        callbacks=[collect],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=os.devnull,
-    )
+    collect = _Collect()
+    trainer = build_trainer(experiment.config.trainer, placement, [collect], [])
     if isinstance(experiment.data, ImageData):
         experiment.data.test_on = split
     with own_interrupts(trainer):

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.data.images import cores
-from alexnet_exp.endings import FAILED, Ending, ending_of, interruptible
+from alexnet_exp.endings import Ending, ending_of, interruptible
+from alexnet_exp.settings import FAILED
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=2)
 # Seconds for the other ranks to tell endings of their own, when one has ended badly; and for all to end after Ctrl-C.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from alexnet_exp.extend import TARGET, UserClass
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Ends, Network
 from alexnet_exp.model.weights import read_file
+from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.find import checkpoint_path, find
+from alexnet_exp.runs.folder import flatten
+from alexnet_exp.runs.read import read_config
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import typed
-
-OUTPUTS = Path("outputs")
 
 
 class Classifier(nn.Module):
@@ -61,9 +62,11 @@ def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> 
     `checkpoint`: best (last where there is no best), last, or a checkpoint's file. Raises `UserError` when it is not
     there, damaged, or of something else.
     """
-    path = checkpoint_path(find(str(run), outputs), checkpoint)
+    folder = find(str(run), outputs)
+    path = checkpoint_path(folder, checkpoint)
     content = read_checkpoint(path)
     card = content[CARD]
+    refuse_another_network(path, card["model"], read_config(folder)["model"], folder)
     spec, ends = _spec(card, path), Ends(card["input_size"], card["in_channels"], len(card["classes"]), 1.0)
     network, preprocess = build_network(spec, ends)
     classifier = Classifier(network, preprocess, card, path)
@@ -86,6 +89,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if card.get("format") != CARD_FORMAT:
         raise UserError(f"{path}: format {card.get('format')}, this version reads {CARD_FORMAT}")
     return content
+
+
+def refuse_another_network(file: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], run: Path) -> None:
+    """Raises `UserError` where a checkpoint's network `theirs` contradicts the settings `ours` of the run.
+
+    What `ours` leaves open (null) came from the data, and `weights` says only where training began.
+    """
+    there, here = flatten(theirs), flatten(ours)
+    for key in sorted((there.keys() | here.keys()) - {"weights"}):
+        if here.get(key) is not None and there.get(key) != here[key]:
+            said = f"model.{key} is {there.get(key)} there and {here[key]} here"
+            raise UserError(f"{file}: a checkpoint of another network than that of {run}: {said}")
 
 
 def _grey(images: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def _mlflow(settings: Mlflow, config: Config, run: Path) -> Logger:
     _need("mlflow", "mlflow")
     from pytorch_lightning.loggers import MLFlowLogger
 
-    outputs = outputs_of(run).resolve()
+    outputs = outputs_of(run) or run.resolve()
     return MLFlowLogger(
         settings.experiment or config.name,
         run_name=run.name,

@@ -9,8 +9,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.settings import TRACEBACK
+
 PACKAGE = "alexnet_exp"
-TRACEBACK = "ALEXNET_EXP_TRACEBACK"
 LIGHTNING = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+OUTPUTS = Path("outputs")  # of all runs, in the folder where the command is typed
+
 
 def conf_dir() -> Path:
     """The folder of the YAML files: inside the package in an installed wheel, beside it in a checkout."""

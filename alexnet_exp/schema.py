@@ -17,21 +17,14 @@ from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
 from alexnet_exp.settings import Checks
 
-PRECISIONS = (
-    "auto",
-    "32-true",
-    "bf16-mixed",
-    "16-mixed",
-    "bf16-true",
-    "16-true",
-    "64-true",
-    "transformer-engine",
-    "transformer-engine-float16",
-)
-
-
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+# Lightning's older names, and what it takes them for.
+OLD_PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}
 # Strategies that work without a package or a setting more; Lightning has others, for clusters and very large networks.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
+# What our LightningModule tells of an epoch, and what `callbacks=precise_bn` adds.
+METRICS = ("train/loss", "train/top1", "val/loss", "val/top1", "val/top5")
+PRECISE_METRICS = ("val/loss_precise_bn", "val/top1_precise_bn")
 LIMITS = (*(f"limit_{split}_batches" for split in ("train", "val", "test", "predict")), "overfit_batches")
 DURATION = r"\d+:\d{1,2}:\d{1,2}:\d{1,2}"  # days:hours:minutes:seconds
 
@@ -127,7 +120,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         checks = Checks(self)
-        checks.one_of("precision", PRECISIONS)
+        if self.precision in OLD_PRECISIONS:
+            checks.refuse("precision", f"write {OLD_PRECISIONS[self.precision]}")
+        else:
+            checks.one_of("precision", PRECISIONS)
         for key in (
             "max_epochs",
             "min_epochs",
@@ -144,7 +140,7 @@ class Trainer:
         checks.that("max_steps", self.max_steps == -1 or self.max_steps >= 1, "must be at least 1, or -1 for no limit")
         checks.above("gradient_clip_val", 0)
         checks.one_of("gradient_clip_algorithm", ("norm", "value"))
-        checks.one_of("accelerator", ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
+        checks.one_of("accelerator", ("auto", "cpu", "gpu", "cuda", "mps"))
         checks.one_of("strategy", STRATEGIES)
         checks.one_of("profiler", ("simple", "advanced", "pytorch"))
         self._check_devices(checks)
@@ -230,7 +226,10 @@ class Wandb:
 
 @dataclass
 class Ema:
-    """An exponential moving average of the weights, which validation and test use (Lightning's EMAWeightAveraging)."""
+    """An exponential moving average of the weights, which validation and test use.
+
+    After n updates the decay is (1 + n) / (10 + n), until that passes `decay`.
+    """
 
     name: str = "ema"
     decay: float = 0.999

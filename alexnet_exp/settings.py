@@ -12,6 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# The exit codes of the command line.
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+# The environment variable that shows the traceback of any error.
+TRACEBACK = "ALEXNET_EXP_TRACEBACK"
+
 
 class UserError(Exception):
     """What the user can mend; `str(error)` is what to print, without a traceback. The process then exits with 2."""

@@ -24,7 +24,7 @@ from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, chosen, count, launched, place
-from alexnet_exp.endings import BAD_INPUT, DONE, Ending, ending_of, interruptible, own_interrupts
+from alexnet_exp.endings import Ending, ending_of, interruptible, own_interrupts
 from alexnet_exp.evaluate import evaluate, save_predictions
 from alexnet_exp.facts import at_start, before_training
 from alexnet_exp.launch import run_ranks
@@ -34,7 +34,7 @@ from alexnet_exp.runs.accuracy import summary_line
 from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.folder import RunFolder, flatten
 from alexnet_exp.schema import Config, Which
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import BAD_INPUT, DONE, UserError
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
 
@@ -80,7 +80,6 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, w
         code = provenance.code()
         folder.begin(container, at_start(config, code))
         folder.write_patch(code.patch)
-        folder.link_latest(outputs_of(folder.path))
     try:
         facts = _run(config, container, folder, writes)
     except BaseException as error:
@@ -115,7 +114,7 @@ def _run(config: Config, container: Mapping[str, Any], folder: RunFolder, writes
     log.info(f"seed {config.seed}; {placement.device_name}; {placement.why}")
     recorder = Recorder(folder if writes else None)
     checkpoints = Checkpoints(folder, experiment.card, config.checkpoint.keep)
-    watch = Watch(len(experiment.card["classes"]))
+    watch = Watch(len(experiment.card["classes"]), getattr(experiment.spec, "norm", None))
     callbacks: list[pl.Callback] = [*build_callbacks(config.callbacks), watch, recorder, checkpoints]
     if wants_bar(config.trainer.enable_progress_bar):
         callbacks.append(Progress())
@@ -124,6 +123,9 @@ def _run(config: Config, container: Mapping[str, Any], folder: RunFolder, writes
     trainer = build_trainer(config.trainer, placement, callbacks, loggers)
     if writes:
         folder.update(**before_training(experiment, placement))
+        outputs = outputs_of(folder.path)
+        if outputs is not None:  # not before: what is refused on its way here is no run to come back to
+            folder.link_latest(outputs)
     facts = _fit(experiment, trainer)
     facts |= {"images_per_s": recorder.images_per_s, "best_epoch": checkpoints.best_epoch}
     metrics = dict(recorder.newest)

@@ -18,8 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from alexnet_exp.extend import ROLES, TARGET, UserClass
-from alexnet_exp.optim.spec import Schedule
-from alexnet_exp.schema import COLLECTIONS, NODES, Config
+from alexnet_exp.optim.spec import Plateau, Schedule
+from alexnet_exp.schema import (
+    COLLECTIONS,
+    METRICS,
+    NODES,
+    PRECISE_METRICS,
+    Config,
+    EarlyStopping,
+    Ema,
+    PreciseBn,
+)
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, nearest, one_of
 
 LISTED = 12  # known keys of a node up to which an unknown one is answered with all of them
@@ -214,24 +223,13 @@ def _first_line(error: Exception) -> str:
 
 def _contradictions(config: Config) -> Iterator[Problem]:
     """Settings that are each right and cannot stand together."""
-    has_val = isinstance(config.data, UserClass) or config.data.has_val
-    for name, callback in config.callbacks.items():
-        monitor = getattr(callback, "monitor", "")
-        if isinstance(monitor, str) and monitor.startswith("val/") and not has_val:
-            yield Problem(
-                f"callbacks.{name}.monitor",
-                monitor,
-                "there is no validation; write data.val=split, or monitor train/loss",
-            )
-    if (
-        getattr(config.schedule, "name", "") == "plateau"
-        and not has_val
-        and str(config.schedule.monitor).startswith("val/")
-    ):
+    yield from _monitors(config)
+    chosen = {type(callback): name for name, callback in config.callbacks.items()}
+    if Ema in chosen and PreciseBn in chosen:
         yield Problem(
-            "schedule.monitor",
-            config.schedule.monitor,
-            "there is no validation; write data.val=split, or monitor train/loss",
+            f"callbacks.{chosen[PreciseBn]}",
+            NO_VALUE,
+            f"would compare the trained weights with the average that callbacks.{chosen[Ema]} validates; choose one",
         )
     if isinstance(config.data, UserClass) and config.test.run and not config.data.overrides("test_dataloader"):
         yield Problem("test.run", True, f"{config.data.target} has no test_dataloader; write test.run=false")
@@ -247,3 +245,33 @@ def _contradictions(config: Config) -> Iterator[Problem]:
             None,
             f"schedule={config.schedule.name} needs the run's length; write a number of epochs",
         )
+
+
+def _monitors(config: Config) -> Iterator[Problem]:
+    """Monitored metrics that there will not be."""
+    has_val = isinstance(config.data, UserClass) or config.data.has_val
+    missing = {} if has_val else dict(validation_monitors(config))
+    for key, monitor in missing.items():
+        yield Problem(key, monitor, "there is no validation; write data.val=split, or monitor train/loss")
+    callbacks = config.callbacks.values()
+    if config.module is not None or any(isinstance(callback, UserClass) for callback in callbacks):
+        return  # the user's classes may log others
+    known = METRICS + (PRECISE_METRICS if any(isinstance(callback, PreciseBn) for callback in callbacks) else ())
+    for name, callback in config.callbacks.items():
+        key = f"callbacks.{name}.monitor"
+        if isinstance(callback, EarlyStopping) and callback.monitor not in known and key not in missing:
+            yield Problem(key, callback.monitor, one_of(callback.monitor, known))
+
+
+def validation_monitors(config: Config) -> Iterator[tuple[str, str]]:
+    """The settings that name a metric of the validation, and which: these need validation images."""
+    monitors = {
+        f"callbacks.{name}.monitor": callback.monitor
+        for name, callback in config.callbacks.items()
+        if isinstance(callback, EarlyStopping)
+    }
+    if isinstance(config.schedule, Plateau):
+        monitors["schedule.monitor"] = config.schedule.monitor
+    for key, monitor in monitors.items():
+        if monitor.startswith("val/"):
+            yield key, monitor

@@ -21,6 +21,7 @@ from PIL import Image
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.runs import checksum
+from tests.conftest import train_into
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 SCRIPT = Path(sys.executable).with_name("alexnet_exp")
@@ -75,6 +76,12 @@ BAD = [
         "--config-name mine",
         "--config-name: write an experiment of your own: --config-dir FOLDER experiment=NAME",
     ),
+    ("model.stages.conv9=null", "model.stages.conv9=null: no such stage; did "),
+    ("model.stages.conv9.out=3", "model.stages.conv9.out=3: no such stage; did "),
+    (
+        "plot schedule trainer.max_epochs=null trainer.max_steps=100",
+        "plot schedule: needs the run's length in epochs; write trainer.max_epochs=10",
+    ),
     ("--allow 3x", "--allow: needs the name of a package, such as --allow my_package"),
     ("--cfg job modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
     ("check optim.lr=abc", "optim.lr=abc: must be a number"),
@@ -84,7 +91,7 @@ BAD = [
     ),
     (
         "plot schedule schedule=plateau",
-        "plot schedule: this schedule follows the validation, so it cannot be drawn before the run",
+        "plot schedule: plateau follows the validation, so it cannot be drawn before the run",
     ),
     (
         "predict empty text/a/0.png",
@@ -248,17 +255,37 @@ def test_a_truncated_checkpoint(line: str, run: Path, capsys: pytest.CaptureFixt
     assert told.startswith("run/checkpoints/last.ckpt: truncated, or not a file of weights")
 
 
+def test_predict_refuses_a_whole_checkpoint_of_another_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = train_into(tmp_path / "outputs" / "train" / "other", "model=none", "trainer.max_epochs=1")
+    capsys.readouterr()
+    file = other.path / "checkpoints" / "last.ckpt"
+    for line in (["predict", "run", "image.png"], ["export", "run"], ["eval", "run"]):
+        assert main([*line, "--ckpt", str(file)]) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert told.startswith(f"{file}: a checkpoint of another network than that of run: ")
+    assert not (run / "export").exists()
+
+
 def test_a_checkpoint_of_another_variant(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     content["alexnet_exp"]["model"]["norm"] = "none"
     save(run, content)
+    for line in (["predict", "run", "image.png"], ["eval", "run"]):
+        assert main(line) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert told.startswith("run/checkpoints/last.ckpt: a checkpoint of another network than that of run: ")
+        assert told.endswith("model.norm is none there and bn here")
+
+
+def test_weights_that_do_not_fit_the_network_they_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    del content["state_dict"]["network.conv1.norm.weight"]
+    save(run, content)
     assert main(["predict", "run", "image.png"]) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("run/checkpoints/last.ckpt: its weights are not of the network it names")
-    assert main(["eval", "run"]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("run/checkpoints/last.ckpt: a checkpoint of another network than that of run: ")
-    assert told.endswith("model.norm is none there and bn here")
 
 
 def test_a_pickle_that_wants_to_run_code_does_not(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,7 +232,10 @@ def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line:
         ("optim=[sgd,adam]", "optim=[sgd, adam]: takes one option; for a run of each: -m optim=sgd,adam"),
         ("a=b=c", "a=b=c: cannot be read; write key=value"),
         ("=3", "=3: cannot be read; write key=value"),
-        ("optim.lr=0.1,0.2", "optim.lr=0.1,0.2: several values are a sweep; add -m"),
+        (
+            "optim.lr=0.1,0.2",
+            "optim.lr=0.1,0.2: several values are a sweep over a grid; add -m, and list them: 0.1,0.01",
+        ),
         ("lr=0.1", "lr=0.1: unknown setting; did you mean optim.lr?"),
         ("modle.width=1", "modle.width=1: unknown setting; did you mean model.width?"),
         ("zebra=1", "zebra=1: unknown setting; python -m alexnet_exp --help lists the groups"),

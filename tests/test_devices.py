@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from alexnet_exp.commands import train
 from alexnet_exp.devices import chosen, launched, place
 from alexnet_exp.schema import Trainer
-from alexnet_exp.settings import Refused
+from alexnet_exp.settings import Refused, UserError
 
 Machine = Callable[..., None]
 
@@ -57,6 +59,16 @@ def test_null_takes_apples_gpu(machine: Machine) -> None:
         ({"gpus": -1}, 0, "no CUDA GPU"),
         ({"accelerator": "cuda", "devices": 3}, 2, "trainer.devices=3: this machine has 2"),
         ({"accelerator": "cuda"}, 0, "trainer.accelerator=cuda: this machine has none"),
+        (
+            {"gpus": 0, "precision": "16-mixed"},
+            1,
+            "trainer.precision=16-mixed: this CPU has no float16 training; write bf16",
+        ),
+        (
+            {"precision": "16-true"},
+            0,
+            "trainer.precision=16-true: this CPU has no float16 training; write bf16-mixed or",
+        ),
         ({"accelerator": "cpu", "devices": 0}, 0, "trainer.devices=0: must be at least 1"),
         ({"accelerator": "cpu", "devices": [0, 1]}, 0, "trainer.devices=[0, 1]: the CPU is one device; write a number"),
     ],
@@ -67,6 +79,16 @@ def test_what_the_machine_has_not_got_is_refused(
     machine(gpus=there)
     with pytest.raises(Refused, match=said.replace("[", r"\[").replace("]", r"\]")):
         place(Trainer(**settings))  # type: ignore[arg-type]
+
+
+def test_float16_on_a_cpu_is_refused_before_any_folder_is_made(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="trainer.precision=16-mixed: this CPU"):
+        train.run(["trainer.precision=16-mixed"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_devices_are_ddp_and_one_is_not(machine: Machine) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from alexnet_exp.config import compose
 from alexnet_exp.data.spec import Digits
+from alexnet_exp.extend import ALLOW
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import AdamW, OneCycle
 from alexnet_exp.schema import Csv, Ema, Trainer, Which
@@ -85,6 +86,34 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
             "schedule.monitor=val/loss: there is no validation; write data.val=split, or monitor train/loss",
         ),
         (
+            {"callbacks.e": {"name": "early_stopping", "monitor": "val/tpo1"}},
+            "callbacks.e.monitor=val/tpo1: did you mean val/top1? "
+            "one of train/loss, train/top1, val/loss, val/top1, val/top5",
+        ),
+        (
+            {"callbacks.e": {"name": "early_stopping", "monitor": "val/top1_precise_bn"}},
+            "callbacks.e.monitor=val/top1_precise_bn: one of train/loss, train/top1, val/loss, val/top1, val/top5",
+        ),
+        (
+            {"data.val": "none", "callbacks.e": {"name": "early_stopping", "monitor": "train/los"}},
+            "callbacks.e.monitor=train/los: did you mean train/loss? "
+            "one of train/loss, train/top1, val/loss, val/top1, val/top5",
+        ),
+        (
+            {"callbacks": {"e": {"name": "ema"}, "p": {"name": "precise_bn"}}},
+            "callbacks.p: would compare the trained weights with the average that callbacks.e validates; choose one",
+        ),
+        ({"trainer.precision": "bf16"}, "trainer.precision=bf16: write bf16-mixed"),
+        ({"trainer.precision": "16"}, "trainer.precision=16: write 16-mixed"),
+        ({"trainer.precision": "32"}, "trainer.precision=32: write 32-true"),
+        ({"trainer.precision": "64"}, "trainer.precision=64: write 64-true"),
+        (
+            {"trainer.precision": "transformer-engine"},
+            "trainer.precision=transformer-engine: one of "
+            "auto, 32-true, bf16-mixed, 16-mixed, bf16-true, 16-true, 64-true",
+        ),
+        ({"trainer.accelerator": "tpu"}, "trainer.accelerator=tpu: did you mean cpu? one of auto, cpu, gpu, cuda, mps"),
+        (
             {"trainer.max_epochs": None, "trainer.max_time": "00:01:00:00"},
             "trainer.max_epochs=null: schedule=one_cycle needs the run's length; write a number of epochs",
         ),
@@ -92,6 +121,24 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
 )
 def test_one_problem_is_one_line(settings: dict[str, Any], line: str) -> None:
     assert problems(**settings) == [line]
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [
+        *({"e": {"name": "early_stopping", "monitor": monitor}} for monitor in ("val/top5", "train/loss")),
+        {"e": {"name": "early_stopping", "monitor": "val/loss_precise_bn"}, "p": {"name": "precise_bn"}},
+    ],
+)
+def test_what_is_logged_can_be_monitored(callbacks: dict[str, Any]) -> None:
+    assert validate(changed(callbacks=callbacks)).callbacks["e"].monitor == callbacks["e"]["monitor"]
+
+
+def test_a_class_of_the_users_may_log_what_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOW, "pytorch_lightning")
+    mine = {"_target_": "pytorch_lightning.callbacks.LambdaCallback"}
+    stopping = {"name": "early_stopping", "monitor": "val/f1"}
+    assert validate(changed(callbacks={"e": stopping, "mine": mine})).callbacks["e"].monitor == "val/f1"
 
 
 def test_all_problems_of_all_nodes_are_told_at_once() -> None:

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping
 
 from alexnet_exp import schema
 from alexnet_exp.callbacks.batch_norm import PreciseBn
+from alexnet_exp.callbacks.ema import Ema
 from alexnet_exp.extend import UserClass
 
 
 def build_callbacks(settings: Mapping[str, Any]) -> list[pl.Callback]:
-    """The callbacks of the node `callbacks`, in its order."""
-    return [_build(node) for node in settings.values()]
+    """The callbacks of the node `callbacks`, in its order; early stopping last, as it reads what the others log."""
+    return sorted(map(_build, settings.values()), key=lambda callback: isinstance(callback, EarlyStopping))
 
 
 def _build(node: Any) -> pl.Callback:
@@ -25,7 +26,7 @@ def _build(node: Any) -> pl.Callback:
         return callback
     arguments = {key: value for key, value in vars(node).items() if key != "name"}
     if isinstance(node, schema.Ema):
-        return EMAWeightAveraging(**arguments)
+        return Ema(**arguments)
     if isinstance(node, schema.PreciseBn):
         return PreciseBn(**arguments)
     assert isinstance(node, schema.EarlyStopping)

@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from alexnet_exp.callbacks.recorder import AfterMetrics
+from alexnet_exp.model.spec import Norm
 from alexnet_exp.module import metrics_of
 
 log = logging.getLogger(__name__)
@@ -20,11 +21,17 @@ ENOUGH_STEPS = 20
 
 
 class Watch(AfterMetrics):
-    """Warns, once each: the loss stays at ln(classes); the steps wait for data more than half their time."""
+    """Warns, once each: the loss stays at ln(classes); the steps wait for data more than half their time.
 
-    def __init__(self, classes: int):
+    `norm` is the network's, None where it is not known: batch norm is advised where it is another.
+    """
+
+    def __init__(self, classes: int, norm: Norm | None):
         self.chance = math.log(classes)
         self.classes = classes
+        self.knobs = "try another optim.lr (ten times smaller, ten times larger)"
+        if norm not in (None, Norm.bn):
+            self.knobs += ", or model=bn"
         self._waited = self._worked = 0.0
         self._steps = 0
         self._said: set[str] = set()
@@ -59,11 +66,11 @@ class Watch(AfterMetrics):
                 f"{share:.0%} of the time is spent waiting for data; try more data.workers, or a smaller data.size",
             )
         loss = metrics_of(trainer, pl_module, ("train",)).get("train/loss")
-        if loss is not None and trainer.current_epoch >= 1 and abs(loss - self.chance) < STUCK * self.chance:
+        enough = trainer.current_epoch >= 1 and trainer.global_step >= ENOUGH_STEPS
+        if loss is not None and enough and abs(loss - self.chance) < STUCK * self.chance:
             self._say(
                 "stuck",
-                f"the training loss is still ln({self.classes}) = {self.chance:.3f}: nothing is learned; "
-                "try another optim.lr (ten times smaller, ten times larger), or model=bn",
+                f"the training loss is still ln({self.classes}) = {self.chance:.3f}: nothing is learned; {self.knobs}",
             )
 
     def _say(self, what: str, line: str) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import UserClass
+from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import checkpoint_path, find
-from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.read import read_config
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import validate
@@ -25,7 +24,7 @@ def run(arguments: list[str]) -> int:
         "--gpus", type=int, default=None, help="as trainer.gpus; default: one device, the best there is"
     )
     given = parser.parse_args(arguments)
-    path = find(given.run, Path("outputs"))
+    path = find(given.run, OUTPUTS)
     config = validate(read_config(path))
 
     from alexnet_exp import logs
@@ -33,7 +32,7 @@ def run(arguments: list[str]) -> int:
     from alexnet_exp.datamodule import ImageData
     from alexnet_exp.devices import place
     from alexnet_exp.evaluate import evaluate
-    from alexnet_exp.loading import read_checkpoint
+    from alexnet_exp.loading import read_checkpoint, refuse_another_network
     from alexnet_exp.runs.read import read_result
     from alexnet_exp.schema import Trainer
 
@@ -49,12 +48,7 @@ def run(arguments: list[str]) -> int:
     if getattr(config.model, "weights", None) is not None:
         config.model.weights = None  # the checkpoint has them; the file that they started from may be gone
     experiment = build(config)
-    theirs, ours = (flatten(card["model"] | {"weights": None}) for card in (content[CARD], experiment.card))
-    different = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
-    if different:
-        key = different[0]
-        said = f"model.{key} is {theirs.get(key)} there and {ours.get(key)} here"
-        raise UserError(f"{file}: a checkpoint of another network than that of {path}: {said}")
+    refuse_another_network(file, content[CARD]["model"], experiment.card["model"], path)
     experiment.module.load_state_dict(content["state_dict"])
     experiment.data.prepare_data()
     experiment.data.setup("fit")

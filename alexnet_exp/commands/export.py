@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from alexnet_exp.commands.parser import Parser
+from alexnet_exp.commands.parser import Parser, output_folder
+from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import find
 
 FORMATS = ("onnx", "safetensors")
@@ -19,14 +20,13 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
     parser.add_argument("--out", metavar="FOLDER")
     given = parser.parse_args(arguments)
-    path = find(given.run, Path("outputs"))
+    path = find(given.run, OUTPUTS)
 
     from alexnet_exp.export import export_onnx, export_safetensors
     from alexnet_exp.loading import load
 
     classifier = load(path, given.ckpt)
-    folder = Path(given.out) if given.out else path / "export"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder(Path(given.out) if given.out else path / "export")
     for kind in given.format or FORMATS:
         if kind == "onnx":
             file, difference = export_onnx(classifier, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from alexnet_exp.settings import UserError
 
@@ -16,6 +17,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(f"{self.command}: {message}; python -m alexnet_exp {self.command} --help tells what it takes")
+
+
+def output_folder(path: Path) -> Path:
+    """`path`, made where it was not there. Raises `UserError` where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: this folder cannot be made ({error.strerror}); write another one as --out") from None
+    return path
 
 
 def with_overrides(command: str, description: str) -> Parser:

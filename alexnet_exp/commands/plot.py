@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.commands.parser import Parser, with_overrides
+from alexnet_exp.commands.parser import Parser, output_folder, with_overrides
 from alexnet_exp.extend import UserClass
+from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.read import read_metrics, read_result
 from alexnet_exp.settings import UserError
@@ -22,9 +23,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", metavar="FOLDER", help="default: the run's folder plots/")
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE", help="whose filters are drawn")
     given = parser.parse_args(arguments)
-    path = find(given.run, Path("outputs"))
-    folder = Path(given.out) if given.out else path / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = find(given.run, OUTPUTS)
+    folder = output_folder(Path(given.out) if given.out else path / "plots")
     made = [_curves(path, folder), _confusion(path, folder), _filters(path, folder, given.ckpt)]
     for file in filter(None, made):
         print(file)
@@ -99,9 +99,13 @@ def _schedule(arguments: list[str]) -> int:
     from alexnet_exp.plots.curves import schedule
 
     config = validate(compose(given.overrides, given.config_dir))
-    if isinstance(config.schedule, Plateau) or not isinstance(config.schedule, Schedule):
-        raise UserError("plot schedule: this schedule follows the validation, so it cannot be drawn before the run")
-    epochs = config.trainer.max_epochs or 1
+    if isinstance(config.schedule, Plateau):
+        raise UserError("plot schedule: plateau follows the validation, so it cannot be drawn before the run")
+    if not isinstance(config.schedule, Schedule):
+        raise UserError("plot schedule: draws the shipped schedules; one of your own is known only while it runs")
+    epochs = config.trainer.max_epochs
+    if epochs is None:
+        raise UserError("plot schedule: needs the run's length in epochs; write trainer.max_epochs=10")
     steps = 100  # an epoch's own number is not needed: every schedule is a function of the part of the run that is over
     base = config.optim.arguments.get("lr", 1.0) if isinstance(config.optim, UserClass) else config.optim.lr
     rates = [base * factor for factor in curve(config.schedule, epochs, steps)]

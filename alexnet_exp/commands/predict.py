@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
+from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import find
 from alexnet_exp.settings import UserError
 
@@ -20,10 +21,10 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
     parser.add_argument("--json", action="store_true", help="one JSON object an image")
     given = parser.parse_args(arguments)
-    missing = [name for name in given.images if not Path(name).is_file()]
-    if missing:
-        raise UserError(f"predict: {missing[0]}: no such file")
-    path = find(given.run, Path("outputs"))
+    for name in given.images:
+        if not Path(name).is_file():
+            raise UserError(f"predict: {name}: {'a folder, not an image' if Path(name).is_dir() else 'no such file'}")
+    path = find(given.run, OUTPUTS)
 
     from alexnet_exp.loading import load
 

@@ -100,4 +100,6 @@ def _why_not_unpickled(message: str) -> str:
 
 def _first_line(error: Exception) -> str:
     """The first sentence of it: torch's own go on about what may be wrong with torch."""
+    if isinstance(error, KeyError):  # an opcode that there is not
+        return "no pickle"
     return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]

@@ -58,9 +58,9 @@ def weights_file(weights: str, outputs: Path) -> Path:
         raise UserError(f"model.weights={weights}: no such file; and {error}") from None
 
 
-def outputs_of(run: Path) -> Path:
-    """The folder of all runs, where `latest` lies: the nearest `outputs` above the run, else two levels up."""
-    return next((parent for parent in run.parents if parent.name == "outputs"), run.parent.parent)
+def outputs_of(run: Path) -> Path | None:
+    """The folder of all runs, where `latest` lies: the nearest `outputs` above the run; None for one put elsewhere."""
+    return next((parent for parent in run.resolve().parents if parent.name == "outputs"), None)
 
 
 def runs_under(outputs: Path) -> list[Path]:

@@ -25,17 +25,16 @@ def test_ema_is_what_is_validated_tested_and_saved(train_run: TrainRun, finished
 
 
 def test_ema_is_the_average_that_its_formula_says(train_run: TrainRun) -> None:
-    decay = 0.25
     plain = ("data.subset=32", "data.val=none", "schedule=constant", "test.run=false")
     weights = [
         train_run(f"{epochs}", *plain, f"trainer.max_epochs={epochs}").checkpoint("last")["state_dict"]
         for epochs in (1, 2, 3)
     ]
-    run = train_run("ema", *plain, "trainer.max_epochs=3", "callbacks=ema", f"callbacks.ema.decay={decay}")
+    run = train_run("ema", *plain, "trainer.max_epochs=3", "callbacks=ema", "callbacks.ema.decay=0.2")
     averaged = run.checkpoint("last")["state_dict"]
     name = "network.fc8.fc.weight"  # one step an epoch: the average starts with the weights after the first
     expected = weights[0][name]
-    for state in weights[1:]:
+    for decay, state in zip((2 / 11, 0.2), weights[1:], strict=True):  # 3/12 would be above the decay asked for
         expected = decay * expected + (1 - decay) * state[name]
     torch.testing.assert_close(averaged[name], expected)
 
@@ -61,6 +60,17 @@ def test_eval_of_the_validation_images_is_the_best_epochs_row(
     told = json.loads(capsys.readouterr().out.splitlines()[-1])["metrics"]
     row = finished.metrics[finished.result["best_epoch"] - 1]
     assert told == {key: row[key] for key in ("val/loss", "val/top1", "val/top5")}
+
+
+def test_early_stopping_reads_what_precise_bn_logs_whichever_was_named_first(train_run: TrainRun) -> None:
+    run = train_run(
+        "run",
+        "model=bn",
+        "callbacks=[early_stopping,precise_bn]",
+        "callbacks.early_stopping.monitor=val/top1_precise_bn",
+    )
+    assert run.code == 0
+    assert len(run.metrics) == 2
 
 
 def test_early_stopping_stops_and_says_why(train_run: TrainRun) -> None:

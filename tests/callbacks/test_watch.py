@@ -11,6 +11,7 @@ import pytest
 
 from alexnet_exp.callbacks import watch as module
 from alexnet_exp.callbacks.watch import Watch
+from alexnet_exp.model.spec import Norm
 
 
 class Clock:
@@ -28,11 +29,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def epoch(watch: Watch, clock: Clock, number: int, loss: float, wait: float, work: float, validate: float = 0) -> None:
-    trainer: Any = SimpleNamespace(current_epoch=number, callback_metrics={})
+def epoch(
+    watch: Watch, clock: Clock, number: int, loss: float, wait: float, work: float, validate: float = 0, steps: int = 30
+) -> None:
+    trainer: Any = SimpleNamespace(current_epoch=number, callback_metrics={}, global_step=steps * (number + 1))
     lightning_module: Any = SimpleNamespace(metrics={"train/loss": loss})
     watch.on_train_epoch_start(trainer, lightning_module)
-    for step in range(30):
+    for step in range(steps):
         clock.now += wait
         watch.on_train_batch_start(trainer, lightning_module, None, step)
         clock.now += work
@@ -43,7 +46,7 @@ def epoch(watch: Watch, clock: Clock, number: int, loss: float, wait: float, wor
 
 
 def test_waiting_for_data_is_said_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(classes=10)
+    watch = Watch(classes=10, norm=None)
     for number in range(3):
         epoch(watch, clock, number, loss=1.0, wait=3, work=1)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -51,12 +54,12 @@ def test_waiting_for_data_is_said_once(clock: Clock, caplog: pytest.LogCaptureFi
 
 
 def test_validation_and_short_waits_are_no_waiting(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    epoch(Watch(classes=10), clock, 0, loss=1.0, wait=1, work=2, validate=100)
+    epoch(Watch(classes=10, norm=None), clock, 0, loss=1.0, wait=1, work=2, validate=100)
     assert caplog.text == ""
 
 
 def test_a_loss_at_chance_is_said_once_from_the_second_epoch_on(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(classes=1000)
+    watch = Watch(classes=1000, norm=None)
     epoch(watch, clock, 0, loss=math.log(1000), wait=0, work=1)
     assert caplog.text == ""
     for number in (1, 2):
@@ -66,5 +69,21 @@ def test_a_loss_at_chance_is_said_once_from_the_second_epoch_on(clock: Clock, ca
 
 
 def test_a_loss_that_falls_is_not_stuck(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    epoch(Watch(classes=10), clock, 5, loss=0.97 * math.log(10), wait=0, work=1)
+    epoch(Watch(classes=10, norm=None), clock, 5, loss=0.97 * math.log(10), wait=0, work=1)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("norm", "advised"), [(Norm.lrn, True), (Norm.none, True), (Norm.bn, False), (None, False)])
+def test_batch_norm_is_advised_where_it_is_not(
+    clock: Clock, caplog: pytest.LogCaptureFixture, norm: Norm | None, advised: bool
+) -> None:
+    epoch(Watch(10, norm), clock, 1, loss=math.log(10), wait=0, work=1)
+    assert "nothing is learned" in caplog.text
+    assert ("model=bn" in caplog.text) == advised
+
+
+def test_a_few_steps_are_not_judged(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    watch = Watch(10, norm=None)
+    for number in range(20):
+        epoch(watch, clock, number, loss=math.log(10), wait=0, work=1, steps=1)
+        assert bool(caplog.text) == (number == 19), number

@@ -1,0 +1,46 @@
+"""What is found out about an experiment only once its data is open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from alexnet_exp.build import build, prepare
+from alexnet_exp.config import compose
+from alexnet_exp.settings import Refused
+from alexnet_exp.validate import validate
+
+
+@pytest.fixture
+def unsplittable(tmp_path: Path) -> tuple[str, ...]:
+    """A folder of two classes, one of a single image, as the data of a small network."""
+    for name, shade in (("cat/1", 10), ("cat/2", 90), ("dog/1", 200)):
+        file = tmp_path / "photos" / "train" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (shade,) * 3).save(file)
+    own = (f"data.root={tmp_path / 'photos'}", f"data.cache={tmp_path / 'cache'}", "data.size=64")
+    return ("data=folder", *own, "model.width=0.02", "trainer=cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (("callbacks=early_stopping",), "callbacks.early_stopping.monitor=val/top1"),
+        (("schedule=plateau",), "schedule.monitor=val/loss"),
+    ],
+)
+def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
+    unsplittable: tuple[str, ...], overrides: tuple[str, ...], key: str
+) -> None:
+    experiment = build(validate(compose([*unsplittable, *overrides])))
+    with pytest.raises(Refused) as refused:
+        prepare(experiment)
+    reason = "validation comes from none: a class has one image only, too few to split; monitor train/loss"
+    assert str(refused.value) == f"{key}: {reason}"
+
+
+def test_training_itself_needs_no_validation(unsplittable: tuple[str, ...]) -> None:
+    early = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=train/loss")
+    prepare(build(validate(compose([*unsplittable, *early]))))
