@@ -134,7 +134,8 @@ def _left_open(config: Config) -> bool:
 
 
 def _refuse_validation_monitors(config: Config, val_from: str) -> None:
-    instead = f"validation comes from {val_from or 'nowhere'}; monitor train/loss"
+    reason = val_from.removeprefix("none: ") or "the data has none"
+    instead = f"there is no validation: {reason}; monitor train/loss"
     problems = [Problem(key, monitor, instead) for key, monitor in validation_monitors(config)]
     if problems:
         raise Refused(problems)

@@ -37,7 +37,7 @@ def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
     experiment = build(validate(compose([*unsplittable, *overrides])))
     with pytest.raises(Refused) as refused:
         prepare(experiment)
-    reason = "validation comes from none: a class has one image only, too few to split; monitor train/loss"
+    reason = "there is no validation: a class has one image only, too few to split; monitor train/loss"
     assert str(refused.value) == f"{key}: {reason}"
 
 

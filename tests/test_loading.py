@@ -107,7 +107,7 @@ def test_what_is_no_checkpoint_is_refused_and_not_run(finished: Run, tmp_path: P
     content = finished.checkpoint("best")
     content["alexnet_exp"]["model"]["width"] = 0.1
     torch.save(content, tmp_path / "wider.ckpt")
-    with pytest.raises(UserError, match="its weights are not of the network it names"):
+    with pytest.raises(UserError, match="a checkpoint of another network than that of"):
         load(finished.path, str(tmp_path / "wider.ckpt"))
     content["alexnet_exp"]["format"] = 99
     torch.save(content, tmp_path / "newer.ckpt")

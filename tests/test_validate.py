@@ -112,7 +112,7 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
             "trainer.precision=transformer-engine: one of "
             "auto, 32-true, bf16-mixed, 16-mixed, bf16-true, 16-true, 64-true",
         ),
-        ({"trainer.accelerator": "tpu"}, "trainer.accelerator=tpu: did you mean cpu? one of auto, cpu, gpu, cuda, mps"),
+        ({"trainer.accelerator": "tpu"}, "trainer.accelerator=tpu: did you mean gpu? one of auto, cpu, gpu, cuda, mps"),
         (
             {"trainer.max_epochs": None, "trainer.max_time": "00:01:00:00"},
             "trainer.max_epochs=null: schedule=one_cycle needs the run's length; write a number of epochs",

@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     from alexnet_exp import logs
     from alexnet_exp.build import CARD, build
     from alexnet_exp.datamodule import ImageData
-    from alexnet_exp.devices import place
+    from alexnet_exp.devices import chosen, place
     from alexnet_exp.evaluate import evaluate
     from alexnet_exp.loading import read_checkpoint, refuse_another_network
     from alexnet_exp.runs.read import read_result
@@ -54,7 +54,10 @@ def run(arguments: list[str]) -> int:
     experiment.data.setup("fit")
     if isinstance(experiment.data, ImageData) and getattr(experiment.data.source, given.split) is None:
         raise UserError(f"eval: the data of {path} has no {given.split} images")
-    placement = place(Trainer(gpus=given.gpus, precision=read_result(path).get("precision", "auto")))
+    precision = read_result(path).get("precision", "auto")
+    if precision.startswith("16") and chosen(Trainer(gpus=given.gpus))[0] == "cpu":
+        precision = "auto"  # a GPU's float16 is evaluated in float32 where there is none
+    placement = place(Trainer(gpus=given.gpus, precision=precision))
     metrics, _ = evaluate(experiment, placement, given.split)
     if sys.stdout.isatty():
         for key, value in metrics.items():
