@@ -27,7 +27,7 @@ from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import Config
 from alexnet_exp.seeds import derive
 from alexnet_exp.settings import Problem, Refused
-from alexnet_exp.validate import validation_monitors
+from alexnet_exp.validate import in_training, validation_monitors
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +135,10 @@ def _left_open(config: Config) -> bool:
 
 def _refuse_validation_monitors(config: Config, val_from: str) -> None:
     reason = val_from.removeprefix("none: ") or "the data has none"
-    instead = f"there is no validation: {reason}; monitor train/loss"
-    problems = [Problem(key, monitor, instead) for key, monitor in validation_monitors(config)]
+    problems = [
+        Problem(key, monitor, f"there is no validation: {reason}; monitor {in_training(monitor)}")
+        for key, monitor in validation_monitors(config)
+    ]
     if problems:
         raise Refused(problems)
 

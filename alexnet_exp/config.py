@@ -7,8 +7,10 @@ accepted. So when composing fails, every override is looked at by itself, and `R
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,37 @@ def each_job(overrides: Sequence[str]) -> Iterator[list[str]]:
         else:
             choices.append([parsed.input_line or ""])
     return (list(job) for job in itertools.product(*choices))
+
+
+def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
+    """Lets Hydra compose the command line and call `task` with each job's configuration; its errors become one line.
+
+    What `task` raises is raised again at the end: Hydra would print words of its own, and drop the jobs that follow.
+    """
+    import hydra
+    from hydra.errors import HydraException
+
+    raised: list[Exception] = []
+
+    def guarded(config: DictConfig) -> None:
+        try:
+            task(config)
+        except Exception as error:
+            raised.append(error)
+
+    register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # an exception, not Hydra's own printing and exit
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=ROOT)(guarded)()
+    except HydraException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    except ValueError as error:  # Hydra's, of flags that do not go together
+        raise UserError(f"{str(error).splitlines()[0]}; python -m alexnet_exp --help tells what it takes") from error
+    finally:
+        sys.argv = before
+    if raised:
+        raise raised[0]
 
 
 def _compose(overrides: Sequence[str], config_dir: str | None) -> DictConfig:

@@ -252,7 +252,8 @@ def _monitors(config: Config) -> Iterator[Problem]:
     has_val = isinstance(config.data, UserClass) or config.data.has_val
     missing = {} if has_val else dict(validation_monitors(config))
     for key, monitor in missing.items():
-        yield Problem(key, monitor, "there is no validation; write data.val=split, or monitor train/loss")
+        instead = f"there is no validation; write data.val=split, or monitor {in_training(monitor)}"
+        yield Problem(key, monitor, instead)
     callbacks = config.callbacks.values()
     if config.module is not None or any(isinstance(callback, UserClass) for callback in callbacks):
         return  # the user's classes may log others
@@ -261,6 +262,11 @@ def _monitors(config: Config) -> Iterator[Problem]:
         key = f"callbacks.{name}.monitor"
         if isinstance(callback, EarlyStopping) and callback.monitor not in known and key not in missing:
             yield Problem(key, callback.monitor, one_of(callback.monitor, known))
+
+
+def in_training(monitor: str) -> str:
+    """The metric of the training images that goes the way of a validation's: a `mode` stays right."""
+    return "train/top1" if "top" in monitor else "train/loss"
 
 
 def validation_monitors(config: Config) -> Iterator[tuple[str, str]]:

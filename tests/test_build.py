@@ -25,20 +25,20 @@ def unsplittable(tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key"),
+    ("overrides", "key", "instead"),
     [
-        (("callbacks=early_stopping",), "callbacks.early_stopping.monitor=val/top1"),
-        (("schedule=plateau",), "schedule.monitor=val/loss"),
+        (("callbacks=early_stopping",), "callbacks.early_stopping.monitor=val/top1", "train/top1"),
+        (("schedule=plateau",), "schedule.monitor=val/loss", "train/loss"),
     ],
 )
 def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
-    unsplittable: tuple[str, ...], overrides: tuple[str, ...], key: str
+    unsplittable: tuple[str, ...], overrides: tuple[str, ...], key: str, instead: str
 ) -> None:
     experiment = build(validate(compose([*unsplittable, *overrides])))
     with pytest.raises(Refused) as refused:
         prepare(experiment)
-    reason = "there is no validation: a class has one image only, too few to split; monitor train/loss"
-    assert str(refused.value) == f"{key}: {reason}"
+    reason = "there is no validation: a class has one image only, too few to split"
+    assert str(refused.value) == f"{key}: {reason}; monitor {instead}"
 
 
 def test_training_itself_needs_no_validation(unsplittable: tuple[str, ...]) -> None:

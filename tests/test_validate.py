@@ -79,7 +79,7 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
         ({"trainer.min_epochs": 30}, "trainer.min_epochs=30: must be at most trainer.max_epochs=10"),
         (
             {"data.val": "none", "callbacks.e": {"name": "early_stopping"}},
-            "callbacks.e.monitor=val/top1: there is no validation; write data.val=split, or monitor train/loss",
+            "callbacks.e.monitor=val/top1: there is no validation; write data.val=split, or monitor train/top1",
         ),
         (
             {"data.val": "none", "schedule": {"name": "plateau"}},

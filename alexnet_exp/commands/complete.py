@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterable
 
-from alexnet_exp.commands.train import with_hydra
+from alexnet_exp.config import with_hydra
 
 LINE = "COMP_LINE"  # how the shell hands over what was typed so far
 INTERNAL = ("schema/", "hydra")  # groups of the composition itself, which nobody chooses on the command line

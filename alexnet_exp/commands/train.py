@@ -6,14 +6,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.config import VERSION_BASE, check_config_dir, compose, composed_jobs, each_job, plain, register
-from alexnet_exp.paths import conf_dir
+from alexnet_exp.config import check_config_dir, compose, composed_jobs, each_job, plain, with_hydra
 from alexnet_exp.runs.accuracy import margin
 from alexnet_exp.runs.read import read_result
 from alexnet_exp.schema import Config
@@ -86,37 +84,6 @@ def _check_devices(configs: list[Config]) -> None:
             lines |= dict.fromkeys(str(error).splitlines())
     if lines:
         raise UserError("\n".join(lines))
-
-
-def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
-    """Lets Hydra compose the command line and call `task` with each job's configuration; its errors become one line.
-
-    What `task` raises is raised again at the end: Hydra would print words of its own, and drop the jobs that follow.
-    """
-    import hydra
-    from hydra.errors import HydraException
-
-    raised: list[Exception] = []
-
-    def guarded(config: DictConfig) -> None:
-        try:
-            task(config)
-        except Exception as error:
-            raised.append(error)
-
-    register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # an exception, not Hydra's own printing and exit
-    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
-    try:
-        hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name="config")(guarded)()
-    except HydraException as error:
-        raise UserError(str(error).splitlines()[0]) from error
-    except ValueError as error:  # Hydra's, of flags that do not go together
-        raise UserError(f"{str(error).splitlines()[0]}; python -m alexnet_exp --help tells what it takes") from error
-    finally:
-        sys.argv = before
-    if raised:
-        raise raised[0]
 
 
 def _one(config: DictConfig) -> tuple[Path, int]:

@@ -44,7 +44,9 @@ def test_a_perfect_diagonal_is_the_accent_colour(tmp_path, classes):
 def test_a_name_is_text_whatever_it_holds(tmp_path):
     # matplotlib would refuse the first as mathematics that it cannot parse
     confusion_matrix([0, 1], [0, 1], [r"$\frac{$", "a_b^c"], tmp_path / "names.png")
-    assert (tmp_path / "names.png").stat().st_size > 0
+    confusion_matrix([0, 1], [0, 1], ["", ""], tmp_path / "nameless.png")
+    assert covered(tmp_path / "names.png") > 0  # the picture is whole
+    assert (tmp_path / "names.png").read_bytes() != (tmp_path / "nameless.png").read_bytes()  # and the names are in it
 
 
 def test_no_images_and_classes_without_images(tmp_path):
