@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from weakref import WeakSet
 
 import pytorch_lightning as pl
 import torch
@@ -39,6 +40,7 @@ class ImageData(pl.LightningDataModule):
         self.spec, self.input_size, self.in_channels, self.seed = spec, input_size, in_channels, seed
         self.test_on = "test"  # the split that Trainer.test goes through: `eval RUN --split val`
         self._opened = False
+        self._streaming: WeakSet[StreamedLoader] = WeakSet()
 
     def open(self) -> Source:
         """The images, with validation arranged."""
@@ -55,6 +57,11 @@ class ImageData(pl.LightningDataModule):
         """
         self._open_once()
         self.source = self._placed(self.source)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Ends the loaders' workers, which would live on as long as the trainer, because it keeps the loaders."""
+        for loader in self._streaming:
+            loader.close()
 
     @property
     def classes(self) -> list[str]:
@@ -161,7 +168,9 @@ class ImageData(pl.LightningDataModule):
 
         if isinstance(split, Streamed):
             pin = self._device.type == "cuda"
-            return StreamedLoader(split, plan, order, start, workers=self._workers(), pin_memory=pin)
+            loader = StreamedLoader(split, plan, order, start, workers=self._workers(), pin_memory=pin)
+            self._streaming.add(loader)
+            return loader
         return ResidentLoader(split, plan, order, start)
 
     def _split(self, name: str) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,6 +279,13 @@ def test_a_streamed_folder_trains(tmp_path: Path, make_folder: Callable[[Path], 
     colours = sorted(tuple(image[:2, 0, 0].tolist()) for _, _, images, _ in module.seen["train"] for image in images)
     assert colours == sorted(tuple(i[:2, 0, 0].tolist()) for i in data.source.train.images(torch.arange(4)))
     assert module.seen["train"][0][2].shape == (4, 3, 60, 60)
+
+
+def test_no_worker_outlives_the_training(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:
+    spec = Folder(root=str(make_folder(tmp_path)), size=66, batch_size=2, workers=1)
+    kept = trainer(tmp_path, max_epochs=1, limit_train_batches=1)  # it keeps the loader, in the middle of an epoch
+    kept.fit(Recorder(), datamodule=ImageData(spec, 60, 3, seed=1))
+    assert not multiprocessing.active_children()
 
 
 def test_describe_says_what_the_data_is() -> None:

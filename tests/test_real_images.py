@@ -5,6 +5,7 @@ They lie beside the project where it is developed (the environment variable name
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tarfile
 from pathlib import Path
@@ -82,3 +83,4 @@ def test_photographs_are_streamed_and_trained_on(
     small = ["model=lrn", "model.width=0.125", "data.batch_size=16", "data.workers=2"]
     assert main(["check", "data=folder", f"data.root={photographs}", "data.val=none", *small]) == 0
     assert capsys.readouterr().out.startswith("ok: AlexNet")
+    assert not multiprocessing.active_children(), "the workers are left, in the middle of an epoch"

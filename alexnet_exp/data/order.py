@@ -128,6 +128,13 @@ class StreamedLoader(ResidentLoader):
                 raise images
             yield images, self.split.labels[share]
 
+    def close(self) -> None:
+        """Ends the workers, also in the middle of an epoch: whoever holds an iterator of it would keep them alive."""
+        workers = getattr(self.decoder, "_iterator", None)
+        if workers is not None:
+            workers._shutdown_workers()  # torch has no public name for it
+            self.decoder._iterator = None
+
 
 class _Requests(Sampler[list[str]]):
     """The paths of each batch of the coming epoch, which go to the workers: these hold no list of all files."""
