@@ -20,6 +20,10 @@ COMMANDS = {
     "predict": "the five most probable classes of images: RUN IMAGE... [--json]",
     "summary": "a network's layers, parameters and multiply-adds beside the paper's: [overrides] [--json]",
     "export": "a run's network as ONNX and safetensors: RUN [--format onnx|safetensors] [--out FOLDER]",
+    "compare": "runs side by side, which was better, and is it noise: PATH... [--baseline KEY=VALUE] [--html FILE]",
+    "runs": "the latest runs and how far they are; show RUN; diff A B",
+    "sweep": "the jobs of a sweep: work FOLDER; confirm FOLDER --top N --seeds N",
+    "resume": "goes on with a sweep: FOLDER",
     "plot": "a run's curves, confusion matrix and filters as PNG: RUN; or: schedule [overrides]",
 }
 

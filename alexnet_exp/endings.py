@@ -1,4 +1,4 @@
-"""How a run ends: done, failed, interrupted, or refused before it began; and the exit code of each."""
+"""How a run ends: done, pruned, failed, interrupted, or refused before it began; and the exit code of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from alexnet_exp.settings import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED, UserError
+from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, INTERRUPTED, TERMINATED, UserError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 class NotFiniteError(RuntimeError):
     """The loss became NaN or infinite: no fault of the code, and one line says it."""
+
+
+class Pruned(Exception):  # noqa: N818 (it is no error)
+    """The run was asked to end early; says why."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ def ending_of(error: BaseException) -> Ending:
         return Ending("interrupted", TERMINATED, "by SIGTERM")
     if isinstance(error, UserError):
         return Ending("failed", BAD_INPUT, str(error))
+    if isinstance(error, Pruned):
+        return Ending("pruned", DONE, str(error))
     if isinstance(error, NotFiniteError):
         return Ending("failed", FAILED, str(error))
     reason = f"{type(error).__name__}: {error}".splitlines()[0]

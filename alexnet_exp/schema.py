@@ -280,13 +280,17 @@ class PreciseBn:
 
 @dataclass
 class Config:
-    """A whole experiment. Nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a class."""
+    """A whole experiment. Nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a class.
+
+    objective: the metric that ranks the jobs of a sweep and leads a search; a loss is made small, all else great.
+    """
 
     name: str = "train"
     seed: int = 1
     tags: list[str] = field(default_factory=list)
     note: str = ""
     data_root: str | None = None
+    objective: str = "val/top1"
     paper_claim: dict[str, Any] = field(default_factory=dict)
     model: Any = None
     data: Any = None
@@ -305,6 +309,8 @@ class Config:
         named = bool(self.name.strip()) and not set(self.name) & set("/\\\0=,") and self.name not in (".", "..")
         checks.that("name", named, "must be a folder's name: no slash, no comma, no equals sign")
         checks.at_least("seed", 0)
+        measured = bool(re.fullmatch(r"(train|val|test)/\w+", self.objective))
+        checks.that("objective", measured, "must be a metric: val/top1, val/loss, ...")
         checks.done()
 
 

@@ -20,6 +20,7 @@ from alexnet_exp.build import Experiment, build, prepare
 from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.callbacks.chosen import build_callbacks
 from alexnet_exp.callbacks.progress import Progress, wants_bar
+from alexnet_exp.callbacks.prune import Prune
 from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
@@ -31,6 +32,7 @@ from alexnet_exp.launch import run_ranks
 from alexnet_exp.loggers import build_loggers, finish_loggers
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.accuracy import summary_line
+from alexnet_exp.runs.contents import chosen_options
 from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.folder import RunFolder, flatten
 from alexnet_exp.schema import Config, Which
@@ -78,7 +80,7 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, w
     """Runs, and writes into result.json how it ended, whatever happens."""
     if writes:
         code = provenance.code()
-        folder.begin(container, at_start(config, code))
+        folder.begin(container, {**at_start(config, code), **chosen_options(folder.path)})
         folder.write_patch(code.patch)
     try:
         facts = _run(config, container, folder, writes)
@@ -115,7 +117,7 @@ def _run(config: Config, container: Mapping[str, Any], folder: RunFolder, writes
     recorder = Recorder(folder if writes else None)
     checkpoints = Checkpoints(folder, experiment.card, config.checkpoint.keep)
     watch = Watch(len(experiment.card["classes"]), getattr(experiment.spec, "norm", None))
-    callbacks: list[pl.Callback] = [*build_callbacks(config.callbacks), watch, recorder, checkpoints]
+    callbacks = [*build_callbacks(config.callbacks), watch, recorder, checkpoints, Prune(folder.path)]
     if wants_bar(config.trainer.enable_progress_bar):
         callbacks.append(Progress())
     parameters = flatten(container)
@@ -128,10 +130,15 @@ def _run(config: Config, container: Mapping[str, Any], folder: RunFolder, writes
             folder.link_latest(outputs)
     facts = _fit(experiment, trainer)
     facts |= {"images_per_s": recorder.images_per_s, "best_epoch": checkpoints.best_epoch}
-    metrics = dict(recorder.newest)
+    which, epoch = "last", checkpoints.epoch  # its weights are those in memory, also where saving them failed
+    if config.test.checkpoint is Which.best and checkpoints.best_epoch is not None:
+        which, epoch = "best", checkpoints.best_epoch
+    # of one state of the network: that of the checkpoint which is tested
+    metrics = recorder.by_epoch.get(epoch, recorder.newest)
+    facts["metrics_epoch"] = epoch
     if config.test.run:
-        tested = _test(experiment, placement, folder if writes else None, checkpoints)
-        metrics |= tested.pop("metrics", {})
+        tested = _test(experiment, placement, folder if writes else None, checkpoints.file("best"), which, epoch)
+        metrics = metrics | tested.pop("metrics", {})
         facts |= tested
     finish_loggers(loggers, parameters, metrics, trainer.global_step)
     if writes:
@@ -155,16 +162,14 @@ def _fit(experiment: Experiment, trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def _test(
-    experiment: Experiment, placement: Placement, folder: RunFolder | None, checkpoints: Checkpoints
+    experiment: Experiment, placement: Placement, folder: RunFolder | None, best: Path, which: str, epoch: int
 ) -> dict[str, Any]:
-    """Tests the chosen checkpoint's weights; without test images there is nothing to say."""
+    """Tests the weights of `which` checkpoint, of that epoch; without test images there is nothing to say."""
     if isinstance(experiment.data, ImageData) and experiment.data.source.test is None:
         log.info("no test images: the run ends with validation")
         return {}
-    which, epoch = "last", checkpoints.epoch  # its weights are those in memory, also where saving them failed
-    if experiment.config.test.checkpoint is Which.best and checkpoints.best_epoch is not None:
-        which, epoch = "best", checkpoints.best_epoch
-        state = torch.load(checkpoints.file("best"), map_location="cpu", weights_only=True)["state_dict"]
+    if which == "best":
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         experiment.module.load_state_dict(state)
     metrics, predictions = evaluate(experiment, placement, "test")
     images = len(predictions.labels) if predictions else None

@@ -25,13 +25,13 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        from alexnet_exp.runs.read import read_result
+        from alexnet_exp.runs.contents import read_result
 
         return read_result(self.path)
 
     @property
     def metrics(self) -> list[dict[str, float | None]]:
-        from alexnet_exp.runs.read import read_metrics
+        from alexnet_exp.runs.contents import read_metrics
 
         return read_metrics(self.path)
 
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def steps(self) -> list[tuple[int, float, float]]:
-        from alexnet_exp.runs.read import read_steps
+        from alexnet_exp.runs.contents import read_steps
 
         return read_steps(self.path)
 
@@ -108,7 +108,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., su
 def opened_data(run: Run) -> Any:
     """The data module of a run, with its images."""
     from alexnet_exp.build import build
-    from alexnet_exp.runs.read import read_config
+    from alexnet_exp.runs.contents import read_config
     from alexnet_exp.validate import validate
 
     data = build(validate(read_config(run.path))).data

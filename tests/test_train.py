@@ -18,9 +18,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from alexnet_exp.commands import check
+from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.folder import METRICS
 from alexnet_exp.runs.lock import locked
-from alexnet_exp.runs.read import read_config
 from alexnet_exp.train import train
 from tests.conftest import TINY, Run
 
@@ -309,3 +309,24 @@ def test_check_leaves_nothing_behind(
     assert check.run([*TINY, "trainer=ddp_cpu"]) == 0
     assert capsys.readouterr().out.startswith("ok: AlexNet on ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_metrics_are_of_one_state_of_the_network(train_run: TrainRun) -> None:
+    # with no rate left after the first epoch all are equally good, and the first of equals is the best
+    rates = ("schedule=steps", "schedule.milestones=[1]", "schedule.factor=0")
+    run = train_run("run", "model=none", *rates, "trainer.max_epochs=3")
+    assert (run.result["best_epoch"], run.result["metrics_epoch"]) == (1, 1)
+    assert len({row["train/loss"] for row in run.metrics}) == 3
+    row = run.metrics[0]
+    for key in ("val/top1", "val/loss", "train/loss"):
+        assert run.result["metrics"][key] == row[key]
+
+
+def test_a_run_that_is_asked_to_end_early(train_run: TrainRun, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "train" / "run"
+    folder.mkdir(parents=True)
+    (folder / "prune").write_text("hopeless: 0.1 at epoch 1\n")
+    run = train_run("run", "trainer.max_epochs=50")
+    assert (run.code, run.result["status"], run.result["error"]) == (0, "pruned", "hopeless: 0.1 at epoch 1")
+    assert len(run.metrics) == 1
+    assert "test/top1" not in run.result["metrics"]

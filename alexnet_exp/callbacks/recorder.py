@@ -36,12 +36,13 @@ class AfterMetrics(Checkpoint):
 class Recorder(AfterMetrics):
     """Records on rank 0; every rank checks the losses, which are the means over all ranks.
 
-    `newest` has the last value of each `split/metric`.
+    `newest` has the last value of each `split/metric`, `by_epoch` those of every epoch.
     """
 
     def __init__(self, folder: RunFolder | None):
         self.folder = folder
         self.newest: dict[str, float] = {}
+        self.by_epoch: dict[int, dict[str, float]] = {}
         self._waiting: list[tuple[int, Tensor, float]] = []
         self._of_this_step: list[Tensor] = []
         self._rate: float | None = None  # the learning rate of the last step; None until the first
@@ -126,6 +127,7 @@ class Recorder(AfterMetrics):
         splits = ("train", "val") if self._validated else ("train",)
         metrics = metrics_of(trainer, pl_module, splits)
         self.newest |= metrics
+        self.by_epoch[trainer.current_epoch + 1] = metrics
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,

@@ -8,8 +8,8 @@ import sys
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.find import checkpoint_path, find
-from alexnet_exp.runs.read import read_config
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import validate
 
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     from alexnet_exp.devices import chosen, place
     from alexnet_exp.evaluate import evaluate
     from alexnet_exp.loading import read_checkpoint, refuse_another_network
-    from alexnet_exp.runs.read import read_result
+    from alexnet_exp.runs.contents import read_result
     from alexnet_exp.schema import Trainer
 
     own = isinstance(config.data, UserClass) and not issubclass(config.data.cls, ImageData)

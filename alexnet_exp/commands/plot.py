@@ -8,8 +8,8 @@ from typing import Any
 from alexnet_exp.commands.parser import Parser, output_folder, with_overrides
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs.contents import read_metrics, read_result
 from alexnet_exp.runs.find import find
-from alexnet_exp.runs.read import read_metrics, read_result
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import validate
 

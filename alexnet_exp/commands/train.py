@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alexnet_exp.config import check_config_dir, compose, composed_jobs, each_job, plain, with_hydra
 from alexnet_exp.runs.accuracy import margin
-from alexnet_exp.runs.read import read_result
+from alexnet_exp.runs.contents import read_result
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
 

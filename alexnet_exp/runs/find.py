@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from alexnet_exp.runs.atomic import follow
-from alexnet_exp.runs.read import is_run
+from alexnet_exp.runs.contents import is_run
 from alexnet_exp.settings import UserError
 
 SHOWN = 4

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.runs.atomic import link, replacing
+from alexnet_exp.runs.contents import FORMAT, read_result
 from alexnet_exp.runs.lock import locked
-from alexnet_exp.runs.read import FORMAT, read_result
 from alexnet_exp.runs.table import Table, Value
 
 METRICS = (
@@ -26,6 +26,7 @@ METRICS = (
     *("seconds", "images_per_s"),
 )
 STEPS = ("step", "loss", "lr")
+PRUNE = "prune"  # the file whose presence asks a run to end after its epoch; it says why
 
 
 class RunFolder:
@@ -77,8 +78,8 @@ class RunFolder:
         self._write(read_result(self.path) | facts)
 
     def finish(self, status: str, **facts: Any) -> None:
-        """Closes result.json with `status` done, failed or interrupted, the time of the end, and more facts."""
-        assert status in ("done", "failed", "interrupted"), status
+        """Closes result.json with `status` done, pruned, failed or interrupted, the time of the end, and more facts."""
+        assert status in ("done", "pruned", "failed", "interrupted"), status
         self.update(**{"status": status, "end": _now()} | facts)
 
     def append_metrics(self, row: Mapping[str, Value]) -> None:

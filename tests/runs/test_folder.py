@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_exp.runs.contents import read_metrics, read_result, read_steps
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.runs.read import read_metrics, read_result, read_steps
 
 # the contract, as other tools know it
 HEADER = "epoch,step,lr,train/loss,train/top1,val/loss,val/top1,val/top5,seconds,images_per_s"

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from alexnet_exp.runs.contents import state
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.lock import in_use
-from alexnet_exp.runs.read import state
 from alexnet_exp.settings import UserError
 
 HOLD = """

@@ -6,8 +6,8 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
+from alexnet_exp.runs.contents import is_run, read_config, read_metrics, read_result, read_steps, state
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.runs.read import is_run, read_config, read_metrics, read_result, read_steps, state
 from alexnet_exp.settings import UserError
 
 
@@ -74,6 +74,6 @@ def test_a_run_is_a_folder_with_a_result(tmp_path):
 
 
 def test_reading_and_writing_runs_does_not_import_torch():
-    modules = ", ".join(f"alexnet_exp.runs.{name}" for name in ("folder", "read", "find", "checksum", "provenance"))
+    modules = ", ".join(f"alexnet_exp.runs.{name}" for name in ("folder", "contents", "find", "checksum", "provenance"))
     code = f"import sys, {modules}; sys.exit(bool({{'torch', 'pytorch_lightning', 'numpy'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

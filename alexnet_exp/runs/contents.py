@@ -13,6 +13,7 @@ from alexnet_exp.runs.table import read_table
 from alexnet_exp.settings import UserError
 
 FORMAT = 1
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where it was compiled
 
 
 def is_run(path: Path) -> bool:
@@ -21,7 +22,7 @@ def is_run(path: Path) -> bool:
 
 
 def state(path: Path) -> str:
-    """The status of the run in `path`: running, done, failed or interrupted; `died` if it says running but is not."""
+    """The status that result.json says (`runs/run.py` has them all); `died` if it says running but is not."""
     status = str(read_result(path)["status"])
     if status == "running" and not in_use(path):
         # it may have ended between the two looks
@@ -48,12 +49,25 @@ def read_config(path: Path) -> dict[str, Any]:
     """The composed configuration of the run in `path`, as plain containers and without interpolation."""
     file = path / ".hydra" / "config.yaml"
     try:
-        config = yaml.safe_load(_bytes(file))
+        config = yaml.load(_bytes(file), Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(config, dict):
         raise UserError(f"{file}: not a configuration: it holds no settings")
     return config
+
+
+def chosen_options(path: Path) -> dict[str, Any]:
+    """Of the run in `path`, as Hydra noted it: `overrides` (what was typed) and `choices` (each group's option).
+
+    Empty where it noted nothing: a run that was started from Python.
+    """
+    try:
+        hydra = yaml.load((path / ".hydra" / "hydra.yaml").read_bytes(), Loader=_Loader)["hydra"]
+        choices = {group: option for group, option in hydra["runtime"]["choices"].items() if "/" not in group}
+        return {"overrides": list(hydra["overrides"]["task"]), "choices": choices}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:

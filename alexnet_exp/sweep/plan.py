@@ -1,0 +1,117 @@
+"""The jobs of a sweep, as its folder holds them: written before the first one starts, read by whoever runs the rest.
+
+    <sweep>/sweep.json                      the command and every job: number, folder, overrides, what varies
+    <sweep>/<slug>-<hash>/.hydra/           each job's configuration, composed and resolved
+    <sweep>/<slug>-<hash>/result.json ...   from its start on, the run folder of `runs/`
+
+So a job is run by whoever has the folder; nothing is composed again, and the code that planned it may be gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.runs.contents import read_config
+from alexnet_exp.settings import UserError
+
+FORMAT = 1
+FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One experiment of a sweep. `varies`: the settings in which the sweep's jobs differ, as they were typed."""
+
+    number: int
+    folder: Path
+    overrides: tuple[str, ...]
+    varies: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What varies, as one types it: `model=lrn optim.lr=0.1`."""
+        return " ".join(f"{key}={value}" for key, value in self.varies.items())
+
+    def container(self) -> dict[str, Any]:
+        """Its resolved configuration. Raises UserError where the folder has none."""
+        return read_config(self.folder)
+
+
+@dataclass
+class Plan:
+    """A sweep's folder and its jobs. command: the arguments that were typed, in `cwd`, to be typed again.
+
+    kind: `grid`, whose jobs are all known, or `search`, whose jobs come one by one. objective: the metric by which the
+    jobs are ranked.
+    """
+
+    folder: Path
+    command: list[str]
+    cwd: str
+    objective: str
+    kind: str = "grid"
+    jobs: list[Job] = field(default_factory=list)
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether `folder` is that of a sweep."""
+        return (folder / FILE).is_file()
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """The plan in `folder`; raises UserError, naming the file, where there is none or it is damaged."""
+        file = folder / FILE
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            if stored["format"] != FORMAT:
+                raise UserError(f"{file}: format {stored['format']}, but this version reads format {FORMAT}")
+            jobs = [
+                Job(job["number"], folder / job["folder"], tuple(job["overrides"]), job["varies"])
+                for job in stored["jobs"]
+            ]
+            return cls(folder, stored["command"], stored["cwd"], stored["objective"], stored["kind"], jobs)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); name the folder of a sweep") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: not the plan of a sweep ({error!r})") from None
+
+    def write(self) -> None:
+        """Replaces the file in one step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        jobs = [
+            {
+                "number": job.number,
+                "folder": os.path.relpath(job.folder, self.folder),
+                "overrides": list(job.overrides),
+                "varies": job.varies,
+            }
+            for job in self.jobs
+        ]
+        stored = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "command": self.command,
+            "cwd": self.cwd,
+            "objective": self.objective,
+            "jobs": jobs,
+        }
+        with replacing(self.folder / FILE) as file:
+            file.write((json.dumps(stored, indent=1) + "\n").encode())
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Adds jobs that are not in it yet (by folder), and writes it."""
+        known = {job.folder for job in self.jobs}
+        self.jobs += [job for job in jobs if job.folder not in known]
+        self.write()
+
+
+def varying(jobs: Sequence[dict[str, str]]) -> list[str]:
+    """The keys whose values differ between jobs, given each job's overrides as a mapping; in the order typed."""
+    keys = dict.fromkeys(key for job in jobs for key in job)
+    return [key for key in keys if len({job.get(key) for job in jobs}) > 1]
