@@ -10,9 +10,10 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,6 +25,9 @@ from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, nearest, one_of
 from alexnet_exp.validate import nearest_anywhere, validate
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
 
 VERSION_BASE = "1.3"
 ROOT = "config"
@@ -69,8 +73,8 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
     try:
         container = plain(_compose(overrides, config_dir))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise Refused(_diagnose(list(overrides), config_dir, error)) from error
-    misleading = list(_misleading(overrides, config_dir))
+        raise Refused(diagnose(list(overrides), config_dir, error)) from error
+    misleading = list(misleading_ones(overrides, config_dir))
     if misleading:
         raise Refused(misleading)
     return container
@@ -79,24 +83,100 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, dict[str, Any]]:
     """The validated configuration, whose network and data fit each other, and the plain containers it was made from."""
     container = compose(overrides, config_dir)
+    return fitted(container), container
+
+
+def fitted(container: Mapping[str, Any]) -> Config:
+    """A composed configuration, validated: its network and data fit each other, the weights it names are there."""
     config = validate(container)
     spec, _, _ = match(config)
     if isinstance(spec, Network) and spec.weights:
         weights_file(spec.weights, OUTPUTS)
-    return config, container
+    return config
 
 
 def composed_jobs(jobs: Iterable[Sequence[str]], config_dir: str | None) -> list[Config]:
     """The validated configuration of every job of a sweep; raises UserError with each problem of any, once."""
-    configs, lines = [], dict[str, None]()
+    problems = Problems(config_dir)
+    configs = []
     for overrides in jobs:
-        try:
-            configs.append(composed(overrides, config_dir)[0])
-        except UserError as error:
-            lines |= dict.fromkeys(str(error).splitlines())
-    if lines:
-        raise UserError("\n".join(lines))
+        with problems.gathered(overrides):
+            configs.append(fitted(plain(_compose(overrides, config_dir))))
+    problems.done()
     return configs
+
+
+class Problems:
+    """Gathers what is wrong with the jobs of a sweep, each problem once.
+
+    A grid's jobs share their overrides, and to look at each override by itself takes time: those that an earlier job's
+    diagnosis has looked at are not looked at again.
+    """
+
+    def __init__(self, config_dir: str | None):
+        self.config_dir = config_dir
+        self._lines = dict[str, None]()
+        self._overrides = dict[str, None]()  # of all jobs
+        self._seen: set[str] = set()
+
+    @contextmanager
+    def gathered(self, overrides: Sequence[str]) -> Iterator[None]:
+        """Around the composing and checking of one job: notes what that raises, and goes on."""
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        self._overrides |= dict.fromkeys(overrides)
+        try:
+            yield
+        except UserError as error:
+            self.note(error)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if not self._seen.issuperset(overrides) or not self._lines:
+                self.note(Refused(diagnose(list(overrides), self.config_dir, error)))
+                self._seen |= set(overrides)
+
+    def note(self, error: UserError) -> None:
+        """Adds an error's lines."""
+        self._lines |= dict.fromkeys(str(error).splitlines())
+
+    def done(self) -> None:
+        """Raises UserError with all that was found, and with the overrides that do not do what they say."""
+        misleading = list(misleading_ones(list(self._overrides), self.config_dir)) if not self._lines else []
+        if misleading:
+            self.note(Refused(misleading))
+        if self._lines:
+            raise UserError("\n".join(self._lines))
+
+
+@contextmanager
+def loaded(overrides: Sequence[str], config_dir: str | None) -> Iterator[tuple[ConfigLoader, DictConfig]]:
+    """What composes the jobs of a sweep, for as long as the block lasts: Hydra's loader, and its configuration of all.
+
+    That one has Hydra's own node `hydra`, and what is swept is left out of it. Raises `Refused` where it cannot be
+    composed.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    register()
+    with initialize_config_dir(version_base=VERSION_BASE, config_dir=str(conf_dir())):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        given = [*overrides, *_searchpath(config_dir)]
+        try:
+            master = hydra.compose_config(ROOT, given, RunMode.MULTIRUN, with_log_configuration=False)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise Refused([Problem("configuration", NO_VALUE, _cause(error))]) from error
+        yield hydra.config_loader, master
+
+
+def settings_of_hydra(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
+    """The configuration with Hydra's own node `hydra`, as in `loaded`."""
+    with loaded(overrides, config_dir) as (_, master):
+        return master
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -110,12 +190,21 @@ def each_job(overrides: Sequence[str]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep over a grid (`model=lrn,bn seed=1,2`): their product, in Hydra's order."""
     choices = []
     for parsed in map(_parsed, overrides):
+        if parsed.is_hydra_override():
+            continue
         if parsed.is_sweep_override() and parsed.is_discrete_sweep():
             key = parsed.get_key_element()
             choices.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
         else:
             choices.append([parsed.input_line or ""])
     return (list(job) for job in itertools.product(*choices))
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever letters are in it."""
+    # Hydra takes a backslash for itself, but for those before a quote
+    inner = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{inner}'"
 
 
 def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
@@ -139,6 +228,8 @@ def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=ROOT)(guarded)()
+    except UserError:
+        raise
     except HydraException as error:
         raise UserError(str(error).splitlines()[0]) from error
     except ValueError as error:  # Hydra's, of flags that do not go together
@@ -153,9 +244,25 @@ def _compose(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
     import hydra
 
     register()
-    extra = [f"hydra.searchpath=[{Path(config_dir).resolve().as_uri()}]"] if config_dir else []
-    with hydra.initialize_config_dir(version_base=VERSION_BASE, config_dir=str(conf_dir())):
-        return hydra.compose(config_name=ROOT, overrides=[*overrides, *extra])
+    with _apart(), hydra.initialize_config_dir(version_base=VERSION_BASE, config_dir=str(conf_dir())):
+        return hydra.compose(config_name=ROOT, overrides=[*overrides, *_searchpath(config_dir)])
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Inside, Hydra can be initialised once more: a sweep's jobs are looked at while it runs a command line."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    one = GlobalHydra.instance()
+    before, one.hydra = one.hydra, None
+    try:
+        yield
+    finally:
+        one.hydra = before
+
+
+def _searchpath(config_dir: str | None) -> list[str]:
+    return [f"hydra.searchpath=[{Path(config_dir).resolve().as_uri()}]"] if config_dir else []
 
 
 def _parsed(text: str) -> Any:
@@ -174,7 +281,7 @@ def _parsed(text: str) -> Any:
     return parsed
 
 
-def _misleading(overrides: Sequence[str], config_dir: str | None) -> Iterator[Problem]:
+def misleading_ones(overrides: Sequence[str], config_dir: str | None) -> Iterator[Problem]:
     """Overrides that Hydra takes and that do not do what they say."""
     options = groups(config_dir)
     for parsed in map(_parsed, overrides):
@@ -187,7 +294,7 @@ def _misleading(overrides: Sequence[str], config_dir: str | None) -> Iterator[Pr
             yield Problem(MACHINE, parsed.value(), f"there is no conf/{MACHINE}/{parsed.value()}.yaml")
 
 
-def _diagnose(overrides: list[str], config_dir: str | None, error: Exception) -> list[Problem]:
+def diagnose(overrides: list[str], config_dir: str | None, error: Exception) -> list[Problem]:
     """What is wrong with each override; where none is wrong by itself, what Hydra said of them together."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

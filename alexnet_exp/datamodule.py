@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from alexnet_exp.cores import cores
 from alexnet_exp.data.augment import center_crop, fit, mirror, random_crop
 from alexnet_exp.data.facts import check_crop
-from alexnet_exp.data.images import cores
 from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Data

@@ -8,10 +8,9 @@ from alexnet_exp.build import Experiment
 from alexnet_exp.devices import Placement
 from alexnet_exp.model.count import layers, totals
 from alexnet_exp.model.spec import Network
+from alexnet_exp.recording import SAID
 from alexnet_exp.runs import provenance
 from alexnet_exp.schema import Config
-
-SAID = ("name", "seed", "tags", "note", "paper_claim")
 
 
 def at_start(config: Config, code: provenance.Code) -> dict[str, Any]:

@@ -1,54 +1,64 @@
-"""Several ranks on one machine, as equal processes: rank 0 too is a child, and none of them re-reads the command line.
+"""Processes for one experiment: a single one, or several equal ranks; rank 0 too is a child, and none re-reads argv.
 
 Lightning's own launcher starts the other ranks by running the command again, which inside a sweep runs the sweep again.
 Here every rank gets the composed configuration, joins by a file in the run folder (no port that could be taken), and
 Lightning, seeing LOCAL_RANK, launches nothing.
+
+All come from the one fork server of this process, which has imported torch and Lightning: a start takes hundredths of
+a second. A `Group` never blocks once it is started, so that one thread can look after several; threads are no way,
+since multiprocessing's book of its children is not safe in them.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
+import pickle
+import secrets
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.data.images import cores
+from alexnet_exp import logs
+from alexnet_exp.cores import cores
 from alexnet_exp.endings import Ending, ending_of, interruptible
-from alexnet_exp.settings import FAILED
+from alexnet_exp.forked import begin
+from alexnet_exp.settings import FAILED, INTERRUPTED
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=2)
 # Seconds for the other ranks to tell endings of their own, when one has ended badly; and for all to end after Ctrl-C.
 OWN_WORDS = 1.0
 GRACE = 10.0
+# What the fork server imports once for all. The last brings the rest of ours; scikit-learn has the digits.
+PRELOAD = ["torch", "torchvision", "pytorch_lightning", "sklearn.datasets", "alexnet_exp.train"]
+# Variables of whoever started this process, by which a child would take itself for one rank of another group.
+MISLEADING = (
+    *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("PL_GLOBAL_SEED", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE"),
+    *("SLURM_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID", "SLURM_STEPID"),
+    "SLURM_STEP_NUM_TASKS",
+)
+LOST_SERVER = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
 
 Work = Callable[[Mapping[str, Any], Path], Ending]
 
 
-@dataclass(frozen=True)
-class _Rank:
-    number: int
-    process: Any
-    pipe: Connection
+def warm() -> None:
+    """Starts the fork server, if there is none yet, and returns at once: it imports while this process goes on."""
+    if _method() == "forkserver":
+        from multiprocessing import forkserver
 
-    def ending(self) -> Ending | None:
-        """How the rank ended, in its own words if it could; None while it runs."""
-        try:
-            if self.pipe.poll():
-                told: Ending = self.pipe.recv()
-                return told if self.number == 0 else replace(told, reason=f"rank {self.number}: {told.reason}")
-        except EOFError:
-            self.process.join()
-        if self.process.exitcode is None:
-            return None
-        return Ending("failed", FAILED, f"rank {self.number} ended without a word, by {_how(self.process.exitcode)}")
+        _context()
+        forkserver.ensure_running()
 
 
 def run_ranks(work: Work, ranks: int, backend: str, container: Mapping[str, Any], folder: Path) -> Ending:
@@ -57,141 +67,341 @@ def run_ranks(work: Work, ranks: int, backend: str, container: Mapping[str, Any]
     When one ends badly the others are ended too: they would wait for it in their next collective. No process is left,
     however this one ends.
     """
-    rendezvous = folder / f".rendezvous-{os.getpid()}"
-    started = _start(work, ranks, backend, container, folder, rendezvous)
-    try:
-        with interruptible():
-            return _until_ended(started)
-    except KeyboardInterrupt as interrupt:
-        return _interrupt(started) or ending_of(interrupt)
-    finally:
-        for rank in started:
-            rank.process.kill()  # whatever it had to save is saved: files are replaced, never rewritten
-            rank.process.join()
-        rendezvous.unlink(missing_ok=True)
+    with interruptible():
+        group = Group(work, container, folder, ranks, backend, threads=threads(os.environ, ranks))
+        try:
+            try:
+                return _until_ended(group)
+            except KeyboardInterrupt:
+                group.interrupt()
+                return _until_ended(group)
+        finally:
+            group.kill()
 
 
-def _start(
-    work: Work, ranks: int, backend: str, container: Mapping[str, Any], folder: Path, rendezvous: Path
-) -> list[_Rank]:
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([work.__module__])
-    started = []
-    for number in range(ranks):
-        pipe, theirs = context.Pipe()
-        settings = _Settings(number, ranks, backend, rendezvous, dict(os.environ))
-        process = context.Process(target=_be_rank, args=(work, settings, theirs, dict(container), folder))
-        process.start()
-        theirs.close()
-        started.append(_Rank(number, process, pipe))
-    return started
+def threads(environment: Mapping[str, str], processes: int) -> int:
+    """Threads for each of `processes` that compute at once: OMP_NUM_THREADS where it is set, else an even share."""
+    wanted = environment.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(wanted) if wanted.isdigit() and int(wanted) else max(1, cores() // processes)
 
 
-def _until_ended(ranks: list[_Rank]) -> Ending:
-    endings: dict[int, Ending] = {}
-    deadline: float | None = None
-    while len(endings) < len(ranks) and (deadline is None or time.monotonic() < deadline):
-        running = [rank for rank in ranks if rank.number not in endings]
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        wait([rank.pipe for rank in running] + [rank.process.sentinel for rank in running], timeout)
-        told = {rank.number: ending for rank in running if (ending := rank.ending()) is not None}
-        endings |= told
-        if deadline is None and any(ending.status != "done" for ending in told.values()):
-            deadline = time.monotonic() + OWN_WORDS
-    if deadline is not None:
-        return _cause(ranks, endings)
-    for rank in ranks:
-        rank.process.join(GRACE)
-    return endings[0]
+def _until_ended(group: Group) -> Ending:
+    while (ending := group.poll()) is None:
+        wait(group.waitables(), group.timeout())
+    return ending
 
 
-def _cause(ranks: list[_Rank], endings: Mapping[int, Ending]) -> Ending:
-    """The bad ending that the others come from."""
-    bad = {number: ending for number, ending in endings.items() if ending.status != "done"}
-    for number, ending in bad.items():
-        if (ranks[number].process.exitcode or 0) < 0:  # killed from outside: the others saw its connection closed
-            return ending
-    # what met every rank alike, such as a loss that is no number, rank 0 has recorded itself
-    return bad.get(0) or next(iter(bad.values()))
+class Group:
+    """The running processes of one experiment.
 
+    environment: the children's whole environment, but for the variables of ranks (None: this process's, as it is now).
+    threads: torch's, in each process (None: as torch chooses). own_log: stdout and stderr go to the folder's train.log,
+    each further rank's to its own, and the processes hear Ctrl-C from `interrupt` alone.
 
-def _interrupt(ranks: list[_Rank]) -> Ending | None:
-    """Passes Ctrl-C on, which the terminal has not done where this process alone was sent the signal; rank 0's ending.
-
-    A rank that has ended is removed at once: one that waits for it in a collective hears of the signal only then.
+    Raises OSError or EOFError when no process can be started.
     """
-    for rank in ranks:
-        if rank.process.is_alive():
-            os.kill(rank.process.pid, signal.SIGINT)
-    deadline = time.monotonic() + GRACE
-    running = list(ranks)
-    while running and time.monotonic() < deadline:
-        for rank in list(running):
-            ending = rank.ending()
-            if ending is not None and rank.number == 0:
+
+    def __init__(
+        self,
+        work: Work,
+        container: Mapping[str, Any],
+        folder: Path,
+        ranks: int = 1,
+        backend: str = "gloo",
+        environment: Mapping[str, str] | None = None,
+        threads: int | None = None,
+        own_log: bool = False,
+    ):
+        self._rendezvous = folder / f".rendezvous-{secrets.token_hex(4)}"
+        self._ranks: list[_Rank] = []
+        self._own_log = own_log
+        self._ending: Ending | None = None
+        self._deadline: float | None = None
+        self._interrupted = False
+        self.wordless = False  # whether the ending is nobody's own words
+        context = _context()
+        preload = tuple(PRELOAD) if _method() == "forkserver" else ()
+        surroundings = dict(os.environ if environment is None else environment)
+        try:
+            for number in range(ranks):
+                around = rank_environment(surroundings, number, ranks)
+                life = Life(
+                    work, dict(container), folder, number, ranks, backend, self._rendezvous, around, threads, own_log
+                )
+                pipe, theirs = context.Pipe()
+                process = context.Process(target=begin, args=(preload, pickle.dumps(life), theirs))
+                process.start()
+                theirs.close()
+                self._ranks.append(_Rank(number, process, pipe))
+        except BaseException:
+            self.kill()
+            raise
+        self.pid: int = self._ranks[0].process.pid
+
+    def waitables(self) -> list[Any]:
+        """What `multiprocessing.connection.wait` may wait for: `poll` may know more when one of them is ready."""
+        return [each for rank in self._ranks for each in rank.waitables()]
+
+    def timeout(self) -> float | None:
+        """Seconds after which `poll` is to be called even if nothing is ready; None: no such time."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def poll(self) -> Ending | None:
+        """How it ended, once none of its processes is left; None until then."""
+        if self._ending is None:
+            self._ending = self._heard()
+            if self._ending is None:
+                return None
+            self.wordless = not any(rank.told is self._ending and not rank.wordless for rank in self._ranks)
+            together = len(self._ranks) == 1 or all(rank.told and _is_well(rank.told) for rank in self._ranks)
+            self._deadline = time.monotonic() + (GRACE if together else 0.0)
+        if self.timeout() and not all(rank.has_exited() for rank in self._ranks):
+            return None
+        self.kill()
+        return self._ending
+
+    def interrupt(self) -> None:
+        """Passes Ctrl-C on. What has not ended `GRACE` seconds later is killed by `poll`."""
+        self._interrupted = True
+        self._deadline = time.monotonic() + GRACE
+        for rank in self._ranks:
+            if not rank.has_exited():
+                with suppress(ProcessLookupError):
+                    os.kill(rank.process.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """Leaves no process. What they had to save is saved: files are replaced, never rewritten."""
+        for rank in self._ranks:
+            rank.kill(with_children=self._own_log)
+        for rank in self._ranks:
+            rank.close()
+        self._ranks = []
+        self._rendezvous.unlink(missing_ok=True)
+
+    def _heard(self) -> Ending | None:
+        """The group's ending, as far as its ranks have told; None while it can still become another."""
+        for rank in self._ranks:
+            rank.listen()
+        late = self.timeout() == 0.0
+        if self._interrupted:
+            return self._after_interrupt(late)
+        if all(rank.told for rank in self._ranks):
+            return self._cause()
+        if self._deadline is None and any(rank.told and not _is_well(rank.told) for rank in self._ranks):
+            self._deadline = time.monotonic() + OWN_WORDS
+        return self._cause() if late else None
+
+    def _cause(self) -> Ending:
+        """The ending that the others come from."""
+        told = {rank.number: rank.told for rank in self._ranks if rank.told}
+        bad = {number: ending for number, ending in told.items() if not _is_well(ending)}
+        if not bad:
+            return told[0]
+        for number, ending in bad.items():
+            if self._ranks[number].was_killed():  # from outside: the others saw its connection closed
                 return ending
-            if ending is not None:
-                rank.process.kill()
-                running.remove(rank)
-        wait([rank.pipe for rank in running] + [rank.process.sentinel for rank in running], 0.5)
-    return None
+        # what met every rank alike, such as a loss that is no number, rank 0 has recorded itself
+        return bad.get(0) or next(iter(bad.values()))
+
+    def _after_interrupt(self, late: bool) -> Ending | None:
+        """Rank 0's ending. A rank that has ended is removed at once: one that waits for it hears of the signal then."""
+        first, *others = self._ranks
+        for rank in others:
+            if rank.told:
+                rank.kill(with_children=self._own_log)
+        if late or (first.told and first.wordless):  # ended before it could listen to signals, or never did
+            return Ending("interrupted", INTERRUPTED, "by Ctrl-C (SIGINT)")
+        return first.told
+
+
+def _is_well(ending: Ending) -> bool:
+    """Whether all ranks come to this ending together."""
+    return ending.status in ("done", "pruned")
+
+
+@dataclass
+class _Rank:
+    """One process as its parent sees it. told: its ending; wordless: it died without telling, and it is ours."""
+
+    number: int
+    process: Any
+    pipe: Connection
+    told: Ending | None = None
+    wordless: bool = False
+    _silent: bool = field(default=False, repr=False)
+
+    def listen(self) -> None:
+        """Takes in how it ended, in its own words if it could."""
+        if self.told:
+            return
+        exited = self.has_exited()  # first: what it said before it ended can be read after
+        try:
+            if not self._silent and self.pipe.poll():
+                told: Ending = self.pipe.recv()
+                self.told = replace(told, reason=f"rank {self.number}: {told.reason}") if self.number else told
+                return
+        except (EOFError, OSError):
+            self._silent = True
+        if exited:
+            self.wordless = True
+            who = f"rank {self.number}" if self.number else "the process"
+            self.told = Ending("failed", FAILED, f"{who} ended without a word, {_how(self.process.exitcode)}")
+
+    def has_exited(self) -> bool:
+        return self.process.exitcode is not None
+
+    def was_killed(self) -> bool:
+        return self.wordless and (self.process.exitcode < 0 or self.process.exitcode == LOST_SERVER)
+
+    def waitables(self) -> list[Any]:
+        if self.has_exited():
+            return [] if self.told else [self.pipe]
+        return [self.process.sentinel, *([] if self.told or self._silent else [self.pipe])]
+
+    def kill(self, with_children: bool) -> None:
+        if with_children and hasattr(os, "killpg") and self.process.exitcode in (None, LOST_SERVER):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+
+    def close(self) -> None:
+        """Waits for it, and closes its pipes: one that no signal reached, its fork server being gone, ends by that."""
+        self.process.join()
+        self.process.close()
+        self.pipe.close()
 
 
 def _how(exit_code: int) -> str:
-    return f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+    if exit_code == LOST_SERVER:
+        return "or the fork server did; the system may have been out of memory"
+    if exit_code >= 0:
+        return f"with exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = str(-exit_code)
+    return f"by signal {name}" + ("; the system may have been out of memory" if name == "SIGKILL" else "")
+
+
+def _method() -> str:
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def _context() -> Any:
+    context: Any = multiprocessing.get_context(_method())
+    if _method() == "forkserver":
+        context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def rank_environment(environment: Mapping[str, str], rank: int, ranks: int) -> dict[str, str]:
+    """The environment of one rank; of the only one there is, nothing in it says that it is a rank."""
+    plain = {key: value for key, value in environment.items() if key not in MISLEADING}
+    if ranks == 1:
+        return plain
+    number, world = str(rank), str(ranks)
+    return plain | {
+        "LOCAL_RANK": number,
+        "RANK": number,
+        "WORLD_SIZE": world,
+        "NODE_RANK": "0",
+        "LOCAL_WORLD_SIZE": world,
+    }
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Life:
+    """All that a child is told; its methods run there."""
+
+    work: Work
+    container: dict[str, Any]
+    folder: Path
     rank: int
     ranks: int
     backend: str
     rendezvous: Path
     environment: dict[str, str]
+    threads: int | None
+    own_log: bool
+
+    def live(self, pipe: Connection, missing: list[str]) -> None:
+        """From the first moment to the process's end; `missing` is what the fork server was to have imported."""
+        _die_with_parent(self.own_log)
+        try:
+            # by inheritance it is ignored where a script started the sweep in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._settle_in(missing)
+            self._join()
+            ending = self.work(self.container, self.folder)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except BaseException as error:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not take the words away
+            ending = ending_of(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pipe.send(ending)
+        if self.ranks == 1:
+            sys.exit(ending.code)
+        if _is_well(ending):
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+        else:
+            # to be ended: peers that see a connection closed would tell of that instead
+            pipe.poll(None)
+        os._exit(ending.code)  # torch would wait for peers that may be gone
+
+    def _settle_in(self, missing: list[str]) -> None:
+        """Environment, output and threads, of which a fork server's child has those of the server's start."""
+        os.environ.clear()
+        os.environ.update(self.environment)
+        if self.threads:
+            os.environ["OMP_NUM_THREADS"] = str(self.threads)  # for what is loaded later
+        if self.own_log:
+            logs.take_over_output(self.folder, self.rank)
+            faulthandler.enable()
+        if missing and self.rank == 0:
+            text = f"the fork server could not import {', '.join(missing)}, so that every start is slow"
+            if self.own_log:
+                logs.note(self.folder, "WARNING", text)
+            else:
+                print(text, file=sys.stderr)
+
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)  # OMP_NUM_THREADS does nothing where torch has been imported before
+
+    def _join(self) -> None:
+        if self.ranks == 1:
+            return
+        import torch.distributed as dist
+
+        dist.init_process_group(
+            self.backend,
+            init_method=self.rendezvous.resolve().as_uri(),
+            rank=self.rank,
+            world_size=self.ranks,
+            timeout=RENDEZVOUS_TIMEOUT,
+        )
 
 
-def _be_rank(work: Work, settings: _Settings, pipe: Connection, container: Mapping[str, Any], folder: Path) -> None:
-    """The whole life of one rank: joins the others, works, tells how it ended."""
-    _die_with_parent()
-    os.environ.clear()  # a fork server's child has the environment of the server's start
-    os.environ.update(settings.environment)
-    rank, ranks = str(settings.rank), str(settings.ranks)
-    os.environ.update(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE=ranks, NODE_RANK="0", LOCAL_WORLD_SIZE=ranks)
+def _die_with_parent(own_group: bool) -> None:
+    """Ends this process when the one that asked for it is gone; a fork server's child is not told otherwise.
 
-    import torch
-    import torch.distributed as dist
-
-    # OMP_NUM_THREADS does nothing any more: the fork server has imported torch before
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // settings.ranks)))
-    dist.init_process_group(
-        settings.backend,
-        init_method=settings.rendezvous.resolve().as_uri(),
-        rank=settings.rank,
-        world_size=settings.ranks,
-        timeout=RENDEZVOUS_TIMEOUT,
-    )
-    ending = work(container, folder)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pipe.send(ending)
-    if ending.status == "done":
-        dist.destroy_process_group()
-    else:
-        # to be ended: peers that see a connection closed would tell of that instead
-        pipe.poll(None)
-    os._exit(ending.code)  # torch would wait for peers that may be gone
-
-
-def _die_with_parent() -> None:
-    """Ends this process when the one that asked for it is gone; a fork server's child is not told otherwise."""
+    own_group: in a process group of its own, so that the processes which it starts end with it.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     sentinel = parent.sentinel
+    own_group = own_group and hasattr(os, "setpgid")
+    if own_group:
+        os.setpgid(0, 0)
 
     def watch() -> None:
         wait([sentinel])
+        if own_group:
+            os.killpg(0, signal.SIGKILL)
         os._exit(FAILED)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,95 +1,101 @@
-"""The loggers a run reports to beside its own CSV files. Each gets hyperparameters, metrics and the final metrics."""
+"""The loggers a run reports to beside its own CSV files. Each gets hyperparameters, metrics, and how the run ended."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
 
+from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.extend import UserClass
-from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.schema import Config, Mlflow, TensorBoard, Wandb
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import DONE, UserError
+from alexnet_exp.trackers.closing import Closing
+from alexnet_exp.trackers.values import tested
+
+log = logging.getLogger(__name__)
 
 
-def build_loggers(config: Config, run: Path, parameters: Mapping[str, Any]) -> list[Logger]:
+class Reports:
+    """The loggers of a run, as a block that closes them when it ends, and tells them how it ended.
+
+    `metrics` are what they are told as final, at the step the trainer has come to; whoever runs in the block sets them.
+    """
+
+    def __init__(self) -> None:
+        self.loggers: list[Logger] = []
+        self.metrics: Mapping[str, float] = {}
+        self.trainer: pl.Trainer | None = None
+
+    def __enter__(self) -> Reports:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ending = Ending("done", DONE) if error is None else ending_of(error)
+        step = self.trainer.global_step if self.trainer is not None else 0
+        for logger in self.loggers:
+            try:
+                _close(logger, ending, self.metrics, step)
+            except Exception as failure:  # the run's own record must be written all the same
+                log.warning(f"{type(logger).__name__} was not told how the run ended: {failure}")
+
+
+def build_loggers(config: Config, run: Path, parameters: Mapping[str, Any]) -> Reports:
     """The loggers of `config.logger`, told the run's flat `parameters`. Raises `UserError` if a package is missing."""
-    loggers = []
-    for key, settings in config.logger.items():
-        logger = _build(key, settings, config, run)
-        if logger is not None:
-            logger.log_hyperparams(dict(parameters))
-            loggers.append(logger)
-    return loggers
+    with ExitStack() as stack:
+        reports = stack.enter_context(Reports())
+        for settings in config.logger.values():
+            logger = _build(settings, config, run)
+            if logger is not None:
+                reports.loggers.append(logger)
+                logger.log_hyperparams(dict(parameters))
+        stack.pop_all()  # all are there: whoever called closes them
+    return reports
 
 
-def finish_loggers(
-    loggers: list[Logger], parameters: Mapping[str, Any], metrics: Mapping[str, float], step: int
-) -> None:
-    """Gives each the test's metrics (those of the epochs it has), and closes it."""
-    tested = {key: value for key, value in metrics.items() if key.startswith("test/")}
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):  # its table of hyperparameters wants all metrics beside them
-            logger.log_hyperparams(dict(parameters), dict(metrics), step)
-        else:
-            logger.log_metrics(tested, step)
-        logger.finalize("success")
-        if isinstance(logger, WandbLogger):  # it would wait for the process's end: a sweep has more runs in it
-            logger.experiment.finish()
+def _close(logger: Logger, ending: Ending, metrics: Mapping[str, float], step: int) -> None:
+    if isinstance(logger, Closing):
+        logger.close(ending, metrics, step)
+        return
+    if tested(metrics):
+        logger.log_metrics(tested(metrics), step)
+    logger.finalize("success" if ending.code == DONE else "failed")
 
 
-def _build(key: str, settings: Any, config: Config, run: Path) -> Logger | None:
+def _build(settings: Any, config: Config, run: Path) -> Logger | None:
+    # each imported when it is chosen: none is needed to train
     if isinstance(settings, UserClass):
         built = settings.build()
         assert isinstance(built, Logger)
         return built
     if isinstance(settings, TensorBoard):
-        return _tensorboard(settings, run)
+        from alexnet_exp.trackers import hparams
+
+        return hparams.start(Path(settings.dir) if settings.dir is not None else None, run)
     if isinstance(settings, Mlflow):
-        return _mlflow(settings, config, run)
+        _need("mlflow")
+        from alexnet_exp.trackers import mlflow
+
+        return mlflow.start(settings, config, run)
     if isinstance(settings, Wandb):
-        return _wandb(settings, config, run)
+        _need("wandb")
+        from alexnet_exp.trackers import wandb
+
+        return wandb.start(settings, config, run)
     return None  # csv: the run folder's own
 
 
-def _tensorboard(settings: TensorBoard, run: Path) -> Logger:
-    """In the run's folder; where a folder of several runs is given, under the run's name in it."""
-    if settings.dir is None:
-        return TensorBoardLogger(run, name="", version="tensorboard", default_hp_metric=False)
-    return TensorBoardLogger(settings.dir, name=run.parent.name, version=run.name, default_hp_metric=False)
-
-
-def _mlflow(settings: Mlflow, config: Config, run: Path) -> Logger:
-    _need("mlflow", "mlflow")
-    from pytorch_lightning.loggers import MLFlowLogger
-
-    outputs = outputs_of(run) or run.resolve()
-    return MLFlowLogger(
-        settings.experiment or config.name,
-        run_name=run.name,
-        tracking_uri=settings.uri or f"sqlite:///{outputs / 'mlflow.db'}",
-        artifact_location=None if settings.uri else (outputs / "mlartifacts").as_uri(),
-        tags={"run": str(run), "note": config.note, **{f"tag.{tag}": "true" for tag in config.tags}},
-    )
-
-
-def _wandb(settings: Wandb, config: Config, run: Path) -> Logger:
-    _need("wandb", "wandb")
-    return WandbLogger(
-        name=f"{config.name}/{run.name}",
-        save_dir=run,
-        project=settings.project,
-        entity=settings.entity,
-        offline=settings.offline,
-        tags=list(config.tags),
-        notes=config.note or None,
-    )
-
-
-def _need(module: str, extra: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(module) is None:
-        raise UserError(f"logger={extra}: the package {module} is not installed; pip install 'alexnet_exp[{extra}]'")
+def _need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"logger={package}: the package {package} is not installed; pip install 'alexnet_exp[{package}]'"
+        )

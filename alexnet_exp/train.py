@@ -7,8 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from alexnet_exp.endings import Ending, ending_of, interruptible, own_interrupts
 from alexnet_exp.evaluate import evaluate, save_predictions
 from alexnet_exp.facts import at_start, before_training
 from alexnet_exp.launch import run_ranks
-from alexnet_exp.loggers import build_loggers, finish_loggers
+from alexnet_exp.loggers import Reports, build_loggers
+from alexnet_exp.recording import record
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.accuracy import summary_line
 from alexnet_exp.runs.contents import chosen_options
@@ -56,7 +56,8 @@ def train(container: Mapping[str, Any], path: Path) -> int:
     ending = run_ranks(train_rank, count(devices), backend, container, path)
     if ending.status != "refused" and not ending.recorded:
         logs.configure(path)
-        _record(RunFolder(path), ending)
+        _say(ending)
+        record(RunFolder(path), container, ending)
     return ending.code
 
 
@@ -83,21 +84,14 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, w
         folder.begin(container, {**at_start(config, code), **chosen_options(folder.path)})
         folder.write_patch(code.patch)
     try:
-        facts = _run(config, container, folder, writes)
+        with ExitStack() as stack:
+            facts = _run(config, container, folder, writes, stack)
     except BaseException as error:
         ending = ending_of(error)
-        if writes:
-            return _record(folder, ending)
         _say(ending)
-        return ending
-    return _record(folder, Ending("done", DONE), facts) if writes else Ending("done", DONE)
-
-
-def _record(folder: RunFolder, ending: Ending, facts: Mapping[str, Any] | None = None) -> Ending:
-    _say(ending)
-    told = {"error": ending.reason, "traceback": ending.trace}
-    folder.finish(ending.status, **(facts or {}), **{key: text for key, text in told.items() if text})
-    return replace(ending, recorded=True)
+        return record(folder, container, ending) if writes else ending
+    ending = Ending("done", DONE)
+    return record(folder, container, ending, facts) if writes else ending
 
 
 def _say(ending: Ending) -> None:
@@ -108,8 +102,10 @@ def _say(ending: Ending) -> None:
         log.debug(ending.trace)  # train.log alone has it, unless it was asked for
 
 
-def _run(config: Config, container: Mapping[str, Any], folder: RunFolder, writes: bool) -> dict[str, Any]:
-    """Trains, tests and saves the predictions; returns the facts of the result."""
+def _run(
+    config: Config, container: Mapping[str, Any], folder: RunFolder, writes: bool, stack: ExitStack
+) -> dict[str, Any]:
+    """Trains, tests and saves the predictions; returns the facts of the result. Leaves on `stack` what it opened."""
     placement = place(config.trainer)
     experiment = build(config)
     prepare(experiment)
@@ -120,9 +116,10 @@ def _run(config: Config, container: Mapping[str, Any], folder: RunFolder, writes
     callbacks = [*build_callbacks(config.callbacks), watch, recorder, checkpoints, Prune(folder.path)]
     if wants_bar(config.trainer.enable_progress_bar):
         callbacks.append(Progress())
-    parameters = flatten(container)
-    loggers = build_loggers(config, folder.path, parameters) if writes else []
-    trainer = build_trainer(config.trainer, placement, callbacks, loggers)
+    reports = stack.enter_context(build_loggers(config, folder.path, flatten(container)) if writes else Reports())
+    reports.metrics = recorder.newest  # all that there is to tell of a run that does not get to its test
+    trainer = build_trainer(config.trainer, placement, callbacks, reports.loggers)
+    reports.trainer = trainer
     if writes:
         folder.update(**before_training(experiment, placement))
         outputs = outputs_of(folder.path)
@@ -140,7 +137,7 @@ def _run(config: Config, container: Mapping[str, Any], folder: RunFolder, writes
         tested = _test(experiment, placement, folder if writes else None, checkpoints.file("best"), which, epoch)
         metrics = metrics | tested.pop("metrics", {})
         facts |= tested
-    finish_loggers(loggers, parameters, metrics, trainer.global_step)
+    reports.metrics = metrics
     if writes:
         checkpoints.finish()
     return {**facts, "metrics": metrics}

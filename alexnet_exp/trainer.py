@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.loggers import Logger
 
 from alexnet_exp.callbacks.checkpoints import FlushedIO
-from alexnet_exp.devices import Placement
+from alexnet_exp.devices import Placement, srun_rank
 from alexnet_exp.schema import Trainer
 
 # Settings of ours that Lightning's Trainer does not know, and those that we pass as something else.
@@ -29,7 +34,7 @@ def build_trainer(
         precision=placement.precision,  # type: ignore[arg-type]
         callbacks=list(callbacks),
         logger=list(loggers) or False,
-        plugins=[FlushedIO()],
+        plugins=[FlushedIO(), *_environment()],
         # with ours among the callbacks Lightning adds none of its own where this is true, and refuses ours where not
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
@@ -37,3 +42,14 @@ def build_trainer(
         enable_autolog_hparams=False,
         default_root_dir=os.devnull,
     )
+
+
+def _environment() -> list[ClusterEnvironment]:
+    """Who started the ranks, where Lightning would guess wrong; empty where its guess is right."""
+    if "LOCAL_RANK" not in os.environ and srun_rank():
+        # its own requeueing saves a checkpoint inside the signal handler, in the middle of a step
+        return [SLURMEnvironment(auto_requeue=False)]
+    if shutil.which("srun") and not TorchElasticEnvironment.detect():
+        # in an allocation it takes a process that is alone, or a rank of `launch.py`, for one of SLURM's tasks
+        return [LightningEnvironment()]
+    return []

@@ -14,7 +14,7 @@ from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS
 from alexnet_exp.build import build
-from alexnet_exp.config import check_config_dir, compose, composed, composed_jobs, each_job
+from alexnet_exp.config import check_config_dir, compose, composed, composed_jobs, each_job, quoted, settings_of_hydra
 from alexnet_exp.paths import conf_dir, groups
 from alexnet_exp.schema import COLLECTIONS
 from alexnet_exp.settings import Refused, UserError
@@ -118,7 +118,7 @@ def test_the_command_that_a_file_names_composes(file: Path, images: Path) -> Non
         assert words[:3] == ["python", "-m", "alexnet_exp"]
         words = words[4:] if words[3:] and words[3] in COMMANDS else words[3:]
         validate(compose(words))
-        chosen = file.stem == "default" or file.stem in re.split("[=,]", ",".join(words))
+        chosen = file.stem == "default" or file.stem in re.split("[=,/]", ",".join(words))
         assert chosen or file.parent == conf_dir(), f"{name_of(file)} is not what its command runs"
 
 
@@ -275,6 +275,24 @@ def test_settings_below_a_wrong_option_are_not_judged() -> None:
 
 
 # --- sweeps
+
+
+@pytest.mark.parametrize("sweep", [option for group, option in OPTIONS if option.startswith("sweep/")])
+def test_every_job_of_a_shipped_sweep_composes_and_validates(sweep: str) -> None:
+    chosen = f"experiment={sweep}"
+    hydra = settings_of_hydra([chosen], None).hydra
+    assert hydra.mode.name == "MULTIRUN"
+    jobs = list(each_job([*(f"{key}={value}" for key, value in hydra.sweeper.params.items()), chosen]))
+    configs = composed_jobs(jobs, None)
+    assert len(configs) == len(jobs) > 1
+    assert {config.name for config in configs} == {sweep.rpartition("/")[2]}
+
+
+@pytest.mark.parametrize("text", ["plain", "it's", "a\\b", "(1), x=y [z] ${name}", "ends in \\'"])
+def test_any_text_can_be_the_value_of_an_override(text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert OverridesParser.create().parse_override(f"note={quoted(text)}").value() == text
 
 
 def test_each_job_is_the_product_in_hydras_order() -> None:

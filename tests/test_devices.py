@@ -111,13 +111,15 @@ def test_auto_precision_is_bf16_where_the_gpu_computes_in_it(machine: Machine) -
 
 
 def test_a_rank_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
+    for name in ("LOCAL_RANK", "SLURM_NTASKS", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
     assert not launched()
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # of an allocation, in which this process may be alone
     assert not launched()
-    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     assert launched()
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not launched()
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert launched()

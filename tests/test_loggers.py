@@ -6,6 +6,7 @@ import importlib.util
 import json
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from alexnet_exp.config import composed
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.settings import UserError
-from tests.conftest import Run
+from tests.conftest import Run, train_into
 
 TrainRun = Callable[..., Run]
 
@@ -35,6 +36,7 @@ def test_tensorboard_has_curves_hyperparameters_and_final_metrics(train_run: Tra
             parameters |= {key: value.number_value or value.string_value for key, value in start.hparams.items()}
     rows = {row["step"]: row["val/top1"] for row in run.metrics}
     assert {step: pytest.approx(value, rel=1e-6) for step, value in scalars["val/top1"].items()} == rows
+    assert not [name for name in scalars if "hp_metric" in name]
     assert scalars["test/top1"] == {6: pytest.approx(run.result["metrics"]["test/top1"], rel=1e-6)}
     assert parameters["model.width"] == 0.05
     assert parameters["optim.name"] == "adamw"
@@ -43,8 +45,8 @@ def test_tensorboard_has_curves_hyperparameters_and_final_metrics(train_run: Tra
 
 @pytest.mark.slow
 def test_mlflow_and_wandb_at_once(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    pytest.importorskip("wandb")
+    mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = train_run("run", "logger=[csv,mlflow,wandb]", "tags=[first,second]", "note=why")
     assert run.code == 0, run.log
@@ -62,22 +64,72 @@ def test_mlflow_and_wandb_at_once(train_run: TrainRun, monkeypatch: pytest.Monke
     curve = client.get_metric_history(logged.info.run_id, "val/loss")
     assert [point.value for point in curve] == pytest.approx([row["val/loss"] for row in run.metrics])
 
-    assert _of_wandb(run.path)["test/top1"] == pytest.approx(final)
-    assert "0.05" in _of_wandb(run.path)["model.width"]
+    logged = _of_wandb(run.path)
+    assert logged.history["test/top1"] == [pytest.approx(final)]
+    assert logged.history["val/loss"] == pytest.approx([row["val/loss"] for row in run.metrics])
+    assert logged.config["model.width"] == 0.05
+    assert logged.config["data_root"] is None
+    assert (logged.group, logged.job_type, logged.exit_code) == ("", "train", 0)
+    assert (logged.tags, logged.notes) == (["first", "second"], "why")
 
 
-def _of_wandb(run: Path) -> dict[str, object]:
-    """The last value of each metric and setting in the offline run's file."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("failed", 1)])
+def test_wandb_has_the_jobs_of_a_sweep_as_a_group_and_how_each_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, code: int
+) -> None:
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = tmp_path / "outputs" / "train" / "seed-12345678"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text("{}")
+    if status == "failed":
+        monkeypatch.setattr("alexnet_exp.train._test", _raise)
+    run = train_into(folder / "seed-1", "logger=wandb", "test.checkpoint=best", "trainer.max_epochs=3")
+    assert (run.code, run.result["status"]) == (code, status)
+    logged = _of_wandb(run.path)
+    assert (logged.group, logged.job_type, logged.exit_code) == ("seed-12345678", "sweep", code)
+    assert logged.summary["status"] == status
+    for key, value in run.result["metrics"].items():
+        assert logged.summary[key] == pytest.approx(value)
+
+
+def _raise(*arguments: object) -> None:
+    raise RuntimeError("no more")
+
+
+@dataclass
+class Logged:
+    """What the file of an offline W&B run says. history: each metric's values, in order."""
+
+    history: dict[str, list[object]] = field(default_factory=dict)
+    config: dict[str, object] = field(default_factory=dict)
+    summary: dict[str, object] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+    group: str = ""
+    job_type: str = ""
+    notes: str = ""
+    exit_code: int | None = None
+
+
+def _of_wandb(run: Path) -> Logged:
     from wandb.proto import wandb_internal_pb2
 
-    found: dict[str, object] = {}
+    found = Logged()
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
     for data in _leveldb_records(file.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
         for item in record.history.item:
-            found["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+            found.history.setdefault("/".join(item.nested_key) or item.key, []).append(json.loads(item.value_json))
         for item in (*record.run.config.update, *record.config.update):
-            found["/".join(item.nested_key) or item.key] = item.value_json
+            found.config["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+        for item in record.summary.update:
+            found.summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+        if record.HasField("run"):
+            found.group, found.job_type = record.run.run_group, record.run.job_type
+            found.tags, found.notes = list(record.run.tags), record.run.notes
+        if record.HasField("exit"):
+            found.exit_code = record.exit.exit_code
     return found
 
 

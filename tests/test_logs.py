@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,3 +80,15 @@ def test_warnings_that_do_not_hold_are_silenced_and_others_are_not() -> None:
         warnings.warn("It is recommended to use `self.log('val/loss', ..., sync_dist=True)` when", stacklevel=1)
         warnings.warn("something else", stacklevel=1)
     assert [str(each.message) for each in shown] == ["something else"]
+
+
+def test_where_stderr_is_the_log_each_line_is_written_once(tmp_path: Path) -> None:
+    script = (
+        "import logging, pathlib; from alexnet_exp import logs; here = pathlib.Path('.'); logs.take_over_output(here);"
+        "logs.configure(here); logging.getLogger('alexnet_exp.x').info('once'); print('plain');"
+        "logs.note(here, 'ERROR', 'note')"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("", "")
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [line.split(" ", 2)[-1] for line in lines] == ["INFO once", "plain", "ERROR note"]

@@ -11,11 +11,20 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.config import check_config_dir, compose, composed_jobs, each_job, plain, with_hydra
+from alexnet_exp.config import (
+    check_config_dir,
+    compose,
+    composed_jobs,
+    each_job,
+    plain,
+    quoted,
+    settings_of_hydra,
+    with_hydra,
+)
 from alexnet_exp.runs.accuracy import margin
 from alexnet_exp.runs.contents import read_result
-from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
+from alexnet_exp.sweep.compose import check_devices
 
 # Lines of the table at the end: the metric's key, and how it is called there.
 SHOWN = {
@@ -33,18 +42,71 @@ def run(arguments: list[str]) -> int:
     check_config_dir(flags.config_dir)
     if flags.cfg:
         compose(flags.overrides, flags.config_dir)
-    elif not (flags.info or flags.hydra_help or flags.shell_completion):
-        configs = composed_jobs(each_job(flags.overrides) if flags.multirun else [flags.overrides], flags.config_dir)
-        _check_devices(configs)
+    if flags.cfg or flags.info or flags.hydra_help or flags.shell_completion:
+        with_hydra(arguments, lambda config: None)
+        return 0
+    settings = _settings(flags)
+    if settings is not None and (flags.multirun or _is_sweep(settings)):
+        return _sweep(arguments, flags, settings)
+    configs = composed_jobs([flags.overrides], flags.config_dir)
+    check_devices(configs)
     ended: list[tuple[Path, int]] = []
     with_hydra(arguments, lambda config: ended.append(_one(config)))
-    if not ended or int(os.environ.get("RANK", "0")) > 0:
-        return max((code for _, code in ended), default=0)
-    if flags.multirun or len(ended) > 1:
-        print(json.dumps({"runs": [_machine_line(path) for path, _ in ended]}))
-    else:
-        _tell(*ended[0])
-    return max(code for _, code in ended)
+    path, code = ended[0]
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
+        _tell(path, code)
+    return code
+
+
+def _is_sweep(settings: DictConfig) -> bool:
+    """Whether a file makes it a sweep (`hydra.mode: MULTIRUN`)."""
+    mode = settings.hydra.mode
+    return mode is not None and mode.name == "MULTIRUN"
+
+
+def _settings(flags: argparse.Namespace) -> DictConfig | None:
+    """The configuration with Hydra's own settings.
+
+    None where the overrides of a single run do not compose: its validation tells of that.
+    """
+    try:
+        return settings_of_hydra(flags.overrides, flags.config_dir)
+    except UserError:
+        if flags.multirun:
+            composed_jobs(each_job(flags.overrides), flags.config_dir)  # tells of all jobs what is wrong with each
+            raise
+        return None
+
+
+def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
+    """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
+    from alexnet_exp.sweep.folder import choose, left_as_it_was
+    from alexnet_exp.sweep.launcher import JobFailed, typed_as
+    from alexnet_exp.sweep.plan import Plan
+    from alexnet_exp.sweep.run import outcome_of
+    from alexnet_exp.sweep.stopping import exit_code, stoppable
+    from alexnet_exp.sweep.work import end
+
+    folder = choose(flags.overrides, flags.config_dir, settings)
+    ended: list[tuple[Path, int]] = []  # of jobs that a launcher of Hydra's own runs in this process
+    stopped: KeyboardInterrupt | None = None
+    try:
+        with left_as_it_was(folder), typed_as(arguments), stoppable():
+            # beside an override: behind a flag, Hydra's parser would not take any more of them
+            at = arguments.index(flags.overrides[0]) if flags.overrides else len(arguments)
+            given = [*arguments[: at + 1], f"hydra.sweep.dir={quoted(str(folder))}", *arguments[at + 1 :]]
+            with_hydra(given, lambda config: ended.append(_one(config)))
+    except JobFailed:  # from Hydra's own sweeper; the table tells it
+        pass
+    except KeyboardInterrupt as stop:
+        stopped = stop
+    if Plan.is_in(folder):
+        plan = Plan.read(folder)
+        return end(plan, list(map(outcome_of, plan.jobs)), stopped)
+    if stopped:
+        return exit_code(stopped)
+    print(json.dumps({"runs": [_machine_line(path) for path, _ in ended]}))
+    return max((code for _, code in ended), default=0)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -70,20 +132,6 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
 
 def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; python -m alexnet_exp --help tells what it takes")
-
-
-def _check_devices(configs: list[Config]) -> None:
-    """Refuses what asks for devices that are not there, before any run's folder is made."""
-    from alexnet_exp.devices import chosen
-
-    lines = dict[str, None]()
-    for config in configs:
-        try:
-            chosen(config.trainer)
-        except UserError as error:
-            lines |= dict.fromkeys(str(error).splitlines())
-    if lines:
-        raise UserError("\n".join(lines))
 
 
 def _one(config: DictConfig) -> tuple[Path, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from alexnet_exp.cores import cores
 from alexnet_exp.data.listing import heic
 from alexnet_exp.settings import UserError
 
@@ -57,11 +57,6 @@ def read_images(paths: Sequence[str], size: int, doing: str = "") -> Iterator[Te
     with ThreadPoolExecutor(cores()) as threads:
         images = chain.from_iterable(threads.map(partial(_read_chunk, size), chunks))
         yield from track(images, doing, len(paths), disable=quiet, console=Console(stderr=True))
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read_chunk(size: int, paths: Sequence[str]) -> list[Tensor]:

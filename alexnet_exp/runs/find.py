@@ -69,6 +69,7 @@ def runs_under(outputs: Path) -> list[Path]:
     for folder, inner, files in os.walk(outputs):
         if "result.json" in files:
             runs.append(Path(folder))
+        if "result.json" in files or ".hydra" in inner:  # a sweep's job that waits has only its earlier attempts below
             inner.clear()
     return sorted(runs)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -26,6 +27,7 @@ METRICS = (
     *("seconds", "images_per_s"),
 )
 STEPS = ("step", "loss", "lr")
+EARLIER = "earlier"  # the folder of what earlier attempts left
 PRUNE = "prune"  # the file whose presence asks a run to end after its epoch; it says why
 
 
@@ -81,6 +83,29 @@ class RunFolder:
         """Closes result.json with `status` done, pruned, failed or interrupted, the time of the end, and more facts."""
         assert status in ("done", "pruned", "failed", "interrupted"), status
         self.update(**{"status": status, "end": _now()} | facts)
+
+    def set_aside(self) -> Path | None:
+        """Moves what an earlier attempt left to earlier/<n>, but not its checkpoints: a run then starts from nothing.
+
+        The configuration stays. None where there was nothing. The caller sees to it that nobody writes the folder.
+        """
+        stay = {".hydra", ".lock", EARLIER}
+        left = [path for path in sorted(self.path.iterdir()) if path.name not in stay]
+        if not left:
+            return None
+        place = self.path / EARLIER
+        place.mkdir(exist_ok=True)
+        number = 1 + max((int(path.name) for path in place.iterdir() if path.name.isdigit()), default=0)
+        place = place / str(number)
+        place.mkdir()
+        # result.json last: until it has gone, whoever is stopped in between does all this again
+        for path in sorted(left, key=lambda path: path == self.result):
+            if path.name == "checkpoints":
+                shutil.rmtree(path)
+            else:
+                path.rename(place / path.name)
+        self._tables.clear()
+        return place
 
     def append_metrics(self, row: Mapping[str, Value]) -> None:
         """Adds an epoch's row to metrics.csv, unless that epoch is there already; a missing value is an empty field.

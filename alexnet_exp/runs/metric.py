@@ -42,12 +42,12 @@ def value_text(key: str, value: float | None) -> str:
 def difference_text(key: str, difference: float, *, sign: bool = False) -> str:
     """A difference, without its unit: an accuracy's in points, so 0.0042 is `0.42`; all else with three figures.
 
-    More figures where two would round it to nothing. sign: `+0.42`.
+    One figure where two places would round it to nothing. sign: `+0.42`.
     """
     value = 100 * difference if is_accuracy(key) else difference
-    if value == 0:
+    if abs(value) < 1e-9:  # what rounding leaves of none
         return "0"
-    text = f"{value:.2f}" if is_accuracy(key) and abs(value) >= 0.01 else f"{value:.3g}"
+    text = (f"{value:.2f}" if abs(value) >= 0.01 else f"{value:.1g}") if is_accuracy(key) else f"{value:.3g}"
     return f"+{text}" if sign and value > 0 else text
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 DONE, RUNNING, FAILED, INTERRUPTED, PRUNED, DIED = "done", "running", "failed", "interrupted", "pruned", "died"
+UNKNOWN = "unknown"  # of another project, which records no status: it may still run, or have been killed
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,198 @@
+"""`compare PATH...`: runs side by side, which was better, by how much, and is it noise. torch is not imported."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from alexnet_exp.commands.parser import Parser
+from alexnet_exp.compare.comparison import Comparison
+from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
+from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs.find import find
+from alexnet_exp.runs.run import Run
+from alexnet_exp.settings import DONE, FAILED, UserError, one_of
+
+FORMATS = ("table", "markdown", "csv", "json")
+
+
+def run(arguments: list[str]) -> int:
+    """Prints the comparison; with --assert-equal, exit code 1 where two runs took different steps."""
+    given = _parser().parse_args(_with_sort(arguments))
+    if given.assert_equal:
+        return _assert_equal(given)
+    if given.tolerance is not None:
+        raise UserError("compare: --tolerance belongs to --assert-equal")
+
+    from alexnet_exp.compare.compare import ARM_COLUMNS, Options, compare
+    from alexnet_exp.runs.many import read
+
+    found = read(*_places(given.paths), seed_column=given.seed_column, metrics=[given.metric] if given.metric else ())
+    if not found:
+        told = "".join(f"\nskipped: {line}" for line in found.skipped)
+        raise UserError(f"compare: no run under {' '.join(given.paths) or OUTPUTS}; train one first{told}")
+    runs = where(found, given.where)
+    if not runs:
+        wanted = f"{' and '.join(given.where)}{other_values(found, given.where)}"
+        raise UserError(f"compare: none of {len(found):,} runs has {wanted}")
+    metric = _metric(given.metric, runs)
+    columns = _names(given.columns)
+    check_names([key for key in columns if key not in ARM_COLUMNS], runs, "--columns")
+    check_names([given.sort.removeprefix("-")] if given.sort else [], runs, "--sort")
+    check_names(_names(given.group_by), runs, "--group-by")
+    check_names(_names(given.best_of), runs, "--best-of")
+    own_seed = given.seed_column and any(given.seed_column in run.config for run in runs)
+    options = Options(
+        metric=metric,
+        rank=given.sort if given.sort in metric_keys(runs) else None,
+        baseline=given.baseline,
+        group_by=_names(given.group_by),
+        paired=given.paired,
+        margin=_margin(given.margin),
+        best_of=_names(given.best_of),
+        top=given.top,
+        columns=columns,
+        seed_key=given.seed_column if own_seed else "seed",
+    )
+    comparison = compare(runs, options, found.skipped)
+    if given.sort and options.rank is None:
+        comparison = _sorted(comparison, given.sort, columns, given.top)
+    if given.html:
+        from alexnet_exp.compare.report import write_report
+
+        write_report(comparison, Path(given.html))
+    _print(comparison, given.format, given.top)
+    if given.html:
+        print(f"report: {given.html}", file=sys.stderr)
+    return DONE
+
+
+def _parser() -> Parser:
+    parser = Parser("compare", "Runs side by side: which was better, by how much, and is it noise.")
+    add = parser.add_argument
+    add("paths", nargs="*", metavar="PATH", help="folders of runs, at any depth, or a CSV file; default: outputs")
+    add("--metric", metavar="KEY", help="what is compared, e.g. test/loss; default: test/top1")
+    add("--where", action="append", default=[], metavar="KEY=VALUE", help="only these runs; also != < <= > >=; repeat")
+    add("--group-by", action="append", default=[], metavar="KEY", help="what makes arms; default: all that varies")
+    add("--baseline", metavar="KEY=VALUE", help="the arm that the others are held against, e.g. model.norm=none")
+    add("--paired", action="store_true", help="seed by seed, where the same seeds were run in both arms")
+    add("--margin", metavar="M", help="the smallest difference that matters, e.g. 0.005 or 0.5%%")
+    add("--best-of", action="append", default=[], metavar="KEY", help="each arm at its own best KEY, chosen on val")
+    add("--top", type=_count, metavar="N", help="only the N best")
+    add("--columns", action="append", default=[], metavar="KEY,KEY", help="of the table of runs")
+    add("--sort", metavar="KEY", help="by this column instead, -KEY from the greatest down")
+    add("--format", choices=FORMATS, default="table", help="default: table")
+    add("--html", metavar="FILE", help="writes a report in one file, which needs no network")
+    add("--seed-column", metavar="NAME", help="the seed, in a CSV file or in another project's runs; default: seed")
+    add("--assert-equal", action="store_true", help="two runs: exit code 1 where their steps.csv differ")
+    add("--tolerance", type=float, metavar="X", help="of --assert-equal; default: 0, the same bits")
+    return parser
+
+
+def _with_sort(arguments: Sequence[str]) -> list[str]:
+    """`--sort -KEY` as `--sort=-KEY`: argparse would take -KEY for an option."""
+    words: list[str] = []
+    for word in arguments:
+        if words and words[-1] == "--sort":
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number from 1 up"  # what argparse says was expected
+
+
+def _places(paths: Sequence[str]) -> list[Path]:
+    """What was typed, as paths: as they are, else below outputs/, else as RUN is elsewhere."""
+    if not paths:
+        if not OUTPUTS.is_dir():
+            raise UserError(f"compare: there is no {OUTPUTS} here yet; train first, or name a folder of runs")
+        return [OUTPUTS]
+    return [
+        Path(text) if Path(text).exists() else OUTPUTS / text if (OUTPUTS / text).exists() else find(text, OUTPUTS)
+        for text in paths
+    ]
+
+
+def _names(texts: Sequence[str]) -> list[str]:
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+
+def _metric(text: str | None, runs: Sequence[Run]) -> str | None:
+    from alexnet_exp.runs.foreign import metric_name
+
+    known = metric_keys(runs)
+    if text is None or text in known:
+        return text
+    if metric_name(text) in known:
+        return metric_name(text)
+    raise UserError(f"compare: --metric {text}: {one_of(text, known) if known else 'no run has a metric yet'}")
+
+
+def _margin(text: str | None) -> float | None:
+    """`0.005` and `0.5%` are the same."""
+    if text is None:
+        return None
+    try:
+        margin = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        margin = 0.0
+    if not 0 < margin < float("inf"):
+        raise UserError(f"compare: --margin {text}: must be a number greater than 0, such as 0.005 or 0.5%")
+    return margin
+
+
+def _sorted(comparison: Comparison, key: str, columns: Sequence[str], top: int | None) -> Comparison:
+    """The same, the runs by any column."""
+    runs = sorted_by(comparison.runs, key)
+    table = runs_table(runs[:top], comparison.varying, columns or None)
+    same = comparison.table == comparison.runs_table
+    return replace(comparison, runs=runs, runs_table=table, table=table if same else comparison.table)
+
+
+def _print(comparison: Comparison, form: str, top: int | None) -> None:
+    from alexnet_exp.compare import text
+
+    limit = top or text.RUNS
+    if form == "csv":
+        sys.stdout.write(text.as_csv(comparison))
+    elif form == "json":
+        sys.stdout.write(text.as_json(comparison))
+    elif form == "markdown":
+        sys.stdout.write(text.markdown(comparison, limit))
+    else:
+        from alexnet_exp.compare.terminal import show
+
+        show(comparison, limit)
+
+
+def _assert_equal(given: Namespace) -> int:
+    from alexnet_exp.compare.equal import first_difference
+
+    if len(given.paths) != 2:
+        raise UserError(f"compare: --assert-equal needs two runs, not {len(given.paths)}")
+    tolerance = given.tolerance or 0.0
+    if not 0 <= tolerance < float("inf"):
+        raise UserError(f"compare: --tolerance {tolerance}: must be a number from 0 up")
+    first, second = (find(text, OUTPUTS) for text in given.paths)
+    difference, equal = first_difference(first, second, tolerance)
+    if difference is not None:
+        print(f"{difference}; {_steps(equal)} before it")
+        return FAILED
+    print(f"{_steps(equal)}, {'to the bit' if tolerance == 0 else f'within {tolerance:g}'}")
+    return DONE
+
+
+def _steps(equal: int) -> str:
+    return f"{equal} step{' is' if equal == 1 else 's are'} equal"

@@ -1,0 +1,96 @@
+"""`runs`: the latest runs and how far they are; `runs show RUN`; `runs diff A B`. torch is not imported."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+from alexnet_exp.commands.parser import Parser
+from alexnet_exp.compare.comparison import Table
+from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs.find import find
+from alexnet_exp.settings import UserError
+
+LATEST = 15  # lines, where --all was not given
+
+
+def run(arguments: list[str]) -> int:
+    """Prints what was asked for."""
+    words = {"show": _show, "diff": _diff}
+    if arguments and arguments[0] in words:
+        return words[arguments[0]](arguments[1:])
+    parser = Parser("runs", "The latest runs and how far they are; or: runs show RUN; runs diff A B.")
+    parser.add_argument("path", nargs="?", default=str(OUTPUTS), metavar="PATH", help="default: outputs")
+    parser.add_argument("--all", action="store_true", help=f"all of them, and each job of a sweep; default: {LATEST}")
+    parser.add_argument("--format", choices=("table", "markdown", "csv", "json"), default="table")
+    given = parser.parse_args(arguments)
+    path = Path(given.path)
+    if not path.is_dir() and (OUTPUTS / given.path).is_dir():
+        path = OUTPUTS / given.path
+    if not path.is_dir():
+        raise UserError(f"runs: {given.path}: no such folder; train first, or name a folder of runs")
+    from alexnet_exp.compare.latest import as_table, entries
+    from alexnet_exp.runs.many import read
+
+    found = read(path)
+    lines = entries(path, list(found), sweeps=not given.all)
+    newest = lines if given.all else lines[:LATEST]
+    if not lines:
+        print(f"no runs under {path}", file=sys.stderr)
+    _print(as_table(newest), given.format)
+    if len(lines) > len(newest) and given.format == "table":
+        print(f"{len(lines) - len(newest):,} older; --all shows them")
+    for damaged in found.skipped:
+        print(f"skipped: {damaged}", file=sys.stderr)
+    return 0
+
+
+def _print(table: Table, form: str) -> None:
+    from alexnet_exp.compare import terminal, text
+
+    if form == "json":
+        print(json.dumps([dict(zip(table.keys, row, strict=True)) for row in table.rows], indent=1))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([table.keys, *table.rows])
+    elif form == "markdown":
+        print(text.markdown_table(table, len(table.rows)))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(highlight=False).print(terminal.rich_table(table))
+    else:
+        print("\n".join(terminal.aligned(table)))
+
+
+def _show(arguments: list[str]) -> int:
+    from alexnet_exp.compare.describe import description
+    from alexnet_exp.runs.many import as_run
+
+    parser = Parser("runs show", "All that is known of one run.")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    given = parser.parse_args(arguments)
+    path = find(given.run, OUTPUTS)
+    found = as_run(path, str(path))
+    if given.format == "json":
+        result = {"run": str(path), "status": found.status, "metrics": found.metrics, "choices": found.choices}
+        print(json.dumps(result | found.facts | {"config": found.config}, indent=1))
+        return 0
+    print("\n".join(description(found)))
+    return 0
+
+
+def _diff(arguments: list[str]) -> int:
+    from alexnet_exp.compare.describe import difference
+    from alexnet_exp.runs.many import as_run
+
+    parser = Parser("runs diff", "What differs between two runs: settings, code, versions, machine, metrics.")
+    parser.add_argument("first", metavar="A", help="a run's folder, last, or the unique beginning of its path")
+    parser.add_argument("second", metavar="B")
+    given = parser.parse_args(arguments)
+    first, second = (as_run(path, str(path)) for path in (find(given.first, OUTPUTS), find(given.second, OUTPUTS)))
+    print("\n".join(difference(first, second)))
+    return 0

@@ -1,0 +1,419 @@
+"""From runs to a Comparison: the one function behind every view and the command."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alexnet_exp.compare.arms import (
+    Folded,
+    check_group,
+    column,
+    counts,
+    decides,
+    fold,
+    label_of,
+    matching,
+    parse_settings,
+)
+from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Metric, Table, Verdict
+from alexnet_exp.compare.lookout import look_out
+from alexnet_exp.compare.select import MISSING, best_first, check_names, metric_keys, runs_table, title, value
+from alexnet_exp.compare.verdict import Family, Judge, names
+from alexnet_exp.runs.metric import difference_text, higher_is_better, is_accuracy, label, value_text
+from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.settings import UserError, one_of, shown
+
+# The metric when none is asked for: the first of these that every finished run has.
+USUAL = ("test/top1", "test/acc", "test/accuracy", "val/top1", "val/acc", "val/accuracy")
+# What every view knows of an arm beyond its settings and metrics, and the heading of it.
+ARM_COLUMNS = {
+    "n": "seeds",
+    "values": "values",
+    "sd": "sd",
+    "interval": "95% interval",
+    "difference": "difference",
+    "difference_interval": "its interval",
+    "verdict": "verdict",
+    "claim": "paper",
+    "images_per_s": "images/s",
+    "minutes": "minutes",
+    "status": "runs",
+}
+_FEW = 5  # values that are all shown
+
+
+@dataclass(frozen=True)
+class Options:
+    """How runs are compared. Settings are written as one types them: `model.norm=none`, or a group's `model=none`.
+
+    metric: what verdicts are about; by default test/top1 where all have it, else val/top1, else what there is.
+    rank: what orders the arms and chooses among them (best_of); by default the runs' `objective`. Any column will do.
+    baseline: `key=value`, several with commas: what every other arm is set against.
+    group_by: the keys that make arms, instead of all that varies. paired: over common seeds. margin: M of "no
+    difference above M", in the metric's units (an accuracy's 0.005 is half a point). best_of: keys of which each arm
+    takes its own best value, by `rank`. top: only so many arms (the baseline always), and as many lines of runs.
+    columns: of the tables, instead of what varies. seed_key: which setting is the seed. images: whether the interval
+    for new images is computed where predictions are there.
+    """
+
+    metric: str | None = None
+    rank: str | None = None
+    baseline: str | None = None
+    group_by: Sequence[str] = ()
+    paired: bool = False
+    margin: float | None = None
+    best_of: Sequence[str] = ()
+    top: int | None = None
+    columns: Sequence[str] = ()
+    seed_key: str = "seed"
+    images: bool = True
+
+
+def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequence[str] = ()) -> Comparison:
+    """What the runs say. They are selected (`--where`) before; `skipped` is passed on.
+
+    Raises UserError where an option fits none of the runs.
+    """
+    options = options or Options()
+    _check(runs, options)
+    metric = _metric(runs, options.metric)
+    folded = fold(runs, metric.key, group_by=options.group_by, seed_key=options.seed_key)
+    rank = options.rank or _rank(runs, metric.key)
+    arms = _ordered(folded.arms, rank)
+    notes: list[str] = []
+    if options.best_of:
+        check_group(options.best_of, folded.factors, "--best-of")
+        arms = _at_their_best(arms, folded.factors, options.best_of, rank)
+        notes += _about_best(arms, options.best_of, rank, metric.key)
+    families: list[Family] = []
+    if options.baseline:
+        families, alone = _families(folded, arms, options)
+        notes += alone
+    judge = Judge(metric, options.margin, options.paired, options.seed_key, options.images)
+    differences = judge.judge(families)
+    shown_arms, differences = _top(arms, differences, options.top)
+    ordered = best_first(runs, rank)
+    listed = runs_table(ordered[: options.top], folded.factors, options.columns)
+    several = any(arm.n > 1 or arm.repeated for arm in arms)
+    return Comparison(
+        metric=metric,
+        sentence=_sentence(metric, arms, differences, rank, options),
+        arms=shown_arms,
+        differences=differences,
+        table=_arms_table(shown_arms, differences, folded.factors, metric, rank, options) if several else listed,
+        runs_table=listed,
+        look_out=[*notes, *look_out(folded, arms, metric.key)],
+        varying=folded.factors,
+        runs=list(runs),
+        skipped=list(skipped),
+        margin=options.margin,
+    )
+
+
+def _check(runs: Sequence[Run], options: Options) -> None:
+    check_names(options.group_by, runs, "--group-by")
+    if options.rank:
+        check_names([options.rank], runs, "--rank")
+    if options.margin is not None and not 0 < options.margin < math.inf:
+        raise UserError(f"--margin {options.margin}: must be greater than 0")
+    if options.top is not None and options.top < 1:
+        raise UserError(f"--top {options.top}: must be at least 1")
+    if options.margin is not None and not options.baseline:
+        raise UserError("--margin: against what? add --baseline KEY=VALUE")
+    if options.paired and not options.baseline:
+        raise UserError("--paired: against what? add --baseline KEY=VALUE")
+
+
+def _metric(runs: Sequence[Run], asked: str | None) -> Metric:
+    done = [run for run in runs if run.status == DONE]
+    known = metric_keys(runs)
+    if asked is not None:
+        if runs and asked not in known:
+            raise UserError(f"--metric: no run has {asked}; {one_of(asked, known) if known else 'no run has a metric'}")
+        key = asked
+    else:
+        of_all = [key for key in known if all(key in run.metrics for run in done)]
+        others = sorted(
+            of_all, key=lambda key: (not is_accuracy(key), not key.startswith("test"), key.startswith("train"))
+        )
+        key = next(iter([*(key for key in USUAL if key in of_all), *others, *known]), USUAL[0])
+    return Metric(key, label(key), higher_is_better(key), is_accuracy(key))
+
+
+def _rank(runs: Sequence[Run], metric: str) -> str:
+    """The runs' own objective where they agree and have it, else val/top1, else the verdicts' metric."""
+    done = [run for run in runs if counts(run, metric)]
+    objectives = {run.config.get("objective") for run in done}
+    split, _, name = metric.partition("/")
+    for key in (*(objectives if len(objectives) == 1 else ()), f"val/{name}" if split == "test" else metric):
+        if isinstance(key, str) and done and all(key in run.metrics for run in done):
+            return key
+    return metric
+
+
+def _ordered(arms: Sequence[Arm], rank: str) -> list[Arm]:
+    """The best first, those without a value last."""
+    sign = -1 if higher_is_better(rank) else 1
+    return sorted(arms, key=lambda arm: math.inf if (mean := mean_of(arm, rank)) is None else sign * mean)
+
+
+def mean_of(arm: Arm, key: str) -> float | None:
+    """The mean over the arm's counted runs of a metric or any other number; None where one of them has none."""
+    found = [value(run, key) for run in arm.runs]
+    if not found or not all(isinstance(one, int | float) and math.isfinite(one) for one in found):
+        return None
+    return math.fsum(found) / len(found)
+
+
+def _at_their_best(arms: Sequence[Arm], factors: Sequence[str], best_of: Sequence[str], rank: str) -> list[Arm]:
+    """Of the arms that differ in nothing but `best_of`, the first by rank.
+
+    Arms with fewer than half the seeds of the fullest are passed over: one lucky seed would win.
+    """
+    rest = [factor for factor in factors if factor not in best_of]
+    groups: dict[tuple[str, ...], list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(_at(arm, rest), []).append(arm)
+    chosen = []
+    for members in groups.values():
+        most = max(arm.n for arm in members)
+        ranked = [arm for arm in members if 2 * arm.n >= most and (mean_of(arm, rank) is not None or not most)]
+        chosen.append((ranked or members)[0])
+    ids = {id(arm) for arm in chosen}
+    return [arm for arm in arms if id(arm) in ids]
+
+
+def _about_best(arms: Sequence[Arm], best_of: Sequence[str], rank: str, metric: str) -> list[str]:
+    keys = ", ".join(best_of)
+    notes = [
+        f"{keys} was chosen for each arm by {label(rank)} of the same runs: what was chosen looks a little better than "
+        "it is; fresh seeds would tell (sweep confirm)"
+    ]
+    if rank.startswith("test/") or rank == metric:
+        notes.append(
+            f"{keys} was chosen by {label(rank)}, on which the verdict rests too: choose by a validation metric"
+        )
+    return notes
+
+
+def _families(folded: Folded, arms: Sequence[Arm], options: Options) -> tuple[list[Family], list[str]]:
+    """Each baseline arm with the arms that are like it in everything else; and a line on those without one."""
+    assert options.baseline is not None
+    conditions = parse_settings(options.baseline)
+    first_runs = [[*arm.runs, *arm.uncounted][0] for arm in arms]
+    check_names([condition.key for condition in conditions], first_runs, "--baseline")
+    base = matching(arms, conditions)
+    if not base:
+        had = {
+            condition.key: dict.fromkeys(shown(value(run, condition.key)) for run in first_runs)
+            for condition in conditions
+        }
+        there = "; ".join(f"{key} is {', '.join(list(values)[:8])}" for key, values in had.items())
+        raise UserError(f"--baseline {options.baseline}: no arm has it; {there}")
+    if len(base) == len(arms):
+        raise UserError(f"--baseline {options.baseline}: every run has it, so there is nothing to set against it")
+    axis = {factor for condition in conditions for factor in _axis(condition.key, folded.factors, first_runs)}
+    rest = [factor for factor in folded.factors if factor not in axis and factor not in options.best_of]
+    baselines: dict[tuple[str, ...], Arm] = {}
+    for arm in base:
+        other = baselines.setdefault(_at(arm, rest), arm)
+        if other is not arm:
+            both = " and ".join(names(arm, other))
+            raise UserError(f"--baseline {options.baseline}: fits both {both}; name one of them")
+    in_base = {id(arm) for arm in base}
+    images = {id(arm): found for arm, found in zip(folded.arms, folded.data, strict=True)}
+    found: dict[tuple[str, ...], list[Arm]] = {at: [] for at in baselines}
+    alone = []
+    for arm in arms:
+        if id(arm) not in in_base:
+            if (at := _at(arm, rest)) in found:
+                found[at].append(arm)
+            else:
+                alone.append(arm.label)
+    families = [
+        Family(baselines[at], members, [arm for arm in members if _unlike(images[id(arm)], images[id(baselines[at])])])
+        for at, members in found.items()
+        if members
+    ]
+    if not families:
+        told = label_of(dict.fromkeys(rest, "..."))
+        raise UserError(
+            f"--baseline {options.baseline}: no arm has the same {told} as it; --best-of KEY or --group-by KEY?"
+        )
+    lines = (
+        [f"nothing to compare with, since the baseline has no run like it otherwise: {', '.join(alone)}"]
+        if alone
+        else []
+    )
+    return families, lines
+
+
+def _axis(key: str, factors: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Which factors the baseline's key speaks of: itself, or the one that decides it (`model` decides model.norm)."""
+    if key in factors:
+        return [key]
+    had = column(runs, key)
+    deciding = [factor for factor in factors if decides(column(runs, factor), had)]
+    return deciding[:1] or list(factors)
+
+
+def _unlike(images: Any, other: Any) -> bool:
+    return images is not None and other is not None and images != other
+
+
+def _at(arm: Arm, factors: Sequence[str]) -> tuple[str, ...]:
+    return tuple(shown(arm.settings.get(factor)) for factor in factors)
+
+
+def _top(arms: Sequence[Arm], differences: list[Difference], top: int | None) -> tuple[list[Arm], list[Difference]]:
+    """The first arms and the baselines; every arm was judged, so leaving some out changes no verdict."""
+    if top is None:
+        return list(arms), differences
+    ids = {id(arm) for arm in arms[:top]}
+    kept = [difference for difference in differences if id(difference.arm) in ids]
+    baselines = {id(difference.baseline) for difference in kept or differences}
+    return [arm for arm in arms if id(arm) in ids | baselines], kept
+
+
+def _arms_table(
+    arms: Sequence[Arm],
+    differences: Sequence[Difference],
+    factors: Sequence[str],
+    metric: Metric,
+    rank: str,
+    options: Options,
+) -> Table:
+    """One row an arm. Cells: numbers, words; `values` a list, the intervals pairs of numbers; None for nothing."""
+    by_arm = {id(difference.arm): difference for difference in differences}
+    rows_of = {
+        "n": lambda arm: arm.n,
+        "values": lambda arm: arm.values if arm.n <= _FEW else None,
+        "sd": lambda arm: arm.sd,
+        "interval": lambda arm: arm.interval,
+        "status": _status,
+    }
+
+    def cell(arm: Arm, key: str) -> Any:
+        if key in rows_of:
+            return rows_of[key](arm)
+        difference = by_arm.get(id(arm))
+        if key in ("difference", "difference_interval", "verdict", "claim"):
+            return None if difference is None else _of_difference(difference, key, metric)
+        if key in arm.settings:
+            return arm.settings[key]
+        mean = mean_of(arm, key)
+        if mean is not None:
+            return mean
+        found = {shown(value(run, key)) for run in arm.runs if value(run, key) is not MISSING}
+        return found.pop() if len(found) == 1 else None
+
+    of_differences = ["difference", "difference_interval", "verdict"] if differences else []
+    claims = ["claim"] if any(difference.claim for difference in differences) else []
+    few = ["values"] if any(1 < arm.n <= _FEW for arm in arms) else []
+    ranked = [rank] if rank != metric.key else []
+    usual = [*factors, "n", metric.key, "sd", "interval", *few, *of_differences, *claims, *ranked]
+    keys = list(options.columns) or [*usual, "images_per_s", "minutes", "status"]
+    metrics = metric_keys([run for arm in arms for run in arm.runs])
+    return Table(
+        keys,
+        [ARM_COLUMNS.get(key) or title(key, metrics) for key in keys],
+        [[cell(arm, key) for key in keys] for arm in arms],
+    )
+
+
+def _of_difference(difference: Difference, key: str, metric: Metric) -> Any:
+    if key == "difference":
+        return None if math.isnan(difference.difference) else difference.difference
+    if key == "difference_interval":
+        return difference.interval
+    if key == "claim":
+        return difference.claim.difference if difference.claim else None
+    return verdict_text(difference, metric)
+
+
+def verdict_text(difference: Difference, metric: Metric) -> str:
+    """The verdict in a few words: `better`, `cannot tell below 0.9 points`."""
+    word = difference.verdict.value
+    if difference.verdict in (Verdict.better, Verdict.worse):
+        return word
+    if difference.bound is None:
+        return word.removesuffix(" below")
+    return f"{word} {difference_text(metric.key, difference.bound)}{' points' if metric.percent else ''}"
+
+
+def _status(arm: Arm) -> str:
+    found = Counter(run.status for run in [*arm.runs, *arm.repeated, *arm.uncounted])
+    return ", ".join(f"{times} {status}" for status, times in found.most_common())
+
+
+def _sentence(
+    metric: Metric, arms: Sequence[Arm], differences: Sequence[Difference], rank: str, options: Options
+) -> str:
+    counted = [arm for arm in arms if arm.n]
+    if not arms:
+        return "There are no runs here."
+    if not counted:
+        found = Counter(run.status for arm in arms for run in arm.uncounted)
+        told = ", ".join(f"{times} {status}" for status, times in found.most_common())
+        return f"No run with {metric.label} is done: {told}."
+    text = _verdicts(metric, differences) if differences else _ranking(metric, counted, rank)
+    if options.best_of:
+        text += f". Each arm is at its own best {', '.join(options.best_of)} by {label(rank)}"
+    return f"{text[0].upper()}{text[1:]}." if text.startswith(("cannot", "no ", "none ")) else f"{text}."
+
+
+def _ranking(metric: Metric, arms: Sequence[Arm], rank: str) -> str:
+    """Without a baseline there is a ranking and no verdict: which arm came first is partly luck."""
+    best = arms[0]
+    told = f"{metric.label} {_mean(metric, best)}"
+    if len(arms) == 1:
+        return f"{best.label}: {told}"
+    first = f"{best.label} is first of {len(arms)} by {label(rank)}: {told}"
+    if all(arm.n == 1 for arm in arms):
+        return f"{first}; one run each: this cannot separate the change from luck"
+    return f"{first}. Whether it is better than another, --baseline says"
+
+
+def _mean(metric: Metric, arm: Arm) -> str:
+    if arm.n == 1:
+        return f"{value_text(metric.key, arm.mean)} (one run)"
+    if arm.interval is None:
+        values = arm.values if arm.n <= _FEW else [arm.mean]
+        return f"{' and '.join(value_text(metric.key, one) for one in values)} ({arm.n} seeds)"
+    low, high = (value_text(metric.key, end) for end in arm.interval)
+    return f"{value_text(metric.key, arm.mean)} (95% interval {low} to {high}; {arm.n} seeds)"
+
+
+def _verdicts(metric: Metric, differences: Sequence[Difference]) -> str:
+    """The sentence of the only difference; of several the clearest, and how many there are of each verdict else."""
+    order = list(Verdict)
+    # a difference nobody looked for is told before one that nobody found
+    clearest = min(differences, key=lambda one: (order.index(one.verdict), one.p if one.p is not None else 2.0))
+    text = clearest.sentence
+    if clearest.claim is not None:
+        amount = difference_text(metric.key, clearest.claim.difference, sign=True)
+        text += f"; the paper claims {amount}{' points' if metric.percent else ''}"
+    others = Counter(one.verdict for one in differences if one is not clearest)
+    if not others:
+        return text
+    verbs = {
+        Verdict.better: ("is", "are", "better"),
+        Verdict.worse: ("is", "are", "worse"),
+        Verdict.no_difference: ("is", "are", "no different"),
+        Verdict.cannot_tell: ("cannot", "cannot", "be told from the baseline"),
+    }
+
+    def told(verdict: Verdict, number: int, who: str) -> str:
+        singular, plural, what = verbs[verdict]
+        return f"{who} {singular if number == 1 else plural} {what}"
+
+    number = len(differences) - 1
+    if len(others) == 1:
+        return f"{text}. {told(*next(iter(others.items())), 'The other one' if number == 1 else f'The other {number}')}"
+    return f"{text}. Of the others " + ", ".join(
+        told(verdict, others[verdict], str(others[verdict])) for verdict in order if others[verdict]
+    )

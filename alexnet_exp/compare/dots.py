@@ -1,0 +1,229 @@
+"""The dot plot of a comparison: each seed a dot, the bar its interval, grey where it cannot tell, a diamond the claim.
+
+One picture as text for a terminal and Markdown, and as an inline SVG for HTML, which follows the colours around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from alexnet_exp.compare.comparison import Arm, Comparison, Verdict
+from alexnet_exp.runs.metric import is_accuracy, value_text
+from alexnet_exp.settings import shown
+
+ROWS = 20  # more arms than that are a table, not a picture
+LABEL = 36  # characters of an arm's label
+
+# Of the SVG: its own units; text is 13 of them high, so that it can be read on a phone.
+WIDTH, MARGIN, LANE, TOP, RADIUS = 520, 16, 46, 8, 4.5
+COLOUR, GREY = "var(--accent, #1f6feb)", "var(--muted, #8b949e)"
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What a text plot is drawn with."""
+
+    dot: str = "●"
+    bar: str = "─"
+    left: str = "├"
+    right: str = "┤"
+    claim: str = "◇"
+
+
+PLAIN = Signs("o", "-", "[", "]", "<")  # where the terminal cannot show the others
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One arm in the picture. grey: the comparison cannot tell it from the baseline. claim: where the paper has it."""
+
+    arm: Arm
+    grey: bool
+    claim: float | None
+    claim_text: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the text plot; `grey` ones are shown dimmed where that is possible."""
+
+    text: str
+    grey: bool = False
+
+
+def lanes(comparison: Comparison) -> list[Lane]:
+    """The arms that are drawn, the best first."""
+    against = {id(difference.arm): difference for difference in comparison.differences}
+    found = []
+    for arm in comparison.arms:
+        if not arm.values:
+            continue
+        difference = against.get(id(arm))
+        claim = difference.claim if difference else None
+        at = difference.baseline.mean if difference else None
+        found.append(
+            Lane(
+                arm,
+                difference is not None and difference.verdict is Verdict.cannot_tell,
+                at + claim.difference if claim and at is not None else None,
+                claim.text if claim else "",
+            )
+        )
+    return found
+
+
+def dots_text(comparison: Comparison, width: int = 100, signs: Signs | None = None) -> list[Line]:
+    """The plot as lines of at most `width` characters; none where no arm has a value."""
+    signs = signs or Signs()
+    drawn = lanes(comparison)
+    if not drawn:
+        return []
+    key, first = comparison.metric.key, drawn[:ROWS]
+    low, high = _span(first)
+    labels = _labels(first)
+    wide = min(LABEL, width // 3, max(map(len, labels)))
+    figures = [value_text(key, lane.arm.mean) for lane in first]
+    room = max(20, width - wide - max(map(len, figures)) - 4)
+
+    def place(number: float) -> int:
+        return min(room - 1, max(0, round((number - low) / (high - low) * (room - 1))))
+
+    lines = []
+    for lane, label, figure in zip(first, labels, figures, strict=True):
+        cells = [" "] * room
+        if lane.arm.interval:
+            start, end = map(place, lane.arm.interval)
+            cells[start : end + 1] = signs.bar * (end - start + 1)
+            cells[start], cells[end] = signs.left, signs.right
+        for number in lane.arm.values:
+            cells[place(number)] = signs.dot
+        if lane.claim is not None:
+            cells[place(lane.claim)] = signs.claim
+        lines.append(Line(f"{_cut(label, wide):<{wide}}  {''.join(cells)}  {figure}".rstrip(), lane.grey))
+    lines.append(Line(f"{'':<{wide}}  {_scale(key, low, high, room, place)}".rstrip()))
+    legend = [f"{signs.dot} one seed"]
+    if any(lane.arm.interval for lane in first):
+        legend.append(f"{signs.left}{signs.bar}{signs.right} 95% interval of the mean")
+    if any(lane.claim is not None for lane in first):
+        legend.append(f"{signs.claim} the paper's claim")
+    more = f"; {len(drawn) - ROWS} more are in the table" if len(drawn) > ROWS else ""
+    return [*lines, Line(f"{'':<{wide}}  {comparison.metric.label}: {', '.join(legend)}{more}")]
+
+
+def dots_svg(comparison: Comparison) -> str:
+    """The plot as an `<svg>` element; the empty string where no arm has a value.
+
+    Colours are the page's `--accent` and `--muted`, and its text colour, so that it reads in the dark too.
+    """
+    drawn = lanes(comparison)[:ROWS]
+    if not drawn:
+        return ""
+    key = comparison.metric.key
+    low, high = _span(drawn)
+
+    def place(number: float) -> str:
+        return f"{MARGIN + (number - low) / (high - low) * (WIDTH - 2 * MARGIN):.1f}"
+
+    bottom = TOP + LANE * len(drawn)
+    parts = [
+        f'<svg class="dot-plot" viewBox="0 0 {WIDTH} {bottom + 40}" role="img" xmlns="http://www.w3.org/2000/svg" '
+        f'style="width:100%;max-width:{WIDTH + 200}px;height:auto" font-size="13" fill="currentColor" '
+        f'font-family="inherit"><title>{escape(_alternative(comparison, drawn))}</title>'
+    ]
+    for tick in _ticks(low, high, 5):
+        x = place(tick)
+        parts.append(
+            f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{bottom}" stroke="currentColor" stroke-opacity=".15"/>'
+            f'<text x="{x}" y="{bottom + 16}" text-anchor="middle" font-size="12">{escape(_tick(key, tick))}</text>'
+        )
+    for number, (lane, name) in enumerate(zip(drawn, _labels(drawn), strict=True)):
+        parts += _lane_svg(lane, name, key, TOP + LANE * number, place)
+    middle, label = WIDTH / 2, escape(comparison.metric.label)
+    parts.append(f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle" font-size="12">{label}</text></svg>')
+    return "".join(parts)
+
+
+def _lane_svg(lane: Lane, name: str, key: str, top: float, place: Callable[[float], str]) -> Iterable[str]:
+    arm, y, colour = lane.arm, top + 32, GREY if lane.grey else COLOUR
+    figure = value_text(key, arm.mean)
+    yield f'<text x="{MARGIN}" y="{top + 16}">{escape(_cut(name, 48))}</text>'
+    yield f'<text x="{WIDTH - MARGIN}" y="{top + 16}" text-anchor="end">{escape(figure)}</text>'
+    if arm.interval:
+        start, end = map(place, arm.interval)
+        told = escape(f"95% interval {value_text(key, arm.interval[0])} to {value_text(key, arm.interval[1])}")
+        yield (
+            f'<line x1="{start}" x2="{end}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="9" stroke-opacity=".35" '
+            f'stroke-linecap="round"><title>{told}</title></line>'
+        )
+    for seed, number in zip(arm.seeds, arm.values, strict=True):
+        told = escape(value_text(key, number) + ("" if seed is None else f", seed {seed}"))
+        yield (
+            f'<circle cx="{place(number)}" cy="{y}" r="{RADIUS}" fill="{colour}" fill-opacity=".75">'
+            f"<title>{told}</title></circle>"
+        )
+    if lane.claim is not None:
+        x, r = float(place(lane.claim)), RADIUS + 3
+        corners = f"{x},{y - r} {x + r},{y} {x},{y + r} {x - r},{y}"
+        told = escape(f"the paper: {lane.claim_text}")
+        yield (
+            f'<polygon points="{corners}" fill="none" stroke="currentColor" stroke-width="1.5">'
+            f"<title>{told}</title></polygon>"
+        )
+
+
+def _span(drawn: Sequence[Lane]) -> tuple[float, float]:
+    """From the least to the greatest thing drawn, never of no width."""
+    numbers = [number for lane in drawn for number in (*lane.arm.values, *(lane.arm.interval or ()))]
+    numbers += [lane.claim for lane in drawn if lane.claim is not None]
+    low, high = min(numbers), max(numbers)
+    spare = (high - low) * 0.03 or abs(high) * 0.01 or 0.01
+    return low - spare, high + spare
+
+
+def _ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers in between: steps of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _scale(key: str, low: float, high: float, room: int, place: Callable[[float], int]) -> str:
+    cells = [" "] * room
+    for tick in _ticks(low, high, max(2, room // 14)):
+        text = _tick(key, tick)
+        start = max(0, min(room - len(text), place(tick) - len(text) // 2))
+        if all(cell == " " for cell in cells[max(0, start - 1) : start + len(text) + 1]):
+            cells[start : start + len(text)] = text
+    return "".join(cells)
+
+
+def _tick(key: str, number: float) -> str:
+    return f"{100 * number:.6g}%" if is_accuracy(key) else f"{number:.6g}"
+
+
+def _labels(drawn: Sequence[Lane]) -> list[str]:
+    """What tells the drawn arms apart, as short as it can be: of a dotted key its last part, where that is unique."""
+    settings = [lane.arm.settings for lane in drawn]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    differ = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    lasts = Counter(key.rpartition(".")[2] for key in differ)
+    names = {key: last if lasts[last] == 1 else key for key in differ for last in [key.rpartition(".")[2]]}
+    if not names:
+        return [lane.arm.label for lane in drawn]
+    return [" ".join(f"{names[key]}={shown(one[key])}" for key in differ if key in one) for one in settings]
+
+
+def _cut(label: str, width: int) -> str:
+    return label if len(label) <= width else f"{label[: width - 2]}.."
+
+
+def _alternative(comparison: Comparison, drawn: Sequence[Lane]) -> str:
+    """What the picture says, for those who cannot see it."""
+    key = comparison.metric.key
+    arms = "; ".join(f"{lane.arm.label} {value_text(key, lane.arm.mean)} ({lane.arm.n})" for lane in drawn)
+    return f"{comparison.metric.label} by arm, mean and number of seeds: {arms}"

@@ -1,0 +1,58 @@
+"""Whether two runs took the same steps: the test of a refactoring that must change nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from alexnet_exp.runs.contents import read_steps
+from alexnet_exp.settings import UserError
+
+NAMES = ("step", "loss", "lr")
+
+
+@dataclass(frozen=True)
+class Unequal:
+    """The first difference: in `what` (step, loss, lr) at `step`; None is a step that a run does not have."""
+
+    step: int
+    what: str
+    first: float | None
+    second: float | None
+
+    def __str__(self) -> str:
+        if self.first is None or self.second is None:
+            return f"step {self.step}: only the {'second' if self.first is None else 'first'} run has it"
+        return f"step {self.step}: {self.what} {self.first!r} and {self.second!r}"
+
+
+def first_difference(first: Path, second: Path, tolerance: float = 0.0) -> tuple[Unequal | None, int]:
+    """The first step in which the runs in two folders differ, and how many steps are equal.
+
+    tolerance: how far two losses or learning rates may lie apart, relative to the greater one and absolute at once, as
+    `math.isclose` takes them; 0 is the same bits, where NaN equals NaN. Raises UserError where a run recorded no step.
+    """
+    ours, theirs = read_steps(first), read_steps(second)
+    for run, rows in ((first, ours), (second, theirs)):
+        if not rows:
+            raise UserError(f"{run / 'steps.csv'}: has no steps to compare")
+    for equal, (one, other) in enumerate(zip_longest(ours, theirs)):
+        if one is None or other is None or one[0] != other[0]:
+            # the one that comes first is missing in the other
+            if other is None or (one is not None and one[0] < other[0]):
+                return Unequal(one[0], "step", one[0], None), equal
+            return Unequal(other[0], "step", None, other[0]), equal
+        for name, a, b in zip(NAMES[1:], one[1:], other[1:], strict=True):
+            if not _same(a, b, tolerance):
+                return Unequal(one[0], name, a, b), equal
+    return None, len(ours)
+
+
+def _same(a: float, b: float, tolerance: float) -> bool:
+    if math.isnan(a) or math.isnan(b):
+        return math.isnan(a) and math.isnan(b)
+    if tolerance == 0:
+        return a == b and math.copysign(1, a) == math.copysign(1, b)
+    return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)

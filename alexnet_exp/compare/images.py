@@ -1,0 +1,97 @@
+"""A second interval of a difference: for new test images too, from the predictions that runs keep.
+
+The interval over seeds answers "would other seeds say so, on these images?". This one asks for other images of the same
+kind as well: of few images the choice can matter more than the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from alexnet_exp.runs.run import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Interval = tuple[float, float]
+
+FILE = "predictions/test.npz"
+WITHIN = {"test/top1": 1, "test/top5": 5}  # the metrics that predictions tell, and how many guesses each allows
+DRAWS = 1000
+_AT_ONCE = 50  # draws whose images are in memory together
+
+
+class Answers:
+    """Which test images each run got right; each file is read once."""
+
+    def __init__(self, metric: str):
+        self.guesses = WITHIN.get(metric)
+        self._read: dict[Any, tuple[NDArray[np.int64], NDArray[np.bool_]] | None] = {}
+
+    def of(self, runs: Sequence[Run]) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]] | None:
+        """Labels and rights of every run; None where a file is missing or damaged, or the metric is another."""
+        found = [one for run in runs if (one := self._one(run)) is not None]
+        return found if len(found) == len(runs) else None
+
+    def _one(self, run: Run) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+        if run.path not in self._read:
+            self._read[run.path] = None if self.guesses is None else _rights(run, self.guesses)
+        return self._read[run.path]
+
+
+def interval(arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alpha: float = 0.05) -> Interval | None:
+    """Of the difference in accuracy, by bootstrap over images and seeds.
+
+    Each draw takes as many images as there are, the same for all runs, and of each arm's n seeds n - 1: so the seeds
+    add as much spread as they have, where n of n would add too little of it. For fewer than three seeds there is none.
+    The draws are the same every time. None too where the runs did not all keep predictions for the same labels.
+    """
+    if min(len(arm), len(baseline)) < 3:
+        return None
+    first, second = answers.of(arm), answers.of(baseline)
+    if first is None or second is None:
+        return None
+    import numpy as np
+
+    labels = first[0][0]
+    if any(not np.array_equal(labels, other) for other, _ in [*first, *second]):
+        return None
+    rights = np.stack([right for _, right in [*first, *second]], axis=1).astype(np.float32)
+    images, generator = len(labels), np.random.default_rng(0)
+    if images == 0:
+        return None
+    # [draws, runs]: the accuracy of each run on each draw of images
+    accuracies = np.empty((DRAWS, rights.shape[1]))
+    for start in range(0, DRAWS, _AT_ONCE):
+        drawn = generator.integers(0, images, size=(_AT_ONCE, images), dtype=np.int32)
+        drawn += np.arange(_AT_ONCE, dtype=np.int32)[:, None] * images
+        times = np.bincount(drawn.ravel(), minlength=_AT_ONCE * images).reshape(_AT_ONCE, images)
+        accuracies[start : start + _AT_ONCE] = times.astype(np.float32) @ rights / images
+    means = []
+    for columns in (accuracies[:, : len(first)], accuracies[:, len(first) :]):
+        n = columns.shape[1]
+        seeds = generator.integers(0, n, size=(DRAWS, n - 1))
+        means.append(np.take_along_axis(columns, seeds, axis=1).mean(axis=1))
+    low, high = np.quantile(means[0] - means[1], [alpha / 2, 1 - alpha / 2])
+    return float(low), float(high)
+
+
+def _rights(run: Run, guesses: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(run.path / FILE, allow_pickle=False) as stored:
+            labels, probabilities = stored["labels"], stored["probabilities"]
+            classes = stored["classes"] if "classes" in stored.files else None
+        if guesses == 1:
+            best = probabilities.argmax(axis=1)[:, None]
+        else:
+            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :guesses]
+        guessed = best if classes is None else np.take_along_axis(classes, best, axis=1)
+        return labels, (guessed == labels[:, None]).any(axis=1)
+    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,143 @@
+"""The list of the latest runs: how far each is, a sweep as one line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from alexnet_exp.compare.comparison import Table
+from alexnet_exp.compare.select import best_first
+from alexnet_exp.runs.metric import label, value_text
+from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, Run
+
+OPEN = "open"  # of a job that has not begun
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the list: a run, or a sweep with what became of its jobs."""
+
+    when: str
+    name: str
+    status: str
+    progress: str
+    metric: str
+    value: float | None
+
+
+def progress(found: Run, now: float | None = None) -> str:
+    """How far a run is: `3 of 10 epochs`, and while it runs about how long it will still take.
+
+    The rest is reckoned from the epochs so far; early stopping and the test are not in it.
+    """
+    done, limit = found.facts.get("epochs") or 0, found.config.get("trainer.max_epochs")
+    if found.status == DONE:
+        return f"{done} epoch{'' if done == 1 else 's'}" if done else ""
+    if not isinstance(limit, int) or limit < 1:
+        return f"{done} epochs"
+    text = f"{done} of {limit} epochs"
+    begun = _seconds(found.facts.get("start"))
+    if found.status != RUNNING or not done or begun is None:
+        return text
+    left = ((time.time() if now is None else now) - begun) / done * (limit - done)
+    return f"{text}, about {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{max(0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def entries(path: Path, runs: Sequence[Run], *, sweeps: bool) -> list[Entry]:
+    """The newest first; what runs comes before all. sweeps: each as one line, not a line a job."""
+    plans = _plans(path, runs) if sweeps else {}
+    of_sweeps: dict[Path, list[Run]] = {folder: [] for folder in plans}
+    lines = []
+    for found in runs:
+        folder = next((parent for parent in found.path.parents if parent in plans), None)
+        if folder is not None:
+            of_sweeps[folder].append(found)
+        else:
+            lines.append(_entry(found))
+    lines += [_sweep_entry(path, folder, *plans[folder], of_sweeps[folder]) for folder in plans]
+    newest = sorted(lines, key=lambda entry: entry.when, reverse=True)
+    return sorted(newest, key=lambda entry: RUNNING not in entry.status)
+
+
+def _entry(found: Run) -> Entry:
+    objective = str(found.config.get("objective") or "val/top1")
+    metric = "test/top1" if "test/top1" in found.metrics else objective
+    if metric not in found.metrics:
+        metric = next(iter(found.metrics), metric)
+    value = found.metrics.get(metric)
+    return Entry(_start(found), found.name, found.status, progress(found), metric, value)
+
+
+def _sweep_entry(path: Path, folder: Path, jobs: int, objective: str, runs: Sequence[Run]) -> Entry:
+    counts = Counter(found.status for found in runs)
+    counts[OPEN] = max(0, jobs - len(runs))
+    best = next(iter(best_first(runs, objective)), None)
+    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=_by_status) if count)
+    name = folder.relative_to(path).as_posix() if folder != path else folder.name
+    value = best.metrics.get(objective) if best else None
+    when = max((_start(found) for found in runs), default=_modified(folder))
+    return Entry(
+        when, f"{name}/", f"sweep: {RUNNING}" if counts[RUNNING] else "sweep", f"{told} of {jobs}", objective, value
+    )
+
+
+def _by_status(item: tuple[str, int]) -> int:
+    order = (DONE, PRUNED, FAILED, DIED, INTERRUPTED, RUNNING, OPEN)
+    return order.index(item[0]) if item[0] in order else len(order)
+
+
+def _plans(path: Path, runs: Sequence[Run]) -> dict[Path, tuple[int, str]]:
+    """The sweeps whose jobs the runs are, and those below `path` that have not begun: number of jobs and objective."""
+    folders = {found.path.parent for found in runs} | {path, *path.glob("*/"), *path.glob("*/*/")}
+    plans = {}
+    for folder in sorted(folders):
+        try:
+            stored = json.loads((folder / "sweep.json").read_bytes())
+            plans[folder] = (len(stored["jobs"]), str(stored["objective"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return plans
+
+
+def as_table(lines: Sequence[Entry]) -> Table:
+    """For people: values as they are read."""
+    keys = ["start", "run", "status", "progress", "metric", "value"]
+    rows = [
+        [
+            entry.when[:16].replace("T", " "),
+            *(entry.name, entry.status, entry.progress),
+            *(("", None) if entry.value is None else (label(entry.metric), entry.value)),
+        ]
+        for entry in lines
+    ]
+    for row, entry in zip(rows, lines, strict=True):
+        row[-1] = None if entry.value is None else value_text(entry.metric, entry.value)
+    return Table(keys, keys, rows)
+
+
+def _start(found: Run) -> str:
+    return str(found.facts.get("start") or _modified(found.path))
+
+
+def _modified(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(timespec="milliseconds")
+
+
+def _seconds(start: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(start).timestamp()
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,261 @@
+"""What to look out for before a comparison is believed: one line each, the most serious first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from alexnet_exp.compare.arms import PLACEMENT, Folded, decides, frozen
+from alexnet_exp.compare.comparison import Arm
+from alexnet_exp.compare.verdict import stated_claim
+from alexnet_exp.runs.metric import label
+from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.settings import shown
+
+_SHOWN = 4  # values or arms of one line
+# Facts that should be the same in all runs, how people call them, and the settings that change them on purpose.
+_FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("commit", "the code's commit", ()),
+    ("device", "the device", ("trainer",)),
+    ("precision", "the precision", ("trainer", "trainer.precision")),
+    ("ranks", "the number of processes", ("trainer",)),
+    ("host", "the host", ()),
+    ("effective_batch", "the effective batch", ("data.batch_size", "trainer.accumulate_grad_batches", "experiment")),
+    ("deterministic", "whether computing was deterministic", ("trainer.deterministic",)),
+    ("tested", "the tested checkpoint", ("test.checkpoint", "experiment")),
+)
+_PAUSE = timedelta(hours=1)  # between two runs that were started one by one: a new batch
+
+
+def look_out(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
+    """About `arms`, those that are shown of what was folded."""
+    return [
+        *_data(folded, arms),
+        *(line for fact in _FACTS for line in _fact(arms, folded.factors, *fact)),
+        *_versions(arms),
+        *_dirty(arms),
+        *_placement(arms),
+        *_mixed(folded),
+        *_uncounted(arms, metric),
+        *_repeated(arms),
+        *_seeds(arms),
+        *_batches(arms),
+        *_claims(arms),
+    ]
+
+
+def _data(folded: Folded, arms: Sequence[Arm]) -> list[str]:
+    by_arm = {id(arm): images for arm, images in zip(folded.arms, folded.data, strict=True)}
+    seen: dict[Hashable, list[Arm]] = {}
+    for arm in arms:
+        if arm.n and id(arm) in by_arm:
+            seen.setdefault(by_arm[id(arm)], []).append(arm)
+    if len(seen) < 2:
+        return []
+    parts = [f"{_images(images)}: {_listed(one.label for one in these)}" for images, these in seen.items()]
+    return [f"runs on different data are not pooled and not compared with each other: {_listed(parts, '; ')}"]
+
+
+def _images(images: Hashable) -> str:
+    fingerprint, count = images if isinstance(images, tuple) else (None, None)
+    name = f"data {str(fingerprint)[:8]}" if fingerprint else "data without a fingerprint"
+    return name + (f", {count} test images" if count is not None else "")
+
+
+def _fact(arms: Sequence[Arm], factors: Sequence[str], key: str, name: str, on_purpose: Sequence[str]) -> list[str]:
+    if set(on_purpose) & set(factors):
+        return []
+    return _differs(arms, name, lambda run: run.facts.get(key), short=10 if key == "commit" else None)
+
+
+def _versions(arms: Sequence[Arm]) -> list[str]:
+    packages = {name for arm in arms for run in arm.runs for name in _mapping(run.facts.get("versions"))}
+    return [
+        line
+        for package in sorted(packages)
+        for line in _differs(arms, f"the version of {package}", lambda run, p=package: _version(run, p))  # type: ignore[misc]
+    ]
+
+
+def _placement(arms: Sequence[Arm]) -> list[str]:
+    # devices, ranks and hosts are told from what they became
+    keys = [key for key in PLACEMENT if key not in ("trainer.gpus", "trainer.accelerator", "trainer.devices")]
+    return [line for key in keys for line in _differs(arms, key, lambda run, k=key: run.config.get(k))]  # type: ignore[misc]
+
+
+def _differs(arms: Sequence[Arm], name: str, of: Callable[[Run], Any], short: int | None = None) -> list[str]:
+    """One line where `of` is not the same in all counted runs: worse where it goes with the arm."""
+    places = [(place, run) for place, arm in enumerate(arms) for run in arm.runs]
+    raw = [of(run) for _, run in places]
+    if all(one == raw[0] for one in raw):
+        return []
+    had = [frozen(one) for one in raw]
+
+    def text(one: Hashable) -> str:
+        return "unknown" if one is None else shown(one)[:short]
+
+    counted = Counter(had)
+    if len(arms) > 1 and decides([place for place, _ in places], had):
+        by_value: dict[Hashable, list[str]] = {}
+        for (place, _), one in zip(places, had, strict=True):
+            if arms[place].label not in by_value.setdefault(one, []):
+                by_value[one].append(arms[place].label)
+        parts = [f"{text(one)} for {_listed(labels)}" for one, labels in by_value.items()]
+        return [f"{name} differs between the arms, so it may be what made the difference: {_listed(parts, '; ')}"]
+    parts = [f"{text(one)} ({times} run{'' if times == 1 else 's'})" for one, times in counted.most_common()]
+    return [f"{name} differs: {_listed(parts)}"]
+
+
+def _dirty(arms: Sequence[Arm]) -> list[str]:
+    dirty = [run for arm in arms for run in arm.runs if run.facts.get("dirty")]
+    runs = sum(arm.n for arm in arms)
+    if not dirty:
+        return []
+    which = "all runs" if len(dirty) == runs else f"{len(dirty)} of {runs} runs ({_listed(run.name for run in dirty)})"
+    return [f"uncommitted changes in the code of {which}: see code.patch in their folders"]
+
+
+def _mixed(folded: Folded) -> list[str]:
+    return [
+        f"runs that are taken together differ in {key}: {_listed(_known(one) for one in had)}"
+        for key, had in folded.stray.items()
+    ]
+
+
+def _uncounted(arms: Sequence[Arm], metric: str) -> list[str]:
+    lines = []
+    for arm in arms:
+        if arm.uncounted:
+            found = Counter(
+                run.status if run.status != DONE else f"done without {label(metric)}" for run in arm.uncounted
+            )
+            told = ", ".join(f"{times} {status}" for status, times in found.most_common())
+            lines.append(f"{arm.label}: {told}, not counted")
+    if len(lines) > _SHOWN:
+        runs = [run for arm in arms for run in arm.uncounted]
+        found = Counter(run.status if run.status != DONE else f"done without {label(metric)}" for run in runs)
+        told = ", ".join(f"{times} {status}" for status, times in found.most_common())
+        return [f"not counted in {len(lines)} arms: {told}"]
+    return lines
+
+
+def _repeated(arms: Sequence[Arm]) -> list[str]:
+    lines = []
+    for arm in arms:
+        if arm.repeated:
+            seeds = sorted({str(run.config.get("seed")) for run in arm.repeated})
+            lines.append(f"{arm.label}: seed {_listed(seeds)} ran more than once; the run that ended first counts")
+    if len(lines) > _SHOWN:
+        return [f"in {len(lines)} arms a seed ran more than once; the run that ended first counts"]
+    return lines
+
+
+def _seeds(arms: Sequence[Arm]) -> list[str]:
+    counted = [arm for arm in arms if arm.n]
+    lines = []
+    unknown = sum(seed is None for arm in counted for seed in arm.seeds)
+    if unknown and any(arm.n > 1 for arm in counted):
+        lines.append(f"{unknown} run{'' if unknown == 1 else 's'} did not record a seed: each counts as one of its own")
+    used = {tuple(arm.seeds) for arm in counted}
+    if len(used) > 1 and not unknown and any(arm.n > 1 for arm in counted):
+        parts = [f"{arm.label} {_ranges([seed for seed in arm.seeds if seed is not None])}" for arm in counted]
+        lines.append(f"the arms have different seeds: {_listed(parts, '; ')}")
+    return lines
+
+
+def _batches(arms: Sequence[Arm]) -> list[str]:
+    """Adding seeds until it looks right makes false verdicts likelier than the method says."""
+    lines = []
+    for arm in arms:
+        parts = [_ranges([seed for run in batch if (seed := run.seed) is not None]) for batch in _batched(arm.runs)]
+        if len(parts) > 1:
+            lines.append(f"{arm.label} ({_listed((part or 'unknown' for part in parts), ', then ')})")
+    if not lines:
+        return []
+    return [
+        f"seeds were added in several batches: {_listed(lines, '; ')}. If more were added because of what the first "
+        "showed, verdicts err more often than 5 times in 100"
+    ]
+
+
+def _batched(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs by the folder of their sweep; those started one by one by the pauses between them. The earliest first."""
+    by_sweep: dict[Path | None, list[Run]] = {}
+    for run in runs:
+        sweep = run.path.parent if _is_sweep(run) else None
+        by_sweep.setdefault(sweep, []).append(run)
+    batches: list[list[Run]] = []
+    for sweep, members in by_sweep.items():
+        timed = sorted(
+            ((time, run) for run in members if (time := _time(run, "start")) is not None), key=lambda pair: pair[0]
+        )
+        if sweep is not None or len(timed) < len(members):
+            batches.append(members)
+            continue
+        last: datetime | None = None
+        for start, run in timed:
+            if last is None or start - last > _PAUSE:
+                batches.append([])
+            batches[-1].append(run)
+            last = max(_time(run, "end") or start, last or start)
+    return sorted(batches, key=lambda batch: min(str(run.facts.get("start", "")) for run in batch))
+
+
+_sweeps: dict[Path, bool] = {}
+
+
+def _is_sweep(run: Run) -> bool:
+    parent = run.path.parent
+    if parent not in _sweeps:
+        _sweeps[parent] = (parent / "sweep.json").is_file() or (parent / "multirun.yaml").is_file()
+    return _sweeps[parent]
+
+
+def _time(run: Run, key: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(run.facts.get(key)))
+    except ValueError:
+        return None
+
+
+def _claims(arms: Sequence[Arm]) -> list[str]:
+    lines = []
+    for arm in arms:
+        stated = stated_claim(arm.runs[0] if arm.runs else None)
+        difference = stated.get("difference")
+        if stated and (isinstance(difference, bool) or not isinstance(difference, int | float)):
+            lines.append(f"{arm.label}: paper_claim says no difference as a number, so it is not shown")
+    return lines
+
+
+def _version(run: Run, package: str) -> Any:
+    return _mapping(run.facts.get("versions")).get(package)
+
+
+def _mapping(had: Any) -> dict[str, Any]:
+    return had if isinstance(had, dict) else {}
+
+
+def _known(one: Any) -> str:
+    return "nothing" if repr(one) == "MISSING" else shown(one)
+
+
+def _listed(parts: Iterable[str], between: str = ", ") -> str:
+    every = list(parts)
+    if len(every) <= _SHOWN:
+        return between.join(every)
+    return between.join(every[: _SHOWN - 1]) + f"{between}and {len(every) - _SHOWN + 1} more"
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """`1-5, 7` for seeds 1, 2, 3, 4, 5 and 7."""
+    parts: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

@@ -1,0 +1,65 @@
+"""The sentences for a paper's Methods section: how the differences were judged, from the comparison itself."""
+
+from __future__ import annotations
+
+from alexnet_exp.compare.comparison import Comparison
+from alexnet_exp.runs.metric import difference_text, unit
+from alexnet_exp.runs.run import DONE
+
+# Difference.method in the words of a paper
+_TESTS = {
+    "Welch": "Welch's t test",
+    "Dunnett": "Dunnett's test of the arms against their baseline",
+    "Welch with Holm": "Welch's t tests with Holm's correction, since the sds differ more than threefold",
+    "paired t": "the t test of the differences at the seeds in common",
+    "paired t with Holm": "t tests of the differences at the seeds in common, with Holm's correction",
+}
+
+
+def methods(comparison: Comparison) -> str:
+    """What a reader must know to weigh the result: seeds, what is compared, the tests, their correction, the margin."""
+    counts = sorted({arm.n for arm in comparison.arms})
+    if not counts or not counts[-1]:
+        return ""
+    sentences = [
+        _seeds(len(comparison.arms), counts),
+        f"{_capital(comparison.metric.label)} is {_reported(counts[-1])}",
+    ]
+    tests = [_TESTS[name] for name in dict.fromkeys(d.method for d in comparison.differences) if name in _TESTS]
+    baselines = list(dict.fromkeys(difference.baseline.label for difference in comparison.differences))
+    if tests:
+        judged = f"Differences were judged by {'; elsewhere by '.join(tests)} (two-sided, family-wise 5%)"
+        sentences.append(judged.replace("family-wise ", "") if len(comparison.differences) == 1 else judged)
+        if len(baselines) == 1:
+            sentences.append(f"The baseline is {baselines[0]}")
+        else:
+            sentences.append(f"The 5% were divided between {len(baselines)} baselines, each matched on all else")
+        sentences.append("Intervals of differences have the same level and correction")
+    if tests and comparison.margin is not None:
+        size = f"{difference_text(comparison.metric.key, comparison.margin)} {unit(comparison.metric.key)}"
+        sentences.append(f"Where two one-sided tests excluded {size} either way, no difference was reported")
+    if any(difference.images_interval for difference in comparison.differences):
+        sentences.append("A second interval, for new test images, is a bootstrap over images and seeds")
+    unfinished = sum(run.status != DONE for run in comparison.runs)
+    if unfinished:
+        sentences.append(f"{unfinished} of {len(comparison.runs)} runs did not finish and are not counted")
+    return " ".join(f"{sentence.rstrip('.')}." for sentence in sentences)
+
+
+def _seeds(arms: int, counts: list[int]) -> str:
+    number = f"{counts[-1]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    noun = "seed" if counts[-1] == 1 else "seeds"
+    return (
+        f"{'The one configuration' if arms == 1 else f'Each of {arms} configurations'} was trained with {number} {noun}"
+    )
+
+
+def _reported(most: int) -> str:
+    if most == 1:
+        return "that of a single run, without an estimate of the spread over seeds"
+    interval = ", with its 95% t interval" if most > 2 else ""
+    return f"the mean over seeds{interval}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

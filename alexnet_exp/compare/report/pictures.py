@@ -1,0 +1,90 @@
+"""The pictures that runs made, small enough to be embedded."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from alexnet_exp.compare.comparison import Arm
+from alexnet_exp.runs.run import Run
+
+BUDGET = 2_500_000  # bytes of all pictures together, as text in the page
+WIDTH, HEIGHT = 900, 700  # pixels; more cannot be seen in a column of the page
+LARGEST = 40_000_000  # pixels of a file; more is no picture of a run, and would take seconds and gigabytes to open
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a run: its file's name without the ending, its size as embedded and its data URI."""
+
+    run: Run
+    name: str
+    width: int
+    height: int
+    uri: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is shown, and how many pictures were left out for want of room or because they could not be read."""
+
+    shown: list[Picture]
+    left_out: int
+    unreadable: int
+
+
+def read_pictures(arms: Sequence[Arm], runs: Sequence[Run], budget: int = BUDGET) -> Pictures:
+    """The pictures `plots/*.png` of the runs, as many as `budget` bytes allow.
+
+    One run of each arm comes first, so that a small budget shows every arm; then the second of each, and so on.
+    """
+    shown: list[Picture] = []
+    left_out = unreadable = used = 0
+    full = False
+    for run in _fairly(arms, runs):
+        for file in sorted((run.path / "plots").glob("*.png")):
+            # the first that does not fit ends it: to try all others would take a second for each thirty
+            picture = None if full else _embedded(run, file)
+            full = full or (picture is not None and used + len(picture.uri) > budget)
+            if full:
+                left_out += 1
+            elif picture is None:
+                unreadable += 1
+            else:
+                used += len(picture.uri)
+                shown.append(picture)
+    return Pictures(shown, left_out, unreadable)
+
+
+def _fairly(arms: Sequence[Arm], runs: Sequence[Run]) -> Iterator[Run]:
+    """Every run once, taking turns between the arms."""
+    seen = set()
+    for turn in zip_longest(*(arm.runs for arm in arms)):
+        for run in turn:
+            if run is not None and run.name not in seen:
+                seen.add(run.name)
+                yield run
+    yield from (run for run in runs if run.name not in seen)
+
+
+def _embedded(run: Run, file: Path) -> Picture | None:
+    """The picture as WebP, which takes a third of what PNG does; None for what is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            if opened.width * opened.height > LARGEST:
+                return None
+            image = opened.convert("RGB")
+        image.thumbnail((WIDTH, HEIGHT))
+        content = io.BytesIO()
+        image.save(content, format="WEBP", quality=82, method=2)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        # whatever is wrong with one picture, the report is of the runs
+        return None
+    uri = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return Picture(run, file.stem, image.width, image.height, uri)

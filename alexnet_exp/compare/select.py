@@ -1,0 +1,283 @@
+"""Which runs are looked at, and what is told of each: `--where`, what varies, `--columns`, the table of the runs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alexnet_exp.compare.comparison import Table
+from alexnet_exp.runs.metric import higher_is_better, label
+from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.settings import UserError, nearest, shown
+
+MISSING = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
+
+# Settings that say how a run is named, kept and watched, and cannot change what it comes to; and the seed.
+NOT_SETTINGS = (
+    *("seed", "name", "tags", "note", "objective", "paper_claim", "data_root", "task_name", "hydra", "paths"),
+    *("extras", "logger", "checkpoint.keep", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+)
+# Groups whose options reach into every node of the configuration.
+GLOBAL_GROUPS = ("experiment",)
+VALUES = 10  # of a setting, in a message
+# Columns that are neither setting nor metric, and how one reads them.
+FACTS: dict[str, tuple[str, Callable[[Run], Any]]] = {
+    "run": ("run", lambda run: run.name),
+    "status": ("status", lambda run: run.status),
+    "seed": ("seed", lambda run: run.config.get("seed", MISSING)),
+    "images_per_s": ("images/s", lambda run: run.facts.get("images_per_s", MISSING)),
+    "minutes": ("minutes", lambda run: _minutes(run)),
+}
+_CONDITION = re.compile(r"\s*([^=<>!\s]+)\s*(!=|<=|>=|==?|<|>)\s*(.*?)\s*")
+_NUMBER = {"<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b}
+
+
+def value(run: Run, key: str) -> Any:
+    """What a run has under a column's or a condition's name; `MISSING` where it has nothing of that name.
+
+    In this order: a fact (`status`, `minutes`, ...), a metric, the option chosen in a group (`model`), a setting, and
+    whatever else result.json says (`commit`, `device`).
+    """
+    if key in FACTS:
+        return FACTS[key][1](run)
+    for place in (run.metrics, run.choices, run.config, run.facts):
+        if key in place:
+            return place[key]
+    return MISSING
+
+
+def varying(runs: Sequence[Run]) -> list[str]:
+    """The settings in which runs differ, as few as tell them apart, in the order of the configuration.
+
+    Where the option chosen in a group decides settings of its node, the group stands for them: runs of model=lrn and
+    model=bn differ in a dozen keys and in one column. Of several keys of one node that always change together the first
+    is named. The seed, a setting that repeats it, and what cannot change a result are left out.
+    """
+    if not runs:
+        return []
+    columns = {key: [_frozen(run.config.get(key, MISSING)) for run in runs] for key in _differing(runs)}
+    seeds = [_frozen(run.config.get("seed", MISSING)) for run in runs]
+    columns = {key: column for key, column in columns.items() if column != seeds and not _is_label(key)}
+    groups = []
+    for group, chosen in _choices(runs):
+        everywhere = group in GLOBAL_GROUPS
+        own = [key for key in columns if everywhere or key.startswith(f"{group}.")]
+        explained = [key for key in own if _decides(chosen, columns[key])]
+        if explained:
+            groups.append(group)
+            for key in explained:
+                del columns[key]
+    seen = set()
+    for key, column in columns.items():
+        pattern = (key.partition(".")[0], _pattern(column))
+        if pattern not in seen:
+            seen.add(pattern)
+            groups.append(key)
+    order = {key.partition(".")[0]: place for run in reversed(runs[:1]) for place, key in enumerate(run.config)}
+    return sorted(groups, key=lambda key: order.get(key.partition(".")[0], len(order)))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One `--where`: `key`, `sign` (one of = != < <= > >=), and the text beside it; `a,b` behind = means either."""
+
+    key: str
+    sign: str
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Raises UserError where `text` is no condition."""
+        found = _CONDITION.fullmatch(text)
+        if found is None:
+            raise UserError(f"{text}: not a condition; write KEY=VALUE, or != < <= > >= instead of =, e.g. model=lrn")
+        key, sign, wanted = found.groups()
+        if sign in _NUMBER and _as_number(wanted) is None:
+            raise UserError(f"{text}: {sign} needs a number behind it, not {wanted or 'nothing'}")
+        return cls(key, "=" if sign == "==" else sign, wanted)
+
+    def holds(self, run: Run) -> bool:
+        """Whether the run fulfils it. Where the run has nothing of that name, only `!=` holds."""
+        had = value(run, self.key)
+        if self.sign in _NUMBER:
+            number = None if had is MISSING or isinstance(had, bool) else _as_number(had)
+            wanted = _as_number(self.text)
+            return number is not None and wanted is not None and bool(_NUMBER[self.sign](number, wanted))
+        words = [self.text] if self.text.startswith("[") else self.text.split(",")
+        return any(_is(had, word.strip()) for word in words) == (self.sign == "=")
+
+
+def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
+    """The runs that fulfil every condition. Raises UserError for a name that no run has, with the nearest one."""
+    parsed = [Condition.parse(text) for text in conditions]
+    for condition in parsed:
+        check_names([condition.key], runs, "--where")
+    return [run for run in runs if all(condition.holds(run) for condition in parsed)]
+
+
+def other_values(runs: Sequence[Run], conditions: Iterable[str]) -> str:
+    """What the runs have instead, for the conditions with `=` that none of them fulfils: `; model is bn, lrn`."""
+    told = ""
+    for condition in map(Condition.parse, conditions):
+        if condition.sign == "=" and not any(condition.holds(run) for run in runs):
+            had = dict.fromkeys(shown(found) for run in runs if (found := value(run, condition.key)) is not MISSING)
+            some = list(had)[:VALUES]
+            told += f"; {condition.key} is {', '.join(some)}{' ...' if len(had) > VALUES else ''}"
+    return told
+
+
+def check_names(names: Iterable[str], runs: Sequence[Run], option: str) -> None:
+    """Raises UserError where no run has anything of one of the names; nothing is refused where there are no runs."""
+    for name in names:
+        if runs and name not in FACTS and not any(value(run, name) is not MISSING for run in runs):
+            known = known_names(runs)
+            near = next((key for key in known if key.endswith((f".{name}", f"/{name}"))), None) or nearest(name, known)
+            hint = f"did you mean {near}?" if near else "a setting such as optim.lr, a group such as model, or a metric"
+            raise UserError(f"{option}: no run has {name}; {hint}")
+
+
+def known_names(runs: Sequence[Run]) -> list[str]:
+    """All that `value` knows of these runs."""
+    names = dict.fromkeys(FACTS)
+    for run in runs:
+        for place in (run.metrics, run.choices, run.config, run.facts):
+            names.update(dict.fromkeys(place))
+    return list(names)
+
+
+def metric_keys(runs: Iterable[Run]) -> list[str]:
+    """Every metric that a run has: of the test first, then of the validation, then of the training."""
+    keys = dict.fromkeys(key for run in runs for key in run.metrics)
+    order = {"test": 0, "val": 1, "train": 2}
+    return sorted(keys, key=lambda key: order.get(key.partition("/")[0], 3))
+
+
+def ranking_key(metric: str, runs: Sequence[Run]) -> str:
+    """The metric that puts runs in order: that of the validation, where one was measured; test is for verdicts."""
+    split, _, name = metric.partition("/")
+    of_val = f"val/{name}"
+    return of_val if split == "test" and any(of_val in run.metrics for run in runs) else metric
+
+
+def best_first(runs: Iterable[Run], key: str) -> list[Run]:
+    """Done runs by the metric `key`, the best first; then those without it, failed and running, by name."""
+    sign = -1 if higher_is_better(key) else 1
+
+    def place(run: Run) -> tuple[bool, float, str]:
+        found = run.metrics.get(key, math.nan)
+        counts = run.status == DONE and not math.isnan(found)
+        return not counts, sign * found if counts else 0.0, run.name
+
+    return sorted(runs, key=place)
+
+
+def sorted_by(runs: Iterable[Run], key: str) -> list[Run]:
+    """By any column: `-key` for the greatest first. Numbers before words, runs without it last."""
+    down = key.startswith("-")
+    named = key.removeprefix("-")
+
+    def place(run: Run) -> tuple[int, float, str]:
+        found = value(run, named)
+        number = None if found is MISSING else _as_number(found)
+        if found is MISSING or found is None:
+            return 2, 0.0, ""
+        return (1, 0.0, shown(found)) if number is None else (0, number, "")
+
+    have = [run for run in runs if place(run)[0] < 2]
+    return sorted(have, key=place, reverse=down) + [run for run in runs if place(run)[0] == 2]
+
+
+def runs_table(runs: Sequence[Run], settings: Sequence[str], columns: Sequence[str] | None = None) -> Table:
+    """The table of the runs, in their order: what varies, the seed, every metric, images/s, minutes, status, the name.
+
+    columns: these instead, by any name that `value` knows; those that no run has are left out.
+    """
+    seeds = ["seed"] if any(run.seed is not None for run in runs) else []
+    usual = [*settings, *seeds, *metric_keys(runs), "images_per_s", "minutes", "status", "run"]
+    chosen = [key for key in columns or () if any(value(run, key) is not MISSING for run in runs)]
+    keys = chosen or usual
+    metrics = set(metric_keys(runs))
+    rows = [[None if (found := value(run, key)) is MISSING else found for key in keys] for run in runs]
+    return Table(keys, [title(key, metrics) for key in keys], rows)
+
+
+def title(key: str, metrics: Iterable[str] = ()) -> str:
+    """A column's heading."""
+    if key in FACTS:
+        return FACTS[key][0]
+    return label(key) if key in metrics else key
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Keys whose values are not the same in all runs; a key that a run lacks is a value too."""
+    first = runs[0].config
+    keys = dict.fromkeys(first)
+    differ: set[str] = set()
+    for run in runs[1:]:
+        if run.config.keys() != first.keys():
+            keys.update(dict.fromkeys(run.config))
+            differ |= run.config.keys() ^ first.keys()
+        differ.update(key for key, had in run.config.items() if first.get(key, MISSING) != had)
+    return [key for key in keys if key in differ]
+
+
+def _choices(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
+    """The groups whose chosen option differs, those that reach furthest first.
+
+    Only groups of which every run says what was chosen: elsewhere "nothing" could be anything.
+    """
+    groups = dict.fromkeys(group for run in runs for group in run.choices)
+    found = []
+    for group in sorted(groups, key=lambda name: name not in GLOBAL_GROUPS):
+        chosen = [_frozen(run.choices.get(group)) for run in runs]
+        if None not in chosen and len(set(chosen)) > 1 and not _is_label(group):
+            found.append((group, chosen))
+    return found
+
+
+def _decides(chosen: Sequence[Any], column: Sequence[Any]) -> bool:
+    """Whether `column` is a function of `chosen`."""
+    pairs: dict[Any, Any] = {}
+    return all(pairs.setdefault(option, had) == had for option, had in zip(chosen, column, strict=True))
+
+
+def _pattern(column: Sequence[Any]) -> tuple[int, ...]:
+    """Which rows are equal, whatever the values: the same for two columns that change together."""
+    numbers: dict[Any, int] = {}
+    return tuple(numbers.setdefault(had, len(numbers)) for had in column)
+
+
+def _is_label(key: str) -> bool:
+    return key in NOT_SETTINGS or key.startswith(tuple(f"{name}." for name in NOT_SETTINGS))
+
+
+def _frozen(had: Any) -> Any:
+    """Something that can be compared and hashed; true is not 1 here."""
+    return had if had is None or (isinstance(had, str | int | float) and not isinstance(had, bool)) else repr(had)
+
+
+def _as_number(had: Any) -> float | None:
+    try:
+        return float(had)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is(had: Any, word: str) -> bool:
+    """Whether a value is what was typed: `0.10` is 0.1, `null` None, `true` True."""
+    if had is MISSING:
+        return False
+    if isinstance(had, bool) or had is None:
+        return shown(had) == word.lower() or (had is None and word in ("None", "~", ""))
+    number = _as_number(word)
+    if isinstance(had, int | float) and number is not None:
+        return float(had) == number
+    return shown(had).replace(" ", "") == word.replace(" ", "")
+
+
+def _minutes(run: Run) -> Any:
+    seconds = run.facts.get("seconds")
+    return MISSING if not isinstance(seconds, int | float) else seconds / 60

@@ -1,0 +1,243 @@
+"""A comparison as Markdown, CSV and JSON; and how a cell of its tables is written, for every view of text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Table
+from alexnet_exp.compare.dots import dots_text
+from alexnet_exp.compare.select import metric_keys, ranking_key, value
+from alexnet_exp.runs.metric import difference_text, is_accuracy, value_text
+from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.settings import shown
+
+RUNS = 50  # of the table of runs, where nobody said how many
+LOOK_OUT = "Look out"
+# Columns of a table of arms that are in its metric's units, and how each is written.
+OF_METRIC = ("values", "interval", "sd", "difference", "difference_interval", "claim")
+
+
+def markdown(comparison: Comparison, limit: int = RUNS) -> str:
+    """The comparison for a README, an issue or a notebook; the table of runs cut after `limit` of them."""
+    parts = [f"**{comparison.sentence}**"]
+    dots = dots_text(comparison)
+    if dots:
+        parts.append("\n".join(["```text", *(line.text for line in dots), "```"]))
+    main, rest = main_and_rest(comparison)
+    parts.append(markdown_table(main, limit, comparison.metric.key))
+    if comparison.look_out:
+        parts.append("\n".join([f"{LOOK_OUT}:", "", *(f"- {line}" for line in comparison.look_out)]))
+    others = details(comparison)
+    if others:
+        parts.append("\n".join(f"- {line}" for line in others))
+    if rest is not None:
+        parts.append(markdown_table(rest, limit, comparison.metric.key))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Every run and every column, under their names in result.json, for a program."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(comparison.runs_table.keys)
+    writer.writerows([["" if cell is None else _field(cell) for cell in row] for row in comparison.runs_table.rows])
+    return text.getvalue()
+
+
+def as_json(comparison: Comparison) -> str:
+    """All of the comparison, for a program: strict JSON, where a number that is none is null."""
+    metric = comparison.metric
+    content = {
+        "metric": {"key": metric.key, "label": metric.label, "higher_is_better": metric.higher_is_better},
+        "sentence": comparison.sentence,
+        "margin": comparison.margin,
+        "varying": comparison.varying,
+        "arms": [_arm(arm) for arm in comparison.arms],
+        "differences": [_difference(difference) for difference in comparison.differences],
+        "look_out": comparison.look_out,
+        "runs": [_run(run, comparison.varying) for run in comparison.runs],
+        "skipped": comparison.skipped,
+    }
+    return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+
+
+def main_and_rest(comparison: Comparison) -> tuple[Table, Table | None]:
+    """The one table that comes first, and the runs' where that is another one."""
+    runs = without_empty(brief(comparison.runs_table, comparison))
+    if comparison.table is comparison.runs_table or comparison.table == comparison.runs_table:
+        return runs, None
+    return without_empty(comparison.table), runs
+
+
+def brief(table: Table, comparison: Comparison) -> Table:
+    """The table of runs with two of its metrics, the one that is compared and the one that ranks.
+
+    A table without the former is left whole: its columns were chosen.
+    """
+    key = comparison.metric.key
+    kept = {key, ranking_key(key, comparison.runs)}
+    hidden = set(metric_keys(comparison.runs)) - kept
+    if key not in table.keys or "run" not in table.keys:
+        return table
+    return keeping(table, [name for name in table.keys if name not in hidden])
+
+
+def without_empty(table: Table) -> Table:
+    """The table without the columns in which no row has anything."""
+    return keeping(
+        table, [key for place, key in enumerate(table.keys) if any(row[place] is not None for row in table.rows)]
+    )
+
+
+def keeping(table: Table, keys: Sequence[str]) -> Table:
+    """The table with these of its columns."""
+    places = [table.keys.index(key) for key in keys]
+    return Table(
+        list(keys), [table.titles[place] for place in places], [[row[p] for p in places] for row in table.rows]
+    )
+
+
+def details(comparison: Comparison) -> list[str]:
+    """What the sentence and the table leave out: each difference, every value of few seeds, why runs failed."""
+    told = [difference.sentence for difference in comparison.differences]
+    lines = [sentence for sentence in told if sentence.rstrip(".") not in comparison.sentence]
+    lines += [f"run: {difference.command}" for difference in comparison.differences if difference.command]
+    lines += [f"the paper: {difference.claim.text}" for difference in comparison.differences if difference.claim]
+    failed = [run for run in comparison.runs if run.status != DONE and run.facts.get("error")]
+    lines += [f"{run.status}: {run.name}: {run.facts['error']}" for run in failed[:5]]
+    if len(failed) > 5:
+        lines.append(f"and {len(failed) - 5} more with an error")
+    lines += [f"skipped: {line}" for line in comparison.skipped[:5]]
+    if len(comparison.skipped) > 5:
+        lines.append(f"skipped: {len(comparison.skipped) - 5} more; --format json names them all")
+    return list(dict.fromkeys(lines))
+
+
+def cell(key: str, had: Any, metric: str = "") -> str:
+    """A cell for people. key: its column's name. metric: what a table of arms is about."""
+    if had is None or (isinstance(had, float) and math.isnan(had)):
+        return "-"
+    if key in OF_METRIC and isinstance(had, list | tuple):
+        written = [_of_metric(key, one, metric) for one in had]
+        return " to ".join(written) if "interval" in key else ", ".join(written)
+    if key in OF_METRIC and isinstance(had, float):
+        return _of_metric(key, had, metric)
+    if isinstance(had, Enum):
+        return str(had.value)
+    if isinstance(had, float):
+        if "/" in key or key == metric:
+            return value_text(key, had)
+        return f"{had:.1f}" if key in ("minutes", "images_per_s") else f"{had:.6g}"
+    return shown(had)
+
+
+def titles(table: Table, metric: str = "") -> list[str]:
+    """The headings, with the unit of what is told in points."""
+    points = is_accuracy(metric)
+    return [
+        f"{title} (points)" if points and key in ("sd", "difference", "claim") else title
+        for key, title in zip(table.keys, table.titles, strict=True)
+    ]
+
+
+def text_rows(table: Table, limit: int | None = None, metric: str = "") -> list[list[str]]:
+    """The table's first `limit` rows, each cell as text."""
+    return [[cell(key, had, metric) for key, had in zip(table.keys, row, strict=True)] for row in table.rows[:limit]]
+
+
+def is_number_column(table: Table, place: int) -> bool:
+    """Whether a column is one of numbers, which stand to the right."""
+    found = [row[place] for row in table.rows if row[place] is not None]
+    return bool(found) and all(isinstance(had, int | float) and not isinstance(had, bool) for had in found)
+
+
+def left_out(table: Table, limit: int) -> str | None:
+    """What to say under a table of which only `limit` rows are shown."""
+    more = len(table.rows) - limit
+    return f"{more:,} more; --top {len(table.rows)} shows them, --format csv has them all" if more > 0 else None
+
+
+def markdown_table(table: Table, limit: int, metric: str = "") -> str:
+    """The table's first `limit` rows in GitHub's Markdown."""
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(text.replace('|', chr(92) + '|').replace(chr(10), ' ') for text in cells)} |"
+
+    rule = ["---:" if is_number_column(table, place) else "---" for place in range(len(table.keys))]
+    rows = text_rows(table, limit, metric)
+    lines = [line(titles(table, metric)), f"|{'|'.join(rule)}|", *(line(row) for row in rows)]
+    more = left_out(table, limit)
+    return "\n".join([*lines, *(["", more] if more else [])])
+
+
+def _of_metric(key: str, had: float, metric: str) -> str:
+    if key in ("values", "interval"):
+        return value_text(metric, had)
+    return difference_text(metric, had, sign=key != "sd")
+
+
+def _field(had: Any) -> Any:
+    return repr(had) if isinstance(had, float) else shown(had)
+
+
+def _arm(arm: Arm) -> dict[str, Any]:
+    return {
+        "label": arm.label,
+        "settings": arm.settings,
+        "n": arm.n,
+        "values": arm.values,
+        "seeds": arm.seeds,
+        "mean": arm.mean,
+        "sd": arm.sd,
+        "interval": arm.interval,
+        "runs": [run.name for run in arm.runs],
+        "uncounted": [run.name for run in arm.uncounted],
+        "repeated": [run.name for run in arm.repeated],
+    }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    told = {
+        name: getattr(difference, name)
+        for name in (
+            *("difference", "interval", "p", "method", "verdict", "bound", "sentence", "images_interval"),
+            *("correlation", "more_seeds", "command"),
+        )
+    }
+    claim = difference.claim
+    claimed = {"difference": claim.difference, "text": claim.text} if claim else None
+    return {"arm": difference.arm.label, "baseline": difference.baseline.label, **told, "claim": claimed}
+
+
+def _run(run: Run, varying: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "path": run.path,
+        "status": run.status,
+        "settings": {key: value(run, key) for key in varying},
+        "seed": run.seed,
+        "metrics": run.metrics,
+        "images_per_s": run.facts.get("images_per_s"),
+        "minutes": value(run, "minutes"),
+    }
+
+
+def _plain(had: Any) -> Any:
+    if isinstance(had, dict):
+        return {str(key): _plain(item) for key, item in had.items()}
+    if isinstance(had, list | tuple):
+        return [_plain(item) for item in had]
+    if isinstance(had, float):
+        return had if math.isfinite(had) else None
+    if isinstance(had, Enum):
+        return had.value
+    if had is None or isinstance(had, str | int):
+        return had
+    return str(had) if isinstance(had, Path) else None

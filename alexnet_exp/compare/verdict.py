@@ -1,0 +1,380 @@
+"""What may be said of the difference between an arm and the baseline, and saying it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alexnet_exp.compare import images
+from alexnet_exp.compare import statistics as st
+from alexnet_exp.compare.arms import matching, parse_settings
+from alexnet_exp.compare.comparison import Arm, Claim, Difference, Interval, Metric, Verdict
+from alexnet_exp.compare.more import command
+from alexnet_exp.runs.metric import difference_text, unit, value_text
+from alexnet_exp.runs.run import Run
+from alexnet_exp.settings import UserError, shown
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arms that are set against one baseline. unlike: those of them that were measured on other images."""
+
+    baseline: Arm
+    arms: list[Arm]
+    unlike: list[Arm]
+
+    def is_unlike(self, arm: Arm) -> bool:
+        return any(arm is one for one in self.unlike)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges families of one comparison; see `compare.Options` for margin and paired.
+
+    alpha: how often a comparison without a true difference may show one; the families share it between them.
+    """
+
+    metric: Metric
+    margin: float | None = None
+    paired: bool = False
+    seed_key: str = "seed"
+    with_images: bool = True
+    alpha: float = st.ALPHA
+
+    def judge(self, families: Sequence[Family]) -> list[Difference]:
+        """Every arm of every family, in their order."""
+        answers = images.Answers(self.metric.key)
+        tested = sum(any(_ready(family.baseline, arm) for arm in family.arms) for family in families)
+        alpha = self.alpha / max(1, tested)
+        found = []
+        for family in families:
+            ready = [arm for arm in family.arms if not family.is_unlike(arm) and _ready(family.baseline, arm)]
+            told = self._tests(family.baseline, ready, alpha)
+            for arm in family.arms:
+                unlike, how = family.is_unlike(arm), told.get(id(arm))
+                found.append(_Case(self, family.baseline, arm, unlike, how, alpha, answers, tested).difference())
+        return found
+
+    def _tests(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _Told]:
+        """Of each arm by its id: how it was tested."""
+        if not arms:
+            return {}
+        control = st.Sample.of(baseline.values)
+        if self.paired:
+            pairs = [_pairs(arm, baseline) for arm in arms]
+            usable = [place for place, values in enumerate(pairs) if len(values) >= st.FEWEST]
+            differences = [[a - b for a, b in pairs[place]] for place in usable]
+            if not usable:
+                return {}
+            method, tests = st.paired(differences, alpha)
+            told = {}
+            for place, test, values in zip(usable, tests, differences, strict=True):
+                first, second = zip(*pairs[place], strict=True)
+                design = st.Design(alpha=alpha, differences=st.Sample.of(values), arms=len(usable))
+                told[id(arms[place])] = _Told(method, test, design, len(usable), st.correlation(first, second))
+            return told
+        samples = [st.Sample.of(arm.values) for arm in arms]
+        method, tests = st.against(control, samples, alpha)
+        return {
+            id(arm): _Told(method, test, st.Design((control, *samples), place, alpha), len(arms))
+            for place, (arm, test) in enumerate(zip(arms, tests, strict=True), start=1)
+        }
+
+
+@dataclass(frozen=True)
+class _Told:
+    """test: None where nothing varied. together: how many arms were tested with it, itself included."""
+
+    method: str
+    test: st.Test | None
+    design: st.Design
+    together: int
+    correlation: float | None = None
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One arm against the baseline, while the words for it are found."""
+
+    judge: Judge
+    baseline: Arm
+    arm: Arm
+    unlike: bool
+    told: _Told | None
+    alpha: float
+    answers: images.Answers
+    families: int
+
+    def difference(self) -> Difference:
+        if self.unlike:
+            return self._untold("not compared", "they were measured on different images")
+        if self.told is None:
+            return self._too_few()
+        if self.told.test is None:
+            return self._untold(self.told.method, self._without_spread())
+        return self._tested(self.told, self.told.test)
+
+    def _tested(self, told: _Told, test: st.Test) -> Difference:
+        margin = self.judge.margin
+        gain = test.difference if self.judge.metric.higher_is_better else -test.difference
+        bound = more = runs_more = None
+        if test.decided:
+            verdict = Verdict.better if gain > 0 else Verdict.worse
+            sentence = self._decided(test, gain)
+        elif margin is not None and test.within(margin):
+            verdict, bound = Verdict.no_difference, margin
+            sentence = self._equal(test, margin)
+        else:
+            verdict, bound = Verdict.cannot_tell, told.design.detectable()
+            sought = test.difference if margin is None else margin
+            more = told.design.seeds_to_see(sought)
+            runs_more = self._command(more)
+            sentence = self._open(test, bound, more, sought)
+        return Difference(
+            arm=self.arm,
+            baseline=self.baseline,
+            difference=test.difference,
+            interval=test.interval,
+            p=test.p,
+            method=told.method,
+            verdict=verdict,
+            bound=bound,
+            sentence=sentence,
+            images_interval=self._images(),
+            correlation=told.correlation,
+            more_seeds=more,
+            command=runs_more,
+            claim=claim_of(self.arm, self.baseline, self.judge.metric),
+        )
+
+    def _decided(self, test: st.Test, gain: float) -> str:
+        low, high = test.interval
+        ends = (low, high) if test.difference > 0 else (-high, -low)
+        first, second = names(self.arm, self.baseline)
+        verb = "beats" if gain > 0 else "is worse than"
+        return f"{first} {verb} {second} by {self._amount(abs(test.difference))} ({self._evidence(ends)})"
+
+    def _equal(self, test: st.Test, margin: float) -> str:
+        half = test.equivalence * test.error
+        first, second = names(self.arm, self.baseline)
+        shared = self.families > 1 or (self.told is not None and self.told.together > 1)
+        level = "interval of the two one-sided tests, adjusted" if shared else "90% interval"
+        ends = (test.difference - half, test.difference + half)
+        return (
+            f"no difference above {self._amount(margin)} between {first} and {second}: "
+            f"{self._number(test.difference)} ({level} {self._range(ends)}; "
+            f"{self._seeds()})"
+        )
+
+    def _open(self, test: st.Test, bound: float | None, more: int | None, sought: float) -> str:
+        first, second = names(self.arm, self.baseline)
+        text = (
+            f"cannot tell {first} from {second}: {self._number(test.difference)} {unit(self.judge.metric.key)} "
+            f"({self._evidence(test.interval)})"
+        )
+        if bound is not None:
+            text += f"; these seeds cannot tell below {self._plain(bound)}"
+        return text + self._needed(more, sought)
+
+    def _needed(self, more: int | None, sought: float) -> str:
+        amount = self._plain(abs(sought))
+        if self.judge.margin is None:
+            goal = f"to see a difference of {amount}, if that is the true one"
+        else:
+            goal = f"to see a difference of {amount}"
+        if more is None:
+            return ""
+        if more > st.MOST_SEEDS:
+            return f". More than {st.MOST_SEEDS:,} more seeds in each arm are needed {goal}"
+        if more == 0:
+            return f". A difference of {amount} would probably have shown: the true one may be near it"
+        return f". {_count(more, 'more seed')} in each arm {'is' if more == 1 else 'are'} needed {goal}"
+
+    def _too_few(self) -> Difference:
+        first, second = names(self.arm, self.baseline)
+        counts = (self.arm.n, self.baseline.n)
+        more = None
+        if 0 in counts:
+            missing = first if not self.arm.n else second
+            reason = f"{missing} has no finished run"
+        elif counts == (1, 1):
+            reason = f"{self._values()}, one run each: this cannot separate the change from luck"
+        elif self.judge.paired and min(counts) >= st.FEWEST:
+            shared = len(_pairs(self.arm, self.baseline))
+            reason = f"they share {_count(shared, 'seed')}, and pairs need at least three"
+        else:
+            reason = f"{self._values()}: an interval needs at least three seeds in each arm"
+        if 0 not in counts and min(counts) < st.FEWEST:
+            more = st.FEWEST - min(counts)
+            reason += f". At least {_count(more, 'more seed')} in each arm {'is' if more == 1 else 'are'} needed"
+        return self._untold("none", reason, more)
+
+    def _untold(self, method: str, reason: str, more: int | None = None) -> Difference:
+        first, second = names(self.arm, self.baseline)
+        a, b = self.arm.mean, self.baseline.mean
+        return Difference(
+            arm=self.arm,
+            baseline=self.baseline,
+            difference=math.nan if a is None or b is None else a - b,
+            interval=None,
+            p=None,
+            method=method,
+            verdict=Verdict.cannot_tell,
+            bound=None,
+            sentence=f"cannot tell {first} from {second}: {reason}",
+            more_seeds=more,
+            command=self._command(more),
+            claim=None if self.unlike else claim_of(self.arm, self.baseline, self.judge.metric),
+        )
+
+    def _without_spread(self) -> str:
+        a, b = self.arm.mean, self.baseline.mean
+        if a == b:
+            return f"every run gave {self._value(a)}: there is no spread to judge a difference by"
+        return (
+            f"every seed gave the same, {self._value(a)} and {self._value(b)}: "
+            "there is no spread to judge the difference by. Do the seeds reach the runs?"
+        )
+
+    def _command(self, more: int | None) -> str | None:
+        if more is None or not 0 < more <= st.MOST_SEEDS:
+            return None
+        return command(
+            [*self.arm.runs, *self.arm.uncounted],
+            [*self.baseline.runs, *self.baseline.uncounted],
+            more,
+            self.judge.seed_key,
+        )
+
+    def _images(self) -> Interval | None:
+        if not self.judge.with_images:
+            return None
+        return images.interval(self.arm.runs, self.baseline.runs, self.answers, self.alpha)
+
+    def _evidence(self, ends: Interval) -> str:
+        """What stands in brackets: the interval, for how many it holds together, and the seeds."""
+        together = self.told.together if self.told is not None else 1
+        shared = f" for {together} arms together" if together > 1 else ""
+        if self.families > 1:
+            shared = " for all comparisons together"
+        pairs = ""
+        if self.told is not None and self.told.correlation is not None:
+            pairs = f", paired, correlation {self.told.correlation:.2f}"
+        return f"95% interval{shared} {self._range(ends)}; {self._seeds()}{pairs}"
+
+    def _seeds(self) -> str:
+        a, b = self.arm.n, self.baseline.n
+        if self.judge.paired:
+            return f"{len(_pairs(self.arm, self.baseline))} seeds in common"
+        return f"{_count(a, 'seed')} each" if a == b else f"{a} and {b} seeds"
+
+    def _values(self) -> str:
+        """Both arms' values, as far as they are few."""
+        parts = []
+        for name, arm in zip(names(self.arm, self.baseline), (self.arm, self.baseline), strict=True):
+            few = arm.values if arm.n <= 5 else [arm.mean]
+            parts.append(f"{name} {' and '.join(self._value(value) for value in few)}")
+        return ", ".join(parts)
+
+    def _value(self, value: float | None) -> str:
+        return value_text(self.judge.metric.key, value)
+
+    def _plain(self, difference: float) -> str:
+        text = difference_text(self.judge.metric.key, difference)
+        return f"{text} points" if self.judge.metric.percent else text
+
+    def _amount(self, difference: float) -> str:
+        return f"{difference_text(self.judge.metric.key, difference)} {unit(self.judge.metric.key)}"
+
+    def _number(self, difference: float) -> str:
+        return difference_text(self.judge.metric.key, difference, sign=True)
+
+    def _range(self, ends: Interval) -> str:
+        return " to ".join(difference_text(self.judge.metric.key, end) for end in ends)
+
+
+def names(arm: Arm, baseline: Arm) -> tuple[str, str]:
+    """What to call the two: by what differs between them alone, and that by its value where this is a word.
+
+    `lrn` and `none`; `optim.lr=0.1` and `optim.lr=0.01`. What they have in common follows: `lrn at optim.lr=0.1`.
+    """
+    keys = [key for key in arm.settings if shown(arm.settings[key]) != shown(baseline.settings.get(key))]
+    same = [key for key in arm.settings if key not in keys]
+    if len(keys) == 1 and all(_is_word(one.settings.get(keys[0])) for one in (arm, baseline)):
+        first, second = (str(one.settings[keys[0]]) for one in (arm, baseline))
+    else:
+        first, second = (
+            " ".join(f"{key}={shown(one.settings.get(key))}" for key in keys) or one.label for one in (arm, baseline)
+        )
+    if same and keys:
+        first += " at " + " ".join(f"{key}={shown(arm.settings[key])}" for key in same)
+    return first, second
+
+
+def claim_of(arm: Arm, baseline: Arm, metric: Metric) -> Claim | None:
+    """What `paper_claim` in the arm's configuration says of this difference.
+
+        paper_claim:
+          metric: test/top1        # what it is about
+          difference: 0.014        # this experiment minus the other, in the metric's units: 1.4 points
+          against: model.norm=none # the other: settings as for --baseline; left out, whatever the baseline is
+          text: "LRN lowers the top-1 error by 1.4 points on ImageNet (2012, section 3.3)"
+
+    None where there is none, or it is about another metric or another baseline.
+    """
+    stated = stated_claim(next(iter([*arm.runs, *arm.uncounted]), None))
+    if not stated or stated.get("metric", metric.key) != metric.key or baseline is arm:
+        return None
+    difference = stated.get("difference")
+    if isinstance(difference, bool) or not isinstance(difference, int | float) or not math.isfinite(difference):
+        return None
+    against = stated.get("against")
+    if against is not None:
+        try:
+            if not matching([baseline], parse_settings(str(against))):
+                return None
+        except UserError:
+            return None
+    return Claim(float(difference), str(stated.get("text", "")))
+
+
+def stated_claim(run: Run | None) -> Mapping[str, Any]:
+    """A run's `paper_claim`, from what it says of itself or from its configuration."""
+    if run is None:
+        return {}
+    if "paper_claim" in run.facts:
+        said = run.facts["paper_claim"]
+        return said if isinstance(said, Mapping) else {}
+    prefix = "paper_claim."
+    return {key.removeprefix(prefix): had for key, had in run.config.items() if key.startswith(prefix)}
+
+
+def _ready(baseline: Arm, arm: Arm) -> bool:
+    return min(baseline.n, arm.n) >= st.FEWEST
+
+
+def _pairs(arm: Arm, baseline: Arm) -> list[tuple[float, float]]:
+    """The values of both at the seeds that both have."""
+    other = {seed: value for seed, value in zip(baseline.seeds, baseline.values, strict=True) if seed is not None}
+    return [
+        (value, other[seed])
+        for seed, value in zip(arm.seeds, arm.values, strict=True)
+        if seed is not None and seed in other
+    ]
+
+
+def _is_word(had: Any) -> bool:
+    """Whether a value says by itself what it is of: `lrn`, but not 0.1, true or null."""
+    if not isinstance(had, str) or not had or had.lower() in ("true", "false", "null"):
+        return False
+    try:
+        float(had)
+    except ValueError:
+        return True
+    return False
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,167 @@
+"""The jobs of a sweep composed and checked, all before the first starts, and laid out as folders.
+
+A job is composed once, by Hydra's own loader, so that what it holds is what Hydra would have run. What is wrong with
+any of them is told together, and then nothing is left on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_exp.config import Problems, fitted, plain
+from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.schema import Config
+from alexnet_exp.settings import UserError
+from alexnet_exp.sweep.naming import differing, hash_of, job_hash, job_name, settings_of
+from alexnet_exp.sweep.plan import Job, Plan
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A job's configuration. config: with Hydra's node; container: resolved and plain, without it."""
+
+    overrides: tuple[str, ...]
+    config: DictConfig
+    container: dict[str, Any]
+
+
+def compose_jobs(
+    loader: ConfigLoader,
+    master: DictConfig,
+    batch: Iterable[Sequence[str]],
+    check: Callable[[Sequence[Config]], None] | None = None,
+) -> list[Composed]:
+    """Every job of a batch, composed and checked. Raises UserError with all that is wrong with any, a line each.
+
+    master: the configuration that Hydra composed for the sweep as a whole. check: of the devices that they ask for;
+    without, these must be here.
+    """
+    problems = Problems(config_dir(master))
+    found: list[Composed] = []
+    configs: list[Config] = []
+    for number, overrides in enumerate(batch):
+        with problems.gathered(overrides):
+            job = _composed(loader, master, overrides, number)
+            configs.append(fitted(job.container))
+            found.append(job)
+    try:
+        (check or check_devices)(configs)
+    except UserError as error:
+        problems.note(error)
+    problems.done()
+    return found
+
+
+def check_devices(configs: Iterable[Config]) -> None:
+    """Refuses what asks for devices that are not here; raises UserError with each of those, once."""
+    from alexnet_exp.devices import chosen
+
+    lines, seen = dict[str, None](), list[Any]()
+    for trainer in (config.trainer for config in configs):
+        asked = (trainer.gpus, trainer.accelerator, trainer.devices, trainer.precision)
+        if asked in seen:
+            continue
+        seen.append(asked)
+        try:
+            chosen(trainer)
+        except UserError as error:
+            lines |= dict.fromkeys(str(error).splitlines())
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def lay_out(plan: Plan, composed: Sequence[Composed], varying: Sequence[str] | None = None) -> list[Job]:
+    """The job of each, added to the plan and with `.hydra/` in its folder. Equal configurations are one job.
+
+    A job that the plan has already, by the hash of its configuration, keeps its folder and its number. varying: the
+    keys in which jobs differ, where that is known before there are several.
+    """
+    known = {hash_of(job.folder.name): job for job in plan.jobs}
+    settings = [settings_of(job.overrides) for job in plan.jobs] + [settings_of(each.overrides) for each in composed]
+    if varying is None:
+        keys = differing([dict(pairs) for pairs in dict.fromkeys(tuple(each.items()) for each in settings)])
+    else:
+        keys = [key.lstrip("+~") for key in varying]
+
+    def varies(overrides: Sequence[str]) -> dict[str, str]:
+        of_this = settings_of(overrides)
+        return {key: of_this[key] for key in keys if key in of_this}
+
+    jobs = {name: replace(job, varies=varies(job.overrides)) for name, job in known.items()}
+    names = []
+    for each in composed:
+        name = job_hash(each.container)
+        names.append(name)
+        if name not in jobs:
+            folder = plan.folder / job_name(varies(each.overrides), each.container)
+            jobs[name] = Job(len(jobs) + 1, folder, each.overrides, varies(each.overrides))
+        _write(jobs[name], each)
+    plan.jobs = list(jobs.values())
+    plan.write()
+    return [jobs[name] for name in names]
+
+
+def config_dir(master: DictConfig) -> str | None:
+    """The folder of `--config-dir`, of which Hydra notes that it came from the command line, in either way it can."""
+    ways = ("command-line", "hydra.searchpath in command-line")
+    return next((source.path for source in master.hydra.runtime.config_sources if source.provider in ways), None)
+
+
+def _composed(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str], number: int) -> Composed:
+    from omegaconf import OmegaConf, open_dict
+
+    config = loader.load_sweep_config(master, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+        config.hydra.runtime.output_dir = str(Path(master.hydra.sweep.dir).absolute())
+    with _current(config):
+        container = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    return Composed(tuple(overrides), config, container)
+
+
+@contextmanager
+def _current(config: DictConfig) -> Iterator[None]:
+    """Inside, `${hydra:...}` is of this job: where it runs there is no Hydra that could be asked."""
+    from hydra.core.hydra_config import HydraConfig
+
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _write(job: Job, composed: Composed) -> None:
+    """`.hydra/` as Hydra writes it, but config.yaml has no interpolation: it is read back elsewhere, later."""
+    from omegaconf import OmegaConf, read_write
+
+    folder = job.folder / ".hydra"
+    config = composed.config
+    with _current(config), read_write(config), read_write(config.hydra):
+        config.hydra.runtime.output_dir = str(job.folder.absolute())
+        config.hydra.job.num = job.number - 1
+        config.hydra.job.id = str(job.number - 1)
+        OmegaConf.resolve(config.hydra.job.env_set)  # the job's process is given these variables
+    if (folder / "config.yaml").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    hydra = OmegaConf.to_container(config.hydra, enum_to_str=True)
+    assert isinstance(hydra, dict)
+    hydra = {key: value for key, value in hydra.items() if key not in ("help", "hydra_help")}
+    texts = {
+        "hydra.yaml": OmegaConf.to_yaml({"hydra": hydra}),
+        "overrides.yaml": OmegaConf.to_yaml(list(composed.overrides)),
+        "config.yaml": OmegaConf.to_yaml(composed.container),  # last: where it is, all are
+    }
+    for name, text in texts.items():
+        with replacing(folder / name) as file:
+            file.write(text.encode())

@@ -1,0 +1,99 @@
+"""Which folder a sweep has: that of its command, so that the same command comes back to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_exp.config import WHOLE, compose
+from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.settings import Problem, Refused, UserError
+from alexnet_exp.sweep.naming import settings_of, sweep_name
+from alexnet_exp.sweep.plan import FILE
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# As conf/config.yaml has them: what differs from them is the user's own.
+_DIR, _SUBDIR = "outputs/${name}/sweep", "${hydra.job.num}"
+OF_SEVERAL = "sweep"  # instead of a name, where the jobs have several
+# Made by Hydra's sweeper before its launcher has looked at the jobs.
+_MULTIRUN = "multirun.yaml"
+
+
+def choose(overrides: Sequence[str], config_dir: str | None, settings: DictConfig) -> Path:
+    """The sweep's folder: outputs/<name>/<what is swept>-<hash of the command>, or the user's own hydra.sweep.dir.
+
+    settings: as `config.settings_of_hydra` gives them. Raises UserError where the user names the jobs' folders too.
+    """
+    from omegaconf import OmegaConf
+
+    raw = OmegaConf.to_container(settings.hydra.sweep, resolve=False)
+    assert isinstance(raw, dict)
+    if raw["subdir"] != _SUBDIR:
+        instead = "leave it out: a job's folder is named from what varies and a hash of its configuration"
+        raise Refused([Problem("hydra.sweep.subdir", raw["subdir"], instead)])
+    if raw["dir"] != _DIR:
+        return Path(_own(settings))
+    swept = _swept(overrides, settings)
+    return OUTPUTS / _name(overrides, swept, config_dir, settings) / sweep_name(swept, overrides, config_dir)
+
+
+@contextmanager
+def left_as_it_was(folder: Path) -> Iterator[None]:
+    """Where the sweep is refused or stopped before it is planned, takes away again what was made for it."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        if made and not (folder / FILE).exists():
+            with suppress(OSError):
+                (folder / _MULTIRUN).unlink(missing_ok=True)
+                for each in made:
+                    each.rmdir()  # not what holds anything: a launcher of Hydra's own has run jobs there
+
+
+def _own(settings: DictConfig) -> str:
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return str(settings.hydra.sweep.dir)
+    except OmegaConfBaseException as error:
+        raise UserError(f"hydra.sweep.dir: {str(error).splitlines()[0]}") from None
+
+
+def _swept(overrides: Sequence[str], settings: DictConfig) -> dict[str, str]:
+    """What is listed with several values, by a file or on the command line, as it is written."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    params = settings.hydra.sweeper.get("params") or {}
+    texts = settings_of([*(f"{key}={value}" for key, value in params.items()), *overrides])
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in texts.items()])
+    return {each.key_or_group: texts[_key(each)] for each in parsed if each.is_sweep_override()}
+
+
+def _key(parsed: Any) -> str:
+    return str(parsed.get_key_element()).lstrip("+~")
+
+
+def _name(overrides: Sequence[str], swept: dict[str, str], config_dir: str | None, settings: DictConfig) -> str:
+    """The name that all jobs have; `OF_SEVERAL` where what is swept gives them different ones."""
+    naming = [key for key in swept if key == "name" or key in WHOLE]
+    if not naming:
+        return str(settings.name)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides([f"{key}={swept[key]}" for key in naming])
+    if not all(each.is_discrete_sweep() for each in parsed):
+        return OF_SEVERAL
+    fixed = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in swept]
+    fixed = [override for override in fixed if not override.startswith("hydra")]
+    names = set()
+    with suppress(UserError):  # what does not compose is told with all the rest
+        for values in itertools.product(*(list(each.sweep_string_iterator()) for each in parsed)):
+            chosen = [f"{key}={value}" for key, value in zip(naming, values, strict=True)]
+            names.add(str(compose([*fixed, *chosen], config_dir)["name"]))
+    return names.pop() if len(names) == 1 else OF_SEVERAL

@@ -1,0 +1,162 @@
+"""Hydra's launcher, as we want one: all jobs composed and checked, laid out as folders, then run by `run_jobs`.
+
+Where they run is a pool's affair, which a subclass makes: `hydra_plugins/alexnet_exp/` has those that Hydra finds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from alexnet_exp.runs.run import DONE, PRUNED
+from alexnet_exp.sweep.plan import Job, Plan
+
+if TYPE_CHECKING:
+    from alexnet_exp.schema import Config
+    from alexnet_exp.sweep.compose import Composed
+    from alexnet_exp.sweep.pool import Pool
+    from alexnet_exp.sweep.run import Outcome
+
+# What was typed, which Hydra does not hand to its plugins.
+_typed: ContextVar[Sequence[str] | None] = ContextVar("typed", default=None)
+SEARCH = "search"  # the kind of a plan
+
+
+class JobFailed(Exception):  # noqa: N818 (it says what happened)
+    """What Hydra is told of a job that did not end well; says why. Its folder has the traceback."""
+
+
+@contextmanager
+def typed_as(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, plans note `arguments` as the command to type again."""
+    token = _typed.set(arguments)
+    try:
+        yield
+    finally:
+        _typed.reset(token)
+
+
+def plan_of(master: DictConfig, kind: str = "grid") -> Plan:
+    """The plan in the sweep's folder, or a new one that is not written yet; `master` is Hydra's configuration of it."""
+    folder = Path(master.hydra.sweep.dir)
+    overrides = master.hydra.overrides
+    typed = _typed.get()
+    command = list(["-m", *overrides.task, *overrides.hydra] if typed is None else typed)
+    if not Plan.is_in(folder):
+        return Plan(folder, command, str(Path.cwd()), str(master.objective), kind)
+    plan = Plan.read(folder)
+    plan.objective = str(master.objective)
+    if plan.kind == kind == SEARCH:  # it may ask for more trials than before
+        plan.command, plan.cwd = command, str(Path.cwd())
+    return plan
+
+
+class JobsLauncher(Launcher):
+    """Runs a batch of jobs in the pool that `make_pool` makes. `checks`: that nothing need be composed before.
+
+    `waits`: whether `launch` returns only when all jobs have ended, also those that others run.
+    """
+
+    checks = True
+    waits = True
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task_function, self.config = hydra_context, task_function, config
+
+    def check_devices(self, configs: Sequence[Config]) -> None:
+        """Raises UserError for devices that are not where the jobs will run."""
+        from alexnet_exp.sweep.compose import check_devices
+
+        check_devices(configs)
+
+    @abstractmethod
+    def make_pool(self) -> Pool:
+        """Where the jobs run. Raises UserError for settings that cannot be used."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """How each job ended. Raises UserError, with nothing left on disk, where any of them cannot be used."""
+        from alexnet_exp.sweep.compose import compose_jobs, lay_out
+        from alexnet_exp.sweep.report import Teller, told_beforehand
+        from alexnet_exp.sweep.results import add, write_all
+        from alexnet_exp.sweep.run import outcome_of, run_jobs
+
+        composed = compose_jobs(self.context.config_loader, self.config, job_overrides, self.check_devices)
+        pool = self.make_pool()
+        plan = plan_of(self.config)
+        jobs = lay_out(plan, composed)
+        distinct = list({job.folder: job for job in jobs}.values())
+        by_folder = {job.folder: each for job, each in zip(jobs, composed, strict=True)}
+        teller = Teller(plan)
+        write_all(plan, map(outcome_of, plan.jobs))
+        for line in told_beforehand(distinct, len(jobs)):
+            teller.say(line)
+
+        def started(job: Job) -> None:
+            self.context.callbacks.on_job_start(config=by_folder[job.folder].config, task_function=self.task_function)
+
+        def told(outcome: Outcome) -> None:
+            add(plan, outcome)
+            teller.ended(outcome)
+            each = by_folder[outcome.job.folder]
+            self.context.callbacks.on_job_end(config=each.config, job_return=job_return(each, outcome, plan.objective))
+
+        try:
+            outcomes = run_jobs(
+                plan, distinct, pool, again=True, wait=self.waits, told=told, started=started, looked=teller.looked
+            )
+        finally:
+            teller.clear()
+        write_all(plan, map(outcome_of, plan.jobs))
+        ended = {outcome.job.folder: outcome for outcome in outcomes}
+        return [job_return(each, ended[job.folder], plan.objective) for job, each in zip(jobs, composed, strict=True)]
+
+
+def job_return(composed: Composed, outcome: Outcome, objective: str) -> JobReturn:
+    """What Hydra and its sweepers want to know of a job: its value is the objective, or a `JobFailed`."""
+    keys = [str(key) for key in composed.config if key != "hydra"]
+    value: Any = outcome.metrics.get(objective)
+    well = outcome.status in (DONE, PRUNED)
+    return JobReturn(
+        overrides=list(composed.overrides),
+        cfg=OmegaConf.masked_copy(composed.config, keys),
+        hydra_cfg=OmegaConf.masked_copy(composed.config, "hydra"),
+        working_dir=str(Path.cwd()),
+        task_name=composed.config.hydra.job.name,
+        status=JobStatus.COMPLETED if well else JobStatus.FAILED,
+        _return_value=value if well else JobFailed(f"{outcome.job.folder}: {outcome.status}: {outcome.error or ''}"),
+    )
+
+
+def grid(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[list[str]]:
+    """The jobs of a grid: the product of all that lists several values; what is typed replaces a file's `params`.
+
+    Raises UserError for a range without steps, of which a grid has no values.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from alexnet_exp.settings import NO_VALUE, Problem, Refused
+
+    choices: dict[str, list[str]] = {}
+    problems = []
+    for parsed in OverridesParser.create(config_loader=loader).parse_overrides([*params, *arguments]):
+        key = parsed.get_key_element()
+        if not parsed.is_sweep_override():
+            choices[key] = [parsed.input_line or ""]
+        elif parsed.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+        else:
+            instead = "an interval is for a search; a grid takes a list: 0.1,0.01, or range(1,10,3)"
+            problems.append(Problem(parsed.input_line or key, NO_VALUE, instead))
+    if problems:
+        raise Refused(problems)
+    return [list(job) for job in itertools.product(*choices.values())]

@@ -1,0 +1,275 @@
+"""The pool on this machine: every job in processes of its own, from the one fork server, so that nothing leaks.
+
+A job's process gets its configuration as an argument and knows nothing of Hydra, of the sweep or of other jobs. What it
+prints goes to its own train.log. Should it die without a word, its folder is told here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alexnet_exp import logs
+from alexnet_exp.cores import SHARE, cores
+from alexnet_exp.endings import Ending
+from alexnet_exp.launch import Group, Work, threads, warm
+from alexnet_exp.recording import record
+from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.schema import Trainer
+from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, UserError
+from alexnet_exp.sweep.gpus import VISIBLE, Gpus, Share, visible
+from alexnet_exp.sweep.plan import Job
+from alexnet_exp.sweep.pool import Ended
+from alexnet_exp.validate import typed
+
+log = logging.getLogger(__name__)
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def run_job(container: Mapping[str, Any], folder: Path) -> Ending:
+    """One job, in its own process."""
+    # imported here, or the process that only waits for its jobs would spend seconds on Lightning
+    from alexnet_exp.train import train_rank
+
+    return train_rank(container, folder)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a job asks of a machine: processes, and for each a GPU; `gpus` as `Gpus.take` has it."""
+
+    ranks: int = 1
+    gpus: int | tuple[int, ...] = 0
+    nodes: int = 1
+
+    @property
+    def backend(self) -> str:
+        """By which its processes talk to each other."""
+        return "nccl" if self.gpus else "gloo"
+
+
+@dataclass(frozen=True)
+class _Running:
+    job: Job
+    container: dict[str, Any]
+    group: Group
+    share: Share
+    started: float
+
+
+class LocalPool:
+    """`jobs` at once, each with GPUs of its own or its share of the CPU's threads. See `pool.Pool`.
+
+    work: what a job's process does. Starts the fork server at once, which imports torch while this process plans.
+    """
+
+    def __init__(self, jobs: int = 1, work: Work = run_job):
+        self.jobs = jobs
+        self._work = work
+        self._running: list[_Running] = []
+        self._ended: list[Ended] = []
+        self._needs: dict[Path, Need] = {}
+        self._gpus: Gpus | None = None
+        warm()
+        # or Python would wait for the jobs at its own end, if nobody has closed the pool
+        atexit.register(self.close)
+
+    def has_room(self, job: Job) -> bool:
+        """Whether a process more is allowed, and the GPUs that the job asks for are free."""
+        return len(self._running) < self.jobs and self.gpus.fits(self._need_of(job).gpus)
+
+    def start(self, job: Job) -> None:
+        """Starts it, where there is room. What goes wrong with it here is its ending, which `wait` tells."""
+        begun = time.monotonic()
+        container: dict[str, Any] = {}
+        try:
+            container = job.container()
+            environment = {**os.environ, **_env_set(job.folder, container)}
+            with _uninterrupted(later=True):
+                self._start(job, container, environment, begun)
+        except UserError as error:
+            self._settle(job, container, Ending("failed", BAD_INPUT, str(error)), begun)
+        except (OSError, EOFError) as error:
+            reason = f"no process could be started: {type(error).__name__}: {error}"
+            self._settle(job, container, Ending("failed", FAILED, reason), begun)
+
+    def _start(self, job: Job, container: dict[str, Any], environment: dict[str, str], begun: float) -> None:
+        need = self._need_of(job)
+        if need.nodes > 1:
+            raise UserError(f"trainer.num_nodes={need.nodes}: needs a cluster; write hydra/launcher=slurm")
+        share = self.gpus.take(need.gpus)
+        environment[SHARE] = str(max(1, cores() // self.jobs))
+        if share.names is not None:
+            environment[VISIBLE] = share.names
+        try:
+            group = Group(
+                self._work,
+                container,
+                job.folder.absolute(),
+                need.ranks,
+                need.backend,
+                environment,
+                threads(environment, self.jobs * need.ranks),
+                own_log=True,
+            )
+        except BaseException:
+            self.gpus.give_back(share)
+            raise
+        self._running.append(_Running(job, container, group, share, begun))
+
+    def wait(self, timeout: float) -> list[Ended]:
+        """Those that ended since the last call; sleeps until one does, for at most `timeout` seconds."""
+        until = time.monotonic() + timeout
+        while True:
+            self._collect()
+            left = until - time.monotonic()
+            if self._ended or left <= 0:
+                ended, self._ended = self._ended, []
+                return ended
+            groups = [running.group for running in self._running]
+            waits = [left, *(seconds for group in groups if (seconds := group.timeout()) is not None)]
+            wait([each for group in groups for each in group.waitables()], min(waits))
+
+    def running(self) -> list[Job]:
+        """Started and not yet told as ended."""
+        return [running.job for running in self._running] + [ended.job for ended in self._ended]
+
+    def stop(self, job: Job, reason: str) -> None:
+        """Asks a running job to end after its epoch, with status `pruned`; `wait` tells when it has."""
+        with replacing(job.folder / PRUNE) as file:
+            file.write(f"{reason}\n".encode())
+
+    def close(self) -> list[Ended]:
+        """Interrupts what runs, waits a few seconds for it to say so in its folder, kills the rest."""
+        atexit.unregister(self.close)
+        ended: list[Ended] = []
+        with _uninterrupted():
+            for running in self._running:
+                running.group.interrupt()
+            while self._running or self._ended:
+                ended += self.wait(1.0)
+        return ended
+
+    @property
+    def gpus(self) -> Gpus:
+        """The GPUs of this machine that this process may use, and which of them are free."""
+        if self._gpus is None:
+            import torch
+
+            # counted through NVML: CUDA is not initialised in this process
+            self._gpus = Gpus(visible(os.environ, torch.cuda.device_count()))
+        return self._gpus
+
+    def _need_of(self, job: Job) -> Need:
+        if job.folder not in self._needs:
+            try:
+                self._needs[job.folder] = need_of(job.container())
+            except UserError:
+                self._needs[job.folder] = Need()  # the job will say what is wrong with it
+        return self._needs[job.folder]
+
+    def _collect(self) -> None:
+        """Takes those that have ended out of the running ones."""
+        for running in list(self._running):
+            with _uninterrupted(later=True):
+                ending = running.group.poll()
+                if ending is not None:
+                    self._running.remove(running)
+                    self.gpus.give_back(running.share)
+                    self._settle(running.job, running.container, ending, running.started, running.group)
+
+    def _settle(
+        self, job: Job, container: dict[str, Any], ending: Ending, started: float, group: Group | None = None
+    ) -> None:
+        """Sees to it that the folder says how the job ended, and keeps it for `wait`."""
+        if not ending.recorded:
+            try:
+                ending = _recorded(job.folder, container, ending, group)
+            except (UserError, OSError) as error:  # held by a process that is alive, or a disk that is full
+                log.warning(f"{job.folder.name}: how it ended could not be recorded: {error}")
+        self._ended.append(Ended(job, ending, time.monotonic() - started))
+
+
+def need_of(container: Mapping[str, Any]) -> Need:
+    """What the configuration asks for; raises UserError where this machine has not got it."""
+    from alexnet_exp.devices import chosen, count
+
+    trainer: Trainer = typed(Trainer, container.get("trainer") or {}, "trainer")
+    accelerator, devices, _ = chosen(trainer)
+    if accelerator != "cuda":
+        return Need(count(devices), nodes=trainer.num_nodes)
+    named = trainer.gpus if isinstance(trainer.gpus, list) else trainer.devices
+    gpus = tuple(named) if isinstance(named, list) else count(devices)
+    return Need(count(devices), gpus, trainer.num_nodes)
+
+
+def _env_set(folder: Path, container: Mapping[str, Any]) -> dict[str, str]:
+    """The variables of `hydra.job.env_set`, as Hydra noted them beside the job's configuration."""
+    file = folder / ".hydra" / "hydra.yaml"
+    if not file.exists():
+        return {}
+    try:
+        noted = OmegaConf.create({**container, **yaml.load(file.read_bytes(), Loader=_Loader)})
+        variables: Any = OmegaConf.select(noted, "hydra.job.env_set")
+        return {str(key): str(variables[key]) for key in variables or {}}
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{file}: hydra.job.env_set cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _recorded(folder: Path, container: Mapping[str, Any], ending: Ending, group: Group | None) -> Ending:
+    """The ending, with result.json saying it. Raises UserError while another process holds the folder."""
+    run = RunFolder(folder)
+    refused = ending.status == "refused"
+    if refused:  # a sweep's table is to show it
+        ending = replace(ending, status="failed")
+    with run.lock():
+        last_words = _last_words(run, group.pid) if group and group.wordless else None
+        if last_words:
+            return last_words
+        if ending.code != DONE and not refused:  # that it has said itself
+            logs.note(folder, "ERROR", f"{ending.status}: {ending.reason}")
+        return record(run, container, ending)
+
+
+def _last_words(run: RunFolder, pid: int) -> Ending | None:
+    """The good ending that process `pid` wrote into result.json before it could tell no more; None if it did not."""
+    if not run.result.exists():
+        return None
+    result = read_result(run.path)
+    if result.get("pid") != pid or result["status"] not in ("done", "pruned"):
+        return None
+    return Ending(result["status"], DONE, result.get("error", ""), recorded=True)
+
+
+@contextmanager
+def _uninterrupted(later: bool = False) -> Iterator[None]:
+    """Inside, Ctrl-C does nothing; with `later` it does what it would have done, once the block has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[FrameType | None] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if later and seen and callable(before):
+        before(signal.SIGINT, seen[0])

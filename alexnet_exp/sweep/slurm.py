@@ -1,0 +1,410 @@
+"""The jobs of a sweep on a SLURM cluster, through submitit; and what such a job does when its turn has come.
+
+    <sweep>/slurm/    what was submitted, and what SLURM and the processes printed before a job's own train.log began
+
+Jobs that ask for the same are one array. A job's claim is handed over to the queue, so that the sweep can be left
+alone: the same command, or a worker, sees in the claim which of SLURM's jobs it is and does not start it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alexnet_exp import logs
+from alexnet_exp.endings import Ending
+from alexnet_exp.recording import record
+from alexnet_exp.runs.contents import read_config, read_result
+from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
+from alexnet_exp.settings import DONE, FAILED, Problem, Refused, UserError
+from alexnet_exp.settings import INTERRUPTED as INTERRUPTED_CODE
+from alexnet_exp.sweep.claim import SLURM, Claim, Claims
+from alexnet_exp.sweep.plan import Job
+from alexnet_exp.sweep.pool import Ended
+from alexnet_exp.sweep.run import OPEN, WELL, status_of
+from alexnet_exp.sweep.slurm_queue import ENDED, FORGOTTEN, Queue, own_id, own_restarts
+from alexnet_exp.sweep.slurm_settings import SlurmSettings
+
+FOLDER = "slurm"
+LARGEST_ARRAY = 1000  # SLURM's own limit, unless a cluster has set another
+# Seconds between two looks at the queue; for jobs to end after Ctrl-C; for a folder to show what its job wrote last.
+LOOK = 0.5
+GRACE = 90.0
+SETTLE = 30.0
+# Seconds for whoever submitted a job to hand its claim over; for rank 0 to make the folder ready for the others.
+HANDING_OVER = 60.0
+GETTING_READY = 300.0
+# What makes SLURM cut a job short, whatever it was doing: it is worth another try.
+CUT_OFF = {"CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}
+# How lines begin with which SLURM tells what it did because a process ended.
+NOT_THE_CAUSE = ("srun:", "slurmstepd")
+# Variables of a job that this process may be part of, by which the jobs it submits would be misled.
+INHERITED = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
+KEPT = "SLURM_CONF"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks SLURM for."""
+
+    nodes: int
+    tasks_per_node: int
+    gpus_per_node: int | None
+
+
+def resources(trainer: Mapping[str, Any], settings: SlurmSettings) -> Resources:
+    """What a job with this `trainer` needs. Raises `Refused` where the settings say another number than the trainer."""
+    tasks, gpus = _devices(trainer, settings.gpus_per_node)
+    nodes = int(trainer.get("num_nodes") or 1)
+    problems = []
+    for key, needed, why in (
+        ("tasks_per_node", tasks, "a task is a rank, and the trainer asks for"),
+        ("nodes", nodes, "trainer.num_nodes is"),
+        ("gpus_per_node", gpus, "the trainer asks for"),
+    ):
+        said = getattr(settings, key)
+        if said is not None and needed is not None and said != needed:
+            problems.append(Problem(f"hydra.launcher.{key}", said, f"{why} {needed}; write null, which follows it"))
+    if problems:
+        raise Refused(problems)
+    return Resources(nodes, tasks, settings.gpus_per_node if gpus is None else gpus)
+
+
+def _devices(trainer: Mapping[str, Any], gpus_per_node: int | None) -> tuple[int, int | None]:
+    """Ranks and GPUs on each node; None where the trainer takes what there is."""
+    key = "gpus" if trainer.get("gpus") is not None else "devices"
+    asked, accelerator = trainer.get(key), trainer.get("accelerator")
+    if isinstance(asked, list):
+        count = len(asked)
+        if asked != list(range(count)):
+            raise Refused([Problem(f"trainer.{key}", asked, f"SLURM chooses the devices; write their number, {count}")])
+    elif asked in (-1, "auto"):
+        if accelerator == "cpu":
+            return 1, None
+        if not gpus_per_node:
+            raise Refused([Problem(f"trainer.{key}", asked, "say how many, or set hydra.launcher.gpus_per_node")])
+        count = gpus_per_node
+    else:
+        count = 1 if asked is None else int(asked)
+    if key == "gpus":
+        return max(1, count), count
+    if accelerator in ("cpu", None, "auto", "mps"):
+        return count, None
+    return count, count
+
+
+def check(trainers: Iterable[Mapping[str, Any]], settings: SlurmSettings) -> None:
+    """Raises `Refused` with all that keeps any of these trainers from being asked for, once."""
+    problems: dict[str, Problem] = {}
+    for trainer in trainers:
+        try:
+            resources(trainer, settings)
+        except Refused as refused:
+            problems |= {str(problem): problem for problem in refused.problems}
+    if problems:
+        raise Refused(problems.values())
+
+
+class SlurmPool:
+    """Submits jobs, and watches the queue until they have ended; see `pool.Pool`.
+
+    Without `settings.wait` nothing is watched: a submitted job is the queue's, and no more of this pool's.
+    """
+
+    def __init__(self, folder: Path, settings: SlurmSettings, name: str = "sweep"):
+        self.folder, self.settings, self.name = folder, settings, name
+        self.submitted: dict[Path, str] = {}  # SLURM's numbers, also of those that have ended
+        self._queue = Queue()
+        self._claims = Claims(folder)
+        self._new: list[Job] = []
+        self._running: list[_Submitted] = []
+        need_submitit()
+
+    def has_room(self, job: Job) -> bool:
+        """Always: the queue is the place to wait in."""
+        return True
+
+    def start(self, job: Job) -> None:
+        """Submits it, with those that were started since, when `wait` is called."""
+        self._new.append(job)
+
+    def running(self) -> list[Job]:
+        return [*self._new, *(each.job for each in self._running)]
+
+    def wait(self, timeout: float) -> list[Ended]:
+        """Raises UserError where sbatch refuses a job."""
+        self._submit()
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self._ended()
+            left = deadline - time.monotonic()
+            if ended or left <= 0 or not self._running:
+                return ended
+            time.sleep(min(LOOK, left))
+
+    def stop(self, job: Job, reason: str) -> None:
+        (job.folder / PRUNE).write_text(reason + "\n", encoding="utf-8")
+
+    def close(self) -> list[Ended]:
+        """Cancels what has not ended. What was running says that it was interrupted, what was waiting stays open."""
+        ended = [Ended(job, _interrupted("before it was submitted"), 0.0) for job in self._new]
+        self._new = []
+        if not self._running:
+            return ended
+        numbers = [each.number for each in self._running]
+        subprocess.run(["scancel", *numbers], capture_output=True, check=False)
+        deadline = time.monotonic() + GRACE
+        while self._running and time.monotonic() < deadline:
+            ended += self._ended(cancelled_here=True)
+            time.sleep(LOOK)
+        for each in self._running:  # SLURM will end them; it does not say when
+            ended.append(Ended(each.job, _interrupted("cancelled, as Ctrl-C asked"), each.seconds()))
+        self._running = []
+        return ended
+
+    def _submit(self) -> None:
+        groups: dict[Resources, list[Job]] = {}
+        for job in self._new:
+            groups.setdefault(resources(job.container()["trainer"], self.settings), []).append(job)
+        for asked, jobs in groups.items():
+            for first in range(0, len(jobs), LARGEST_ARRAY):
+                self._submit_array(asked, jobs[first : first + LARGEST_ARRAY])
+
+    def _submit_array(self, asked: Resources, jobs: list[Job]) -> None:
+        numbers = submit(self.folder, asked, self.settings, self.name, [job.folder for job in jobs])
+        for job, number in zip(jobs, numbers, strict=True):
+            self._new.remove(job)
+            self.submitted[job.folder] = number
+            claim = self._claims.mine(job)
+            if claim is not None:
+                claim.hand_over(f"{SLURM}{number}", let_go=not self.settings.wait)
+            if self.settings.wait:
+                self._running.append(_Submitted(job, number))
+
+    def _ended(self, cancelled_here: bool = False) -> list[Ended]:
+        found = []
+        for each in list(self._running):
+            state = self._queue.state(each.number)
+            if state is None or (state not in ENDED and state != FORGOTTEN):
+                continue
+            ending = each.ending(state, self.folder / FOLDER, cancelled_here)
+            if ending is not None:
+                self._queue.forget(each.number)
+                self._running.remove(each)
+                found.append(Ended(each.job, ending, each.seconds()))
+        return found
+
+
+@dataclass
+class _Submitted:
+    job: Job
+    number: str
+    since: float = field(default_factory=time.monotonic)
+    over: float | None = None  # when the queue first said that it has ended
+
+    def seconds(self) -> float:
+        """From the submission."""
+        return time.monotonic() - self.since
+
+    def ending(self, state: str, printed: Path, cancelled_here: bool) -> Ending | None:
+        """How a job that the queue calls ended has ended, also into its result.json; None: its folder does not say."""
+        self.over = self.over or time.monotonic()
+        status = status_of(self.job.folder)
+        unsettled = status == RUNNING or (status == OPEN and state == "COMPLETED")
+        if unsettled and time.monotonic() < self.over + SETTLE:
+            return None  # a file system that several machines share tells with a delay
+        if status not in (OPEN, DIED, RUNNING):
+            result = read_result(self.job.folder)
+            code = DONE if status in WELL else INTERRUPTED_CODE if status == INTERRUPTED else FAILED
+            return Ending(status, code, result.get("error", ""), recorded=True)
+        if status == OPEN and cancelled_here:
+            return _interrupted("cancelled while it waited in the queue")
+        ending = self._unsaid(status, state, printed)
+        if status != RUNNING:
+            ending = record(RunFolder(self.job.folder), self.job.container(), ending)
+        return ending
+
+    def _unsaid(self, status: str, state: str, printed: Path) -> Ending:
+        """The ending of a job that could not tell it itself."""
+        # of an array's job that was cancelled while it waited the controller keeps nothing
+        if status == OPEN and state in ("CANCELLED", FORGOTTEN):
+            return Ending("failed", FAILED, f"SLURM job {self.number} was cancelled before it began")
+        said = f"SLURM job {self.number} ended as {state}"
+        if state in CUT_OFF and status != OPEN:
+            return Ending("interrupted", INTERRUPTED_CODE, said)
+        file = printed / f"{self.number}_0_log.err"
+        last = _last_line(file)
+        return Ending("failed", FAILED, f"{said}: {last}" if last else f"{said}; {file} may say why")
+
+
+def _interrupted(reason: str) -> Ending:
+    return Ending("interrupted", INTERRUPTED_CODE, reason)
+
+
+def _last_line(file: Path) -> str:
+    """The last words of a process, such as its exception."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    words = (line.strip() for line in reversed(lines) if not line.startswith(NOT_THE_CAUSE))
+    return next(filter(None, words), "")
+
+
+def need_submitit() -> None:
+    """Raises UserError where submitit, or SLURM itself, is not installed."""
+    try:
+        import submitit  # noqa: F401
+    except ImportError:
+        raise UserError("hydra/launcher=slurm: submitit is not installed; pip install 'alexnet_exp[slurm]'") from None
+    import shutil
+
+    if shutil.which("sbatch") is None:
+        raise UserError("hydra/launcher=slurm: this machine has no sbatch; run the command where SLURM is")
+
+
+def submit(sweep: Path, asked: Resources, settings: SlurmSettings, name: str, folders: list[Path]) -> list[str]:
+    """Submits a job for each folder, as one array where they are several; returns SLURM's numbers of them.
+
+    Raises UserError with sbatch's words where it refuses.
+    """
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = SlurmExecutor(folder=(sweep / FOLDER).resolve())
+    executor.update_parameters(
+        job_name=name,
+        time=settings.timeout_min,
+        partition=settings.partition,
+        account=settings.account,
+        qos=settings.qos,
+        cpus_per_task=settings.cpus_per_task,
+        gpus_per_node=asked.gpus_per_node or None,
+        mem=None if settings.mem_gb is None else f"{round(settings.mem_gb * 1024)}M",
+        nodes=asked.nodes,
+        ntasks_per_node=asked.tasks_per_node,
+        array_parallelism=settings.jobs or LARGEST_ARRAY,
+        setup=list(settings.setup),
+        # a rank that has failed ends the others, which would wait for it
+        srun_args=["--kill-on-bad-exit=1"],
+        wckey=None,
+        additional_parameters={"requeue": True, **settings.additional_parameters},
+    )
+    words = io.StringIO()
+    try:
+        with _outside_of_jobs(), contextlib.redirect_stderr(words):
+            jobs = executor.map_array(be_job, [str(folder.resolve()) for folder in folders])
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise UserError(f"sbatch: {'; '.join(str(error).split(chr(10)))}") from None
+    return [str(job.job_id) for job in jobs]
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Inside, the environment is that of no job: sbatch and srun take what they find there for options."""
+    hidden = {key: value for key, value in os.environ.items() if key.startswith(INHERITED) and key != KEPT}
+    for key in hidden:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def be_job(path: str) -> None:
+    """What SLURM runs, in every task of a job: trains into the folder, and ends the process with its exit code."""
+    # of submitit's handlers, two do nothing but tell, and one starts the job again when its time is up
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, _time_is_up)
+    logging.getLogger("submitit").propagate = False  # its words are about itself, and not for train.log
+    folder = Path(path)
+    sweep = folder.parent
+    mark = sweep / FOLDER / f"{own_id()}_{own_restarts()}.ready"
+    if int(os.environ.get("SLURM_PROCID", "0")) > 0:
+        if not _is_ready(mark):
+            return
+        sys.exit(_train(folder) or None)
+    claim = _claim(folder)
+    try:
+        runs = _makes_ready(folder) if claim is not None or _is_ours(folder) else False
+        mark.write_text("run" if runs else "skip")
+        code = _train(folder) if runs else DONE
+    finally:
+        mark.unlink(missing_ok=True)
+        if claim is not None:
+            claim.release()
+    if code != DONE:
+        sys.exit(code)
+
+
+def _makes_ready(folder: Path) -> bool:
+    """Whether the job is to be run; its folder then has nothing of an earlier life of it."""
+    if status_of(folder) in WELL:
+        return False
+    RunFolder(folder).set_aside()
+    if own_restarts():
+        logs.note(folder, "INFO", f"requeued by SLURM, restart {own_restarts()}")
+    return True
+
+
+def _train(folder: Path) -> int:
+    import torch
+
+    from alexnet_exp.train import train
+
+    threads = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK") or "1"
+    torch.set_num_threads(int(threads))  # torch sees the node's cores, of which a job may have a few
+    return train(read_config(folder), folder)
+
+
+def _claim(folder: Path) -> Claim | None:
+    """The claim on the job, where it is not this job's already: whoever submitted it died before it was handed over."""
+    job = Job(0, folder, ())
+    claims = Claims(folder.parent)
+    deadline = time.monotonic() + HANDING_OVER
+    while True:
+        owner = claims.owner(job)
+        if owner is not None and claims.is_of_this_job(owner):
+            return None
+        claim = claims.take(job)
+        if claim is not None or time.monotonic() > deadline:
+            return claim
+        time.sleep(LOOK)
+
+
+def _is_ours(folder: Path) -> bool:
+    claims = Claims(folder.parent)
+    owner = claims.owner(Job(0, folder, ()))
+    return owner is not None and claims.is_of_this_job(owner)
+
+
+def _is_ready(mark: Path) -> bool:
+    """Waits until rank 0 says whether this job is to be run."""
+    deadline = time.monotonic() + GETTING_READY
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            if word := mark.read_text():
+                return word == "run"
+        time.sleep(LOOK)
+    raise RuntimeError(f"rank 0 has not begun within {GETTING_READY:g} seconds")
+
+
+def _time_is_up(number: int, frame: Any) -> None:
+    """SLURM's warning before a job's time limit: ends the run as SIGTERM does, while there is time to write it down."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    log.warning("SLURM: the time limit is near")
+    os.kill(os.getpid(), signal.SIGTERM)

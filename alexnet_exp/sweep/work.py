@@ -1,0 +1,89 @@
+"""Working on a sweep from its folder alone, without Hydra: what `resume` and `sweep work` do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alexnet_exp.config import Problems, fitted
+from alexnet_exp.runs.atomic import follow
+from alexnet_exp.settings import UserError
+from alexnet_exp.sweep import results, stopping
+from alexnet_exp.sweep.compose import check_devices
+from alexnet_exp.sweep.plan import Job, Plan
+from alexnet_exp.sweep.pool import Pool
+from alexnet_exp.sweep.report import Teller, exit_code, tell, told_beforehand
+from alexnet_exp.sweep.run import WELL, Outcome, in_queue, outcome_of, run_jobs, status_of
+
+
+def sweep_folder(text: str, outputs: Path) -> Path:
+    """The folder of the sweep that `text` means: a sweep's, that of one of its jobs, or `last`, if that is a job's.
+
+    Raises UserError for anything else.
+    """
+    folder = follow(outputs / "latest") if text == "last" else Path(text)
+    if folder is None or not folder.is_dir():
+        raise UserError(f"{text}: there is no such folder; name that of a sweep, in which sweep.json lies")
+    for each in (folder, folder.parent):
+        if Plan.is_in(each):
+            return each.relative_to(Path.cwd()) if each.is_relative_to(Path.cwd()) else each
+    what = "that of a single run" if (folder / "result.json").exists() else "not that of a sweep"
+    raise UserError(f"{text} is {what}: only a sweep's folder, in which sweep.json lies, can be gone on with")
+
+
+def local_pool(jobs: int, key: str) -> Pool:
+    """Processes of this machine, `jobs` at once; `key` is the setting to blame where that cannot be."""
+    from alexnet_exp.sweep.local import LocalPool
+
+    if jobs < 1:
+        raise UserError(f"{key}={jobs}: must be at least 1")
+    return LocalPool(jobs)
+
+
+def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
+    """Runs what is to be run of a plan, see `run_jobs`; tells the end, and returns the exit code.
+
+    whole: whether the end is told, and judged, of every job of the sweep, or only of those that were run here.
+    """
+    to_do = [job for job in plan.jobs if status_of(job.folder) not in WELL]
+    check(to_do)
+    teller = Teller(plan)
+    results.write_all(plan, map(outcome_of, plan.jobs))
+    for line in told_beforehand(plan.jobs, len(plan.jobs)):
+        teller.say(line)
+    ran: dict[Path, Outcome] = {}
+
+    def told(outcome: Outcome) -> None:
+        ran[outcome.job.folder] = outcome
+        results.add(plan, outcome)
+        teller.ended(outcome)
+
+    stopped: KeyboardInterrupt | None = None
+    try:
+        with stopping.stoppable():
+            if to_do:
+                pool = local_pool(jobs, "--jobs")
+                run_jobs(plan, plan.jobs, pool, again=again, wait=wait, told=told, looked=teller.looked)
+    except KeyboardInterrupt as stop:
+        stopped = stop
+    finally:
+        teller.clear()
+    return end(plan, list(map(outcome_of, plan.jobs)) if whole else list(ran.values()), stopped)
+
+
+def end(plan: Plan, outcomes: list[Outcome], stopped: KeyboardInterrupt | None) -> int:
+    """Tells how a sweep ended, and returns the exit code."""
+    outcomes = in_queue(plan, outcomes)
+    results.write_all(plan, map(outcome_of, plan.jobs))
+    tell(plan, outcomes, "interrupted" if stopped else None)
+    return stopping.exit_code(stopped) if stopped else exit_code(outcomes)
+
+
+def check(jobs: list[Job]) -> None:
+    """Validates the jobs' configurations as their folders hold them; raises UserError with all that is wrong, once."""
+    problems = Problems(None)
+    configs = []
+    for job in jobs:
+        with problems.gathered(()):
+            configs.append(fitted(job.container()))
+    problems.done()
+    check_devices(configs)

@@ -1,0 +1,48 @@
+"""`hydra/sweeper=grid`, the default: Hydra's basic sweeper, for launchers that check every job themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from alexnet_exp.sweep.launcher import grid
+
+
+# annotations are evaluated here: Hydra's scan of plugins runs a module that sys.modules does not have yet
+@dataclass
+class GridSweeperConf:
+    """`hydra.sweeper.params`: what a file sweeps, such as `{seed: "1,2,3"}`."""
+
+    _target_: str = "hydra_plugins.alexnet_exp.grid.GridSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+class GridSweeper(BasicSweeper):
+    """The same jobs in the same order. All are one batch, so that all are checked before the first is started.
+
+    `max_batch_size` is Hydra's, and does nothing here: `hydra.launcher.jobs` says how many run at once.
+    """
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        assert self.launcher is not None
+        assert self.hydra_context is not None
+        batch = grid(self._parse_config(), arguments, self.hydra_context.config_loader)
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        self.validate_batch_is_legal(batch)
+        # a job that failed raises where it is asked for its value; the others' values are not asked for less
+        return [self.launcher.launch(batch, initial_job_idx=0)]
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        if not getattr(self.launcher, "checks", False):
+            super().validate_batch_is_legal(batch)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="alexnet_exp")

@@ -1,0 +1,32 @@
+"""`hydra/launcher=process`: every job of a sweep in a process of its own, on this machine. The default."""
+
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+
+from alexnet_exp.sweep.launcher import JobsLauncher
+from alexnet_exp.sweep.pool import Pool
+
+
+# annotations are evaluated here: Hydra's scan of plugins runs a module that sys.modules does not have yet
+@dataclass
+class ProcessLauncherConf:
+    """`hydra.launcher.jobs`: how many jobs run at once."""
+
+    _target_: str = "hydra_plugins.alexnet_exp.process.ProcessLauncher"
+    jobs: int = 1
+
+
+class ProcessLauncher(JobsLauncher):
+    """Runs the jobs in a `LocalPool`."""
+
+    def __init__(self, jobs: int = 1):
+        self.jobs = jobs
+
+    def make_pool(self) -> Pool:
+        from alexnet_exp.sweep.work import local_pool
+
+        return local_pool(self.jobs, "hydra.launcher.jobs")
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="process", node=ProcessLauncherConf, provider="alexnet_exp")

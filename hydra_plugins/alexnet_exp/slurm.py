@@ -1,0 +1,45 @@
+"""`hydra/launcher=slurm`: jobs in a SLURM queue, through submitit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from alexnet_exp.sweep.launcher import JobsLauncher
+from alexnet_exp.sweep.pool import Pool
+from alexnet_exp.sweep.slurm_settings import SlurmSettings
+
+if TYPE_CHECKING:
+    from alexnet_exp.schema import Config
+
+
+class SlurmLauncher(JobsLauncher):
+    """Runs the jobs in a `SlurmPool`."""
+
+    def __init__(self, **settings: Any):
+        self.given = settings
+
+    @property
+    def settings(self) -> SlurmSettings:
+        """Checked here, and not when Hydra makes this: its words would wrap ours."""
+        return SlurmSettings(**OmegaConf.to_container(OmegaConf.create(self.given)))  # type: ignore[arg-type]
+
+    @property
+    def waits(self) -> bool:
+        return self.settings.wait
+
+    def check_devices(self, configs: "Sequence[Config]") -> None:
+        from alexnet_exp.sweep.slurm import check, need_submitit
+
+        need_submitit()
+        check((vars(config.trainer) for config in configs), self.settings)
+
+    def make_pool(self) -> Pool:
+        from alexnet_exp.sweep.slurm import SlurmPool
+
+        return SlurmPool(Path(self.config.hydra.sweep.dir), self.settings, str(self.config.name))
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmSettings, provider="alexnet_exp")

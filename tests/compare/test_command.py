@@ -1,0 +1,223 @@
+"""The commands `compare` and `runs` from their words to what they print."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_exp.__main__ import main
+from alexnet_exp.runs.folder import RunFolder
+
+CONFIG = {"seed": 1, "optim.lr": 0.1, "model.norm": "bn", "model.init": "a", "trainer.max_epochs": 5}
+
+
+def write(path, status="done", *, top1=0.9, model="bn", choices=True, **config):
+    path.mkdir(parents=True)
+    config = CONFIG | {"model.norm": model, "model.init": f"of {model}"} | config
+    metrics = {"val/top1": top1, "test/top1": top1, "test/loss": 1 - top1} if status == "done" else {}
+    facts = {"seconds": 60.0, "images_per_s": 500.0, "start": "2026-11-24T10:00:00.000+00:00", "fingerprint": "f"}
+    facts |= {"choices": {"model": model}} if choices else {}
+    if status == "failed":
+        facts["error"] = "out of memory"
+    result = {"format": 1, "status": status, "config": config, "metrics": metrics} | facts
+    (path / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """Two models, three seeds each, far apart; a run that failed and one that is damaged."""
+    monkeypatch.chdir(tmp_path)
+    for model, values in {"bn": (0.90, 0.91, 0.905), "lrn": (0.95, 0.951, 0.949)}.items():
+        for seed, top1 in enumerate(values, start=1):
+            write(tmp_path / "outputs" / "s" / f"{model}-{seed}", top1=top1, model=model, seed=seed)
+    write(tmp_path / "outputs" / "s" / "bn-4", "failed", seed=4)
+    (tmp_path / "outputs" / "s" / "cut").mkdir()
+    (tmp_path / "outputs" / "s" / "cut" / "result.json").write_text("{")
+    return tmp_path / "outputs"
+
+
+def printed(capsys, *words, code=0):
+    assert main(list(words)) == code
+    return capsys.readouterr().out
+
+
+def refused(capsys, *words):
+    assert main(list(words)) == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1, text
+    return text
+
+
+def test_outputs_are_compared_where_nothing_is_named(outputs, capsys):
+    text = printed(capsys, "compare")
+    assert text.splitlines()[0].startswith("model=lrn is first of 2")
+    assert "1 failed" in text
+    assert "skipped: outputs/s/cut/result.json" in text
+    assert "model.init" not in text  # decided by the model, and so not a column of its own
+
+
+def test_a_baseline_gives_a_verdict(outputs, capsys):
+    text = printed(capsys, "compare", "outputs", "--baseline", "model=bn")
+    assert "lrn" in text.splitlines()[0]
+    assert "better" in text
+    assert "4.50" in text
+
+
+def test_machines_read_csv_and_json(outputs, capsys):
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "compare", "--format", "csv"))))
+    assert [row["run"] for row in rows[:3]] == ["s/lrn-2", "s/lrn-1", "s/lrn-3"]  # the best by val first
+    assert [row["status"] for row in rows] == ["done"] * 6 + ["failed"]
+    assert rows[0]["model"] == "lrn"
+    content = json.loads(printed(capsys, "compare", "--baseline", "model=bn", "--format", "json"))
+    assert {arm["label"]: arm["n"] for arm in content["arms"]} == {"model=lrn": 3, "model=bn": 3}
+    assert content["differences"][0]["difference"] == pytest.approx(0.045)
+    assert printed(capsys, "compare", "--format", "markdown").startswith("**")
+
+
+def test_conditions_columns_and_order(outputs, capsys):
+    words = (
+        "compare",
+        "--where",
+        "model=bn",
+        "--where",
+        "status=done",
+        "--columns",
+        "run,seed,test/loss",
+        "--format",
+        "csv",
+    )
+    rows = list(csv.reader(io.StringIO(printed(capsys, *words, "--sort", "-seed"))))
+    assert rows[0] == ["run", "seed", "test/loss"]
+    assert [row[1] for row in rows[1:]] == ["3", "2", "1"]
+    rows = list(csv.reader(io.StringIO(printed(capsys, *words, "--sort", "seed", "--top", "2"))))
+    assert [row[1] for row in rows[1:]] == ["1", "2"]
+    rows = list(csv.reader(io.StringIO(printed(capsys, *words, "--metric", "test/loss", "--top", "1"))))
+    assert len(rows) == 2
+
+
+def test_names_are_found_below_outputs(outputs, capsys):
+    text = printed(capsys, "compare", "s/bn-1", "s/lrn-1", "--format", "csv")
+    assert len(text.splitlines()) == 3
+    assert len(printed(capsys, "compare", "s", "--format", "csv").splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--where", "modle=bn"], "did you mean model?"),
+        (["--where", "model=lnr"], "model is bn, lrn"),
+        (["--where", "model"], "not a condition"),
+        (["--metric", "test/topp1"], "did you mean test/top1?"),
+        (["--columns", "optim.ler"], "did you mean optim.lr?"),
+        (["--sort", "seeed"], "did you mean seed?"),
+        (["--group-by", "modl"], "did you mean model?"),
+        (["--best-of", "optim.lrr"], "did you mean optim.lr?"),
+        (["--baseline", "model=ln"], "bn"),
+        (["--margin", "wide", "--baseline", "model=bn"], "must be a number greater than 0"),
+        (["--top", "0"], "--top"),
+        (["--format", "yaml"], "yaml"),
+        (["--tolerance", "1"], "--assert-equal"),
+        (["--colums", "x"], "--colums"),
+        (["nowhere"], "nowhere"),
+        (["--assert-equal"], "needs two runs"),
+    ],
+)
+def test_wrong_options_are_one_line(outputs, capsys, words, said):
+    assert said in refused(capsys, "compare", *words)
+
+
+def test_no_run_at_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "no outputs here yet" in refused(capsys, "compare")
+    assert "no such folder" in refused(capsys, "runs")
+    (tmp_path / "outputs").mkdir()
+    assert "no run under outputs" in refused(capsys, "compare")
+
+
+def test_only_failed_and_running_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "outputs" / "a", "failed")
+    write(tmp_path / "outputs" / "b", "running")
+    text = printed(capsys, "compare")
+    assert "failed" in text
+    assert "died" in text  # it says running, and nobody holds its folder
+
+
+def test_a_csv_file_with_a_seed_column(tmp_path, capsys):
+    lines = ["fold,norm,test/acc"]
+    lines += [
+        f"{seed},{norm},{0.9 + 0.05 * (norm == 'lrn') + seed / 1000}" for norm in ("bn", "lrn") for seed in (1, 2, 3)
+    ]
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    words = (
+        "compare",
+        str(tmp_path / "runs.csv"),
+        "--seed-column",
+        "fold",
+        "--baseline",
+        "norm=bn",
+        "--format",
+        "json",
+    )
+    content = json.loads(printed(capsys, *words))
+    assert content["metric"]["key"] == "test/acc"
+    assert content["differences"][0]["difference"] == pytest.approx(0.05)
+    assert content["differences"][0]["verdict"] == "better"
+    assert content["arms"][0]["seeds"] == [1, 2, 3]
+
+
+def test_assert_equal(outputs, capsys, tmp_path):
+    for name, loss in (("bn-1", 1.0), ("bn-2", 1.0), ("lrn-1", 1.5)):
+        RunFolder(outputs / "s" / name).append_steps([(1, 2.0, 0.1), (2, loss, 0.1)])
+    assert printed(capsys, "compare", "s/bn-1", "s/bn-2", "--assert-equal") == "2 steps are equal, to the bit\n"
+    text = printed(capsys, "compare", "s/bn-1", "s/lrn-1", "--assert-equal", code=1)
+    assert text == "step 2: loss 1.0 and 1.5; 1 step is equal before it\n"
+    text = printed(capsys, "compare", "s/bn-1", "s/lrn-1", "--assert-equal", "--tolerance", "0.5")
+    assert text == "2 steps are equal, within 0.5\n"
+    assert "from 0 up" in refused(capsys, "compare", "s/bn-1", "s/lrn-1", "--assert-equal", "--tolerance", "-1")
+
+
+def test_the_latest_runs(outputs, capsys):
+    lines = printed(capsys, "runs").splitlines()
+    assert len(lines) == 8
+    assert lines[0].split() == ["start", "run", "status", "progress", "metric", "value"]
+    content = json.loads(printed(capsys, "runs", "--format", "json"))
+    assert {entry["run"] for entry in content} >= {"s/lrn-1", "s/bn-4"}
+    assert printed(capsys, "runs", "s", "--format", "markdown").startswith("| start |")
+    assert "no such folder" in refused(capsys, "runs", "nowhere")
+
+
+def test_show_and_diff(outputs, capsys):
+    assert "out of memory" in printed(capsys, "runs", "show", "s/bn-4")
+    assert json.loads(printed(capsys, "runs", "show", "s/bn-4", "--format", "json"))["status"] == "failed"
+    text = printed(capsys, "runs", "diff", "s/bn-1", "s/lrn-1")
+    assert "model.norm" in text
+    assert "90.00%" in text
+    assert "not a run" in refused(capsys, "runs", "show", "nowhere")
+
+
+def test_neither_command_imports_torch(outputs):
+    code = (
+        "import sys; from alexnet_exp.__main__ import main; main(['compare']); main(['runs']); "
+        "sys.exit(bool({'torch', 'pytorch_lightning', 'hydra', 'rich'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_a_real_run_from_end_to_end(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        shutil.copytree(finished.path, tmp_path / "outputs" / "train" / name)
+    shown = printed(capsys, "compare", "--format", "json")
+    runs = json.loads(shown)["runs"]
+    assert [run["metrics"] for run in runs] == [finished.result["metrics"]] * 2
+    assert [run["status"] for run in runs] == ["done"] * 2
+    assert "twice" in shown or "repeated" in shown  # the same seed counts once
+    assert "steps are equal, to the bit" in printed(capsys, "compare", "train/one", "train/two", "--assert-equal")
+    assert "the same settings" in printed(capsys, "runs", "diff", "train/one", "train/two")
+    assert "done" in printed(capsys, "runs", "show", "train/one")
+    assert printed(capsys, "runs").count("2 epochs") == 2

@@ -1,0 +1,310 @@
+"""From runs to sentences: what is said, what is refused, and what is chosen."""
+
+import math
+import random
+
+import pytest
+from scipy import stats
+
+from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.comparison import Verdict
+from alexnet_exp.settings import UserError
+from tests.compare.made import arm, made
+
+LRN = (0.975, 0.977, 0.974, 0.976, 0.978)
+NONE = (0.970, 0.972, 0.969, 0.971, 0.974)
+BASE = Options(baseline="model=none")
+
+
+def only(runs, options=BASE):
+    (difference,) = compare(runs, options).differences
+    return difference
+
+
+def test_better_with_its_interval_in_one_sentence():
+    found = compare([*arm("lrn", LRN), *arm("none", NONE)], BASE)
+    low, high = stats.ttest_ind(LRN, NONE, equal_var=False).confidence_interval()
+    assert found.sentence == (
+        f"lrn beats none by 0.48 points of test top-1 (95% interval {100 * low:.2f} to {100 * high:.2f}; 5 seeds each)."
+    )
+    assert found.differences[0].verdict is Verdict.better
+    assert found.differences[0].interval == pytest.approx((low, high))
+    assert found.differences[0].command is None
+
+
+def test_worse_and_the_interval_turned_round():
+    found = only([*arm("lrn", LRN), *arm("none", NONE)], Options(baseline="model.norm=lrn"))
+    assert found.verdict is Verdict.worse
+    assert found.sentence.startswith("none is worse than lrn by 0.48 points of test top-1 (95% interval 0.")
+    assert found.interval[1] < 0
+
+
+def test_less_loss_is_better():
+    runs = [
+        made(model, seed, 0.9, metrics={"test/loss": loss + 0.001 * seed})
+        for model, loss in (("lrn", 0.1), ("none", 0.2))
+        for seed in (1, 2, 3)
+    ]
+    found = compare(runs, Options(metric="test/loss", baseline="model=none"))
+    assert found.differences[0].verdict is Verdict.better
+    assert found.sentence.startswith("lrn beats none by 0.1 of test loss (95% interval 0.09")
+
+
+def test_cannot_tell_says_below_what_and_what_to_run():
+    found = only([*arm("lrn", (0.97, 0.98, 0.975)), *arm("none", (0.968, 0.979, 0.974))])
+    assert found.verdict is Verdict.cannot_tell
+    assert 0.005 < found.bound < 0.1
+    assert found.more_seeds > 100
+    assert (
+        found.command == f"python -m alexnet_exp -m model=lrn,none optim.lr=0.1 'seed=range(4,{4 + found.more_seeds})'"
+    )
+    assert f"cannot tell below {100 * found.bound:.2f} points" in found.sentence
+
+
+def test_no_difference_above_the_margin():
+    runs = [*arm("lrn", (0.9701, 0.9702, 0.9705)), *arm("none", (0.9703, 0.9700, 0.9706))]
+    found = only(runs, Options(baseline="model=none", margin=0.005))
+    assert (found.verdict, found.bound) == (Verdict.no_difference, 0.005)
+    assert found.sentence.startswith("no difference above 0.50 points of test top-1 between lrn and none: -0.003 (90% ")
+    assert only(runs).verdict is Verdict.cannot_tell
+
+
+def test_a_margin_that_seeds_cannot_show_names_the_seeds_that_would():
+    runs = [*arm("lrn", (0.97, 0.98, 0.975)), *arm("none", (0.968, 0.979, 0.974))]
+    found = only(runs, Options(baseline="model=none", margin=0.01))
+    assert found.verdict is Verdict.cannot_tell
+    assert f"{found.more_seeds} more seeds in each arm are needed to see a difference of 1.00 points" in found.sentence
+    assert found.more_seeds < only(runs, Options(baseline="model=none", margin=0.005)).more_seeds
+
+
+def test_a_difference_that_shows_is_told_though_it_is_below_the_margin():
+    found = only([*arm("lrn", LRN), *arm("none", NONE)], Options(baseline="model=none", margin=0.02))
+    assert found.verdict is Verdict.better
+
+
+def test_one_run_each():
+    found = only([made("lrn", 1, 0.97), made("none", 1, 0.96)])
+    assert found.verdict is Verdict.cannot_tell
+    assert found.interval is None
+    assert "lrn 97.00%, none 96.00%, one run each: this cannot separate the change from luck" in found.sentence
+    assert found.command == "python -m alexnet_exp -m model=lrn,none optim.lr=0.1 seed=2,3"
+
+
+def test_two_runs_each_show_both_values_and_no_interval():
+    found = only([*arm("lrn", (0.97, 0.98)), *arm("none", (0.96, 0.95))])
+    assert (found.interval, found.bound, found.more_seeds) == (None, None, 1)
+    assert "lrn 97.00% and 98.00%, none 96.00% and 95.00%" in found.sentence
+
+
+def test_an_arm_without_a_finished_run():
+    found = only([made("lrn", 1, status="failed"), *arm("none", NONE)])
+    assert math.isnan(found.difference)
+    assert found.sentence == "cannot tell lrn from none: lrn has no finished run"
+
+
+def test_values_without_spread():
+    found = only([*arm("lrn", (1.0, 1.0, 1.0)), *arm("none", (0.5, 0.5, 0.5))])
+    assert (found.verdict, found.bound) == (Verdict.cannot_tell, None)
+    assert "no spread" in found.sentence
+
+
+def test_several_arms_are_judged_together():
+    found = compare([*arm("lrn", LRN), *arm("bn", (0.99, 0.991, 0.989, 0.992, 0.99)), *arm("none", NONE)], BASE)
+    assert [difference.method for difference in found.differences] == ["Dunnett"] * 2
+    expected = stats.dunnett((0.99, 0.991, 0.989, 0.992, 0.99), LRN, control=NONE, random_state=1).pvalue
+    assert [difference.p for difference in found.differences] == pytest.approx(expected, abs=1e-4)
+    assert found.sentence.startswith("bn beats none by")
+    assert "95% interval for 2 arms together" in found.sentence
+    assert found.sentence.endswith("The other one is better.")
+
+
+def test_pairs_only_on_request_and_with_their_correlation():
+    noise = random.Random(1)
+    shared = [noise.gauss(0, 0.02) for _ in range(6)]
+    lrn = arm("lrn", [0.952 + each + noise.gauss(0, 0.0005) for each in shared])
+    none = arm("none", [0.950 + each + noise.gauss(0, 0.0005) for each in shared])
+    assert only([*lrn, *none]).verdict is Verdict.cannot_tell
+    found = only([*lrn, *none[1:]], Options(baseline="model=none", paired=True))
+    assert (found.verdict, found.method) == (Verdict.better, "paired t")
+    values = [[run.metrics["test/top1"] for run in runs] for runs in (lrn[1:], none[1:])]
+    assert found.interval == pytest.approx(tuple(stats.ttest_rel(*values).confidence_interval()))
+    assert found.correlation == pytest.approx(stats.pearsonr(*values).statistic)
+    assert "5 seeds in common, paired, correlation 1.00" in found.sentence
+
+
+def test_pairs_need_seeds_in_common():
+    runs = [*arm("lrn", LRN), *[made("none", seed, 0.9) for seed in (5, 6, 7)]]
+    found = only(runs, Options(baseline="model=none", paired=True))
+    assert found.verdict is Verdict.cannot_tell
+    assert "they share 1 seed" in found.sentence
+
+
+def grid(best):
+    """Both models at two rates, five seeds each; `best` is the rate of each model that wins on val."""
+    noise = random.Random(2)
+    return [
+        made(model, seed, top + noise.gauss(0, 0.002), lr=lr, val=top + (0.02 if best[model] == lr else -0.02))
+        for model, top in (("lrn", 0.96), ("none", 0.95))
+        for lr in (0.1, 0.01)
+        for seed in range(1, 6)
+    ]
+
+
+def test_in_a_grid_arms_are_compared_at_equal_settings():
+    found = compare(grid({"lrn": 0.1, "none": 0.1}), BASE)
+    pairs = [(each.arm.settings["optim.lr"], each.baseline.settings["optim.lr"]) for each in found.differences]
+    assert sorted(pairs) == [(0.01, 0.01), (0.1, 0.1)]
+    assert all("for all comparisons together" in each.sentence for each in found.differences)
+    # each rate's verdict is at half of 5 in 100
+    first = found.differences[0]
+    expected = stats.ttest_ind(first.arm.values, first.baseline.values, equal_var=False).confidence_interval(0.975)
+    assert first.interval == pytest.approx(tuple(expected))
+
+
+def test_each_arm_at_its_own_best_rate_chosen_on_val():
+    found = compare(grid({"lrn": 0.1, "none": 0.01}), Options(baseline="model=none", best_of=["optim.lr"]))
+    (difference,) = found.differences
+    assert difference.arm.settings["optim.lr"] == 0.1
+    assert difference.baseline.settings["optim.lr"] == 0.01
+    assert found.sentence.endswith("Each arm is at its own best optim.lr by val top-1.")
+    assert any("fresh seeds" in line for line in found.look_out)
+
+
+def test_test_does_not_choose():
+    """The rate that is better on test and worse on val is not taken."""
+    runs = [
+        made(model, seed, 0.9 + 0.05 * (lr == 0.1) + 0.001 * seed, val=0.9 - 0.05 * (lr == 0.1), lr=lr)
+        for model in ("lrn", "none")
+        for lr in (0.1, 0.01)
+        for seed in (1, 2, 3)
+    ]
+    found = compare(runs, Options(best_of=["optim.lr"]))
+    assert [each.settings["optim.lr"] for each in found.arms] == [0.01, 0.01]
+    assert compare(runs).arms[0].settings["optim.lr"] == 0.01
+
+
+def test_one_lucky_seed_is_not_an_arms_best():
+    runs = [*arm("lrn", LRN), made("lrn", 1, 0.999, lr=0.01), *arm("none", NONE)]
+    found = compare(runs, Options(best_of=["optim.lr"]))
+    assert {each.settings["optim.lr"] for each in found.arms} == {0.1}
+
+
+def test_an_arm_without_a_counterpart_is_named():
+    found = compare([*arm("lrn", LRN), *arm("none", NONE), *arm("lrn", LRN, lr=0.3)], BASE)
+    assert len(found.differences) == 1
+    assert any("model=lrn optim.lr=0.3" in line and "nothing to compare with" in line for line in found.look_out)
+
+
+def test_the_baseline_speaks_of_the_group_that_decides_its_key():
+    runs = grid({"lrn": 0.1, "none": 0.1})
+    assert len(compare(runs, Options(baseline="model.norm=none")).differences) == 2
+
+
+def test_runs_on_other_images_get_no_verdict():
+    found = compare([*arm("lrn", LRN, fingerprint="cifar"), *arm("none", NONE)], BASE)
+    (difference,) = found.differences
+    assert (difference.verdict, difference.interval) == (Verdict.cannot_tell, None)
+    assert "measured on different images" in difference.sentence
+    assert any("different data" in line for line in found.look_out)
+
+
+def test_a_claim_stands_beside_the_measurement():
+    claim = {"difference": 0.014, "text": "LRN, section 3.3", "against": "model.norm=none"}
+    found = compare([*arm("lrn", LRN, paper_claim=claim), *arm("none", NONE)], BASE)
+    assert (found.differences[0].claim.difference, found.differences[0].claim.text) == (0.014, "LRN, section 3.3")
+    assert found.sentence.endswith("; the paper claims +1.40 points.")
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {},
+        {"difference": "more"},
+        {"difference": 0.01, "metric": "test/top5"},
+        {"difference": 0.01, "against": "model=bn"},
+        {"difference": 0.01, "against": "nonsense"},
+    ],
+)
+def test_a_claim_about_something_else_is_left_out(claim):
+    assert only([*arm("lrn", LRN, paper_claim=claim), *arm("none", NONE)]).claim is None
+
+
+def test_without_a_baseline_there_is_a_ranking_and_no_verdict():
+    found = compare([*arm("none", NONE), *arm("lrn", LRN)])
+    assert [each.label for each in found.arms] == ["model=lrn", "model=none"]
+    assert found.sentence.startswith("model=lrn is first of 2 by val top-1: test top-1 97.60% (95% interval ")
+    assert found.sentence.endswith("Whether it is better than another, --baseline says.")
+    assert found.differences == []
+
+
+@pytest.mark.parametrize(
+    ("runs", "sentence"),
+    [
+        ([], "There are no runs here."),
+        ([made("lrn", 1, status="failed"), made("lrn", 2, status="running")], "is done: 1 failed, 1 running."),
+        ([made("lrn", 1, 0.97)], "all runs: test top-1 97.00% (one run)."),
+        (arm("lrn", (0.97, 0.98)), "all runs: test top-1 97.00% and 98.00% (2 seeds)."),
+        ([made("lrn", 1, 0.97), made("bn", 1, 0.96)], "one run each: this cannot separate the change from luck."),
+    ],
+)
+def test_with_few_runs_there_is_still_a_sentence(runs, sentence):
+    assert compare(runs).sentence.endswith(sentence)
+
+
+def test_the_metric_is_the_tests_where_all_have_it():
+    val_only = made("lrn", 1, metrics={"val/top1": 0.9})
+    assert compare([made("lrn", 2, 0.9)]).metric.key == "test/top1"
+    assert compare([made("lrn", 2, 0.9), val_only]).metric.key == "val/top1"
+    assert compare([made("lrn", 2, metrics={"val/f1": 0.9, "val/loss": 0.1})]).metric.key == "val/f1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(metric="test/top2"), "did you mean test/top1"),
+        (Options(baseline="model=code"), "model is lrn, none"),
+        (Options(baseline="modle=none"), "did you mean model"),
+        (Options(baseline="optim.lr=0.1"), "every run has it"),
+        (Options(baseline="none"), "not a condition"),
+        (Options(best_of=["optim.lr"]), "does not vary"),
+        (Options(group_by=["optim.rate"]), "no run has optim.rate"),
+        (Options(margin=0.01), "--baseline"),
+        (Options(paired=True), "--baseline"),
+        (Options(margin=0.0, baseline="model=none"), "greater than 0"),
+        (Options(top=0), "at least 1"),
+    ],
+)
+def test_what_fits_none_of_the_runs_is_refused_in_one_line(options, message):
+    with pytest.raises(UserError, match=message) as refused:
+        compare([*arm("lrn", LRN), *arm("none", NONE)], options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_baseline_that_fits_two_arms_is_refused():
+    """bn and none do not differ in init, and lrn does not either: which of the two is meant cannot be known."""
+    runs = [*arm("lrn", LRN), *arm("none", NONE), *arm("bn", NONE)]
+    with pytest.raises(UserError, match="fits both"):
+        compare(runs, Options(baseline="model.init=he"))
+
+
+def test_the_top_leaves_out_arms_and_no_verdict_changes():
+    runs = [*arm("lrn", LRN), *arm("bn", (0.99, 0.991, 0.989, 0.992, 0.99)), *arm("none", NONE)]
+    every, first = compare(runs, BASE), compare(runs, Options(baseline="model=none", top=1))
+    assert [each.label for each in first.arms] == ["model=bn", "model=none"]
+    assert [each.interval for each in first.differences] == [every.differences[0].interval]
+
+
+def test_the_table_is_of_arms_where_seeds_were_folded():
+    found = compare([*arm("lrn", LRN), *arm("none", NONE)], BASE)
+    row = dict(zip(found.table.keys, found.table.rows[0], strict=True))
+    assert (row["model"], row["n"], row["values"], row["status"]) == ("lrn", 5, list(LRN), "5 done")
+    assert row["test/top1"] == pytest.approx(0.976)
+    assert row["verdict"] == "better"
+    single = compare([made("lrn", 1, 0.9), made("bn", 1, 0.8)])
+    assert single.table == single.runs_table
+
+
+def test_columns_can_be_chosen():
+    found = compare([*arm("lrn", LRN), *arm("none", NONE)], Options(columns=["model", "val/top1", "commit"]))
+    assert found.table.keys == ["model", "val/top1", "commit"]
+    assert found.table.rows[0] == ["lrn", pytest.approx(0.976), "a" * 40]

@@ -1,0 +1,111 @@
+"""The interval for new images, against the spread that new images and seeds really have."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.images import Answers, interval
+from tests.compare.made import made
+
+
+def with_predictions(folder, model, seed, right, labels, classes=4, top=None):
+    """A run in `folder` that is right on the images where `right` says so."""
+    guessed = np.where(right, labels, (labels + 1) % classes)
+    probabilities = np.full((len(labels), classes), 0.1, np.float16)
+    probabilities[np.arange(len(labels)), guessed] = 0.7
+    arrays = {"labels": labels, "probabilities": probabilities}
+    if top:
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top].astype(np.int32)
+        arrays |= {"classes": order, "probabilities": np.take_along_axis(probabilities, order, axis=1)}
+    path = folder / f"{model}-{seed}"
+    (path / "predictions").mkdir(parents=True)
+    np.savez_compressed(path / "predictions" / "test.npz", **arrays)
+    return replace(made(model, seed, float(right.mean())), path=path)
+
+
+def two_arms(folder, images=400, seeds=4, gap=0.05, number=0, **options):
+    """Images are hard or easy for all runs alike; the first arm is better by `gap`; no seed is better than another."""
+    generator = np.random.default_rng(number)
+    labels, hard = generator.integers(0, 4, images), generator.random(images)
+    return [
+        [
+            with_predictions(
+                folder, model, seed, 0.6 * hard + 0.4 * generator.random(images) < 0.6 + more, labels, **options
+            )
+            for seed in range(1, seeds + 1)
+        ]
+        for model, more in (("lrn", gap), ("none", 0.0))
+    ]
+
+
+def test_it_holds_the_difference_and_is_the_same_every_time(tmp_path):
+    first, second = two_arms(tmp_path)
+    measured = np.mean([run.metrics["test/top1"] for run in first]) - np.mean(
+        [run.metrics["test/top1"] for run in second]
+    )
+    low, high = interval(first, second, Answers("test/top1"))
+    assert low < measured < high
+    assert interval(first, second, Answers("test/top1")) == (low, high)
+
+
+def test_its_width_is_that_of_images_drawn_anew(tmp_path):
+    """Without any effect of the seed, against the spread of the difference over fresh images and runs."""
+    differences = []
+    for number in range(60):
+        first, second = two_arms(tmp_path / str(number), images=200, seeds=3, number=number)
+        differences.append(
+            np.mean([run.metrics["test/top1"] for run in first]) - np.mean([r.metrics["test/top1"] for r in second])
+        )
+    widths = []
+    for number in range(60):
+        first, second = (
+            [replace(made("lrn", s, 0.5), path=tmp_path / str(number) / f"{m}-{s}") for s in (1, 2, 3)]
+            for m in ("lrn", "none")
+        )
+        low, high = interval(first, second, Answers("test/top1"))
+        widths.append(high - low)
+    truth = 2 * 1.96 * np.std(differences, ddof=1)
+    # the draws of seeds add again what the draws of images had in them: somewhat too wide, never too narrow
+    assert 0.9 * truth < np.mean(widths) < 1.7 * truth
+
+
+def test_of_many_classes_only_the_first_are_kept(tmp_path):
+    whole = two_arms(tmp_path / "whole", classes=4)
+    cut = two_arms(tmp_path / "cut", classes=4, top=2)
+    assert interval(*whole, Answers("test/top1")) == interval(*cut, Answers("test/top1"))
+
+
+def test_top5_allows_five_guesses(tmp_path):
+    first, second = two_arms(tmp_path, classes=4)
+    assert interval(first, second, Answers("test/top5")) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "other labels", "no labels"])
+def test_none_where_the_predictions_do_not_fit(tmp_path, damage):
+    first, second = two_arms(tmp_path)
+    file = first[1].path / "predictions" / "test.npz"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut short":
+        file.write_bytes(file.read_bytes()[:200])
+    elif damage == "other labels":
+        np.savez(file, labels=np.zeros(400, int), probabilities=np.ones((400, 4)))
+    else:
+        np.savez(file, probabilities=np.ones((400, 4)))
+    assert interval(first, second, Answers("test/top1")) is None
+
+
+def test_none_for_another_metric_or_too_few_seeds(tmp_path):
+    first, second = two_arms(tmp_path)
+    assert interval(first, second, Answers("val/top1")) is None
+    assert interval(first[:2], second, Answers("test/top1")) is None
+
+
+def test_it_stands_in_the_comparison(tmp_path):
+    first, second = two_arms(tmp_path)
+    (difference,) = compare([*first, *second], Options(baseline="model=none")).differences
+    assert difference.images_interval == interval(first, second, Answers("test/top1"))
+    (without,) = compare([*first, *second], Options(baseline="model=none", images=False)).differences
+    assert without.images_interval is None

@@ -1,0 +1,114 @@
+"""What else differs: named, and worse where it goes with the arm."""
+
+import pytest
+
+from alexnet_exp.compare.compare import Options, compare
+from tests.compare.made import arm, made
+
+VALUES = (0.95, 0.96, 0.97)
+
+
+def lines(runs, **options):
+    return compare(runs, Options(**options)).look_out
+
+
+def test_nothing_to_look_out_for():
+    assert lines([*arm("lrn", VALUES), *arm("none", VALUES)]) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other", "told"),
+    [
+        ("commit", "a" * 40, "b" * 40, "the code's commit differs between the arms"),
+        ("device", "H100", "CPU", "the device differs between the arms"),
+        ("precision", "32-true", "bf16-mixed", "the precision differs between the arms"),
+        ("effective_batch", 128, 256, "the effective batch differs between the arms"),
+        ("versions", {"torch": "2.9"}, {"torch": "2.14"}, "the version of torch differs between the arms"),
+        ("ranks", 1, 2, "the number of processes differs between the arms"),
+    ],
+)
+def test_what_goes_with_the_arm(key, one, other, told):
+    found = lines([*arm("lrn", VALUES, **{key: one}), *arm("none", VALUES, **{key: other})])
+    (line,) = found
+    assert line.startswith(told)
+    assert "model=lrn" in line
+
+
+def test_what_differs_inside_an_arm_is_counted():
+    runs = [*arm("lrn", VALUES), *[made("none", seed, 0.9, device="A100" if seed == 1 else None) for seed in (1, 2, 3)]]
+    assert lines(runs) == ["the device differs: unknown (5 runs), A100 (1 run)"]
+
+
+def test_what_was_varied_on_purpose_is_not_told():
+    runs = [
+        made(
+            "lrn",
+            seed,
+            0.9,
+            config={"data.batch_size": size},
+            overrides=[f"data.batch_size={size}"],
+            effective_batch=size,
+        )
+        for size in (128, 256)
+        for seed in (1, 2, 3)
+    ]
+    assert lines(runs) == []
+
+
+def test_uncommitted_changes():
+    (line,) = lines([*arm("lrn", VALUES, dirty=True), *arm("none", VALUES)])
+    assert line.startswith("uncommitted changes in the code of 3 of 6 runs")
+
+
+def test_failed_and_running_runs_by_arm():
+    runs = [
+        *arm("lrn", VALUES),
+        made("lrn", 4, status="failed"),
+        made("lrn", 5, status="running"),
+        *arm("none", VALUES),
+    ]
+    assert lines(runs) == ["model=lrn: 1 failed, 1 running, not counted"]
+
+
+def test_a_repeated_seed():
+    again = made("lrn", 1, 0.9, overrides=["note=again"], end="2026-02-01T00:00:00+00:00")
+    assert lines([*arm("lrn", VALUES), again, *arm("none", VALUES)]) == [
+        "model=lrn: seed 1 ran more than once; the run that ended first counts"
+    ]
+
+
+def test_different_seeds():
+    runs = [*arm("lrn", VALUES), *[made("none", seed, 0.9) for seed in (2, 3, 5)]]
+    assert lines(runs) == ["the arms have different seeds: model=lrn 1-3; model=none 2-3, 5"]
+
+
+def test_runs_taken_together_that_differ():
+    runs = [*arm("lrn", VALUES), *[made("lrn", seed, 0.9, lr=0.3) for seed in (4, 5)]]
+    assert lines(runs, group_by=["model"]) == ["runs that are taken together differ in optim.lr: 0.1, 0.3"]
+
+
+def test_seeds_added_by_another_sweep(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.json").touch()
+    runs = [
+        made("lrn", seed, 0.9, sweep=str(tmp_path / ("first" if seed < 4 else "second")), start=f"2026-01-0{seed}")
+        for seed in (1, 2, 3, 4, 5)
+    ]
+    (line,) = lines(runs)
+    assert line.startswith("seeds were added in several batches: all runs (1-3, then 4-5)")
+
+
+def test_runs_started_one_by_one_are_batches_where_an_hour_lies_between():
+    def at(hour):
+        return {"start": f"2026-01-01T{hour:02}:00:00+00:00", "end": f"2026-01-01T{hour:02}:50:00+00:00"}
+
+    together = [made("lrn", seed, 0.9, **at(seed)) for seed in (1, 2, 3)]
+    assert lines(together) == []
+    (line,) = lines([*together, made("lrn", 4, 0.9, **at(9))])
+    assert "(1-3, then 4)" in line
+
+
+def test_a_claim_without_a_number_is_told():
+    (line,) = lines(arm("lrn", VALUES, paper_claim={"text": "much better"}))
+    assert "paper_claim" in line

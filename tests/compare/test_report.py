@@ -1,0 +1,279 @@
+"""The report as a file: what it says, what it embeds, and that nothing in a run can break out of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp.compare.comparison import Comparison, Table
+from alexnet_exp.compare.report import write_report
+from alexnet_exp.compare.report.curves import POINTS, read_curves
+from alexnet_exp.compare.report.methods import methods
+from alexnet_exp.compare.report.pictures import read_pictures
+from alexnet_exp.runs.many import read
+from alexnet_exp.settings import UserError
+from tests.compare.generated import compared, write_picture, write_run, write_sweep
+
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!-- \u2028 ]]>"
+
+
+class Page(HTMLParser):
+    """What a browser would take from the file: elements with their attributes, and the text of those with an id."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._open = dict(attributes).get("id") or tag
+
+    def handle_data(self, data):
+        self.texts.append((self._open, data))
+
+    @property
+    def data(self):
+        return json.loads(self.text("data"))
+
+    def text(self, of):
+        return "".join(text for where, text in self.texts if where == of)
+
+    @property
+    def visible(self):
+        return " ".join(
+            " ".join(text for where, text in self.texts if where not in ("data", "style", "script")).split()
+        )
+
+
+def made(comparison: Comparison, folder: Path) -> Page:
+    write_report(comparison, folder / "report.html", command="python -m alexnet_exp compare outputs")
+    return Page(folder / "report.html")
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    write_sweep(tmp_path / "outputs", pictures=1)
+    return compared(tmp_path / "outputs")
+
+
+def test_it_says_first_what_was_found_and_every_verdict_in_words(sweep, tmp_path):
+    page = made(sweep, tmp_path)
+    assert sweep.sentence in page.visible
+    parts = (sweep.sentence, "Each dot is one seed", "Verdict", "Look out", "Learning curves")
+    order = [page.visible.index(text) for text in parts]
+    assert order == sorted(order)
+    for said in ("▲ better", "? cannot tell below 0.61 points", "= no difference above 0.50 points", "baseline"):
+        assert said in page.visible
+    for line in sweep.look_out:
+        assert line in page.visible
+    assert "1.4 points of top-1 (section 3.3)" in page.visible
+    assert "python -m alexnet_exp -m model=lrn,bn optim.lr=0.1 seed=4,5,6,7" in page.visible
+
+
+def test_a_difference_of_which_nothing_can_be_said_has_no_number(sweep, tmp_path):
+    unknown = replace(sweep.differences[1], difference=float("nan"), interval=None, bound=None)
+    page = made(replace(sweep, differences=[unknown]), tmp_path)
+    assert "? cannot tell" in page.visible
+    assert "nan" not in page.visible.lower().replace("cannot", "")
+
+
+def test_it_asks_for_nothing_outside_itself(sweep, tmp_path):
+    page = made(sweep, tmp_path)
+    links = [
+        value for _, at in page.elements for name, value in at.items() if name in ("src", "href", "data", "action")
+    ]
+    assert links
+    assert [link for link in links if not str(link).startswith(("#", "data:"))] == []
+    assert not re.search(r"@import|url\(", page.text("style"))
+    policy = next(at["content"] for _, at in page.elements if at.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy).startswith("default-src 'none'")
+
+
+def test_text_of_a_run_stays_text(tmp_path):
+    outputs = tmp_path / "outputs"
+    write_run(outputs / "a" / "<b>bold</b>", "lrn", 0.1, 1, note=HOSTILE, device=HOSTILE, tags=[HOSTILE])
+    write_run(outputs / "a" / "two", "lrn", 0.1, 2, status="failed", error=HOSTILE)
+    page = made(replace(compared(outputs), sentence=HOSTILE, look_out=[HOSTILE], skipped=[HOSTILE]), tmp_path)
+    assert [tag for tag, _ in page.elements].count("script") == 2
+    assert not [at for _, at in page.elements if "onerror" in at]
+    assert HOSTILE in {run["note"] for run in page.data["runs"]}
+    assert page.visible.count(" ".join(HOSTILE.split())) >= 3  # finding, look out, skipped
+    raw = (tmp_path / "report.html").read_text()
+    assert raw.count("</script>") == 2
+
+
+def test_failed_runs_are_there_and_have_no_value(sweep, tmp_path):
+    runs = {run["name"]: run for run in made(sweep, tmp_path).data["runs"]}
+    failed = runs["norms/model-bn_lr-0.1_seed-9"]
+    assert (failed["status"], failed["value"]) == ("failed", None)
+    assert failed["error"] == "RuntimeError: the loss is not finite at step 217 (lr 0.1)"
+    assert len(runs) == 14
+    assert sum(run["value"] is not None for run in runs.values()) == 12
+
+
+def test_every_run_is_in_the_table_whatever_the_terminal_showed(sweep, tmp_path):
+    cut = Table(["optim.lr"], ["optim.lr"], [[0.1]])
+    page = made(replace(sweep, runs_table=cut), tmp_path)
+    assert sorted(page.data["table"]["runs"]) == list(range(14))
+    assert [column["key"] for column in page.data["table"]["columns"]] == ["optim.lr", "run"]
+
+
+def test_what_all_runs_share_is_written_once_and_nothing_is_lost(sweep, tmp_path):
+    data = made(sweep, tmp_path).data
+    assert "model.stages.conv3.out" in data["common"]["settings"]
+    for run, told in zip(sweep.runs, data["runs"], strict=True):
+        settings = data["common"]["settings"] | told["settings"]
+        assert {key: settings[key] for key in run.config} == run.config
+        assert settings["model (option)"] == run.choices["model"]
+
+
+def test_curves_are_those_of_metrics_csv_to_five_digits(sweep, tmp_path):
+    data = made(sweep, tmp_path).data
+    column = [each["key"] for each in data["curves"]["columns"]].index("val/top1")
+    for run, line in zip(sweep.runs, data["curves"]["lines"], strict=True):
+        header, *rows = [text.split(",") for text in (run.path / "metrics.csv").read_text().split()]
+        wanted = [float(row[header.index("val/top1")]) for row in rows]
+        assert line["values"][column] == pytest.approx(wanted, rel=5e-5)
+        assert line["epochs"] == list(range(len(rows)))
+
+
+def test_long_curves_are_thinned_to_the_same_epochs(tmp_path):
+    write_run(tmp_path / "s" / "long", "lrn", 0.1, 1, epochs=2000)
+    write_run(tmp_path / "s" / "short", "lrn", 0.1, 2, epochs=1500)
+    curves = read_curves(list(read(tmp_path)))
+    long, short = (line["epochs"] for line in curves.lines if line)
+    assert POINTS / 2 < len(long) <= POINTS + 1
+    assert (long[-1], short[-1]) == (1999, 1499)
+    assert set(short[:-1]) <= set(long)
+
+
+def test_other_loggers_rows_of_one_epoch_are_joined(tmp_path):
+    write_run(tmp_path / "s" / "a", "lrn", 0.1, 1)
+    (tmp_path / "s" / "a" / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n0,9,0.5,\n0,9,,0.7\n1,19,0.4,\n")
+    curves = read_curves(list(read(tmp_path)))
+    assert curves.columns == ["val/loss", "train/loss"]
+    assert curves.lines == [{"epochs": [0, 1], "values": [[0.7, None], [0.5, 0.4]]}]
+
+
+def test_the_curves_of_another_projects_run_are_found(tmp_path):
+    run = tmp_path / "logs" / "a"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "config.yaml").write_text("seed: 1\n")
+    (run / "csv" / "version_0").mkdir(parents=True)
+    (run / "csv" / "version_0" / "metrics.csv").write_text(
+        "epoch,step,train/loss,valid_acc,test/acc\n0,9,0.5,,\n0,9,,0.7,\n1,19,0.4,,\n1,19,,0.8,\n2,20,,,0.75\n"
+    )
+    curves = read_curves(list(read(tmp_path)))
+    assert curves.columns == ["val/acc", "train/loss"]
+    assert curves.lines == [{"epochs": [0, 1], "values": [[0.7, 0.8], [0.5, 0.4]]}]
+
+
+def test_a_damaged_metrics_csv_is_named_and_the_rest_is_shown(sweep, tmp_path):
+    broken = tmp_path / "outputs" / "norms" / "model-lrn_lr-0.1_seed-1" / "metrics.csv"
+    broken.write_text("epoch,val/loss\n0,abc\n")
+    (broken.parent.with_name("model-lrn_lr-0.1_seed-2") / "metrics.csv").unlink()
+    page = made(sweep, tmp_path)
+    assert str(broken) in page.visible
+    assert "1 run recorded no epochs" in page.visible
+    assert sum(line is None for line in page.data["curves"]["lines"]) == 2
+
+
+def test_pictures_keep_to_their_budget_and_every_arm_has_its_turn(sweep):
+    all_of_them = read_pictures(sweep.arms, sweep.runs)
+    assert (len(all_of_them.shown), all_of_them.left_out) == (12, 0)
+    room = sum(len(picture.uri) for picture in all_of_them.shown[:4])
+    few = read_pictures(sweep.arms, sweep.runs, budget=room)
+    assert [picture.run.name for picture in few.shown] == [arm.runs[0].name for arm in sweep.arms]
+    assert few.left_out == 8
+
+
+def test_pictures_are_scaled_down_and_what_is_none_is_passed_over(tmp_path):
+    folder = tmp_path / "outputs" / "s" / "a"
+    write_run(folder, "lrn", 0.1, 1)
+    write_picture(folder / "plots" / "huge.png", random.Random(0), (3600, 1800))
+    (folder / "plots" / "text.png").write_text("not a picture")
+    comparison = compared(tmp_path / "outputs")
+    found = read_pictures(comparison.arms, comparison.runs)
+    assert [(picture.name, picture.width, picture.height) for picture in found.shown] == [("huge", 900, 450)]
+    assert found.unreadable == 1
+    assert "1 file could not be read as pictures" in made(comparison, tmp_path).visible
+
+
+def test_the_methods_sentences_name_seeds_test_baseline_and_margin(sweep):
+    text = methods(replace(sweep, differences=[replace(each, method="Dunnett") for each in sweep.differences]))
+    for said in (
+        "4 configurations",
+        "3 seeds",
+        "Dunnett's test",
+        "model=bn optim.lr=0.1",
+        "0.50 points",
+        "2 of 14 runs",
+    ):
+        assert said in text
+    alone = replace(sweep, differences=[], margin=None, arms=[replace(sweep.arms[0], values=[0.9])])
+    assert "a single run" in methods(alone)
+    assert "judged" not in methods(alone)
+
+
+def test_the_copied_table_is_markdown(sweep, tmp_path):
+    lines = made(sweep, tmp_path).text("markdown").strip().splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert re.fullmatch(r"[|:\- ]+", lines[1])
+
+
+def test_the_sources_say_versions_commit_and_command(sweep, tmp_path):
+    changed = [replace(sweep.runs[0], facts=sweep.runs[0].facts | {"commit": "f" * 40}), *sweep.runs[1:]]
+    page = made(replace(sweep, runs=changed), tmp_path)
+    for said in (
+        "python -m alexnet_exp compare outputs",
+        "torch 2.14.1",
+        "3f2a91c07be4 (13 runs)",
+        "ffffffffffff (1 run)",
+    ):
+        assert said in page.visible
+
+
+def test_a_comparison_without_a_finished_run_is_still_a_page(tmp_path):
+    write_run(tmp_path / "outputs" / "s" / "a", "lrn", 0.1, 1, status="failed", error="killed")
+    page = made(replace(compared(tmp_path / "outputs"), sentence="no run has finished"), tmp_path)
+    assert "no run has finished" in page.visible
+
+
+def test_where_it_cannot_be_written_the_user_is_told(sweep, tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report(sweep, tmp_path / "nowhere" / "report.html")
+
+
+def test_torch_is_not_needed():
+    code = "import sys, alexnet_exp.compare.report; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_two_hundred_runs_of_a_hundred_epochs_are_under_six_megabytes(tmp_path):
+    write_picture(tmp_path / "picture.png", random.Random(0))
+    for place in range(200):
+        folder = tmp_path / "outputs" / "s" / f"run-{place}"
+        write_run(folder, ("lrn", "bn")[place % 2], (0.1, 0.03, 0.01, 0.003)[place % 4], place, epochs=100)
+        (folder / "plots").mkdir()
+        for name in ("a", "b", "c"):
+            shutil.copy(tmp_path / "picture.png", folder / "plots" / f"{name}.png")
+    page = made(compared(tmp_path / "outputs"), tmp_path)
+    assert (tmp_path / "report.html").stat().st_size < 6_000_000
+    assert len(page.data["runs"]) == 200
+    assert all(line is not None and len(line["epochs"]) == 100 for line in page.data["curves"]["lines"])
+    left_out = re.search(r"(\d+) pictures left out", page.visible)
+    assert left_out
+    assert int(left_out[1]) + [tag for tag, _ in page.elements].count("img") - 1 == 600

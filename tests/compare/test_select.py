@@ -1,0 +1,162 @@
+"""Which runs are looked at, what varies between them, and their table."""
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp.compare.select import (
+    Condition,
+    best_first,
+    check_names,
+    other_values,
+    ranking_key,
+    runs_table,
+    sorted_by,
+    varying,
+    where,
+)
+from alexnet_exp.runs.run import Run
+from alexnet_exp.settings import UserError
+
+STAGES = {"model.stages.conv1.then": ["norm", "act"], "model.norm": "bn", "model.name": "bn", "model.width": 1.0}
+LRN = {"model.stages.conv1.then": ["act", "norm"], "model.norm": "lrn", "model.name": "lrn", "model.width": 1.0}
+
+
+def a_run(name="r", config=None, metrics=None, status="done", choices=None, **facts):
+    return Run(Path(name), name, status, {"seed": 1, **(config or {})}, metrics or {}, choices or {}, facts)
+
+
+def test_a_group_stands_for_the_settings_it_decides():
+    runs = [
+        a_run(config=STAGES | {"optim.lr": lr, "seed": seed}, choices={"model": "bn"})
+        for lr in (0.1, 0.01)
+        for seed in (1, 2)
+    ] + [a_run(config=LRN | {"optim.lr": 0.1}, choices={"model": "lrn"})]
+    assert varying(runs) == ["model", "optim.lr"]
+
+
+def test_a_setting_of_the_group_that_was_changed_too_is_its_own():
+    runs = [
+        a_run(config=STAGES, choices={"model": "bn"}),
+        a_run(config=LRN, choices={"model": "lrn"}),
+        a_run(config=LRN | {"model.width": 0.5}, choices={"model": "lrn"}),
+    ]
+    assert varying(runs) == ["model", "model.width"]
+
+
+def test_settings_of_one_node_that_change_together_are_one_and_of_two_nodes_are_two():
+    runs = [a_run(config={"optim.lr": x, "optim.eps": 2 * x, "schedule.warmup": x}) for x in (1, 2)]
+    assert varying(runs) == ["optim.lr", "schedule.warmup"]  # that both changed is for the reader to see
+
+
+def test_seeds_names_and_places_do_not_vary():
+    runs = [
+        a_run(config={"seed": s, "name": f"n{s}", "data.split_seed": s, "logger.csv.name": s, "tags": [s]})
+        for s in (1, 2)
+    ]
+    assert varying(runs) == []
+    assert varying([]) == []
+    assert varying([a_run(config={"optim.lr": 1})]) == []
+
+
+def test_a_key_that_some_runs_lack_varies_and_true_is_not_one():
+    assert varying([a_run(config={"a": 1}), a_run()]) == ["a"]
+    assert varying([a_run(config={"a": 1}), a_run(config={"a": 1.0})]) == []
+    assert varying([a_run(config={"a": "1"}), a_run(config={"a": 1})]) == ["a"]
+
+
+def test_without_choices_the_keys_are_named():
+    runs = [a_run(config=STAGES), a_run(config=LRN)]
+    assert varying(runs) == ["model.stages.conv1.then"]
+
+
+RUN = a_run(
+    config={"optim.lr": 0.1, "model.norm": "lrn", "pad": [0, 3], "clip": None, "on": True, "n": 3},
+    metrics={"val/top1": 0.9},
+    choices={"model": "paper"},
+    device="GPU 0",
+    seconds=90,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("optim.lr=0.10", True),
+        ("optim.lr=1e-1", True),
+        ("optim.lr==0.2", False),
+        ("optim.lr!=0.2", True),
+        ("optim.lr<0.2", True),
+        ("optim.lr<=0.1", True),
+        ("optim.lr>0.1", False),
+        ("optim.lr >= 0.1", True),
+        ("optim.lr=0.3,0.1", True),
+        ("model.norm=lrn", True),
+        ("model.norm=bn,none", False),
+        ("model.norm!=bn,none", True),
+        ("model=paper", True),
+        ("val/top1>0.8", True),
+        ("pad=[0,3]", True),
+        ("pad=[0, 3]", True),
+        ("clip=null", True),
+        ("clip!=null", False),
+        ("on=true", True),
+        ("on=1", False),
+        ("n=3.0", True),
+        ("status=done", True),
+        ("minutes<2", True),
+        ("seed=1", True),
+        ("device=GPU 0", True),
+        ("nothing=1", False),
+        ("nothing!=1", True),
+        ("nothing>1", False),
+        ("model.norm>1", False),
+    ],
+)
+def test_conditions(text, holds):
+    assert Condition.parse(text).holds(RUN) is holds
+
+
+@pytest.mark.parametrize("text", ["optim.lr", "=3", "optim.lr>abc", "a b=1", ""])
+def test_what_is_no_condition_is_refused(text):
+    with pytest.raises(UserError) as refused:
+        Condition.parse(text)
+    assert "\n" not in str(refused.value)
+
+
+def test_all_conditions_must_hold_and_a_misspelt_name_is_told():
+    runs = [a_run(str(n), {"optim.lr": n, "model.norm": "bn"}) for n in range(4)]
+    assert [run.name for run in where(runs, ["optim.lr>0", "optim.lr!=2"])] == ["1", "3"]
+    for wrong, near in (("model.nrom=bn", "model.norm"), ("lr=1", "optim.lr"), ("stats=done", "status")):
+        with pytest.raises(UserError, match=rf"did you mean {near}\?"):
+            where(runs, [wrong])
+    assert other_values(runs, ["model.norm=lrn", "optim.lr=1"]) == "; model.norm is bn"
+    check_names(["anything"], [], "--where")  # nothing is known where there are no runs
+
+
+def test_the_best_come_first_and_what_does_not_count_last():
+    runs = [
+        a_run("a", metrics={"val/top1": 0.5, "val/loss": 1.0}),
+        a_run("b", metrics={"val/top1": 0.9, "val/loss": 2.0}),
+        a_run("c", metrics={"val/top1": 1.0}, status="failed"),
+        a_run("d"),
+    ]
+    assert [run.name for run in best_first(runs, "val/top1")] == ["b", "a", "c", "d"]
+    assert [run.name for run in best_first(runs, "val/loss")] == ["a", "b", "c", "d"]
+    assert ranking_key("test/top1", runs) == "val/top1"
+    assert ranking_key("test/acc", runs) == "test/acc"
+
+
+def test_sorting_by_any_column():
+    runs = [a_run("a", {"k": 10}), a_run("b", {"k": 9}), a_run("c", {"k": "x"}), a_run("d")]
+    assert [run.name for run in sorted_by(runs, "k")] == ["b", "a", "c", "d"]
+    assert [run.name for run in sorted_by(runs, "-k")] == ["c", "a", "b", "d"]
+
+
+def test_the_table_of_the_runs():
+    runs = [RUN, a_run("f", status="failed")]
+    table = runs_table(runs, ["model"])
+    assert table.keys == ["model", "seed", "val/top1", "images_per_s", "minutes", "status", "run"]
+    assert table.titles == ["model", "seed", "val top-1", "images/s", "minutes", "status", "run"]
+    assert table.rows == [["paper", 1, 0.9, None, 1.5, "done", "r"], [None, 1, None, None, None, "failed", "f"]]
+    assert runs_table(runs, [], ["device", "optim.lr", "missing"]).rows == [["GPU 0", 0.1], [None, None]]

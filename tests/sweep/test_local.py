@@ -1,0 +1,485 @@
+"""Jobs in processes of this machine: what they see, how they end, that none is left and nothing leaks."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_exp import launch
+from alexnet_exp.runs.contents import read_result, read_steps
+from alexnet_exp.runs.lock import locked
+from alexnet_exp.settings import Refused
+from alexnet_exp.sweep import local
+from alexnet_exp.sweep.local import LocalPool, need_of
+from tests.sweep import works
+from tests.sweep.jobs import are_gone, pids_in, plain_job, run_all, tiny_job, wait_until
+
+
+@pytest.fixture
+def local_pool() -> Iterator[Callable[..., LocalPool]]:
+    """Makes pools; no process is left of them in the end, and none that had to be closed unless the test did it."""
+    pools: list[LocalPool] = []
+
+    def make(*arguments: Any, **options: Any) -> LocalPool:
+        pools.append(LocalPool(*arguments, **options))
+        return pools[-1]
+
+    yield make
+    left = [ended for pool in pools for ended in pool.close()]
+    assert not left
+    assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's package with a callback that raises on one rank, or on all."""
+    (tmp_path / "mishap.py").write_text(
+        "import pytorch_lightning as pl\n"
+        "class Raise(pl.Callback):\n"
+        "    def __init__(self, rank=None):\n"
+        "        self.rank = rank\n"
+        "    def on_train_epoch_start(self, trainer, pl_module):\n"
+        "        if self.rank in (None, trainer.global_rank):\n"
+        "            raise ValueError('boom')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ALEXNET_EXP_ALLOW", "mishap")
+
+
+def around(job: Any, rank: str = "") -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((job.folder / f"around{rank}.json").read_text())
+    return told
+
+
+Pools = Callable[..., LocalPool]
+
+CPU: dict[str, Any] = {"seed": 3, "trainer": {"accelerator": "cpu"}}
+CPU_2: dict[str, Any] = {"seed": 3, "trainer": {"accelerator": "cpu", "devices": 2}}
+
+
+# What a job sees
+
+
+def test_the_environment_is_that_of_the_call_without_the_ranks_of_others(
+    local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = local_pool(work=works.look_around)
+    run_all(pool, first := plain_job(tmp_path / "first", CPU))  # the server has started by now, if not before
+    monkeypatch.setenv("MARK", "of now")
+    for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "PL_GLOBAL_SEED", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    hydra = {"job": {"env_set": {"SET": "${oc.env:MARK}, seed ${seed}", "MARK2": 5}}}
+    run_all(pool, job := plain_job(tmp_path / "job", CPU, hydra), two := plain_job(tmp_path / "two", CPU_2))
+    seen = around(job)["environment"]
+    assert "MARK" not in around(first)["environment"]
+    assert (seen["MARK"], seen["SET"], seen["MARK2"]) == ("of now", "of now, seed 3", "5")
+    assert not {"MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "PL_GLOBAL_SEED"} & seen.keys()
+    assert not {"WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"} & seen.keys()
+    for rank in "01":
+        seen = around(two, rank)["environment"]
+        assert (seen["RANK"], seen["LOCAL_RANK"], seen["WORLD_SIZE"]) == (rank, rank, "2")
+        assert not {"MASTER_PORT", "SLURM_NTASKS"} & seen.keys()
+    assert "SET" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("jobs", "container", "omp", "expected"),
+    [(1, CPU, None, 6), (2, CPU, None, 3), (2, CPU_2, None, 1), (9, CPU, None, 1), (2, CPU, "5", 5)],
+)
+def test_a_job_has_its_share_of_the_threads(
+    local_pool: Pools,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
+    container: dict[str, Any],
+    omp: str | None,
+    expected: int,
+) -> None:
+    for module in (launch, local):
+        monkeypatch.setattr(module, "cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if omp:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    run_all(local_pool(jobs, work=works.look_around), job := plain_job(tmp_path / "job", container))
+    for rank in ("0", "1") if container is CPU_2 else ("",):
+        assert around(job, rank)["threads"] == expected
+        assert around(job, rank)["environment"]["OMP_NUM_THREADS"] == str(expected)
+        assert around(job, rank)["cores"] == max(1, 6 // jobs)
+
+
+def test_a_job_sees_its_own_gpus_alone(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    # one process each, or they would want NCCL
+    wanted: dict[str, dict[str, Any]] = {
+        "one": {"gpus": 1},
+        "cpu": {"gpus": 0},
+        "named": {"gpus": [3]},
+        "best": {},
+        "lightnings": {"accelerator": "gpu", "devices": [0]},
+    }
+    pool = local_pool(4, work=works.look_around)
+    jobs = {name: plain_job(tmp_path / name, {"trainer": trainer}) for name, trainer in wanted.items()}
+    for name in ("one", "cpu", "named", "best"):
+        assert pool.has_room(jobs[name])
+        pool.start(jobs[name])
+    assert not pool.has_room(jobs["lightnings"])
+    ended = []
+    while pool.running():
+        ended += pool.wait(1)
+    assert {each.ending.status for each in ended} == {"done"}
+    run_all(pool, jobs["lightnings"])
+    seen = {name: around(job)["environment"]["CUDA_VISIBLE_DEVICES"] for name, job in jobs.items()}
+    assert seen == {"one": "3", "cpu": "", "named": "3,5,6,7", "best": "5", "lightnings": "3,5,6,7"}
+    assert not any(around(job)["cuda"] for job in jobs.values())
+
+
+def test_what_a_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+    def needs(**trainer: Any) -> tuple[int, Any, str]:
+        need = need_of({"trainer": trainer})
+        return need.ranks, need.gpus, need.backend
+
+    assert needs() == (1, 1, "nccl")
+    assert needs(gpus=0) == (1, 0, "gloo")
+    assert needs(gpus=2) == (2, 2, "nccl")
+    assert needs(gpus=-1) == (4, 4, "nccl")
+    assert needs(gpus=[0, 2]) == (2, (0, 2), "nccl")
+    assert needs(accelerator="cpu", devices=2) == (2, 0, "gloo")
+    assert needs(accelerator="gpu", devices="auto") == (4, 4, "nccl")
+    assert needs(accelerator="gpu", devices=[1]) == (1, (1,), "nccl")
+    with pytest.raises(Refused, match="GPUs 0 to 3"):
+        needs(gpus=5)
+
+
+# What a job says
+
+
+def test_what_a_job_says_is_in_its_own_log_once(
+    local_pool: Pools, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool = local_pool(2, work=works.speak)
+    jobs = [plain_job(tmp_path / name, CPU) for name in ("a", "b")]
+    run_all(pool, *jobs)
+    for job in jobs:
+        lines = (job.folder / "train.log").read_text(encoding="utf-8").splitlines()
+        said = ["by the log: Grüße", "by print", "by print to stderr", "by C code", "by a child"]
+        assert sorted(line.rpartition(" INFO ")[2] for line in lines) == sorted(said)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_preload_that_could_not_be_imported_is_told(
+    local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "PRELOAD", [*launch.PRELOAD, "no_such_module"])
+    ended = run_all(local_pool(work=works.speak), job := plain_job(tmp_path / "job", CPU))
+    assert ended["job"].ending.status == "done"
+    (line,) = [line for line in (job.folder / "train.log").read_text().splitlines() if "WARNING" in line]
+    assert line.endswith("the fork server could not import no_such_module, so that every start is slow")
+
+
+# How a job ends
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("sigkill", "the process ended without a word, by signal SIGKILL; the system may have been out of memory"),
+        ("segfault", "the process ended without a word, by signal SIGSEGV"),
+        ("memory", "MemoryError: 1 TiB"),
+        ("after begin", "the process ended without a word, by signal SIGKILL; the system may have been out of memory"),
+    ],
+)
+def test_a_job_that_comes_to_harm_is_spoken_for(local_pool: Pools, tmp_path: Path, how: str, said: str) -> None:
+    pool = local_pool(work=works.come_to_harm)
+    bad, good = plain_job(tmp_path / "bad", CPU | {"how": how}), plain_job(tmp_path / "good", CPU | {"how": ""})
+    ended = run_all(pool, bad, good)
+    assert (ended["bad"].ending.status, ended["bad"].ending.code, ended["bad"].ending.reason) == ("failed", 1, said)
+    result = read_result(bad.folder)
+    assert (result["status"], result["error"]) == ("failed", said)
+    assert (result["config"]["seed"], "end" in result) == (3, True)
+    assert ("come_to_harm" in result.get("traceback", "")) == (how == "memory")
+    log = (bad.folder / "train.log").read_text()
+    assert f"ERROR failed: {said}" in log
+    assert ("Fatal Python error" in log) == (how == "segfault")
+    assert ended["good"].ending.status == "done"
+
+
+def test_a_job_that_dies_after_it_was_done_is_done(local_pool: Pools, tmp_path: Path) -> None:
+    job = plain_job(tmp_path / "job", CPU | {"how": "after done"})
+    ended = run_all(local_pool(work=works.come_to_harm), job)
+    assert (ended["job"].ending.status, read_result(job.folder)["status"]) == ("done", "done")
+
+
+@pytest.mark.slow
+def test_nothing_of_a_job_reaches_the_next(local_pool: Pools, tmp_path: Path, faulty: None) -> None:
+    pool = local_pool()
+    jobs = [
+        tiny_job(tmp_path / "first"),
+        tiny_job(tmp_path / "raising", "+callbacks.raise._target_=mishap.Raise"),
+        tiny_job(tmp_path / "nan", "optim=sgd", "optim.lr=1e9", "schedule=constant", "model.norm=none"),
+        tiny_job(tmp_path / "refused", "trainer.devices=1"),
+        tiny_job(tmp_path / "third"),
+    ]
+    (jobs[3].folder / ".hydra" / "config.yaml").write_text("seed: -1\nname: x\n")
+    ended = run_all(pool, *jobs)
+    killed = local_pool(work=works.come_to_harm)
+    run_all(killed, plain_job(tmp_path / "killed", CPU | {"how": "sigkill"}))
+    ended |= run_all(pool, again := tiny_job(tmp_path / "fourth"))
+    results = {job.folder.name: read_result(job.folder) for job in [*jobs, again]}
+    assert {name: result["status"] for name, result in results.items()} == {
+        "first": "done",
+        "raising": "failed",
+        "nan": "failed",
+        "refused": "failed",
+        "third": "done",
+        "fourth": "done",
+    }
+    assert results["raising"]["error"] == "ValueError: boom"
+    assert "on_train_epoch_start" in results["raising"]["traceback"]
+    assert results["nan"]["error"].startswith("the loss is nan at step ")
+    assert "seed=-1" in results["refused"]["error"]
+    codes = {name: each.ending.code for name, each in ended.items()}
+    assert codes == {"first": 0, "raising": 1, "nan": 1, "refused": 2, "third": 0, "fourth": 0}
+    first = jobs[0].folder
+    for later in (tmp_path / "third", tmp_path / "fourth"):
+        assert read_steps(later) == read_steps(first)
+        assert (later / "steps.csv").read_bytes() == (first / "steps.csv").read_bytes()
+        assert read_result(later)["metrics"] == read_result(first)["metrics"]
+    log = (first / "train.log").read_text().splitlines()
+    assert len([line for line in log if "test: top-1" in line]) == 1
+    assert not [line for line in log if "WARNING" in line]
+    assert (
+        len(
+            [
+                line
+                for line in (tmp_path / "raising" / "train.log").read_text().splitlines()
+                if "failed: ValueError: boom" in line
+            ]
+        )
+        == 1
+    )
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(local_pool: Pools, tmp_path: Path) -> None:
+    job = tiny_job(tmp_path / "job")
+    with locked(job.folder):
+        ended = run_all(local_pool(), job)
+    assert (ended["job"].ending.status, ended["job"].ending.code) == ("refused", 2)
+    assert "is in use by process" in ended["job"].ending.reason
+    assert not (job.folder / "result.json").exists()
+
+
+def test_a_job_without_a_configuration_fails(local_pool: Pools, tmp_path: Path) -> None:
+    job = plain_job(tmp_path / "job", CPU)
+    (job.folder / ".hydra" / "config.yaml").unlink()
+    pool = local_pool(work=works.speak)
+    pool.start(job)
+    assert pool.running() == [job]
+    (ended,) = pool.wait(0)
+    assert (ended.ending.status, ended.ending.code) == ("failed", 2)
+    assert "config.yaml: cannot be read" in read_result(job.folder)["error"]
+
+
+def test_several_nodes_are_for_a_cluster(local_pool: Pools, tmp_path: Path) -> None:
+    job = plain_job(tmp_path / "job", {"trainer": {"accelerator": "cpu", "num_nodes": 2}})
+    ended = run_all(local_pool(work=works.speak), job)
+    assert "trainer.num_nodes=2: needs a cluster" in ended["job"].ending.reason
+
+
+def test_a_job_is_asked_to_end_early(local_pool: Pools, tmp_path: Path) -> None:
+    job = tiny_job(tmp_path / "job", "trainer.max_epochs=5000")
+    pool = local_pool()
+    pool.start(job)
+    wait_until(lambda: (job.folder / "metrics.csv").exists())
+    pool.stop(job, "hopeless")
+    (ended,) = pool.wait(60)
+    assert (ended.ending.status, ended.ending.code) == ("pruned", 0)
+    assert (read_result(job.folder)["status"], read_result(job.folder)["error"]) == ("pruned", "hopeless")
+
+
+# Several ranks
+
+
+def test_groups_of_ranks_do_not_clash_in_a_row_or_at_once(local_pool: Pools, tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        two = [plain_job(tmp_path / f"{jobs}{name}", CPU_2) for name in "ab"]
+        ended = run_all(local_pool(jobs, work=works.meet), *two)
+        assert {each.ending.status for each in ended.values()} == {"done"}
+        for job in two:
+            expected = repr([(rank, str(job.folder)) for rank in (0, 1)])
+            assert [(job.folder / f"met{rank}").read_text() for rank in (0, 1)] == [expected] * 2
+            assert not list(job.folder.glob(".rendezvous*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_one_device_and_two_in_turn(local_pool: Pools, tmp_path: Path, order: tuple[int, int]) -> None:
+    plain = ("model=none", "model.dropout=0", "optim=sgd", "optim.lr=0.02")
+    jobs = [
+        tiny_job(tmp_path / f"devices-{devices}", *plain, "trainer=ddp_cpu", f"trainer.devices={devices}")
+        for devices in order
+    ]
+    ended = run_all(local_pool(), *jobs)
+    assert {each.ending.status for each in ended.values()} == {"done"}
+    results = {devices: read_result(tmp_path / f"devices-{devices}") for devices in order}
+    for devices in order:
+        assert (results[devices]["ranks"], results[devices]["test_images"]) == (devices, 360)
+    assert results[1]["metrics"]["test/loss"] == pytest.approx(results[2]["metrics"]["test/loss"], rel=1e-4)
+    logs = sorted(path.name for path in (tmp_path / "devices-2").glob("*.log"))
+    assert logs == ["train.log", "train.rank1.log"]
+    log = (tmp_path / "devices-2" / "train.log").read_text().splitlines()
+    assert len([line for line in log if "test: top-1" in line]) == 1
+
+
+@pytest.mark.slow
+def test_a_rank_that_raises_ends_its_job_alone(local_pool: Pools, tmp_path: Path, faulty: None) -> None:
+    raising = ("+callbacks.raise._target_=mishap.Raise", "+callbacks.raise.rank=1")
+    bad = tiny_job(tmp_path / "bad", "trainer=ddp_cpu", *raising)
+    good = tiny_job(tmp_path / "good", "trainer=ddp_cpu")
+    ended = run_all(local_pool(2), bad, good)
+    assert read_result(bad.folder)["error"] == "rank 1: ValueError: boom"
+    assert "on_train_epoch_start" in read_result(bad.folder)["traceback"]
+    assert (bad.folder / "train.log").read_text().count("failed: rank 1: ValueError: boom") == 1
+    assert (ended["good"].ending.status, read_result(good.folder)["test_images"]) == ("done", 360)
+
+
+# That none is left
+
+
+def test_close_interrupts_what_runs(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "GRACE", 2.0)
+    pool = local_pool(3, work=works.linger)
+    jobs = [
+        plain_job(tmp_path / "hears", CPU),
+        plain_job(tmp_path / "deaf", CPU | {"deaf": True}),
+    ]
+    for job in jobs:
+        pool.start(job)
+    pids = pids_in(*(job.folder / "pids" for job in jobs))
+    ended = {each.job.folder.name: each.ending for each in pool.close()}
+    for job in jobs:
+        assert (ended[job.folder.name].status, ended[job.folder.name].code) == ("interrupted", 130)
+        assert read_result(job.folder)["status"] == "interrupted"
+    assert pool.running() == []
+    deaf, its_child = pids[2:]
+    assert are_gone([pids[0], deaf, its_child])
+    os.kill(pids[1], signal.SIGKILL)  # the work's own, whose parent has ended in peace
+
+
+@pytest.mark.slow
+def test_close_interrupts_training_with_two_ranks(local_pool: Pools, tmp_path: Path) -> None:
+    pool = local_pool(2)
+    jobs = [
+        tiny_job(tmp_path / f"{devices}", "trainer.max_epochs=5000", "trainer=ddp_cpu", f"trainer.devices={devices}")
+        for devices in (1, 2)
+    ]
+    for job in jobs:
+        pool.start(job)
+    wait_until(lambda: all((job.folder / "metrics.csv").exists() for job in jobs))
+    assert {each.ending.status for each in pool.close()} == {"interrupted"}
+    for job in jobs:
+        result = read_result(job.folder)
+        assert (result["status"], result["error"]) == ("interrupted", "by Ctrl-C (SIGINT)")
+        assert "Traceback" not in (job.folder / "train.log").read_text()
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+from alexnet_exp import launch
+from alexnet_exp.endings import interruptible
+from alexnet_exp.sweep import local
+from alexnet_exp.sweep.local import LocalPool
+from tests.sweep import works
+from tests.sweep.jobs import plain_job
+
+if __name__ == "__main__":
+    launch.PRELOAD, launch.GRACE = ["torch"], 3.0
+    pool = LocalPool(2, work=works.linger)
+    cpu = {"trainer": {"accelerator": "cpu"}, "deaf": sys.argv[1] == "deaf"}
+    with interruptible():
+        try:
+            for name in ("a", "b"):
+                pool.start(plain_job(Path(name).absolute(), cpu))
+            while True:
+                pool.wait(60)
+        except KeyboardInterrupt:
+            Path("closing").touch()
+            print(sorted(each.ending.status for each in pool.close()))
+            sys.exit(130)
+"""
+
+
+def sweep(folder: Path, how: str = "", **options: Any) -> subprocess.Popen[str]:
+    """A sweeping process of two jobs that linger; what it imports is found as here."""
+    (folder / "sweep.py").write_text(SWEEP)
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "sweep.py", how], cwd=folder, env=environment, **pipes, **options)
+
+
+@pytest.mark.slow
+def test_no_job_outlives_a_killed_sweep(tmp_path: Path) -> None:
+    process = sweep(tmp_path)
+    pids = pids_in(tmp_path / "a" / "pids", tmp_path / "b" / "pids")
+    process.kill()
+    process.communicate()
+    assert are_gone(pids), "the jobs and the processes that they have started"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_and_a_second_one(tmp_path: Path, ignored: bool) -> None:
+    # started in the background by a script, SIGINT is ignored by inheritance: by the fork server's children too
+    how = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)} if ignored else {}
+    process = sweep(tmp_path, "deaf" if ignored else "", process_group=0, **how)
+    files = (tmp_path / "a" / "pids", tmp_path / "b" / "pids")
+    pids = pids_in(*files)
+    os.killpg(process.pid, signal.SIGINT)
+    wait_until(lambda: (tmp_path / "closing").exists() or process.poll() is not None)
+    time.sleep(0.2)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout.strip()) == (130, "['interrupted', 'interrupted']"), stderr
+    assert "Traceback" not in stderr
+    for name in ("a", "b"):
+        assert read_result(tmp_path / name)["status"] == "interrupted"
+    assert are_gone(pids[::2])
+    for pid in pids[1::2]:
+        if not ignored:
+            os.kill(pid, signal.SIGKILL)  # as above
+
+
+@pytest.mark.slow
+def test_a_fork_server_that_is_gone_is_replaced(local_pool: Pools, tmp_path: Path) -> None:
+    from multiprocessing import forkserver
+
+    pool = local_pool(work=works.linger)
+    job = plain_job(tmp_path / "job", CPU)
+    pool.start(job)
+    pids = pids_in(job.folder / "pids")
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGKILL)
+    (ended,) = pool.wait(60)
+    assert ended.ending.status == "failed"
+    assert "fork server" in read_result(job.folder)["error"]
+    assert are_gone(pids)
+    later = run_all(local_pool(work=works.look_around), plain_job(tmp_path / "later", CPU))
+    assert later["later"].ending.status == "done"

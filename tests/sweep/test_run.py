@@ -1,0 +1,207 @@
+"""The loop over jobs, with a pool that writes results instead of training; and results.csv, the ranking, the JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.find import runs_under
+from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.sweep import results
+from alexnet_exp.sweep.claim import Claims
+from alexnet_exp.sweep.plan import Job, Plan
+from alexnet_exp.sweep.report import best, counts, exit_code, ranked, summary, told_beforehand
+from alexnet_exp.sweep.run import Outcome, outcome_of, run_jobs, status_of
+from tests.sweep.fake_pool import FakePool
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Four jobs, none of which has begun."""
+    jobs = [
+        Job(number, tmp_path / f"seed-{number}", (f"seed={number}",), {"seed": str(number)}) for number in range(1, 5)
+    ]
+    plan = Plan(tmp_path, ["-m", "seed=1,2,3,4"], str(tmp_path), "val/top1")
+    plan.add(jobs)
+    for job in jobs:
+        (job.folder / ".hydra").mkdir(parents=True)
+    return plan
+
+
+def nothing(outcome: Outcome) -> None: ...
+
+
+def run(plan: Plan, pool: FakePool, again: bool = True, wait: bool = True) -> list[str]:
+    return [outcome.status for outcome in run_jobs(plan, plan.jobs, pool, again=again, wait=wait, told=nothing)]
+
+
+def claim_for(plan: Plan, job: Job, **facts: object) -> None:
+    """A claim that somebody else has made."""
+    assert Claims(plan.folder).take(job) is not None
+    file = plan.folder / "claims" / f"{job.folder.name}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_all_jobs_run_once_and_in_order(plan: Plan, size: int) -> None:
+    pool = FakePool(size)
+    assert run(plan, pool) == ["done"] * 4
+    assert pool.started == [1, 2, 3, 4]
+    assert (pool.most, pool.closed) == (size, True)
+    assert list((plan.folder / "claims").glob("*.json")) == []
+    pool = FakePool()
+    assert run(plan, pool) == ["done"] * 4
+    assert pool.started == []
+    assert list(told_beforehand(plan.jobs, 5)) == [
+        "1 of 5 jobs have the configuration of another: they are run once",
+        "4 of 4 are done already",
+    ]
+
+
+def test_what_failed_is_told_the_rest_runs_and_it_has_one_chance_more(plan: Plan) -> None:
+    assert run(plan, FakePool(endings={2: "failed"})) == ["done", "failed", "done", "done"]
+    (plan.jobs[1].folder / "checkpoints").mkdir()
+    (plan.jobs[1].folder / "train.log").write_text("of the first attempt")
+    assert run(plan, FakePool(), again=False) == ["done", "failed", "done", "done"]
+    pool = FakePool(endings={2: "failed"})
+    assert run(plan, pool) == ["done", "failed", "done", "done"]
+    assert pool.started == [2]
+    earlier = plan.jobs[1].folder / "earlier" / "1"
+    assert (earlier / "train.log").read_text() == "of the first attempt"
+    assert read_result(earlier)["status"] == "failed"
+    assert not (plan.jobs[1].folder / "checkpoints").exists()
+    run(plan, FakePool())
+    assert (plan.jobs[1].folder / "earlier" / "2" / "result.json").exists()
+
+
+def test_an_earlier_attempt_is_no_run(plan: Plan) -> None:
+    run(plan, FakePool(endings={2: "failed"}))
+    assert RunFolder(plan.jobs[1].folder).set_aside() == plan.jobs[1].folder / "earlier" / "1"
+    assert runs_under(plan.folder) == [plan.jobs[number].folder for number in (0, 2, 3)]
+    assert RunFolder(plan.jobs[1].folder).set_aside() is None, "there is nothing left"
+
+
+def test_what_was_cut_off_runs_again_and_what_was_pruned_does_not(plan: Plan) -> None:
+    for job, status in zip(plan.jobs, ("done", "interrupted", "pruned"), strict=False):
+        RunFolder(job.folder).begin({}, {})
+        RunFolder(job.folder).finish(status)
+    RunFolder(plan.jobs[3].folder).begin({}, {})
+    assert status_of(plan.jobs[3].folder) == "died"
+    pool = FakePool()
+    assert run(plan, pool, again=False) == ["done", "done", "pruned", "done"]
+    assert pool.started == [2, 4]
+
+
+def test_a_damaged_result_is_as_if_it_had_been_cut_off(plan: Plan) -> None:
+    (plan.jobs[0].folder / "result.json").write_text("{")
+    assert status_of(plan.jobs[0].folder) == "died"
+    pool = FakePool()
+    run(plan, pool)
+    assert pool.started == [1, 2, 3, 4]
+
+
+def test_a_job_that_another_runs_is_left_or_waited_for(plan: Plan) -> None:
+    claim_for(plan, plan.jobs[0])  # by this very process, which lives
+    pool = FakePool()
+    assert run(plan, pool, wait=False) == ["open", "done", "done", "done"]
+    assert pool.started == [2, 3, 4]
+
+
+def test_a_job_that_another_ends_while_this_one_waits_is_not_run(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = plan.jobs[0]
+    claim_for(plan, first)
+
+    def slept(seconds: float) -> None:
+        RunFolder(first.folder).begin({}, {})
+        RunFolder(first.folder).finish("done")
+        (plan.folder / "claims" / f"{first.folder.name}.json").unlink(missing_ok=True)
+
+    monkeypatch.setattr("alexnet_exp.sweep.run.time.sleep", slept)
+    pool = FakePool()
+    assert run(plan, pool) == ["done"] * 4
+    assert pool.started == [2, 3, 4]
+
+
+def test_a_job_whose_owner_dies_is_taken_over(plan: Plan) -> None:
+    claim_for(plan, plan.jobs[0], start="0")
+    pool = FakePool()
+    assert run(plan, pool, wait=False) == ["done"] * 4
+    assert pool.started == [1, 2, 3, 4]
+
+
+def test_ctrl_c_interrupts_what_runs_tells_it_and_lets_go(plan: Plan) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    told: list[str] = []
+    pool = FakePool(2, on_wait=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(plan, plan.jobs, pool, again=True, wait=True, told=lambda outcome: told.append(outcome.status))
+    assert told == ["interrupted", "interrupted"]
+    assert [status_of(job.folder) for job in plan.jobs] == ["interrupted", "interrupted", "open", "open"]
+    assert list((plan.folder / "claims").glob("*.json")) == []
+
+
+def test_a_claim_is_held_while_its_job_runs(plan: Plan) -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.extend(json.loads(file.read_text())["pid"] for file in (plan.folder / "claims").glob("*.json"))
+
+    run(plan, FakePool(on_wait=look))
+    assert seen == [os.getpid()] * 4
+
+
+# --- what is told
+
+
+def rows(plan: Plan) -> list[dict[str, str]]:
+    with (plan.folder / results.FILE).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_results_csv_has_a_row_for_each_job_that_began(plan: Plan) -> None:
+    run_jobs(
+        plan, plan.jobs[:3], FakePool(endings={2: "failed"}), again=True, wait=True,
+        told=lambda outcome: results.add(plan, outcome),
+    )  # fmt: skip
+    found = rows(plan)
+    columns = ["number", "seed", "status", "val/top1", "seconds", "images_per_s", "folder", "error"]
+    assert list(found[0]) == columns
+    assert [(row["number"], row["seed"], row["status"]) for row in found] == [
+        ("1", "1", "done"), ("2", "2", "failed"), ("3", "3", "done"),
+    ]  # fmt: skip
+    assert [float(row["val/top1"]) for row in found] == [0.1, 0.2, 0.3]
+    assert found[1]["error"] == "ValueError: boom"
+    assert found[2]["folder"] == "seed-3"
+    results.write_all(plan, map(outcome_of, plan.jobs))
+    assert rows(plan) == found, "written anew it is the same"
+
+
+def test_a_damaged_results_csv_is_written_anew(plan: Plan) -> None:
+    (plan.folder / results.FILE).write_text("number,seed\n1\n")
+    results.add(plan, Outcome(plan.jobs[0], "done", {"test/top1": 0.5, "val/loss": 1.0}))
+    assert [(row["number"], row["val/loss"], row["test/top1"]) for row in rows(plan)] == [("1", "1.0", "0.5")]
+
+
+def test_the_best_comes_first_and_only_done_jobs_are_ranked(plan: Plan) -> None:
+    values = (("done", 0.5), ("failed", 0.9), ("done", 0.7), ("pruned", 0.8))
+    outcomes = [Outcome(job, status, {"val/top1": value, "val/loss": value}) for job, (status, value) in
+                zip(plan.jobs, values, strict=True)]  # fmt: skip
+    assert [outcome.job.number for outcome in ranked(outcomes, "val/top1")] == [3, 1, 4, 2]
+    assert [outcome.job.number for outcome in ranked(outcomes, "val/loss")] == [1, 3, 4, 2]
+    found = best(outcomes, "val/top1")
+    assert found is not None
+    assert found.job.number == 3
+    assert counts(outcomes) == {"done": 2, "pruned": 1, "failed": 1}
+    assert exit_code(outcomes) == 1
+    assert exit_code([outcome for outcome in outcomes if outcome.status != "failed"]) == 0
+    told = summary(plan, outcomes)
+    assert (told["status"], told["best"]["run"]) == ("failed", str(plan.jobs[2].folder))
+    assert summary(plan, outcomes, "interrupted")["status"] == "interrupted"
+    assert best(outcomes[1:2], "val/top1") is None

@@ -1,0 +1,193 @@
+"""Sweeps as real processes: run, killed, interrupted, failing, shared by two workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_exp.__main__ import main
+from alexnet_exp.runs.contents import read_result
+from alexnet_exp.sweep.plan import Job, Plan
+from alexnet_exp.sweep.run import status_of
+from tests.conftest import TINY
+from tests.sweep.fake_pool import FakePool
+
+Command = Callable[..., subprocess.Popen[str]]
+pytestmark = pytest.mark.slow
+
+WHERE = "hydra.sweep.dir=sweep"
+USERS_CALLBACKS = '''
+import os, time
+from pathlib import Path
+import pytorch_lightning as pl
+
+class Act(pl.Callback):
+    """In the first epoch: raises, or does not go on while a file `hold` is there."""
+    def __init__(self, what="nothing"):
+        self.what = what
+    def on_train_epoch_start(self, trainer, pl_module):
+        if self.what == "raise":
+            raise ValueError("boom")
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        hold = Path(os.environ["HERE"], "hold")
+        if self.what == "hold" and hold.exists():
+            hold.with_name("held").write_text(str(os.getpid()))
+            while hold.exists():
+                time.sleep(0.02)
+'''
+
+
+@pytest.fixture(autouse=True)
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's package `users`, importable and allowed, here and in child processes; the working folder is empty."""
+    (tmp_path / "users.py").write_text(USERS_CALLBACKS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ALEXNET_EXP_ALLOW", "users")
+    monkeypatch.setenv("HERE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def acts(*what: str) -> list[str]:
+    """A job for each, of which each does that."""
+    return ["+callbacks.act._target_=users.Act", f"+callbacks.act.what={','.join(what)}"]
+
+
+def jobs() -> list[Job]:
+    return Plan.read(Path("sweep")).jobs
+
+
+def statuses() -> list[str]:
+    return [status_of(job.folder) for job in jobs()]
+
+
+def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 180) -> int:
+    """The number that `file` comes to hold."""
+    until = time.monotonic() + seconds
+    while not (file.exists() and file.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return int(file.read_text())
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, dict[str, Any], list[str]]:
+    """The exit code, the JSON and the lines on stderr."""
+    out, err = process.communicate(timeout=seconds)
+    assert out, err
+    return process.returncode, json.loads(out), err.splitlines()
+
+
+def is_gone(pid: int, seconds: float = 30) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_three_jobs_two_at_once(command: Command) -> None:
+    code, told, lines = ended(command("seed=1,2,3", "hydra.launcher.jobs=2", WHERE, "-m"))
+    assert code == 0, lines
+    assert (told["status"], told["counts"]) == ("done", {"done": 3})
+    assert len(lines) == 3
+    for job, run in zip(jobs(), told["runs"], strict=True):
+        result = read_result(job.folder)
+        assert result["metrics"] == run["metrics"]
+        assert result["seed"] == job.number
+        assert "test: top-1" in (job.folder / "train.log").read_text()
+    assert len({run["metrics"]["test/loss"] for run in told["runs"]}) == 3
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_was(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    line = [*acts("nothing", "hold", "later"), WHERE, "-m"]
+    process = command(*line, process_group=0)
+    held = wait_for(tmp_path / "held", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert is_gone(held), "the job's process ends with the sweep"
+    assert statuses() == ["done", "died", "open"]
+    first = read_result(jobs()[0].folder)
+    (tmp_path / "hold").unlink()
+    code, told, lines = ended(command(*line))
+    assert code == 0, lines
+    assert lines[0] == "1 of 3 are done already"
+    assert told["counts"] == {"done": 3}
+    assert read_result(jobs()[0].folder) == first, "not run again"
+    earlier = jobs()[1].folder / "earlier" / "1" / "result.json"
+    assert json.loads(earlier.read_text())["pid"] == held
+    assert not (jobs()[2].folder / "earlier").exists()
+
+
+def test_a_job_that_fails_and_one_whose_process_is_killed(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    process = command(*acts("nothing", "raise", "hold", "later"), WHERE, "-m")
+    os.kill(wait_for(tmp_path / "held", process), signal.SIGKILL)
+    code, told, lines = ended(process)
+    assert code == 1
+    assert (told["status"], told["counts"]) == ("failed", {"done": 2, "failed": 2})
+    assert statuses() == ["done", "failed", "failed", "done"]
+    failed, killed = (read_result(jobs()[index].folder) for index in (1, 2))
+    assert failed["error"] == "ValueError: boom"
+    assert "on_train_epoch_start" in failed["traceback"]
+    assert "SIGKILL" in killed["error"]
+    assert lines[1].endswith("failed: ValueError: boom")
+    assert not [line for line in lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize(
+    ("number", "ignored", "code"),
+    [(signal.SIGINT, False, 130), (signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)],
+)
+def test_a_sweep_that_is_stopped_in_its_first_job(
+    command: Command, tmp_path: Path, number: signal.Signals, ignored: bool, code: int
+) -> None:
+    (tmp_path / "hold").touch()
+    # started in the background by a script, SIGINT is ignored by inheritance
+    how = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)} if ignored else {}
+    process = command(*acts("hold", "nothing", "later"), WHERE, "-m", process_group=0, **how)
+    held = wait_for(tmp_path / "held", process)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        os.kill(process.pid, number)
+    got, told, lines = ended(process)
+    assert got == code, lines
+    assert (told["status"], told["counts"]) == ("interrupted", {"interrupted": 1, "open": 2})
+    assert statuses() == ["interrupted", "open", "open"]
+    assert is_gone(held)
+    assert not [line for line in lines if "Traceback" in line]
+
+
+def test_two_workers_share_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # planned, and stopped in its first job
+        patched.setattr("alexnet_exp.sweep.work.local_pool", lambda jobs, key: FakePool(on_wait=interrupt))
+        assert main(["-m", "seed=1,2,3,4", WHERE, *TINY, "trainer.max_epochs=6"]) == 130
+    assert statuses() == ["interrupted", "open", "open", "open"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    line = [sys.executable, "-m", "alexnet_exp", "sweep", "work", "sweep"]
+    both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [ended(process) for process in both]
+    assert [code for code, _, _ in answers] == [0, 0], answers
+    ran = [run["run"] for _, told, _ in answers for run in told["runs"]]
+    assert sorted(ran) == sorted(str(job.folder) for job in jobs()), "each once"
+    assert statuses() == ["done"] * 4
+    table = (tmp_path / "sweep" / "results.csv").read_text().splitlines()
+    assert len(table) == 5

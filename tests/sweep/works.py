@@ -1,0 +1,89 @@
+"""What processes of the tests do in place of a training; importable by them, and light."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alexnet_exp import logs
+from alexnet_exp.cores import cores
+from alexnet_exp.endings import Ending
+from alexnet_exp.runs.folder import RunFolder
+
+DONE = Ending("done", 0)
+
+
+def look_around(container: Mapping[str, Any], folder: Path) -> Ending:
+    """Writes down the environment and the threads."""
+    around = {
+        "environment": dict(os.environ),
+        "threads": torch.get_num_threads(),
+        "cores": cores(),
+        "cuda": torch.cuda.is_initialized(),
+    }
+    (folder / f"around{os.environ.get('RANK', '')}.json").write_text(json.dumps(around))
+    return DONE
+
+
+def speak(container: Mapping[str, Any], folder: Path) -> Ending:
+    """Says something in each way there is."""
+    logs.configure(folder)
+    logging.getLogger("alexnet_exp.works").info("by the log: Grüße")
+    print("by print")
+    print("by print to stderr", file=sys.stderr)
+    os.write(1, b"by C code\n")
+    subprocess.run([sys.executable, "-c", "print('by a child')"], check=True)
+    return DONE
+
+
+def meet(container: Mapping[str, Any], folder: Path) -> Ending:
+    """Every rank hears of the others."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, (dist.get_rank(), str(folder)))
+    (folder / f"met{dist.get_rank()}").write_text(repr(everyone))
+    return DONE
+
+
+def come_to_harm(container: Mapping[str, Any], folder: Path) -> Ending:
+    """Ends without a word, in the way that `container["how"]` says."""
+    if container["how"] == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if container["how"] == "segfault":
+        ctypes.string_at(0)
+    if container["how"] == "memory":
+        raise MemoryError("1 TiB")
+    if container["how"] == "after begin":
+        RunFolder(folder).begin(container, {})
+        os.kill(os.getpid(), signal.SIGKILL)
+    if container["how"] == "after done":
+        run = RunFolder(folder)
+        run.begin(container, {})
+        run.finish("done")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return DONE
+
+
+def linger(container: Mapping[str, Any], folder: Path) -> Ending:
+    """Goes on for long, with a process of its own; the pids are in the folder. May be deaf to Ctrl-C."""
+    child = subprocess.Popen(["sleep", "600"])
+    (folder / "pids").write_text(f"{os.getpid()} {child.pid}\n")
+    until = time.monotonic() + 600
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            if not container.get("deaf"):
+                raise
+    return DONE
