@@ -63,7 +63,7 @@ class Shell:
         return [*PYTHON, "-m", *TINY, "hydra/launcher=slurm", *overrides]
 
     def batch(self, *options: str) -> str:
-        """Submits a job and waits for its end (`sbatch --wait` looks too rarely); the states it and its array end in."""
+        """Submits, waits (`sbatch --wait` looks too rarely); the states in which the job or its array has ended."""
         number = self.run("sbatch", "--parsable", *options).stdout.strip()
         until(lambda: not self.run("squeue", "--noheader", f"--jobs={number}").stdout.strip())
         shown = self.run("squeue", "--noheader", "--array", "--states=all", "--format=%T", f"--jobs={number}").stdout
