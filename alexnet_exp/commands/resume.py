@@ -7,8 +7,8 @@ from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs.plan import Plan
 from alexnet_exp.settings import UserError
-from alexnet_exp.sweep.plan import Plan
 from alexnet_exp.sweep.work import sweep_folder, work
 
 JOBS = "hydra.launcher.jobs="

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs.plan import Plan
 from alexnet_exp.settings import UserError, one_of
-from alexnet_exp.sweep.plan import Plan
 from alexnet_exp.sweep.work import sweep_folder, work
 
 

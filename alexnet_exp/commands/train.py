@@ -80,9 +80,9 @@ def _settings(flags: argparse.Namespace) -> DictConfig | None:
 
 def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
     """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
+    from alexnet_exp.runs.plan import Plan
     from alexnet_exp.sweep.folder import choose, left_as_it_was
     from alexnet_exp.sweep.launcher import JobFailed, typed_as
-    from alexnet_exp.sweep.plan import Plan
     from alexnet_exp.sweep.run import outcome_of
     from alexnet_exp.sweep.stopping import exit_code, stoppable
     from alexnet_exp.sweep.work import end

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Any
 from alexnet_exp.compare.comparison import Table
 from alexnet_exp.compare.select import best_first
 from alexnet_exp.runs.metric import label, value_text
+from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, Run
+from alexnet_exp.settings import UserError
 
 OPEN = "open"  # of a job that has not begun
 
@@ -104,11 +106,9 @@ def _plans(path: Path, runs: Sequence[Run]) -> dict[Path, tuple[int, str]]:
     folders = {found.path.parent for found in runs} | {path, *path.glob("*/"), *path.glob("*/*/")}
     plans = {}
     for folder in sorted(folders):
-        try:
-            stored = json.loads((folder / "sweep.json").read_bytes())
-            plans[folder] = (len(stored["jobs"]), str(stored["objective"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        with suppress(UserError):
+            plan = Plan.read(folder)
+            plans[folder] = (len(plan.jobs), plan.objective)
     return plans
 
 

@@ -12,6 +12,7 @@ from alexnet_exp.compare.arms import PLACEMENT, Folded, decides, frozen
 from alexnet_exp.compare.comparison import Arm
 from alexnet_exp.compare.verdict import stated_claim
 from alexnet_exp.runs.metric import label
+from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import shown
 
@@ -210,7 +211,7 @@ _sweeps: dict[Path, bool] = {}
 def _is_sweep(run: Run) -> bool:
     parent = run.path.parent
     if parent not in _sweeps:
-        _sweeps[parent] = (parent / "sweep.json").is_file() or (parent / "multirun.yaml").is_file()
+        _sweeps[parent] = Plan.is_in(parent) or (parent / "multirun.yaml").is_file()
     return _sweeps[parent]
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.config import Problems, fitted, plain
 from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.naming import differing, hash_of, job_hash, job_name, settings_of
-from alexnet_exp.sweep.plan import Job, Plan
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from alexnet_exp.config import loaded
 from alexnet_exp.runs.metric import higher_is_better
+from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.compose import compose_jobs, lay_out
 from alexnet_exp.sweep.naming import settings_of, sweep_name
-from alexnet_exp.sweep.plan import Plan
 from alexnet_exp.sweep.run import Outcome, outcome_of
 
 COMMAND = ["sweep", "confirm"]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.config import WHOLE, compose
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs.plan import FILE
 from alexnet_exp.settings import Problem, Refused, UserError
 from alexnet_exp.sweep.naming import settings_of, sweep_name
-from alexnet_exp.sweep.plan import FILE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

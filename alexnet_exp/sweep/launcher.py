@@ -18,8 +18,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import DONE, PRUNED
-from alexnet_exp.sweep.plan import Job, Plan
 
 if TYPE_CHECKING:
     from alexnet_exp.schema import Config
@@ -64,11 +64,13 @@ def plan_of(master: DictConfig, kind: str = "grid") -> Plan:
 class JobsLauncher(Launcher):
     """Runs a batch of jobs in the pool that `make_pool` makes. `checks`: that nothing need be composed before.
 
-    `waits`: whether `launch` returns only when all jobs have ended, also those that others run.
+    `waits`: whether `launch` returns only when all jobs have ended, also those that others run. `only_plans`: whether
+    it starts none, and leaves all to `sweep work`.
     """
 
     checks = True
     waits = True
+    only_plans = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config
@@ -91,7 +93,7 @@ class JobsLauncher(Launcher):
         from alexnet_exp.sweep.run import outcome_of, run_jobs
 
         composed = compose_jobs(self.context.config_loader, self.config, job_overrides, self.check_devices)
-        pool = self.make_pool()
+        pool = None if self.only_plans else self.make_pool()
         plan = plan_of(self.config)
         jobs = lay_out(plan, composed)
         distinct = list({job.folder: job for job in jobs}.values())
@@ -110,12 +112,14 @@ class JobsLauncher(Launcher):
             each = by_folder[outcome.job.folder]
             self.context.callbacks.on_job_end(config=each.config, job_return=job_return(each, outcome, plan.objective))
 
-        try:
-            outcomes = run_jobs(
-                plan, distinct, pool, again=True, wait=self.waits, told=told, started=started, looked=teller.looked
-            )
-        finally:
-            teller.clear()
+        outcomes = list(map(outcome_of, distinct))
+        if pool is not None:
+            try:
+                outcomes = run_jobs(
+                    plan, distinct, pool, again=True, wait=self.waits, told=told, started=started, looked=teller.looked
+                )
+            finally:
+                teller.clear()
         write_all(plan, map(outcome_of, plan.jobs))
         ended = {outcome.job.folder: outcome for outcome in outcomes}
         return [job_return(each, ended[job.folder], plan.objective) for job, each in zip(jobs, composed, strict=True)]

@@ -32,10 +32,10 @@ from alexnet_exp.recording import record
 from alexnet_exp.runs.atomic import replacing
 from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.runs.plan import Job
 from alexnet_exp.schema import Trainer
 from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, UserError
 from alexnet_exp.sweep.gpus import VISIBLE, Gpus, Share, visible
-from alexnet_exp.sweep.plan import Job
 from alexnet_exp.sweep.pool import Ended
 from alexnet_exp.validate import typed
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alexnet_exp.endings import Ending
-from alexnet_exp.sweep.plan import Job
+from alexnet_exp.runs.plan import Job
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import Any
 
 from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.metric import higher_is_better, label, value_text
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
 from alexnet_exp.settings import DONE as WELL
 from alexnet_exp.settings import FAILED as BADLY
 from alexnet_exp.settings import UserError
-from alexnet_exp.sweep.plan import Job, Plan
 from alexnet_exp.sweep.run import OPEN, QUEUED, Outcome, status_of
 
 TEST = "test/top1"
@@ -96,10 +96,13 @@ def ended_well(outcomes: Iterable[Outcome]) -> bool:
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
-    """Of the sweep as a whole: done; running, where none ended badly and a cluster still has some; else failed."""
+    """Of the sweep as a whole: done; running or open, where none ended badly and some are still to end; failed."""
     if ended_well(outcomes):
         return DONE
-    return RUNNING if all(outcome.status in (DONE, PRUNED, RUNNING, QUEUED) for outcome in outcomes) else FAILED
+    found = {outcome.status for outcome in outcomes}
+    if not found <= {DONE, PRUNED, RUNNING, QUEUED, OPEN}:
+        return FAILED
+    return OPEN if OPEN in found else RUNNING
 
 
 def ranked(outcomes: Iterable[Outcome], objective: str) -> list[Outcome]:

@@ -26,11 +26,11 @@ from alexnet_exp.endings import Ending
 from alexnet_exp.recording import record
 from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.runs.plan import Job
 from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
 from alexnet_exp.settings import DONE, FAILED, Problem, Refused, UserError
 from alexnet_exp.settings import INTERRUPTED as INTERRUPTED_CODE
 from alexnet_exp.sweep.claim import SLURM, Claim, Claims
-from alexnet_exp.sweep.plan import Job
 from alexnet_exp.sweep.pool import Ended
 from alexnet_exp.sweep.run import OPEN, WELL, status_of
 from alexnet_exp.sweep.slurm_queue import ENDED, FORGOTTEN, Queue, own_id, own_restarts

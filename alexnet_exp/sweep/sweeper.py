@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from alexnet_exp.extend import UserClass
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.metric import label, value_text
+from alexnet_exp.runs.plan import Job
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import Problem, Refused, UserError
 from alexnet_exp.sweep.compose import Composed, compose_jobs, config_dir, lay_out
 from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, plan_of
-from alexnet_exp.sweep.plan import Job
 from alexnet_exp.sweep.report import Teller
 from alexnet_exp.sweep.results import add, write_all
 from alexnet_exp.sweep.run import Outcome, outcome_of

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from alexnet_exp.config import Problems, fitted
 from alexnet_exp.runs.atomic import follow
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep import results, stopping
 from alexnet_exp.sweep.compose import check_devices
-from alexnet_exp.sweep.plan import Job, Plan
 from alexnet_exp.sweep.pool import Pool
 from alexnet_exp.sweep.report import Teller, exit_code, tell, told_beforehand
 from alexnet_exp.sweep.run import WELL, Outcome, in_queue, outcome_of, run_jobs, status_of
+from alexnet_exp.trackers.mlflow_runs import settle
 
 
 def sweep_folder(text: str, outputs: Path) -> Path:
@@ -74,6 +75,7 @@ def end(plan: Plan, outcomes: list[Outcome], stopped: KeyboardInterrupt | None) 
     """Tells how a sweep ended, and returns the exit code."""
     outcomes = in_queue(plan, outcomes)
     results.write_all(plan, map(outcome_of, plan.jobs))
+    settle(plan.folder)
     tell(plan, outcomes, "interrupted" if stopped else None)
     return stopping.exit_code(stopped) if stopped else exit_code(outcomes)
 

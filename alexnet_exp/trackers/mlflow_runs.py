@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from alexnet_exp.runs.atomic import replacing
 from alexnet_exp.runs.contents import is_run, read_result
 from alexnet_exp.runs.find import outputs_of
+from alexnet_exp.runs.plan import Plan
 from alexnet_exp.schema import Config, Mlflow
 from alexnet_exp.settings import UserError
-from alexnet_exp.trackers.values import SWEEP, experiment_of, sweep_of
+from alexnet_exp.trackers.values import experiment_of, sweep_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,9 +108,9 @@ def _settle(client: MlflowClient, parent: Run) -> None:
             client.set_terminated(child.info.run_id, STATUS[status])
         ended.append(status)
     known = {Path(child.data.tags["run"]).name for child in children}
-    for job in json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["jobs"]:
-        if Path(job["folder"]).name not in known:  # not begun, or refused before it reached MLflow
-            ended.append(_ended(sweep / job["folder"]))
+    for job in Plan.read(sweep).jobs:
+        if job.folder.name not in known:  # not begun, or refused before it reached MLflow
+            ended.append(_ended(job.folder))
     if "interrupted" in ended:
         client.set_terminated(parent.info.run_id, "KILLED")
     elif None not in ended:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.runs.find import outputs_of
-
-SWEEP = "sweep.json"  # what `sweep/plan.py` calls it: only a sweep's folder has one
+from alexnet_exp.runs.plan import Plan
 
 
 def as_typed(value: Any) -> str:
@@ -32,7 +31,7 @@ def tested(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def sweep_of(run: Path) -> Path | None:
     """The folder of the sweep of which `run` is a job; None for a run of its own."""
-    return run.parent if (run.parent / SWEEP).is_file() else None
+    return run.parent if Plan.is_in(run.parent) else None
 
 
 def experiment_of(run: Path, name: str) -> str:

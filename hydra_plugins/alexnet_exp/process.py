@@ -1,9 +1,11 @@
 """`hydra/launcher=process`: every job of a sweep in a process of its own, on this machine. The default."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
 
+from alexnet_exp.schema import Config
 from alexnet_exp.sweep.launcher import JobsLauncher
 from alexnet_exp.sweep.pool import Pool
 
@@ -11,7 +13,7 @@ from alexnet_exp.sweep.pool import Pool
 # annotations are evaluated here: Hydra's scan of plugins runs a module that sys.modules does not have yet
 @dataclass
 class ProcessLauncherConf:
-    """`hydra.launcher.jobs`: how many jobs run at once."""
+    """`hydra.launcher.jobs`: how many jobs run at once; 0: the sweep is planned, and `sweep work` runs it."""
 
     _target_: str = "hydra_plugins.alexnet_exp.process.ProcessLauncher"
     jobs: int = 1
@@ -22,6 +24,12 @@ class ProcessLauncher(JobsLauncher):
 
     def __init__(self, jobs: int = 1):
         self.jobs = jobs
+        self.only_plans = jobs == 0
+
+    def check_devices(self, configs: Sequence[Config]) -> None:
+        """Not where it only plans: the workers' machines may be others."""
+        if not self.only_plans:
+            super().check_devices(configs)
 
     def make_pool(self) -> Pool:
         from alexnet_exp.sweep.work import local_pool

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from alexnet_exp.config import compose
 from alexnet_exp.runs.contents import read_metrics, read_result
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.sweep.claim import Claims
-from alexnet_exp.sweep.plan import Job, Plan
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from alexnet_exp.endings import Ending
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.sweep.plan import Job
+from alexnet_exp.runs.plan import Job
 from alexnet_exp.sweep.pool import Ended
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.__main__ import main
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.confirm import plan_confirmation
-from alexnet_exp.sweep.plan import Job, Plan
 
 Searched = Callable[..., Path]
 

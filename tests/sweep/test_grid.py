@@ -13,8 +13,8 @@ import yaml
 from alexnet_exp.__main__ import main
 from alexnet_exp.config import compose
 from alexnet_exp.runs.contents import read_config, read_result
+from alexnet_exp.runs.plan import Plan
 from alexnet_exp.sweep.naming import job_hash
-from alexnet_exp.sweep.plan import Plan
 from tests.conftest import TINY
 from tests.sweep.fake_pool import FakePool
 
@@ -207,7 +207,7 @@ def test_hydras_own_sweeper_works_too(swept: Swept) -> None:
         ),
         ("-m seed=1,2 hydra.sweep.subdir=x", ["hydra.sweep.subdir=x: leave it out"]),
         ("-m optim.lr=interval(0.1,1)", ["optim.lr=interval(0.1,1): an interval is for a search"]),
-        ("-m seed=1,2 hydra.launcher.jobs=0", ["hydra.launcher.jobs=0: must be at least 1"]),
+        ("-m seed=1,2 hydra.launcher.jobs=-1", ["hydra.launcher.jobs=-1: must be at least 1"]),
         ("-m seed=1,2 hydra/sweeper=basic optim.lr=abc", ["optim.lr=abc: must be a number"]),
         ("-m seed=1,2 model.weights=nowhere", ["model.weights=nowhere: no such file"]),
     ],
@@ -270,3 +270,15 @@ def test_resume_refuses_what_is_no_sweep(swept: Swept, capsys: pytest.CaptureFix
         assert main(["resume", folder]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(answer)
+
+
+def test_a_sweep_that_is_only_planned_is_left_to_workers(
+    swept: Swept, pools: Pools, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # devices that this machine may not have are the workers' affair
+    with_gpus = ("trainer.gpus=64", "trainer.accelerator=null", "trainer.devices=null")
+    code, told = swept("-m", "seed=1,2", "hydra.launcher.jobs=0")
+    assert swept("-m", "seed=1,2", *with_gpus, "hydra.launcher.jobs=0")[1]["status"] == "open"
+    assert (code, told["status"], told["counts"], pools) == (0, "open", {"open": 2}, [])
+    assert main(["sweep", "work", told["sweep"]]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"done": 2}

@@ -12,9 +12,9 @@ import pytest
 from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.find import runs_under
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.sweep import results
 from alexnet_exp.sweep.claim import Claims
-from alexnet_exp.sweep.plan import Job, Plan
 from alexnet_exp.sweep.report import best, counts, exit_code, ranked, summary, told_beforehand
 from alexnet_exp.sweep.run import Outcome, outcome_of, run_jobs, status_of
 from tests.sweep.fake_pool import FakePool
@@ -27,7 +27,8 @@ def plan(tmp_path: Path) -> Plan:
         Job(number, tmp_path / f"seed-{number}", (f"seed={number}",), {"seed": str(number)}) for number in range(1, 5)
     ]
     plan = Plan(tmp_path, ["-m", "seed=1,2,3,4"], str(tmp_path), "val/top1")
-    plan.add(jobs)
+    plan.jobs += jobs
+    plan.write()
     for job in jobs:
         (job.folder / ".hydra").mkdir(parents=True)
     return plan

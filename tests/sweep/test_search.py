@@ -9,10 +9,10 @@ import pytest
 from alexnet_exp.endings import Ending
 from alexnet_exp.runs.contents import state
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.claim import Claims
 from alexnet_exp.sweep.naming import job_name
-from alexnet_exp.sweep.plan import Job, Plan
 from alexnet_exp.sweep.pool import Ended
 from alexnet_exp.sweep.search import Search
 from alexnet_exp.sweep.search_settings import Settings
@@ -116,7 +116,8 @@ class Bench:
 
         def make(number, values):
             job = self.make(number, values)
-            plan.add([job])
+            plan.jobs.append(job)
+            plan.write()
             return job
 
         Search(study, plan, pool, make, self.told.append, looked=looked, at_once=at_once).run()

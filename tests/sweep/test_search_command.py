@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from alexnet_exp.runs.contents import read_metrics, read_result, state
-from alexnet_exp.sweep.plan import Plan
+from alexnet_exp.runs.plan import Plan
 
 SEARCH = ("hydra/sweeper=optuna", "hydra.sweep.dir=outputs/train/s")
 MANY = 60  # epochs: more than pass between two looks at a trial

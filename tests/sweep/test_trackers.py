@@ -16,10 +16,9 @@ from alexnet_exp.config import composed
 from alexnet_exp.endings import Pruned
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.settings import UserError
-from alexnet_exp.sweep import plan
-from alexnet_exp.sweep.plan import Job, Plan
-from alexnet_exp.trackers.values import SWEEP, as_typed
+from alexnet_exp.trackers.values import as_typed
 from tests.conftest import Run, train_into
 
 TrainRun = Callable[..., Run]
@@ -65,10 +64,6 @@ def ending_with(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) ->
         return {}
 
     monkeypatch.setattr(train, "_test", test)
-
-
-def test_a_sweep_is_known_by_its_plan() -> None:
-    assert SWEEP == plan.FILE
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,15 +102,3 @@ class Plan:
         }
         with replacing(self.folder / FILE) as file:
             file.write((json.dumps(stored, indent=1) + "\n").encode())
-
-    def add(self, jobs: Iterable[Job]) -> None:
-        """Adds jobs that are not in it yet (by folder), and writes it."""
-        known = {job.folder for job in self.jobs}
-        self.jobs += [job for job in jobs if job.folder not in known]
-        self.write()
-
-
-def varying(jobs: Sequence[dict[str, str]]) -> list[str]:
-    """The keys whose values differ between jobs, given each job's overrides as a mapping; in the order typed."""
-    keys = dict.fromkeys(key for job in jobs for key in job)
-    return [key for key in keys if len({job.get(key) for job in jobs}) > 1]
