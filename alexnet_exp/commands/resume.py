@@ -27,9 +27,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _jobs(plan: Plan) -> int:
-    """How many jobs at once the command asked for."""
+    """How many jobs at once the command asked for; one, where it only planned the sweep (0)."""
     asked = [word.removeprefix(JOBS) for word in plan.command if word.startswith(JOBS)]
-    return int(asked[-1]) if asked and asked[-1].isdigit() else 1
+    return max(1, int(asked[-1])) if asked and asked[-1].isdigit() else 1
 
 
 def _search(plan: Plan, jobs: int | None) -> int:

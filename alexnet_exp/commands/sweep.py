@@ -46,7 +46,7 @@ def _confirm(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="how many fresh seeds each (default: 10)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at once (default: 1)")
     given = parser.parse_args(arguments)
-    for name in ("top", "seeds"):
+    for name in ("top", "seeds", "jobs"):
         if getattr(given, name) < 1:
             raise UserError(f"--{name} {getattr(given, name)}: must be at least 1")
     from alexnet_exp.sweep.confirm import plan_confirmation

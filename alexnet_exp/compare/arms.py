@@ -164,7 +164,7 @@ def matching(arms: Iterable[Arm], conditions: Sequence[Condition]) -> list[Arm]:
     return [
         arm
         for arm in arms
-        if all(condition.holds(run) for condition in conditions for run in [*arm.runs, *arm.uncounted][:1])
+        if all(condition.holds(run) for condition in conditions for run in arm.runs or arm.uncounted)
     ]
 
 

@@ -22,7 +22,7 @@ from alexnet_exp.compare.arms import (
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Metric, Table, Verdict
 from alexnet_exp.compare.lookout import look_out
 from alexnet_exp.compare.select import MISSING, best_first, check_names, metric_keys, runs_table, title, value
-from alexnet_exp.compare.verdict import Family, Judge, names
+from alexnet_exp.compare.verdict import Family, Judge, images_text, names
 from alexnet_exp.runs.metric import difference_text, higher_is_better, is_accuracy, label, value_text
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import UserError, one_of, shown
@@ -81,6 +81,9 @@ def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequen
     options = options or Options()
     _check(runs, options)
     metric = _metric(runs, options.metric)
+    if options.margin is not None and metric.percent and options.margin >= 1:
+        points = f"{100 * options.margin:g} points of {metric.label}"
+        raise UserError(f"--margin {options.margin:g}: that is {points}; half a point is 0.005 or 0.5%")
     folded = fold(runs, metric.key, group_by=options.group_by, seed_key=options.seed_key)
     rank = options.rank or _rank(runs, metric.key)
     arms = _ordered(folded.arms, rank)
@@ -94,19 +97,19 @@ def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequen
         families, alone = _families(folded, arms, options)
         notes += alone
     judge = Judge(metric, options.margin, options.paired, options.seed_key, options.images)
-    differences = judge.judge(families)
-    shown_arms, differences = _top(arms, differences, options.top)
+    judged = judge.judge(families)
+    shown_arms, differences = _top(arms, judged, options.top)
     ordered = best_first(runs, rank)
     listed = runs_table(ordered[: options.top], folded.factors, options.columns)
     several = any(arm.n > 1 or arm.repeated for arm in arms)
     return Comparison(
         metric=metric,
-        sentence=_sentence(metric, arms, differences, rank, options),
+        sentence=_sentence(metric, arms, judged, rank, options),
         arms=shown_arms,
         differences=differences,
         table=_arms_table(shown_arms, differences, folded.factors, metric, rank, options) if several else listed,
         runs_table=listed,
-        look_out=[*notes, *look_out(folded, arms, metric.key)],
+        look_out=[*notes, *_about_images(metric, differences), *look_out(folded, arms, metric.key)],
         varying=folded.factors,
         runs=list(runs),
         skipped=list(skipped),
@@ -198,6 +201,17 @@ def _about_best(arms: Sequence[Arm], best_of: Sequence[str], rank: str, metric: 
             f"{keys} was chosen by {label(rank)}, on which the verdict rests too: choose by a validation metric"
         )
     return notes
+
+
+def _about_images(metric: Metric, differences: Sequence[Difference]) -> list[str]:
+    """Verdicts that hold for these test images and perhaps for no others."""
+    return [
+        f"{images_text(metric, difference)}: on other images of the kind there may be no difference"
+        for difference in differences
+        if difference.verdict in (Verdict.better, Verdict.worse)
+        and difference.images_interval is not None
+        and difference.images_interval[0] <= 0 <= difference.images_interval[1]
+    ]
 
 
 def _families(folded: Folded, arms: Sequence[Arm], options: Options) -> tuple[list[Family], list[str]]:
@@ -363,7 +377,7 @@ def _sentence(
     text = _verdicts(metric, differences) if differences else _ranking(metric, counted, rank)
     if options.best_of:
         text += f". Each arm is at its own best {', '.join(options.best_of)} by {label(rank)}"
-    return f"{text[0].upper()}{text[1:]}." if text.startswith(("cannot", "no ", "none ")) else f"{text}."
+    return f"{text[0].upper()}{text[1:]}." if text.startswith(("cannot", "no ")) else f"{text}."
 
 
 def _ranking(metric: Metric, arms: Sequence[Arm], rank: str) -> str:
@@ -372,7 +386,9 @@ def _ranking(metric: Metric, arms: Sequence[Arm], rank: str) -> str:
     told = f"{metric.label} {_mean(metric, best)}"
     if len(arms) == 1:
         return f"{best.label}: {told}"
-    first = f"{best.label} is first of {len(arms)} by {label(rank)}: {told}"
+    level = sum(mean_of(arm, rank) == mean_of(best, rank) for arm in arms) - 1
+    shared = f"{best.label} and {level} more are first" if level else f"{best.label} is first"
+    first = f"{shared} of {len(arms)} by {label(rank)}: {told}"
     if all(arm.n == 1 for arm in arms):
         return f"{first}; one run each: this cannot separate the change from luck"
     return f"{first}. Whether it is better than another, --baseline says"

@@ -215,7 +215,17 @@ def _labels(drawn: Sequence[Lane]) -> list[str]:
     names = {key: last if lasts[last] == 1 else key for key in differ for last in [key.rpartition(".")[2]]}
     if not names:
         return [lane.arm.label for lane in drawn]
-    return [" ".join(f"{names[key]}={shown(one[key])}" for key in differ if key in one) for one in settings]
+
+    def labels(keys: Sequence[str]) -> list[str]:
+        return [" ".join(f"{names[key]}={shown(one[key])}" for key in keys if key in one) for one in settings]
+
+    # what is too long is cut: then without those that tell nothing which the others do not
+    kept = list(differ)
+    for key in reversed(differ):
+        fewer = [other for other in kept if other != key]
+        if max(map(len, labels(kept))) > LABEL and fewer and len(set(labels(fewer))) == len(set(labels(kept))):
+            kept = fewer
+    return labels(kept)
 
 
 def _cut(label: str, width: int) -> str:

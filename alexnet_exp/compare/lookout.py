@@ -160,9 +160,15 @@ def _seeds(arms: Sequence[Arm]) -> list[str]:
     unknown = sum(seed is None for arm in counted for seed in arm.seeds)
     if unknown and any(arm.n > 1 for arm in counted):
         lines.append(f"{unknown} run{'' if unknown == 1 else 's'} did not record a seed: each counts as one of its own")
-    used = {tuple(arm.seeds) for arm in counted}
+    used: dict[tuple[int | None, ...], list[str]] = {}
+    for arm in counted:
+        used.setdefault(tuple(arm.seeds), []).append(arm.label)
     if len(used) > 1 and not unknown and any(arm.n > 1 for arm in counted):
-        parts = [f"{arm.label} {_ranges([seed for seed in arm.seeds if seed is not None])}" for arm in counted]
+        # the odd ones first: of many arms not all are named
+        parts = [
+            f"{_listed(labels)} {_ranges([seed for seed in seeds if seed is not None])}"
+            for seeds, labels in sorted(used.items(), key=lambda pair: len(pair[1]))
+        ]
         lines.append(f"the arms have different seeds: {_listed(parts, '; ')}")
     return lines
 

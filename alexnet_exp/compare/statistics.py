@@ -1,8 +1,10 @@
 """The statistics of a comparison, on plain numbers. SciPy gives the distributions, and is imported when one is needed.
 
 Intervals, p values and verdicts come from one method: Welch's t test for one arm against the baseline; Dunnett's test
-for several; Welch's with Holm's steps where the sds differ more than threefold, since Dunnett's pools them; the paired
-t test on request. No bootstrap over seeds: at three seeds its "95%" interval holds the truth 76 times in 100.
+for several; Welch's with Holm's steps where the sds differ more than threefold, since Dunnett's pools them, or the
+numbers of seeds by more than half: with 80, 80 and 5 seeds and sds of 1, 1 and 2.5, Dunnett's finds a difference that
+is not there 27 times in 100. The paired t test on request. No bootstrap over seeds: at three seeds its "95%" interval
+holds the truth 76 times in 100.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ ALPHA = 0.05
 POWER = 0.8  # of "could have shown" and of "seeds needed"
 FEWEST = 3  # seeds of an arm, below which its spread says nothing
 UNEQUAL = 3.0  # sds that differ by more are not pooled
+UNBALANCED = 1.5  # nor are those of arms whose numbers of seeds differ by more
 MOST_SEEDS = 10_000
 # of the integral over what the sds are and what those of a next sweep will be: the power to within a point
 _DRAWS = 2048
@@ -87,9 +90,13 @@ def usable(sample: Sample) -> bool:
 
 
 def unequal(samples: Sequence[Sample]) -> bool:
-    """Whether sds differ too much to be pooled."""
+    """Whether sds, or the numbers of seeds behind them, differ too much to be pooled."""
     sds = [sample.sd or 0.0 for sample in samples]
-    return max(sds) > UNEQUAL * min(sds)
+    return max(sds) > UNEQUAL * min(sds) or _unbalanced([sample.n for sample in samples])
+
+
+def _unbalanced(sizes: Sequence[int]) -> bool:
+    return max(sizes) > UNBALANCED * min(sizes)
 
 
 def against(control: Sample, arms: Sequence[Sample], alpha: float = ALPHA) -> tuple[str, list[Test | None]]:
@@ -243,7 +250,7 @@ class Design:
         a, b = measured[self.place] / n, measured[0] / m
         df = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1))
         limit = stdtrit(df, 1 - self.alpha / arms / 2) * np.sqrt(a + b)
-        if arms > 1:
+        if arms > 1 and not _unbalanced(sizes):
             # which of the two methods it will be depends on the sds too
             every = np.array(measured)
             pooled = every.max(axis=0) <= UNEQUAL**2 * every.min(axis=0)

@@ -14,6 +14,7 @@ from typing import Any
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Table
 from alexnet_exp.compare.dots import dots_text
 from alexnet_exp.compare.select import metric_keys, ranking_key, value
+from alexnet_exp.compare.verdict import images_text
 from alexnet_exp.runs.metric import difference_text, is_accuracy, value_text
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import shown
@@ -107,7 +108,13 @@ def keeping(table: Table, keys: Sequence[str]) -> Table:
 def details(comparison: Comparison) -> list[str]:
     """What the sentence and the table leave out: each difference, every value of few seeds, why runs failed."""
     told = [difference.sentence for difference in comparison.differences]
-    lines = [sentence for sentence in told if sentence.rstrip(".") not in comparison.sentence]
+    # the finding begins with a capital letter
+    lines = [sentence for sentence in told if sentence[1:].rstrip(".") not in comparison.sentence]
+    lines += [
+        told
+        for told in (images_text(comparison.metric, one) for one in comparison.differences if one.images_interval)
+        if not any(line.startswith(told) for line in comparison.look_out)
+    ]
     lines += [f"run: {difference.command}" for difference in comparison.differences if difference.command]
     lines += [f"the paper: {difference.claim.text}" for difference in comparison.differences if difference.claim]
     failed = [run for run in comparison.runs if run.status != DONE and run.facts.get("error")]

@@ -154,7 +154,11 @@ class _Case:
         ends = (low, high) if test.difference > 0 else (-high, -low)
         first, second = names(self.arm, self.baseline)
         verb = "beats" if gain > 0 else "is worse than"
-        return f"{first} {verb} {second} by {self._amount(abs(test.difference))} ({self._evidence(ends)})"
+        text = f"{first} {verb} {second} by {self._amount(abs(test.difference))} ({self._evidence(ends)})"
+        margin = self.judge.margin
+        if margin is not None and test.within(margin):
+            text += f"; it is less than the margin of {self._plain(margin)}"
+        return text
 
     def _equal(self, test: st.Test, margin: float) -> str:
         half = test.equivalence * test.error
@@ -293,6 +297,16 @@ class _Case:
 
     def _range(self, ends: Interval) -> str:
         return " to ".join(difference_text(self.judge.metric.key, end) for end in ends)
+
+
+def images_text(metric: Metric, difference: Difference) -> str:
+    """The second interval, of a difference that has one."""
+    assert difference.images_interval is not None
+    ends = " to ".join(difference_text(metric.key, end, sign=True) for end in difference.images_interval)
+    first, second = names(difference.arm, difference.baseline)
+    return f"{first} against {second}, over new test images as well as new seeds: {ends}" + (
+        " points" if metric.percent else ""
+    )
 
 
 def names(arm: Arm, baseline: Arm) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Runs that another project recorded: Hydra's `.hydra/` beside a metrics.csv of Lightning's CSVLogger; or one CSV file.
 
-What is not recorded there is not guessed, with three exceptions that docs/comparing.md tells: whether a run is done,
-which epoch its checkpoint is of, and which columns of a CSV file are metrics.
+What is not recorded there is not guessed, with four exceptions that docs/comparing.md tells: whether a run is done,
+which epoch its checkpoint is of, which columns of a CSV file are metrics, and which accuracies are in percent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]
 
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.folder import flatten
-from alexnet_exp.runs.metric import higher_is_better
+from alexnet_exp.runs.metric import higher_is_better, in_percent
 from alexnet_exp.runs.run import DONE, FAILED, INTERRUPTED, RUNNING, UNKNOWN, Run
 from alexnet_exp.settings import UserError, one_of
 
@@ -97,6 +97,7 @@ def read_rows(file: Path, seed_column: str | None = None, metrics: Sequence[str]
             raise UserError(f"{file}: no column {wanted}; {one_of(wanted, columns)}")
     wanted_metrics = {*metrics, *map(metric_name, metrics)}
     of_metrics = {column: metric_name(column) for column in columns if _is_metric(column, rows, wanted_metrics)}
+    percent = {name for name in of_metrics if in_percent(name, (_number(row[name]) or 0.0 for row in rows))}
     clashing = {name for name, count in Counter(of_metrics.values()).items() if count > 1}
     named = _column(columns, "name", "run", "run_name")
     if named and len({row[named] for row in rows}) < len(rows):
@@ -108,7 +109,7 @@ def read_rows(file: Path, seed_column: str | None = None, metrics: Sequence[str]
         for column, name in of_metrics.items():
             value = _number(row[column])
             if value is not None and math.isfinite(value):
-                found[column if name in clashing else name] = value
+                found[column if name in clashing else name] = value / 100 if column in percent else value
         config = {
             column: _typed(text)
             for column, text in row.items()
@@ -162,7 +163,8 @@ def _read_metrics(table: Path) -> list[dict[str, float]]:
             rows.append({name: float(text) for name, text in zip(names, line, strict=True) if text})
         except ValueError as error:
             raise UserError(f"{table}: line {number} has a value that is no number ({error})") from None
-    return rows
+    percent = {name for name in names if in_percent(name, (row[name] for row in rows if name in row))}
+    return [{name: value / 100 if name in percent else value for name, value in row.items()} for row in rows]
 
 
 def _last(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 _WORDS = {"top1": "top-1", "top5": "top-5", "lr": "learning rate", "images_per_s": "images/s"}
 # what is better when it is smaller; everything else is taken to be better when it is greater
-_COSTS = ("loss", "error", "err", "perplexity", "seconds", "minutes")
+_COSTS = (
+    *("loss", "error", "err", "mse", "mae", "rmse", "mape", "nll", "ce", "bce", "entropy", "kl", "perplexity", "ppl"),
+    *("ece", "brier", "wer", "cer", "fid", "seconds", "minutes"),
+)
 
 
 def higher_is_better(key: str) -> bool:
     """Whether more of the metric is better: `val/top1` yes, `val/loss` no."""
-    return not any(word in _COSTS for word in _words(key))
+    # the classes of torchmetrics are one word: MeanSquaredError
+    return not any(word in _COSTS or word.endswith(("loss", "error")) for word in _words(key))
 
 
 def is_accuracy(key: str) -> bool:
     """Whether it is a share of images from 0 to 1, shown in percent, with differences in points."""
     return any(word in ("top1", "top5", "acc", "accuracy") for word in _words(key))
+
+
+def in_percent(key: str, values: Iterable[float]) -> bool:
+    """Whether these are an accuracy's values from 0 to 100, as other projects may write it."""
+    return is_accuracy(key) and any(1.5 < value < math.inf for value in values)
 
 
 def label(key: str) -> str:
@@ -52,4 +64,4 @@ def difference_text(key: str, difference: float, *, sign: bool = False) -> str:
 
 
 def _words(key: str) -> list[str]:
-    return key.rpartition("/")[2].replace("-", "_").split("_")
+    return key.rpartition("/")[2].lower().replace("-", "_").split("_")

@@ -71,10 +71,11 @@ class Plan:
             if stored["format"] != FORMAT:
                 raise UserError(f"{file}: format {stored['format']}, but this version reads format {FORMAT}")
             jobs = [
-                Job(job["number"], folder / job["folder"], tuple(job["overrides"]), job["varies"])
+                Job(int(job["number"]), folder / _name(job["folder"]), _texts(job["overrides"]), dict(job["varies"]))
                 for job in stored["jobs"]
             ]
-            return cls(folder, stored["command"], stored["cwd"], stored["objective"], stored["kind"], jobs)
+            cwd, objective, kind = _texts([stored["cwd"], stored["objective"], stored["kind"]])
+            return cls(folder, list(_texts(stored["command"])), cwd, objective, kind, jobs)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); name the folder of a sweep") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -102,3 +103,16 @@ class Plan:
         }
         with replacing(self.folder / FILE) as file:
             file.write((json.dumps(stored, indent=1) + "\n").encode())
+
+
+def _name(text: str) -> str:
+    """The name of a folder in the sweep's own: what another sends must not lead to runs outside of it."""
+    if Path(text).name != text or text in ("", ".."):
+        raise ValueError(f"{text} is no folder of the sweep")
+    return text
+
+
+def _texts(stored: list[str]) -> tuple[str, ...]:
+    if not isinstance(stored, list) or not all(isinstance(text, str) for text in stored):
+        raise TypeError(f"{stored!r} are no texts")
+    return tuple(stored)

@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alexnet_exp.config import loaded
+from alexnet_exp.config import check_config_dir, loaded, quoted
 from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE
@@ -44,10 +44,14 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> Plan:
     flags = _flags(searched.command)
     how = [override for override in flags.overrides if override.startswith("hydra.job.env_set")]
     command = [*COMMAND, str(folder), f"--top={top}", f"--seeds={seeds}"]
-    name = sweep_name({"confirm": folder.name, "top": str(top), "seeds": str(seeds)}, command, flags.config_dir)
+    # from wherever it is typed, the folder beside the first sweep is the same
+    same = [*COMMAND, folder.resolve().name, *command[3:]]
+    name = sweep_name({"confirm": same[2], "top": str(top), "seeds": str(seeds)}, same, flags.config_dir)
     target = folder.parent / name
+    config_dir = str(Path(searched.cwd, flags.config_dir)) if flags.config_dir else None
+    check_config_dir(config_dir)
     plan = Plan.read(target) if Plan.is_in(target) else Plan(target, command, str(Path.cwd()), searched.objective)
-    with loaded([*how, f"hydra.sweep.dir={target}"], flags.config_dir) as (loader, master):
+    with loaded([*how, f"hydra.sweep.dir={quoted(str(target))}"], config_dir) as (loader, master):
         lay_out(plan, compose_jobs(loader, master, batch))
     return plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.config import WHOLE, compose
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs import lock
 from alexnet_exp.runs.plan import FILE
 from alexnet_exp.settings import Problem, Refused, UserError
 from alexnet_exp.sweep.naming import settings_of, sweep_name
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 # As conf/config.yaml has them: what differs from them is the user's own.
 _DIR, _SUBDIR = "outputs/${name}/sweep", "${hydra.job.num}"
 OF_SEVERAL = "sweep"  # instead of a name, where the jobs have several
-# Made by Hydra's sweeper before its launcher has looked at the jobs.
-_MULTIRUN = "multirun.yaml"
+MULTIRUN = "multirun.yaml"  # Hydra's own
 
 
 def choose(overrides: Sequence[str], config_dir: str | None, settings: DictConfig) -> Path:
@@ -42,6 +43,19 @@ def choose(overrides: Sequence[str], config_dir: str | None, settings: DictConfi
     return OUTPUTS / _name(overrides, swept, config_dir, settings) / sweep_name(swept, overrides, config_dir)
 
 
+def make(master: DictConfig) -> Path:
+    """The sweep's folder `hydra.sweep.dir`, made if need be; raises UserError where it cannot be written."""
+    folder = Path(master.hydra.sweep.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        why = error.strerror
+    if why:
+        raise Refused([Problem("hydra.sweep.dir", folder, f"no sweep can be written there ({why})")])
+    return folder
+
+
 @contextmanager
 def left_as_it_was(folder: Path) -> Iterator[None]:
     """Where the sweep is refused or stopped before it is planned, takes away again what was made for it."""
@@ -51,7 +65,9 @@ def left_as_it_was(folder: Path) -> Iterator[None]:
     finally:
         if made and not (folder / FILE).exists():
             with suppress(OSError):
-                (folder / _MULTIRUN).unlink(missing_ok=True)
+                # made by a sweeper before all jobs and settings have been looked at
+                for name in (MULTIRUN, lock.NAME):
+                    (folder / name).unlink(missing_ok=True)
                 for each in made:
                     each.rmdir()  # not what holds anything: a launcher of Hydra's own has run jobs there
 
@@ -83,7 +99,8 @@ def _name(overrides: Sequence[str], swept: dict[str, str], config_dir: str | Non
     """The name that all jobs have; `OF_SEVERAL` where what is swept gives them different ones."""
     naming = [key for key in swept if key == "name" or key in WHOLE]
     if not naming:
-        return str(settings.name)
+        # a name that is no folder's is refused with all else that is wrong, and must not lead elsewhere until then
+        return OF_SEVERAL if set(str(settings.name)) & set("/\\") or settings.name == ".." else str(settings.name)
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides([f"{key}={swept[key]}" for key in naming])

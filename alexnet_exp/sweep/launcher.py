@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from alexnet_exp.sweep.pool import Pool
     from alexnet_exp.sweep.run import Outcome
 
-# What was typed, which Hydra does not hand to its plugins.
-_typed: ContextVar[Sequence[str] | None] = ContextVar("typed", default=None)
 SEARCH = "search"  # the kind of a plan
 
 
@@ -36,22 +35,41 @@ class JobFailed(Exception):  # noqa: N818 (it says what happened)
     """What Hydra is told of a job that did not end well; says why. Its folder has the traceback."""
 
 
+@dataclass(frozen=True)
+class _Command:
+    """What Hydra does not pass on: to its plugins what was typed, and back what came of the jobs that were run."""
+
+    typed: Sequence[str]
+    ran: dict[Path, Outcome] = field(default_factory=dict)
+
+
+_command: ContextVar[_Command | None] = ContextVar("command", default=None)
+
+
 @contextmanager
-def typed_as(arguments: Sequence[str]) -> Iterator[None]:
-    """Inside, plans note `arguments` as the command to type again."""
-    token = _typed.set(arguments)
+def typed_as(arguments: Sequence[str]) -> Iterator[dict[Path, Outcome]]:
+    """Inside, plans note `arguments` as the command to type again. The jobs that are run come in by their folders."""
+    command = _Command(arguments)
+    token = _command.set(command)
     try:
-        yield
+        yield command.ran
     finally:
-        _typed.reset(token)
+        _command.reset(token)
+
+
+def note_ran(outcome: Outcome) -> None:
+    """Hands the outcome of a job to the command, which else would know only what the job's folder says."""
+    command = _command.get()
+    if command is not None:
+        command.ran[outcome.job.folder] = outcome
 
 
 def plan_of(master: DictConfig, kind: str = "grid") -> Plan:
     """The plan in the sweep's folder, or a new one that is not written yet; `master` is Hydra's configuration of it."""
     folder = Path(master.hydra.sweep.dir)
     overrides = master.hydra.overrides
-    typed = _typed.get()
-    command = list(["-m", *overrides.task, *overrides.hydra] if typed is None else typed)
+    given = _command.get()
+    command = list(["-m", *overrides.task, *overrides.hydra] if given is None else given.typed)
     if not Plan.is_in(folder):
         return Plan(folder, command, str(Path.cwd()), str(master.objective), kind)
     plan = Plan.read(folder)
@@ -87,6 +105,7 @@ class JobsLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """How each job ended. Raises UserError, with nothing left on disk, where any of them cannot be used."""
+        from alexnet_exp.sweep.claim import Claims
         from alexnet_exp.sweep.compose import compose_jobs, lay_out
         from alexnet_exp.sweep.report import Teller, told_beforehand
         from alexnet_exp.sweep.results import add, write_all
@@ -94,8 +113,9 @@ class JobsLauncher(Launcher):
 
         composed = compose_jobs(self.context.config_loader, self.config, job_overrides, self.check_devices)
         pool = None if self.only_plans else self.make_pool()
-        plan = plan_of(self.config)
-        jobs = lay_out(plan, composed)
+        with Claims(Path(self.config.hydra.sweep.dir)).alone():  # another grid may come into the same folder now
+            plan = plan_of(self.config)
+            jobs = lay_out(plan, composed)
         distinct = list({job.folder: job for job in jobs}.values())
         by_folder = {job.folder: each for job, each in zip(jobs, composed, strict=True)}
         teller = Teller(plan)
@@ -107,6 +127,7 @@ class JobsLauncher(Launcher):
             self.context.callbacks.on_job_start(config=by_folder[job.folder].config, task_function=self.task_function)
 
         def told(outcome: Outcome) -> None:
+            note_ran(outcome)
             add(plan, outcome)
             teller.ended(outcome)
             each = by_folder[outcome.job.folder]

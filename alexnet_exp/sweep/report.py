@@ -184,6 +184,8 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
     # not by rich, which would fold the lines that are to be copied
     if ended_well(outcomes):
         print("Type next:", f"  python -m alexnet_exp compare {plan.folder}", sep="\n")
+    elif set(counts(outcomes)) == {OPEN}:  # only planned
+        print("Type next, as often as you like:", f"  python -m alexnet_exp sweep work {plan.folder}", sep="\n")
     else:
         print("Type next, or the same command again:", f"  python -m alexnet_exp resume {plan.folder}", sep="\n")
 

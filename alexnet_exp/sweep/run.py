@@ -65,6 +65,15 @@ def outcome_of(job: Job) -> Outcome:
     return Outcome(job, status, metrics, _seconds(result), error, result.get("images_per_s"))
 
 
+def set_aside(job: Job) -> Outcome | None:
+    """Makes room for a job's next attempt; the job's end, where its folder cannot be written."""
+    try:
+        RunFolder(job.folder).set_aside()
+    except OSError as error:
+        return Outcome(job, FAILED, error=f"its folder cannot be written ({error.strerror})")
+    return None
+
+
 def in_queue(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
     """The same, with `queued` in place of what the folder says of those that wait in a scheduler's queue."""
     claims = Claims(plan.folder)
@@ -167,9 +176,12 @@ class _Loop:
         self.held[job.folder] = claim
         self.left.remove(job)
         self.retried.discard(job.folder)
-        RunFolder(job.folder).set_aside()
+        unusable = set_aside(job)
         self.started(job)
-        self.pool.start(job)
+        if unusable:
+            self._tell(unusable)
+        else:
+            self.pool.start(job)
 
     def _end(self, ended: Ended) -> None:
         job, ending = ended.job, ended.ending
@@ -177,10 +189,13 @@ class _Loop:
         if outcome.status in (OPEN, RUNNING, DIED):  # refused before it began
             status = INTERRUPTED if ending.status == INTERRUPTED else FAILED
             outcome = Outcome(job, status, outcome.metrics, ended.seconds, ending.reason or None)
-        claim = self.held.pop(job.folder, None)
+        self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
+        claim = self.held.pop(outcome.job.folder, None)
         if claim is not None:
             claim.release()
-        self.ran[job.folder] = outcome
+        self.ran[outcome.job.folder] = outcome
         self.told(outcome)
 
     def _beat(self) -> None:

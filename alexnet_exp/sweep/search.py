@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from alexnet_exp.runs.contents import read_metrics
-from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.runs.folder import PRUNE
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.plan import Job, Plan
@@ -21,7 +21,7 @@ from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNIN
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.claim import BEAT, Claim, Claims
 from alexnet_exp.sweep.pool import Ended, Pool
-from alexnet_exp.sweep.run import LOOK_ELSEWHERE, OPEN, Outcome, outcome_of, status_of
+from alexnet_exp.sweep.run import LOOK_ELSEWHERE, OPEN, Outcome, outcome_of, set_aside, status_of
 from alexnet_exp.sweep.space import Value
 from alexnet_exp.sweep.study import RUN, Study
 
@@ -158,9 +158,14 @@ class Search:
             return
         self._last = job
         self._running[job.folder.name] = trial
-        RunFolder(job.folder).set_aside()
+        unusable = set_aside(job)
         self.started(job)
-        self.pool.start(job)
+        if unusable:
+            del self._running[job.folder.name]
+            _release(trial)
+            self._close(trial, unusable)
+        else:
+            self.pool.start(job)
 
     def _lives_elsewhere(self, job: Job) -> bool:
         """Whether a process that an earlier search started still has the job, here or in a queue."""

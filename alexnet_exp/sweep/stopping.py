@@ -18,14 +18,17 @@ class Terminated(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Inside, the first SIGINT raises KeyboardInterrupt, the first SIGTERM `Terminated`; those that follow do nothing.
 
-    Also where a script started this process in the background, with SIGINT ignored by inheritance. Outside of the main
-    thread nothing changes: whoever owns that handles signals.
+    Also where a script started this process in the background, with SIGINT ignored by inheritance, and where code that
+    was stopped half-way raises another error of it. Outside of the main thread nothing changes: whoever owns that
+    handles signals.
     """
+    stops: list[KeyboardInterrupt] = []
 
     def once(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_IGN)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        stops.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise stops[0]
 
     try:
         before = {each: signal.signal(each, once) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -34,6 +37,10 @@ def stoppable() -> Iterator[None]:
         return
     try:
         yield
+    except Exception as error:
+        if stops:
+            raise stops[0] from error
+        raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -21,7 +21,9 @@ from alexnet_exp.runs.plan import Job
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import Problem, Refused, UserError
 from alexnet_exp.sweep.compose import Composed, compose_jobs, config_dir, lay_out
-from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, plan_of
+from alexnet_exp.sweep.folder import MULTIRUN, make
+from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, note_ran, plan_of
+from alexnet_exp.sweep.pool import Pool
 from alexnet_exp.sweep.report import Teller
 from alexnet_exp.sweep.results import add, write_all
 from alexnet_exp.sweep.run import Outcome, outcome_of
@@ -57,11 +59,11 @@ def search(
         instead = "a search waits for each trial; choose hydra/launcher=process, or slurm with hydra.launcher.wait=true"
         raise Refused([Problem("hydra/launcher", master.hydra.runtime.choices.get("hydra/launcher"), instead)])
     launcher.check_devices(configs)
-    folder = Path(master.hydra.sweep.dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    pool = launcher.make_pool()
+    folder = make(master)
     with locked(folder):
-        OmegaConf.save(master, folder / "multirun.yaml")
-        _Command(settings, space, launcher, context, task_function, master, _longest(configs)).run()
+        OmegaConf.save(master, folder / MULTIRUN)
+        _Command(settings, space, launcher, context, task_function, master, _longest(configs)).run(pool)
 
 
 class _Command:
@@ -91,10 +93,9 @@ class _Command:
         self.composed: dict[Path, Composed] = {}
         self.teller = Teller(self.plan, self.study.wanted)
 
-    def run(self) -> None:
+    def run(self, pool: Pool) -> None:
         from alexnet_exp.sweep.search import Search
 
-        pool = self.launcher.make_pool()
         self.plan.write()
         write_all(self.plan, map(outcome_of, self.plan.jobs))
         before = self.study.finished()
@@ -130,6 +131,7 @@ class _Command:
         self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
 
     def told(self, outcome: Outcome) -> None:
+        note_ran(outcome)
         add(self.plan, outcome)
         self.teller.ended(outcome)
         composed = self.composed[outcome.job.folder]

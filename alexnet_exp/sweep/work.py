@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from alexnet_exp.config import Problems, fitted
@@ -35,9 +36,14 @@ def local_pool(jobs: int, key: str) -> Pool:
     """Processes of this machine, `jobs` at once; `key` is the setting to blame where that cannot be."""
     from alexnet_exp.sweep.local import LocalPool
 
+    at_least_one(jobs, key)
+    return LocalPool(jobs)
+
+
+def at_least_one(jobs: int, key: str) -> None:
+    """Raises UserError, which blames `key`, where no job would run."""
     if jobs < 1:
         raise UserError(f"{key}={jobs}: must be at least 1")
-    return LocalPool(jobs)
 
 
 def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
@@ -45,6 +51,7 @@ def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
 
     whole: whether the end is told, and judged, of every job of the sweep, or only of those that were run here.
     """
+    at_least_one(jobs, "--jobs")
     to_do = [job for job in plan.jobs if status_of(job.folder) not in WELL]
     check(to_do)
     teller = Teller(plan)
@@ -68,16 +75,25 @@ def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
         stopped = stop
     finally:
         teller.clear()
-    return end(plan, list(map(outcome_of, plan.jobs)) if whole else list(ran.values()), stopped)
+    return end(plan, ran, stopped, whole)
 
 
-def end(plan: Plan, outcomes: list[Outcome], stopped: KeyboardInterrupt | None) -> int:
-    """Tells how a sweep ended, and returns the exit code."""
-    outcomes = in_queue(plan, outcomes)
-    results.write_all(plan, map(outcome_of, plan.jobs))
+def end(plan: Plan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt | None, whole: bool = True) -> int:
+    """Tells how a sweep ended, and returns the exit code.
+
+    ran: what this process has seen of the jobs that it ran, by their folders; a folder that cannot be written cannot
+    tell. whole: whether it is told of all jobs, or of those alone.
+    """
+    stand = [_seen(outcome_of(job), ran) for job in plan.jobs]
+    results.write_all(plan, stand)
+    outcomes = in_queue(plan, stand if whole else ran.values())
     settle(plan.folder)
     tell(plan, outcomes, "interrupted" if stopped else None)
     return stopping.exit_code(stopped) if stopped else exit_code(outcomes)
+
+
+def _seen(told: Outcome, ran: Mapping[Path, Outcome]) -> Outcome:
+    return told if told.status in WELL else ran.get(told.job.folder, told)
 
 
 def check(jobs: list[Job]) -> None:

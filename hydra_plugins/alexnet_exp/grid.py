@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from alexnet_exp.sweep.folder import MULTIRUN, make
 from alexnet_exp.sweep.launcher import grid
 
 
@@ -33,16 +33,18 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         assert self.hydra_context is not None
         batch = grid(self._parse_config(), arguments, self.hydra_context.config_loader)
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         self.validate_batch_is_legal(batch)
+        OmegaConf.save(self.config, make(self.config) / MULTIRUN)
         # a job that failed raises where it is asked for its value; the others' values are not asked for less
         return [self.launcher.launch(batch, initial_job_idx=0)]
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        if not getattr(self.launcher, "checks", False):
-            super().validate_batch_is_legal(batch)
+        if not getattr(self.launcher, "checks", False):  # Hydra's own launchers
+            from alexnet_exp.sweep.compose import compose_jobs
+
+            assert self.config is not None
+            assert self.hydra_context is not None
+            compose_jobs(self.hydra_context.config_loader, self.config, batch)
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="alexnet_exp")

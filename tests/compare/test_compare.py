@@ -272,6 +272,7 @@ def test_the_metric_is_the_tests_where_all_have_it():
         (Options(paired=True), "--baseline"),
         (Options(margin=0.0, baseline="model=none"), "greater than 0"),
         (Options(top=0), "at least 1"),
+        (Options(margin=1, baseline="model=none"), "100 points of test top-1; half a point is 0.005 or 0.5%"),
     ],
 )
 def test_what_fits_none_of_the_runs_is_refused_in_one_line(options, message):
@@ -292,6 +293,32 @@ def test_the_top_leaves_out_arms_and_no_verdict_changes():
     every, first = compare(runs, BASE), compare(runs, Options(baseline="model=none", top=1))
     assert [each.label for each in first.arms] == ["model=bn", "model=none"]
     assert [each.interval for each in first.differences] == [every.differences[0].interval]
+    assert first.sentence == every.sentence
+
+
+def test_the_finding_stays_where_the_top_is_the_baseline_itself():
+    runs = [*arm("lrn", LRN), *arm("none", NONE)]
+    found = compare(runs, Options(baseline="model=lrn", top=1))
+    assert found.sentence.startswith("none is worse than lrn by 0.48 points")
+    assert found.differences == []
+
+
+def test_a_baseline_is_an_arm_all_of_whose_runs_fit():
+    mixed = [made("lrn", seed, 0.97, lr=0.3 if seed == 1 else 0.1) for seed in (1, 2, 3)]
+    with pytest.raises(UserError, match="no arm has it"):
+        compare([*mixed, *arm("none", NONE)], Options(baseline="optim.lr=0.3", group_by=["model"]))
+
+
+def test_a_difference_below_the_margin_is_told_as_such():
+    runs = [*arm("lrn", LRN), *arm("none", NONE)]
+    sentence = compare(runs, Options(baseline="model=none", margin=0.02)).sentence
+    assert sentence.endswith("; it is less than the margin of 2.00 points.")
+    assert "margin" not in compare(runs, Options(baseline="model=none", margin=0.005)).sentence
+
+
+def test_the_first_place_may_be_shared():
+    runs = [*arm("lrn", LRN, val=0.99), *arm("none", NONE, val=0.99)]
+    assert compare(runs).sentence.startswith("model=lrn and 1 more are first of 2 by val top-1: ")
 
 
 def test_the_table_is_of_arms_where_seeds_were_folded():

@@ -7,6 +7,7 @@ import pytest
 
 from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.images import Answers, interval
+from alexnet_exp.compare.text import details
 from tests.compare.made import made
 
 
@@ -107,5 +108,9 @@ def test_it_stands_in_the_comparison(tmp_path):
     first, second = two_arms(tmp_path)
     (difference,) = compare([*first, *second], Options(baseline="model=none")).differences
     assert difference.images_interval == interval(first, second, Answers("test/top1"))
+    comparison = compare([*first, *second], Options(baseline="model=none"))
+    (told,) = [line for line in [*details(comparison), *comparison.look_out] if "over new test images" in line]
+    assert told.startswith("lrn against none, over new test images as well as new seeds: ")
+    assert (told in details(comparison)) == (difference.images_interval[0] > 0)
     (without,) = compare([*first, *second], Options(baseline="model=none", images=False)).differences
     assert without.images_interval is None

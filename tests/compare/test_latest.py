@@ -8,6 +8,7 @@ import pytest
 from alexnet_exp.compare.describe import description, difference
 from alexnet_exp.compare.latest import as_table, duration, entries, progress
 from alexnet_exp.runs.many import read
+from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import Run
 
 
@@ -20,6 +21,10 @@ def write(path, status="done", start="2026-11-24T10:00:00.000+00:00", config=Non
 
 def rows(path, **options):
     return as_table(entries(path, list(read(path)), **({"sweeps": True} | options))).rows
+
+
+def plan(sweep, jobs):
+    Plan(sweep, [], "", "val/top1", jobs=[Job(number, sweep / f"job-{number}", ()) for number in range(jobs)]).write()
 
 
 def test_the_newest_first(tmp_path):
@@ -35,8 +40,7 @@ def test_a_sweep_is_one_line_and_its_jobs_with_all(tmp_path):
     sweep = tmp_path / "train" / "model-12345678"
     for number, status in enumerate(("done", "done", "failed", "interrupted")):
         write(sweep / f"job-{number}", status, metrics={"val/top1": 0.5 + number / 10})
-    plan = {"format": 1, "objective": "val/top1", "jobs": [{"number": number} for number in range(6)]}
-    (sweep / "sweep.json").write_text(json.dumps(plan))
+    plan(sweep, jobs=6)
     ((_, name, status, progressed, _, best),) = rows(tmp_path)
     assert (name, status) == ("train/model-12345678/", "sweep")
     assert progressed == "2 done, 1 failed, 1 interrupted, 2 open of 6"
@@ -49,7 +53,7 @@ def test_a_sweep_is_one_line_and_its_jobs_with_all(tmp_path):
 def test_a_sweep_of_which_no_job_has_begun(tmp_path):
     sweep = tmp_path / "train" / "sweep"
     (sweep / "job-1" / ".hydra").mkdir(parents=True)
-    (sweep / "sweep.json").write_text(json.dumps({"objective": "val/top1", "jobs": [{}, {}]}))
+    plan(sweep, jobs=2)
     assert rows(tmp_path)[0][1:4] == ["train/sweep/", "sweep", "2 open of 2"]
 
 

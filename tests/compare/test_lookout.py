@@ -82,6 +82,13 @@ def test_different_seeds():
     assert lines(runs) == ["the arms have different seeds: model=lrn 1-3; model=none 2-3, 5"]
 
 
+def test_of_many_arms_the_odd_seeds_are_named_first():
+    runs = [made("lrn", seed, 0.9, lr=lr) for lr in (0.1, 0.2, 0.3, 0.4, 0.5) for seed in (1, 2, 3)]
+    (line,) = lines(runs[:-1])
+    assert line.startswith("the arms have different seeds: optim.lr=0.5 1-2; optim.lr=0.1")
+    assert line.endswith(" 1-3")
+
+
 def test_runs_taken_together_that_differ():
     runs = [*arm("lrn", VALUES), *[made("lrn", seed, 0.9, lr=0.3) for seed in (4, 5)]]
     assert lines(runs, group_by=["model"]) == ["runs that are taken together differ in optim.lr: 0.1, 0.3"]

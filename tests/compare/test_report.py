@@ -19,6 +19,7 @@ from alexnet_exp.compare.report import write_report
 from alexnet_exp.compare.report.curves import POINTS, read_curves
 from alexnet_exp.compare.report.methods import methods
 from alexnet_exp.compare.report.pictures import read_pictures
+from alexnet_exp.compare.text import main_and_rest, markdown_table
 from alexnet_exp.runs.many import read
 from alexnet_exp.settings import UserError
 from tests.compare.generated import compared, write_picture, write_run, write_sweep
@@ -71,7 +72,14 @@ def sweep(tmp_path):
 def test_it_says_first_what_was_found_and_every_verdict_in_words(sweep, tmp_path):
     page = made(sweep, tmp_path)
     assert sweep.sentence in page.visible
-    parts = (sweep.sentence, "Each dot is one seed", "Verdict", "Look out", "Learning curves")
+    parts = (
+        sweep.sentence,
+        "Each dot is one seed",
+        "Verdict",
+        "Look out",
+        "Each difference in words",
+        "Learning curves",
+    )
     order = [page.visible.index(text) for text in parts]
     assert order == sorted(order)
     for said in ("▲ better", "? cannot tell below 0.61 points", "= no difference above 0.50 points", "baseline"):
@@ -230,6 +238,7 @@ def test_the_methods_sentences_name_seeds_test_baseline_and_margin(sweep):
 def test_the_copied_table_is_markdown(sweep, tmp_path):
     lines = made(sweep, tmp_path).text("markdown").strip().splitlines()
     assert len({line.count("|") for line in lines}) == 1
+    assert lines == markdown_table(main_and_rest(sweep)[0], 50, "test/top1").splitlines()
     assert re.fullmatch(r"[|:\- ]+", lines[1])
 
 

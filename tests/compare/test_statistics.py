@@ -1,5 +1,6 @@
 """Against SciPy's own tests, published examples and tables, and sweeps whose truth is known."""
 
+import math
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from alexnet_exp.compare import statistics
 from alexnet_exp.compare.statistics import (
     MOST_SEEDS,
     Design,
@@ -113,7 +115,8 @@ def test_dunnetts_example():
 
 @pytest.mark.parametrize("sizes", [(3, 3, 3), (5, 4, 6, 5), (10, 3, 3, 3), (3, 10, 4)])
 @pytest.mark.parametrize("level", [0.95, 0.99])
-def test_dunnett_is_scipys(sizes, level):
+def test_dunnett_is_scipys(sizes, level, monkeypatch):
+    monkeypatch.setattr(statistics, "UNBALANCED", math.inf)
     generator = np.random.default_rng(sum(sizes))
     control, *arms = [place + stats.zscore(generator.normal(size=size)) for place, size in enumerate(sizes)]
     method, tests = against(Sample.of(control), [Sample.of(arm) for arm in arms], 1 - level)
@@ -154,6 +157,24 @@ def test_sds_that_differ_more_than_threefold_are_not_pooled():
     at_half = stats.ttest_ind(near, control, equal_var=False).confidence_interval(1 - 0.05 / 2)
     assert tests[0].interval == pytest.approx(tuple(at_half))
     assert against(Sample.of(control), [Sample.of(near), Sample.of([0, 2, 4])])[0] == "Dunnett"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "method"), [((5, 5, 5), "Dunnett"), ((6, 4, 5), "Dunnett"), ((5, 3, 5), "Welch with Holm")]
+)
+def test_numbers_of_seeds_that_differ_by_more_than_half_are_not_pooled(sizes, method):
+    control, *arms = [Sample(size, 0.9, 0.01) for size in sizes]
+    assert against(control, arms)[0] == method
+
+
+def test_more_seeds_of_two_arms_beside_a_few_of_a_third_find_nothing_that_is_not_there():
+    """What the printed command leaves behind. Dunnett's test says something in one of four such sweeps."""
+    generator = np.random.default_rng(0)
+    false = 0
+    for _ in range(500):
+        arms = [Sample.of(generator.normal(0, sd, n).tolist()) for n, sd in ((80, 1.0), (80, 1.0), (5, 2.5))]
+        false += any(test is not None and test.decided for test in against(arms[0], arms[1:])[1])
+    assert false <= 0.08 * 500
 
 
 def test_what_a_later_step_of_holm_decides_has_an_interval_that_ends_at_zero():

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from alexnet_exp import runs
+from alexnet_exp.compare.report.curves import read_curves
 from alexnet_exp.runs.foreign import metric_name
 from alexnet_exp.settings import UserError
 
@@ -198,3 +199,17 @@ def test_a_column_with_a_word_in_it_is_no_metric(tmp_path):
     assert first.metrics == {"test/acc": 0.5}
     assert first.config["test/name"] == "x"
     assert second.metrics == {}
+
+
+def test_accuracies_in_percent_are_read_as_shares(tmp_path):
+    file = tmp_path / "runs.csv"
+    file.write_text("seed,test_acc,test_loss\n1,93.5,2.5\n2,0.9,3.5\n")
+    assert [run.metrics for run in runs.read(file)] == [
+        {"test/acc": pytest.approx(0.935), "test/loss": 2.5},
+        {"test/acc": pytest.approx(0.009), "test/loss": 3.5},
+    ]
+    template_run(tmp_path / "logs" / "0", accuracies=(0.9, 95, 93), test=94)
+    (run,) = runs.read(tmp_path / "logs")
+    assert (run.metrics["val/acc"], run.metrics["test/acc"]) == (pytest.approx(0.95), pytest.approx(0.94))
+    (line,) = read_curves([run]).lines
+    assert line["values"][read_curves([run]).columns.index("val/acc")] == pytest.approx([0.009, 0.95, 0.93])

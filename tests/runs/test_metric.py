@@ -18,6 +18,10 @@ from alexnet_exp.runs.metric import difference_text, higher_is_better, is_accura
         ("images_per_s", True, False, "images/s"),
         ("minutes", False, False, "minutes"),
         ("val/top1_error", False, True, "val top-1 (error)"),
+        ("test/mse", False, False, "test mse"),
+        ("test/RMSE", False, False, "test RMSE"),
+        ("test/MeanSquaredError", False, False, "test MeanSquaredError"),
+        ("val/nll", False, False, "val nll"),
     ],
 )
 def test_what_a_key_says(key, higher, accuracy, name):

@@ -73,6 +73,7 @@ def test_nothing_to_confirm(searched: Searched, capsys: pytest.CaptureFixture[st
         plan_confirmation(folder, top=1, seeds=2)
     assert main(["sweep", "confirm", str(folder), "--top", "0"]) == 2
     assert capsys.readouterr().err == "--top 0: must be at least 1\n"
+    assert main(["sweep", "confirm", str(folder), "--jobs", "0"]) == 2
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
@@ -80,3 +81,14 @@ def test_a_confirmation_is_not_confirmed_again(searched: Searched) -> None:
     folder = searched({("model=bn",): 0.5}, "val/top1", "sweep", "confirm", "elsewhere")
     with pytest.raises(UserError, match="confirms another sweep already"):
         plan_confirmation(folder, top=1, seeds=2)
+
+
+def test_where_it_is_typed_makes_no_difference(searched: Searched, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiments = Path("mine/experiment")
+    experiments.mkdir(parents=True)
+    (experiments / "own.yaml").write_text("# @package _global_\nnote: own\n")
+    folder = searched({("experiment=own",): 0.5}, "val/top1", "--config-dir", "mine", "-m", "experiment=own").resolve()
+    plan = plan_confirmation(folder, top=1, seeds=1)
+    assert plan.jobs[0].container()["note"] == "own"
+    monkeypatch.chdir(folder.parent)
+    assert plan_confirmation(Path(folder.name), top=1, seeds=1).folder.resolve() == plan.folder

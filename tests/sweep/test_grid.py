@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import yaml
 from alexnet_exp.__main__ import main
 from alexnet_exp.config import compose
 from alexnet_exp.runs.contents import read_config, read_result
+from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.sweep.naming import job_hash
 from tests.conftest import TINY
@@ -210,6 +213,9 @@ def test_hydras_own_sweeper_works_too(swept: Swept) -> None:
         ("-m seed=1,2 hydra.launcher.jobs=-1", ["hydra.launcher.jobs=-1: must be at least 1"]),
         ("-m seed=1,2 hydra/sweeper=basic optim.lr=abc", ["optim.lr=abc: must be a number"]),
         ("-m seed=1,2 model.weights=nowhere", ["model.weights=nowhere: no such file"]),
+        ("-m model.dropout=0.5,7 hydra/launcher=basic", ["model.dropout=7"]),
+        ("-m seed=1,2 name=a/..", ["name=a/..: must be a folder's name"]),
+        ("-m seed=1,2 hydra.sweep.dir=/dev/null/x", ["hydra.sweep.dir=/dev/null/x: no sweep can be written there"]),
     ],
 )
 def test_all_that_is_wrong_is_told_before_anything_runs(
@@ -282,3 +288,54 @@ def test_a_sweep_that_is_only_planned_is_left_to_workers(
     assert (code, told["status"], told["counts"], pools) == (0, "open", {"open": 2}, [])
     assert main(["sweep", "work", told["sweep"]]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"done": 2}
+
+
+def test_a_sweep_that_is_only_planned_says_how_to_work_on_it_and_can_be_resumed(
+    swept: Swept, pools: Pools, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = swept("-m", "seed=1,2", "hydra.launcher.jobs=0")[1]["sweep"]
+    with monkeypatch.context() as terminal:
+        terminal.setattr("sys.stdout.isatty", lambda: True)
+        main(["-m", "seed=1,2", "hydra.launcher.jobs=0", *TINY])
+    assert capsys.readouterr().out.splitlines()[-1] == f"  python -m alexnet_exp sweep work {planned}"
+    assert main(["resume", planned]) == 0
+    assert [pool.size for pool in pools] == [1]
+
+
+def test_a_job_whose_folder_cannot_be_written_fails_and_the_others_run(
+    swept: Swept, pools: Pools, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_aside(folder: RunFolder) -> None:
+        if folder.path.name.startswith("seed-1-"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(RunFolder, "set_aside", set_aside)
+    for command in (["-m", "seed=1,2", "hydra.sweep.dir=mine", *TINY], ["resume", "mine"]):
+        assert main(command) == 1, "also where its folder says nothing of it"
+        told = json.loads(capsys.readouterr().out)
+        assert (told["status"], told["counts"]) == ("failed", {"done": 1, "failed": 1})
+        assert told["runs"][0]["error"] == "its folder cannot be written (Permission denied)"
+        assert "failed" in Path("mine/results.csv").read_text()
+    assert [pool.started for pool in pools] == [[2], []]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"command": 5},
+        {"objective": None},
+        {"jobs": [{"number": 1, "folder": "../elsewhere", "overrides": [], "varies": {}}]},
+        {"jobs": [{"number": 1, "folder": "..", "overrides": [], "varies": {}}]},
+        {"jobs": [{"number": "one", "folder": "a", "overrides": [], "varies": {}}]},
+        {"jobs": [{"number": 1, "folder": "a", "overrides": None, "varies": {}}]},
+        {"jobs": ["a"]},
+    ],
+)
+def test_a_damaged_plan_is_one_line(damage: dict[str, Any], pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
+    Plan(Path("mine"), ["-m", "seed=1"], "", "val/top1").write()
+    file = Path("mine/sweep.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    for word in (["resume"], ["sweep", "work"], ["sweep", "confirm"]):
+        assert main([*word, "mine"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("mine/sweep.json: not the plan of a sweep (")

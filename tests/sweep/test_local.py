@@ -25,6 +25,14 @@ from tests.sweep import works
 from tests.sweep.jobs import are_gone, pids_in, plain_job, run_all, tiny_job, wait_until
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_server() -> None:
+    """A fork server of these tests' own: that of a data loader's workers has not imported Lightning."""
+    from multiprocessing import forkserver
+
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def local_pool() -> Iterator[Callable[..., LocalPool]]:
     """Makes pools; no process is left of them in the end, and none that had to be closed unless the test did it."""
@@ -399,6 +407,7 @@ def test_close_interrupts_training_with_two_ranks(local_pool: Pools, tmp_path: P
 
 
 SWEEP = """
+import os
 import sys
 from pathlib import Path
 from alexnet_exp import launch
@@ -420,8 +429,8 @@ if __name__ == "__main__":
                 pool.wait(60)
         except KeyboardInterrupt:
             Path("closing").touch()
-            print(sorted(each.ending.status for each in pool.close()))
-            sys.exit(130)
+            print(sorted(each.ending.status for each in pool.close()), flush=True)
+            os._exit(130)  # a second Ctrl-C that comes this late is the interpreter's affair
 """
 
 

@@ -116,8 +116,9 @@ class Bench:
 
         def make(number, values):
             job = self.make(number, values)
-            plan.jobs.append(job)
-            plan.write()
+            if job.folder not in {known.folder for known in plan.jobs}:
+                plan.jobs.append(job)
+                plan.write()
             return job
 
         Search(study, plan, pool, make, self.told.append, looked=looked, at_once=at_once).run()

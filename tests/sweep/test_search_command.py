@@ -137,6 +137,8 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_left(search, tmp_path):
         (["model=lrn,bn", "objective=test/top1"], "objective=test/top1: a search would choose by the test images"),
         (["model=lrn,bn", "data.val=none"], "objective=val/top1: there is no validation"),
         (["model=lrn,bn", "hydra/launcher=basic"], "hydra/launcher=basic: a search waits for each trial"),
+        (["model=lrn,bn", "hydra.launcher.jobs=0"], "hydra.launcher.jobs=0: must be at least 1"),
+        (["model=lrn,bn", "hydra.sweeper.storage=sqlite:////nowhere/x.db"], "hydra.sweeper.storage: cannot be used"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_line(search, tmp_path, overrides, line):

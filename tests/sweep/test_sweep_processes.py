@@ -16,10 +16,12 @@ import pytest
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.sweep.run import status_of
 from tests.conftest import TINY
 from tests.sweep.fake_pool import FakePool
+from tests.sweep.jobs import wait_until
 
 Command = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.slow
@@ -120,6 +122,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(command: Command, tmp_path:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert is_gone(held), "the job's process ends with the sweep"
+    wait_until(lambda: not in_use(jobs()[1].folder))  # its last thread holds the lock for a moment more
     assert statuses() == ["done", "died", "open"]
     first = read_result(jobs()[0].folder)
     (tmp_path / "hold").unlink()

@@ -10,6 +10,7 @@ from typing import Any
 
 from alexnet_exp.runs.contents import read_metrics
 from alexnet_exp.runs.foreign import metric_name
+from alexnet_exp.runs.metric import in_percent
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import UserError
 
@@ -69,6 +70,10 @@ def _by_epoch(rows: Sequence[dict[str, float | None]]) -> dict[int, dict[str, fl
         kept = {name: value for name, value in values.items() if name not in _TIME and not name.startswith("test/")}
         if kept:
             table.setdefault(int(epoch), {}).update(kept)
+    names = {name for row in table.values() for name in row}
+    percent = {name for name in names if in_percent(name, (had[name] for had in table.values() if name in had))}
+    for had in table.values():
+        had.update({name: value / 100 for name, value in had.items() if name in percent})
     return table
 
 

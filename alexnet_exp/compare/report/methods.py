@@ -10,7 +10,7 @@ from alexnet_exp.runs.run import DONE
 _TESTS = {
     "Welch": "Welch's t test",
     "Dunnett": "Dunnett's test of the arms against their baseline",
-    "Welch with Holm": "Welch's t tests with Holm's correction, since the sds differ more than threefold",
+    "Welch with Holm": "Welch's t tests with Holm's correction, since sds or numbers of seeds are too unlike to pool",
     "paired t": "the t test of the differences at the seeds in common",
     "paired t with Holm": "t tests of the differences at the seeds in common, with Holm's correction",
 }
@@ -37,7 +37,9 @@ def methods(comparison: Comparison) -> str:
         sentences.append("Intervals of differences have the same level and correction")
     if tests and comparison.margin is not None:
         size = f"{difference_text(comparison.metric.key, comparison.margin)} {unit(comparison.metric.key)}"
-        sentences.append(f"Where two one-sided tests excluded {size} either way, no difference was reported")
+        sentences.append(
+            f"Where two one-sided tests excluded a difference of {size} either way, this is reported as such"
+        )
     if any(difference.images_interval for difference in comparison.differences):
         sentences.append("A second interval, for new test images, is a bootstrap over images and seeds")
     unfinished = sum(run.status != DONE for run in comparison.runs)

@@ -72,7 +72,7 @@ def report(comparison: Comparison, command: str, when: datetime) -> str:
         arms=_arms(comparison),
         further=_further(comparison),
         look_out=_look_out(comparison),
-        markdown=escape(markdown_table(main_and_rest(comparison)[0], limit=len(comparison.runs))),
+        markdown=escape(markdown_table(main_and_rest(comparison)[0], len(comparison.runs), comparison.metric.key)),
         methods=escape(methods(comparison)),
         curves_note=escape(_curves_note(curves)),
         pictures=_pictures(pictures),
@@ -117,6 +117,8 @@ def _arms(comparison: Comparison) -> str:
             ("Verdict", False, lambda arm: _verdict(comparison, differences.get(arm.label))),
             (f"Difference{unit}, with its interval", True, lambda arm: _difference(key, differences.get(arm.label))),
         ]
+    if any(difference.images_interval for difference in differences.values()):
+        columns.append(("The same on new images", True, lambda arm: _new_images(key, differences.get(arm.label))))
     columns += [
         (f"Mean {comparison.metric.label}, with its 95% interval", True, lambda arm: _mean(key, arm)),
         (f"sd{unit}", True, lambda arm: NONE if arm.sd is None else difference_text(key, arm.sd)),
@@ -124,8 +126,6 @@ def _arms(comparison: Comparison) -> str:
     ]
     if any(0 < arm.n <= ALL_VALUES for arm in comparison.arms):
         columns.append(("Each seed", True, lambda arm: _each(key, arm)))
-    if any(difference.images_interval for difference in differences.values()):
-        columns.append(("Difference on new images", True, lambda arm: _new_images(key, differences.get(arm.label))))
     head = "".join(f'<th scope="col"{_number(number)}>{escape(title)}</th>' for title, number, _ in columns)
     rows = "".join(
         "<tr>"
@@ -206,7 +206,7 @@ def _further(comparison: Comparison) -> str:
     items = []
     for difference in comparison.differences:
         lines = []
-        if not comparison.sentence.startswith(difference.sentence):
+        if not comparison.sentence[1:].startswith(difference.sentence[1:]):
             lines.append(f"<p>{escape(difference.sentence)}</p>")
         if difference.claim is not None:
             lines.append(f'<p class="quiet">The paper: {escape(difference.claim.text)}</p>')
