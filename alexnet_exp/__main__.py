@@ -11,7 +11,8 @@ import traceback
 from importlib import import_module
 
 from alexnet_exp import __version__
-from alexnet_exp.settings import BAD_INPUT, FAILED, INTERRUPTED, TRACEBACK, UserError
+from alexnet_exp.endings import ending_of
+from alexnet_exp.settings import BAD_INPUT, FAILED, TRACEBACK, UserError
 
 COMMANDS = {
     "train": "one experiment, as the overrides say (this is the default)",
@@ -51,9 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         print(error, file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return ending_of(stop).code
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -24,6 +24,10 @@ class Pruned(Exception):  # noqa: N818 (it is no error)
     """The run was asked to end early; says why."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where it is listened to. Whoever ends its work in order on Ctrl-C does so here too."""
+
+
 @dataclass(frozen=True)
 class Ending:
     """`status` is what result.json says, or `refused` where the run did not begin and its folder was not touched.
@@ -40,9 +44,9 @@ class Ending:
 
 def ending_of(error: BaseException) -> Ending:
     """The ending that an exception means."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated):
         return Ending("interrupted", INTERRUPTED, "by Ctrl-C (SIGINT)")
-    if _is_sigterm(error):
+    if isinstance(error, Terminated) or _is_sigterm(error):
         return Ending("interrupted", TERMINATED, "by SIGTERM")
     if isinstance(error, UserError):
         return Ending("failed", BAD_INPUT, str(error))
@@ -55,26 +59,37 @@ def ending_of(error: BaseException) -> Ending:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Inside, the first SIGINT raises KeyboardInterrupt, also where a script started us with SIGINT ignored.
+def interruptible(*, sigterm: bool = False) -> Iterator[None]:
+    """Inside, the first SIGINT raises KeyboardInterrupt; with `sigterm` the first SIGTERM `Terminated`.
 
-    Those that follow are ignored, so that the ending can be written: ranks get one from the terminal and one from the
-    process that started them. Outside of the main thread nothing changes: whoever owns that handles signals.
+    Also where a script started us in the background, with SIGINT ignored by inheritance, and where code that was
+    stopped half-way raises another error of it. Those that follow are ignored, so that the ending can be written: ranks
+    get one from the terminal and one from the process that started them. Outside of the main thread nothing changes:
+    whoever owns that handles signals.
     """
+    numbers = (signal.SIGINT, signal.SIGTERM) if sigterm else (signal.SIGINT,)
+    stops: list[KeyboardInterrupt] = []
 
     def once(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        stops.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise stops[0]
 
     try:
-        before = signal.signal(signal.SIGINT, once)
+        before = {each: signal.signal(each, once) for each in numbers}
     except ValueError:
         yield
         return
     try:
         yield
+    except Exception as error:
+        if stops:
+            raise stops[0] from error
+        raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager

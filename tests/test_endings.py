@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from alexnet_exp.endings import NotFiniteError, ending_of, interruptible, own_interrupts
+from alexnet_exp.endings import NotFiniteError, Terminated, ending_of, interruptible, own_interrupts
 from alexnet_exp.settings import UserError
 
 
@@ -68,3 +69,32 @@ def test_lightnings_exit_is_the_interrupt_that_it_was() -> None:
         raise SystemExit(1)
     with pytest.raises(SIGTERMException), own_interrupts(trainer):
         raise SIGTERMException
+
+
+@pytest.mark.parametrize(("sent", "raised", "code"), [(signal.SIGINT, KeyboardInterrupt, 130), (15, Terminated, 143)])
+def test_the_first_signal_stops_and_the_second_does_nothing(sent: int, raised: type[BaseException], code: int) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        _stopped(sent, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert type(stopped.value) is raised
+    assert ending_of(stopped.value).code == code
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_what_is_broken_by_the_signal_is_no_error_of_its_own() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _stopped(signal.SIGINT, _break)
+    with pytest.raises(AttributeError), interruptible(sigterm=True):
+        _break()
+
+
+def _stopped(sent: int, then: Callable[[], None]) -> None:
+    with interruptible(sigterm=True):
+        try:
+            os.kill(os.getpid(), sent)
+        finally:
+            then()
+
+
+def _break() -> None:
+    raise AttributeError("left half-way")

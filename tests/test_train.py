@@ -67,11 +67,11 @@ def only_run(folder: Path) -> Run:
 def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 60) -> int:
     """The number that `file` comes to hold."""
     deadline = time.monotonic() + seconds
-    while not (file.exists() and file.read_text()):
+    while not (text := file.read_text() if file.exists() else ""):  # once: it is written anew in every epoch
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return int(file.read_text())
+    return int(text)
 
 
 def test_the_folder_of_a_run_that_is_done(finished: Run) -> None:

@@ -80,31 +80,32 @@ def _settings(flags: argparse.Namespace) -> DictConfig | None:
 
 def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
     """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
+    from alexnet_exp.endings import ending_of, interruptible
     from alexnet_exp.runs.plan import Plan
     from alexnet_exp.sweep.folder import choose, left_as_it_was
     from alexnet_exp.sweep.launcher import JobFailed, typed_as
     from alexnet_exp.sweep.run import Outcome
-    from alexnet_exp.sweep.stopping import exit_code, stoppable
     from alexnet_exp.sweep.work import end
 
     folder = choose(flags.overrides, flags.config_dir, settings)
     ended: list[tuple[Path, int]] = []  # of jobs that a launcher of Hydra's own runs in this process
     ran: dict[Path, Outcome] = {}
     stopped: KeyboardInterrupt | None = None
-    try:
-        with left_as_it_was(folder), typed_as(arguments) as ran, stoppable():
-            # beside an override: behind a flag, Hydra's parser would not take any more of them
-            at = arguments.index(flags.overrides[0]) if flags.overrides else len(arguments)
-            given = [*arguments[: at + 1], f"hydra.sweep.dir={quoted(str(folder))}", *arguments[at + 1 :]]
-            with_hydra(given, lambda config: ended.append(_one(config)))
-    except JobFailed:  # from Hydra's own sweeper; the table tells it
-        pass
-    except KeyboardInterrupt as stop:
-        stopped = stop
-    if Plan.is_in(folder):
-        return end(Plan.read(folder), ran, stopped)
+    with interruptible(sigterm=True):
+        try:
+            with left_as_it_was(folder), typed_as(arguments) as ran:
+                # beside an override: behind a flag, Hydra's parser would not take any more of them
+                at = arguments.index(flags.overrides[0]) if flags.overrides else len(arguments)
+                given = [*arguments[: at + 1], f"hydra.sweep.dir={quoted(str(folder))}", *arguments[at + 1 :]]
+                with_hydra(given, lambda config: ended.append(_one(config)))
+        except JobFailed:  # from Hydra's own sweeper; the table tells it
+            pass
+        except KeyboardInterrupt as stop:
+            stopped = stop
+        if Plan.is_in(folder):
+            return end(Plan.read(folder), ran, stopped)
     if stopped:
-        return exit_code(stopped)
+        return ending_of(stopped).code
     print(json.dumps({"runs": [_machine_line(path) for path, _ in ended]}))
     return max((code for _, code in ended), default=0)
 

@@ -80,15 +80,19 @@ def plan_of(master: DictConfig, kind: str = "grid") -> Plan:
 
 
 class JobsLauncher(Launcher):
-    """Runs a batch of jobs in the pool that `make_pool` makes. `checks`: that nothing need be composed before.
-
-    `waits`: whether `launch` returns only when all jobs have ended, also those that others run. `only_plans`: whether
-    it starts none, and leaves all to `sweep work`.
-    """
+    """Runs a batch of jobs in the pool that `make_pool` makes. `checks`: that nothing need be composed before."""
 
     checks = True
-    waits = True
-    only_plans = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether `launch` returns only when all jobs have ended, also those that others run."""
+        return True
+
+    @property
+    def only_plans(self) -> bool:
+        """Whether `launch` starts no job, and leaves all to `sweep work`."""
+        return False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config

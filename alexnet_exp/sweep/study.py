@@ -118,11 +118,15 @@ class Study:
             self._trials[number].set_user_attr(key, value)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Tells an epoch's value of an open trial, once; returns whether the trial is hopeless."""
+        """Tells an epoch's value of an open trial, once; returns whether the trial is hopeless.
+
+        One that was cut off and runs again is judged from where it had got to: its values are known up to there.
+        """
         trial = self._trials[number]
-        if epoch not in self._frozen(number).intermediate_values:
+        known = self._frozen(number).intermediate_values
+        if epoch not in known:
             trial.report(value, epoch)
-        return trial.should_prune()
+        return epoch >= max(known, default=epoch) and trial.should_prune()
 
     def complete(self, number: int, value: float) -> None:
         """Closes a trial with its value."""

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alexnet_exp.config import Problems, fitted
+from alexnet_exp.endings import ending_of, interruptible
 from alexnet_exp.runs.atomic import follow
 from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.run import FAILED
 from alexnet_exp.settings import UserError
-from alexnet_exp.sweep import results, stopping
+from alexnet_exp.sweep import results
 from alexnet_exp.sweep.compose import check_devices
 from alexnet_exp.sweep.pool import Pool
 from alexnet_exp.sweep.report import Teller, exit_code, tell, told_beforehand
@@ -66,16 +68,18 @@ def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
         teller.ended(outcome)
 
     stopped: KeyboardInterrupt | None = None
-    try:
-        with stopping.stoppable():
+    with interruptible(sigterm=True):
+        try:
             if to_do:
                 pool = local_pool(jobs, "--jobs")
                 run_jobs(plan, plan.jobs, pool, again=again, wait=wait, told=told, looked=teller.looked)
-    except KeyboardInterrupt as stop:
-        stopped = stop
-    finally:
+        except KeyboardInterrupt as stop:
+            stopped = stop
         teller.clear()
-    return end(plan, ran, stopped, whole)
+        if not ran and not whole and to_do:
+            failed = sum(status_of(job.folder) == FAILED for job in to_do)
+            teller.say(f"nothing to run here: {len(to_do)} of {len(plan.jobs)} are not done, {failed} of them failed")
+        return end(plan, ran, stopped, whole)
 
 
 def end(plan: Plan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt | None, whole: bool = True) -> int:
@@ -89,11 +93,12 @@ def end(plan: Plan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt | No
     outcomes = in_queue(plan, stand if whole else ran.values())
     settle(plan.folder)
     tell(plan, outcomes, "interrupted" if stopped else None)
-    return stopping.exit_code(stopped) if stopped else exit_code(outcomes)
+    return ending_of(stopped).code if stopped else exit_code(outcomes)
 
 
 def _seen(told: Outcome, ran: Mapping[Path, Outcome]) -> Outcome:
-    return told if told.status in WELL else ran.get(told.job.folder, told)
+    seen = ran.get(told.job.folder)
+    return seen if seen is not None and seen.status == FAILED and told.status not in WELL else told
 
 
 def check(jobs: list[Job]) -> None:

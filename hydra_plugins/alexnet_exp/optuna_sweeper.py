@@ -34,6 +34,7 @@ class OptunaSweeper(Sweeper):
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in self.settings.items()
         }
+        assert self.config is not None
         search(arguments, given, self.launcher, self.context, self.task_function, self.config)
 
 

@@ -24,7 +24,10 @@ class ProcessLauncher(JobsLauncher):
 
     def __init__(self, jobs: int = 1):
         self.jobs = jobs
-        self.only_plans = jobs == 0
+
+    @property
+    def only_plans(self) -> bool:
+        return self.jobs == 0
 
     def check_devices(self, configs: Sequence[Config]) -> None:
         """Not where it only plans: the workers' machines may be others."""

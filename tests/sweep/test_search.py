@@ -238,6 +238,16 @@ def test_no_trial_is_pruned_before_its_warmup_nor_among_the_first(bench):
     assert [trial.state.name for trial in bench.trials[:4]] == ["COMPLETE"] * 4
 
 
+def test_a_trial_that_runs_again_is_judged_from_where_it_had_got_to(bench):
+    bench.search(n_trials=4, pruner="none", sampler="random")
+    settings = Settings(startup_trials=1, warmup_epochs=2)
+    number, _ = (study := Study(settings, bench.space, bench.folder, "val/top1", EPOCHS)).ask()
+    assert [study.report(number, epoch, 0.0) for epoch in (1, 2, 3)] == [False, True, True]
+    again = Study(settings, bench.space, bench.folder, "val/top1", EPOCHS)
+    assert [left.number for left in again.left_open()] == [number]
+    assert [again.report(number, epoch, 0.0) for epoch in (1, 2, 3, 4)] == [False, False, True, True]
+
+
 def test_hyperband_prunes_too(bench):
     bench.search(n_trials=30, sampler="random", pruner="hyperband")
     assert bench.states["PRUNED"] > 0
