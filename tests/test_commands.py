@@ -84,6 +84,7 @@ BAD = [
     ),
     ("--allow 3x", "--allow: needs the name of a package, such as --allow my_package"),
     ("--cfg job modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
+    ("-m seed=1,2 --cfg job", "Only one of "),
     ("check optim.lr=abc", "optim.lr=abc: must be a number"),
     (
         "summary --jsn",

@@ -41,7 +41,8 @@ def run(arguments: list[str]) -> int:
     flags = _flags(arguments)
     check_config_dir(flags.config_dir)
     if flags.cfg:
-        compose(flags.overrides, flags.config_dir)
+        first = next(each_job(flags.overrides)) if flags.multirun else flags.overrides
+        compose(first, flags.config_dir)
     if flags.cfg or flags.info or flags.hydra_help or flags.shell_completion:
         with_hydra(arguments, lambda config: None)
         return 0
