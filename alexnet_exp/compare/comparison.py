@@ -71,7 +71,7 @@ class Difference:
     """An arm against the baseline. All numbers in the metric's units (an accuracy's in 0..1), arm minus baseline.
 
     interval: 95%, over seeds, of `method`, adjusted where several arms are compared. bound: M of `no_difference`, X of
-    `cannot_tell`; None where even that cannot be said. images_interval: over new test images and seeds, by bootstrap.
+    `cannot_tell`; None where even that cannot be said. images_interval: over new test images and seeds.
     correlation: over the seeds, where pairs were asked for. more_seeds: how many more each arm needs for the margin;
     command: runs them. sentence: all of it for people.
     """

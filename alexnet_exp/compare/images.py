@@ -20,6 +20,7 @@ Interval = tuple[float, float]
 FILE = "predictions/test.npz"
 WITHIN = {"test/top1": 1, "test/top5": 5}  # the metrics that predictions tell, and how many guesses each allows
 DRAWS = 1000
+SEEDS_DRAWN = 20  # seeds of an arm from which on they are drawn too
 _AT_ONCE = 50  # draws whose images are in memory together
 
 
@@ -42,11 +43,16 @@ class Answers:
 
 
 def interval(arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alpha: float = 0.05) -> Interval | None:
-    """Of the difference in accuracy, by bootstrap over images and seeds.
+    """Of the difference in accuracy, over new images and new seeds.
 
-    Each draw takes as many images as there are, the same for all runs, and of each arm's n seeds n - 1: so the seeds
-    add as much spread as they have, where n of n would add too little of it. For fewer than three seeds there is none.
-    The draws are the same every time. None too where the runs did not all keep predictions for the same labels.
+    The images by bootstrap: each draw takes as many as there are, the same for all runs. The seeds by bootstrap as well
+    where each arm has `SEEDS_DRAWN`, n - 1 of n, which add as much spread as they have. Below that a bootstrap of seeds
+    would be too narrow, and their part is Welch's: both variances are added, with the degrees of freedom of
+    Satterthwaite (1946), and the interval is never narrower than that over seeds alone. What an image and a seed do
+    together is in both parts, so that it is rather too wide than too narrow.
+
+    The draws are the same every time. None for fewer than three seeds, and where the runs did not all keep predictions
+    for the same labels.
     """
     if min(len(arm), len(baseline)) < 3:
         return None
@@ -69,6 +75,11 @@ def interval(arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alph
         drawn += np.arange(_AT_ONCE, dtype=np.int32)[:, None] * images
         times = np.bincount(drawn.ravel(), minlength=_AT_ONCE * images).reshape(_AT_ONCE, images)
         accuracies[start : start + _AT_ONCE] = times.astype(np.float32) @ rights / images
+    if min(len(first), len(second)) < SEEDS_DRAWN:
+        drawn_differences = accuracies[:, : len(first)].mean(axis=1) - accuracies[:, len(first) :].mean(axis=1)
+        measured = rights.mean(axis=0, dtype=np.float64)
+        parts = float(drawn_differences.var(ddof=1)), measured[: len(first)], measured[len(first) :]
+        return _with_welch(*parts, images=images, alpha=alpha)
     means = []
     for columns in (accuracies[:, : len(first)], accuracies[:, len(first) :]):
         n = columns.shape[1]
@@ -76,6 +87,24 @@ def interval(arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alph
         means.append(np.take_along_axis(columns, seeds, axis=1).mean(axis=1))
     low, high = np.quantile(means[0] - means[1], [alpha / 2, 1 - alpha / 2])
     return float(low), float(high)
+
+
+def _with_welch(
+    of_images: float, arm: NDArray[np.float64], baseline: NDArray[np.float64], images: int, alpha: float
+) -> Interval:
+    """The interval from the variance that the images add, and the accuracies of each arm's runs."""
+    from scipy.stats import t
+
+    of_seeds = [float(runs.var(ddof=1)) / len(runs) for runs in (arm, baseline)]
+    freedom = [len(arm) - 1, len(baseline) - 1]
+    half = 0.0
+    for variances, degrees in ((of_seeds, freedom), ([*of_seeds, of_images], [*freedom, max(1, images - 1)])):
+        total = sum(variances)
+        if total > 0:
+            squares = sum(each**2 / degree for each, degree in zip(variances, degrees, strict=True))
+            half = max(half, float(t.ppf(1 - alpha / 2, total**2 / squares)) * total**0.5)
+    difference = float(arm.mean() - baseline.mean())
+    return difference - half, difference + half
 
 
 def _rights(run: Run, guesses: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:

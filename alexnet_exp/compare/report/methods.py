@@ -41,7 +41,9 @@ def methods(comparison: Comparison) -> str:
             f"Where two one-sided tests excluded a difference of {size} either way, this is reported as such"
         )
     if any(difference.images_interval for difference in comparison.differences):
-        sentences.append("A second interval, for new test images, is a bootstrap over images and seeds")
+        sentences.append(
+            "A second interval, for new images and seeds, adds the variance of a bootstrap over the images to Welch's"
+        )
     unfinished = sum(run.status != DONE for run in comparison.runs)
     if unfinished:
         sentences.append(f"{unfinished} of {len(comparison.runs)} runs did not finish and are not counted")
