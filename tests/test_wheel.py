@@ -72,6 +72,16 @@ def test_it_runs_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
     assert (tmp_path / said["run"] / "metrics.csv").exists()
 
 
+def test_a_sweep_runs_and_is_compared(python: Path, tmp_path: Path) -> None:
+    small = ("model.width=0.05", "data.subset=64", "trainer.max_epochs=1", "checkpoint.keep=none")
+    done = run(python, "-m", "alexnet_exp", "-m", *small, "seed=1,2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sweep = json.loads(done.stdout)["sweep"]
+    compared = run(python, "-m", "alexnet_exp", "compare", sweep, "--html", "report.html", cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    assert "<svg" in (tmp_path / "report.html").read_text()
+
+
 def test_a_users_yaml_is_added_by_config_dir(python: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "tiny.yaml").write_text(
