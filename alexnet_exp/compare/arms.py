@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alexnet_exp.compare.comparison import Arm
-from alexnet_exp.compare.select import MISSING, NOT_SETTINGS, Condition, value, varying
+from alexnet_exp.compare.select import MISSING, NOT_SETTINGS, Condition, decides, frozen, value, varying
 from alexnet_exp.compare.statistics import Sample
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import UserError, one_of, shown
@@ -127,19 +127,6 @@ def counts(run: Run, metric: str) -> bool:
 def column(runs: Sequence[Run], key: str) -> list[Hashable]:
     """What each run has under `key`, as something that can be compared and hashed."""
     return [frozen(value(run, key)) for run in runs]
-
-
-def frozen(had: Any) -> Hashable:
-    """Something that can be compared and hashed; true is not 1 here."""
-    if had is None or had is MISSING or (isinstance(had, str | int | float) and not isinstance(had, bool)):
-        return had
-    return repr(had)
-
-
-def decides(chosen: Sequence[Hashable], had: Sequence[Hashable]) -> bool:
-    """Whether `had` is a function of `chosen`."""
-    pairs: dict[Hashable, Hashable] = {}
-    return all(pairs.setdefault(option, one) == one for option, one in zip(chosen, had, strict=True))
 
 
 def images_of(run: Run) -> Hashable:

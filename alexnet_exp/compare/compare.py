@@ -13,7 +13,6 @@ from alexnet_exp.compare.arms import (
     check_group,
     column,
     counts,
-    decides,
     fold,
     label_of,
     matching,
@@ -21,7 +20,7 @@ from alexnet_exp.compare.arms import (
 )
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Metric, Table, Verdict
 from alexnet_exp.compare.lookout import look_out
-from alexnet_exp.compare.select import MISSING, best_first, check_names, metric_keys, runs_table, title, value
+from alexnet_exp.compare.select import MISSING, best_first, check_names, decides, metric_keys, runs_table, title, value
 from alexnet_exp.compare.verdict import Family, Judge, images_text, names
 from alexnet_exp.runs.metric import difference_text, higher_is_better, is_accuracy, label, value_text
 from alexnet_exp.runs.run import DONE, Run

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.arms import PLACEMENT, Folded, decides, frozen
+from alexnet_exp.compare.arms import PLACEMENT, Folded
 from alexnet_exp.compare.comparison import Arm
+from alexnet_exp.compare.select import decides, frozen
 from alexnet_exp.compare.verdict import stated_claim
 from alexnet_exp.runs.metric import label
 from alexnet_exp.runs.plan import Plan

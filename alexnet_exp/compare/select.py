@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,14 +58,14 @@ def varying(runs: Sequence[Run]) -> list[str]:
     """
     if not runs:
         return []
-    columns = {key: [_frozen(run.config.get(key, MISSING)) for run in runs] for key in _differing(runs)}
-    seeds = [_frozen(run.config.get("seed", MISSING)) for run in runs]
+    columns = {key: [frozen(run.config.get(key, MISSING)) for run in runs] for key in _differing(runs)}
+    seeds = [frozen(run.config.get("seed", MISSING)) for run in runs]
     columns = {key: column for key, column in columns.items() if column != seeds and not _is_label(key)}
     groups = []
     for group, chosen in _choices(runs):
         everywhere = group in GLOBAL_GROUPS
         own = [key for key in columns if everywhere or key.startswith(f"{group}.")]
-        explained = [key for key in own if _decides(chosen, columns[key])]
+        explained = [key for key in own if decides(chosen, columns[key])]
         if explained:
             groups.append(group)
             for key in explained:
@@ -232,16 +232,23 @@ def _choices(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
     groups = dict.fromkeys(group for run in runs for group in run.choices)
     found = []
     for group in sorted(groups, key=lambda name: name not in GLOBAL_GROUPS):
-        chosen = [_frozen(run.choices.get(group)) for run in runs]
+        chosen = [frozen(run.choices.get(group)) for run in runs]
         if None not in chosen and len(set(chosen)) > 1 and not _is_label(group):
             found.append((group, chosen))
     return found
 
 
-def _decides(chosen: Sequence[Any], column: Sequence[Any]) -> bool:
-    """Whether `column` is a function of `chosen`."""
-    pairs: dict[Any, Any] = {}
-    return all(pairs.setdefault(option, had) == had for option, had in zip(chosen, column, strict=True))
+def frozen(had: Any) -> Hashable:
+    """Something that can be compared and hashed; true is not 1 here."""
+    if had is None or had is MISSING or (isinstance(had, str | int | float) and not isinstance(had, bool)):
+        return had
+    return repr(had)
+
+
+def decides(chosen: Sequence[Hashable], had: Sequence[Hashable]) -> bool:
+    """Whether `had` is a function of `chosen`."""
+    pairs: dict[Hashable, Hashable] = {}
+    return all(pairs.setdefault(option, one) == one for option, one in zip(chosen, had, strict=True))
 
 
 def _pattern(column: Sequence[Any]) -> tuple[int, ...]:
@@ -252,11 +259,6 @@ def _pattern(column: Sequence[Any]) -> tuple[int, ...]:
 
 def _is_label(key: str) -> bool:
     return key in NOT_SETTINGS or key.startswith(tuple(f"{name}." for name in NOT_SETTINGS))
-
-
-def _frozen(had: Any) -> Any:
-    """Something that can be compared and hashed; true is not 1 here."""
-    return had if had is None or (isinstance(had, str | int | float) and not isinstance(had, bool)) else repr(had)
 
 
 def _as_number(had: Any) -> float | None:

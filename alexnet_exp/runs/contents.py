@@ -13,7 +13,7 @@ from alexnet_exp.runs.table import read_table
 from alexnet_exp.settings import UserError
 
 FORMAT = 1
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where it was compiled
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where it was compiled
 
 
 def is_run(path: Path) -> bool:
@@ -49,7 +49,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The composed configuration of the run in `path`, as plain containers and without interpolation."""
     file = path / ".hydra" / "config.yaml"
     try:
-        config = yaml.load(_bytes(file), Loader=_Loader)
+        config = yaml.load(_bytes(file), Loader=YAML_LOADER)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(config, dict):
@@ -63,7 +63,7 @@ def chosen_options(path: Path) -> dict[str, Any]:
     Empty where it noted nothing: a run that was started from Python.
     """
     try:
-        hydra = yaml.load((path / ".hydra" / "hydra.yaml").read_bytes(), Loader=_Loader)["hydra"]
+        hydra = yaml.load((path / ".hydra" / "hydra.yaml").read_bytes(), Loader=YAML_LOADER)["hydra"]
         choices = {group: option for group, option in hydra["runtime"]["choices"].items() if "/" not in group}
         return {"overrides": list(hydra["overrides"]["task"]), "choices": choices}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):

@@ -18,14 +18,13 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from alexnet_exp.runs.contents import read_config
+from alexnet_exp.runs.contents import YAML_LOADER, read_config
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.metric import higher_is_better, in_percent
 from alexnet_exp.runs.run import DONE, FAILED, INTERRUPTED, RUNNING, UNKNOWN, Run
 from alexnet_exp.settings import UserError, one_of
 
 DEPTH = 4  # how far below a run's folder its metrics.csv is looked for: csv/version_0/ is 2
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _METRIC = re.compile(rf"({'|'.join(sorted(_SPLITS, key=len, reverse=True))})[/_.](\w.*)")
 # what makes `test_acc` a metric of a CSV file, and leaves `test_size` a setting; behind a slash anything is one
@@ -220,7 +219,7 @@ def _status(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float
 
 def _overrides(folder: Path) -> list[str]:
     try:
-        overrides = yaml.load((folder / ".hydra" / "overrides.yaml").read_bytes(), Loader=_Loader)
+        overrides = yaml.load((folder / ".hydra" / "overrides.yaml").read_bytes(), Loader=YAML_LOADER)
     except (OSError, yaml.YAMLError):
         return []
     return [str(override) for override in overrides] if isinstance(overrides, list) else []
@@ -240,7 +239,7 @@ def _chosen(folder: Path) -> dict[str, str]:
             break
         block.append(line)
     try:
-        choices = yaml.load("\n".join(block), Loader=_Loader)
+        choices = yaml.load("\n".join(block), Loader=YAML_LOADER)
     except yaml.YAMLError:
         return {}
     if not isinstance(choices, dict):

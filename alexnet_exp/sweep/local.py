@@ -30,7 +30,7 @@ from alexnet_exp.endings import Ending
 from alexnet_exp.launch import Group, Work, threads, warm
 from alexnet_exp.recording import record
 from alexnet_exp.runs.atomic import replacing
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.contents import YAML_LOADER, read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.schema import Trainer
@@ -40,8 +40,6 @@ from alexnet_exp.sweep.pool import Ended
 from alexnet_exp.validate import typed
 
 log = logging.getLogger(__name__)
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def run_job(container: Mapping[str, Any], folder: Path) -> Ending:
@@ -227,7 +225,7 @@ def _env_set(folder: Path, container: Mapping[str, Any]) -> dict[str, str]:
     if not file.exists():
         return {}
     try:
-        noted = OmegaConf.create({**container, **yaml.load(file.read_bytes(), Loader=_Loader)})
+        noted = OmegaConf.create({**container, **yaml.load(file.read_bytes(), Loader=YAML_LOADER)})
         variables: Any = OmegaConf.select(noted, "hydra.job.env_set")
         return {str(key): str(variables[key]) for key in variables or {}}
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, OSError) as error:

@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from alexnet_exp import __version__
+from alexnet_exp.compare.compare import verdict_text
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Interval, Verdict
 from alexnet_exp.compare.dots import ROWS, dots_svg, lanes
 from alexnet_exp.compare.report.contents import as_json, contents
@@ -190,13 +191,7 @@ def _verdict(comparison: Comparison, difference: Difference | None) -> str:
     """Sign, words and colour: the colour alone says nothing."""
     if difference is None:
         return ""
-    verdict, text = difference.verdict, difference.verdict.value
-    if verdict in (Verdict.no_difference, Verdict.cannot_tell):
-        # "cannot tell", where there is nothing below which it cannot
-        text = text.rpartition(" ")[0]
-        if difference.bound is not None:
-            unit = " points" if comparison.metric.percent else ""
-            text = f"{verdict.value} {difference_text(comparison.metric.key, difference.bound)}{unit}"
+    verdict, text = difference.verdict, verdict_text(difference, comparison.metric)
     sign = f'<span aria-hidden="true">{SIGNS[verdict]}</span>'
     return f'<span class="verdict {verdict.name.replace("_", "-")}">{sign} {escape(text)}</span>'
 
