@@ -18,9 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from alexnet_exp.extend import ROLES, TARGET, UserClass
-from alexnet_exp.optim.spec import Plateau, Schedule
+from alexnet_exp.model.spec import Network
+from alexnet_exp.optim.spec import Optimizer, Plateau, Schedule
 from alexnet_exp.schema import (
     COLLECTIONS,
+    COLUMNS,
     METRICS,
     NODES,
     PRECISE_METRICS,
@@ -233,7 +235,16 @@ def _contradictions(config: Config) -> Iterator[Problem]:
         )
     if isinstance(config.data, UserClass) and config.test.run and not config.data.overrides("test_dataloader"):
         yield Problem("test.run", True, f"{config.data.target} has no test_dataloader; write test.run=false")
+    if isinstance(config.model, Network) and isinstance(config.optim, Optimizer):
+        stages = list(config.model.present)
+        for name in config.optim.layers:
+            if name not in stages:
+                yield Problem(
+                    f"optim.layers.{name}", NO_VALUE, f"the network has no such stage; {one_of(name, stages)}"
+                )
     trainer = config.trainer
+    if trainer.strategy == COLUMNS:
+        yield from _no_columns(config)
     if trainer.max_epochs is not None and trainer.min_epochs is not None and trainer.min_epochs > trainer.max_epochs:
         yield Problem(
             "trainer.min_epochs", trainer.min_epochs, f"must be at most trainer.max_epochs={trainer.max_epochs}"
@@ -245,6 +256,19 @@ def _contradictions(config: Config) -> Iterator[Problem]:
             None,
             f"schedule={config.schedule.name} needs the run's length; write a number of epochs",
         )
+
+
+def _no_columns(config: Config) -> Iterator[Problem]:
+    """Classes of the user's that would know nothing of a network in columns."""
+    own = []
+    if isinstance(config.model, UserClass):
+        own.append(f"{config.model.target} has no columns; choose a model of stages, such as model=paper")
+    if config.module is not None:
+        own.append(f"{config.module.target} does not know of columns; leave module out")
+    if isinstance(config.data, UserClass) and not hasattr(config.data.cls, "global_size"):
+        own.append(f"{config.data.target} must give every rank all images; subclass alexnet_exp.datamodule.ImageData")
+    for instead in own:
+        yield Problem("trainer.strategy", COLUMNS, instead)
 
 
 def _monitors(config: Config) -> Iterator[Problem]:

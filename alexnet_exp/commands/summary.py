@@ -22,7 +22,7 @@ PAPER = {
     "multiply_adds": ("not given", 724_406_816),
     "activations": ("650,000 neurons", 659_272),
 }
-STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight
+STATES = {"sgd": 1, "krizhevsky": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight
 NOTE = 'The "630 million connections" sometimes quoted beside these cannot be derived from the network\'s sizes.'
 
 

@@ -7,15 +7,40 @@ in epochs (`5`, `0.5`) or as a part of the run (`30%`), never in steps: they hol
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from alexnet_exp.settings import Checks
+from alexnet_exp.settings import Checks, Problem, Refused, one_of
 
 
 def _own_name(node: Any) -> str:
     """The `name` that chooses the class of `node` in a configuration read back from a run."""
     return str(type(node).__dataclass_fields__["name"].default)
+
+
+@dataclass(frozen=True)
+class LayerOptim:
+    """What one layer has of its own: `lr`, a multiple of the optimizer's, and `weight_decay` (null: the optimizer's).
+
+    `lr: 0` freezes the layer at where it starts.
+    """
+
+    lr: float = 1.0
+    weight_decay: float | None = None
+
+    @classmethod
+    def of(cls, settings: dict[str, float | None]) -> LayerOptim:
+        """Of an entry of `optim.layers`; raises `Refused` for a setting that no layer has, or a number below 0."""
+        known = [each.name for each in fields(cls)]
+        problems = [Problem(key, value, one_of(key, known)) for key, value in settings.items() if key not in known]
+        layer = cls(**{key: value for key, value in settings.items() if key in known})  # type: ignore[arg-type]
+        checks = Checks(layer)
+        checks.that("lr", layer.lr is not None, "must be a number: a multiple of optim.lr")
+        checks.at_least("lr", 0)
+        checks.at_least("weight_decay", 0)
+        checks.problems += problems
+        checks.done()
+        return layer
 
 
 @dataclass
@@ -24,12 +49,16 @@ class Optimizer:
 
     Biases and norm gains are not decayed unless `decay_norm_and_bias` says so: the 2012 code decayed weights only, and
     shrinking the gain of a batch norm does not make the function simpler, since the next layer undoes it.
+    `bias_lr` is the learning rate of biases as a multiple of that of the weights of the same layer; the 2012 code
+    has 2. `layers` gives single layers a rate and a decay of their own, by the names of the network's stages.
     """
 
     name: str
     lr: float
     weight_decay: float
     decay_norm_and_bias: bool = False
+    bias_lr: float = 1.0
+    layers: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def checks(self) -> Checks:
         """The problems that any optimizer's settings may have; a subclass adds its own and raises them."""
@@ -37,7 +66,17 @@ class Optimizer:
         checks.one_of("name", [_own_name(self)])
         checks.above("lr", 0)
         checks.at_least("weight_decay", 0)
+        checks.at_least("bias_lr", 0)
+        for name, settings in self.layers.items():
+            try:
+                LayerOptim.of(settings)
+            except Refused as refused:
+                checks.problems += [problem.under(f"layers.{name}") for problem in refused.problems]
         return checks
+
+    def layer(self, name: str) -> LayerOptim:
+        """What the layer (stage) of that name has of its own."""
+        return LayerOptim.of(self.layers.get(name, {}))
 
 
 @dataclass
@@ -56,6 +95,27 @@ class Sgd(Optimizer):
         checks.that(
             "nesterov", not self.nesterov or self.momentum > 0, "needs momentum above 0; write optim.momentum=0.9"
         )
+        checks.done()
+
+
+@dataclass
+class Krizhevsky(Optimizer):
+    """The update of 2012 (section 5 of the paper): v <- momentum v - weight_decay lr w - lr g, then w <- w + v.
+
+    The learning rate is inside the velocity, where torch's SGD has it outside. The two are equal while the rate stays;
+    when it drops, this one goes on for some steps with what it gathered at the old rate. As in the author's code biases
+    are not decayed and learn at twice the weights' rate.
+    """
+
+    name: str = "krizhevsky"
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    bias_lr: float = 2.0
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        checks = self.checks()
+        checks.below("momentum", 0, 1)
         checks.done()
 
 
@@ -86,7 +146,7 @@ class AdamW(Adam):
     weight_decay: float = 0.05
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": Sgd, "krizhevsky": Krizhevsky, "adam": Adam, "adamw": AdamW}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,19 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES, Adam, AdamW, Cosine, Duration, OneCycle, Plateau, Sgd, Steps
+from alexnet_exp.optim.spec import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Adam,
+    AdamW,
+    Cosine,
+    Duration,
+    Krizhevsky,
+    OneCycle,
+    Plateau,
+    Sgd,
+    Steps,
+)
 from alexnet_exp.settings import Refused
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -33,6 +45,11 @@ CONF = Path(__file__).parents[2] / "conf"
         (lambda: Steps(milestones=[30, -1]), "milestones=[30, -1]: must be epochs or parts"),
         (lambda: Plateau(monitor="val/los"), "monitor=val/los: did you mean val/loss?"),
         (lambda: Plateau(monitor="test/top1"), "monitor=test/top1:"),
+        (lambda: Krizhevsky(momentum=1.0), "momentum=1.0: must be at least 0 and below 1"),
+        (lambda: Sgd(bias_lr=-1), "bias_lr=-1: must be at least 0"),
+        (lambda: Sgd(layers={"fc8": {"lr": -1}}), "layers.fc8.lr=-1: must be at least 0"),
+        (lambda: Sgd(layers={"fc8": {"lr": None}}), "layers.fc8.lr=null: must be a number: a multiple of optim.lr"),
+        (lambda: Sgd(layers={"fc8": {"decay": 1}}), "layers.fc8.decay=1: "),
         (lambda: Plateau(factor=1.0), "factor=1.0: must be at least 0 and below 1"),
     ],
 )

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from alexnet_exp.optim.krizhevsky import KrizhevskySGD
 from alexnet_exp.optim.optimizers import build_optimizer
-from alexnet_exp.optim.spec import Adam, AdamW, Sgd
+from alexnet_exp.optim.spec import Adam, AdamW, Krizhevsky, Sgd
 from alexnet_exp.settings import UserError
 
 STEPS = 4
@@ -118,3 +119,90 @@ def test_its_state_survives_a_checkpoint_of_plain_containers(tmp_path):
     again = build_optimizer(AdamW(), network())
     again.load_state_dict(state)
     assert torch.equal(again.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def krizhevsky(w, grads, rates, momentum, decay):
+    """Section 5 of the paper, and its code: the learning rate is inside the velocity."""
+    v = np.zeros_like(w)
+    for g, lr in zip(grads, rates, strict=True):
+        v = momentum * v - decay * lr * w - lr * g
+        w = w + v
+    return w
+
+
+def test_krizhevsky_over_a_drop_of_the_rate_follows_the_papers_recurrence():
+    spec, factors = Krizhevsky(lr=0.1, weight_decay=0.3), [1.0, 1.0, 0.1, 0.1]
+    net = network()
+    before = {name: p.detach().numpy().copy() for name, p in net.named_parameters()}
+    optimizer = build_optimizer(spec, net)
+    base = [group["lr"] for group in optimizer.param_groups]
+    for step, factor in enumerate(factors):
+        for group, rate in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = rate * factor
+        for name, p in net.named_parameters():
+            p.grad = torch.from_numpy(gradients(p.shape, name)[step])
+        optimizer.step()
+    for name, p in net.named_parameters():
+        bias = name.endswith("bias")
+        rates = [0.1 * (2 if bias else 1) * factor for factor in factors]
+        decay = 0.3 if name in ("0.weight", "3.weight") else 0.0
+        expected = krizhevsky(before[name], gradients(p.shape, name), rates, 0.9, decay)
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+def test_torchs_sgd_differs_after_a_drop_and_agrees_once_its_buffer_is_rescaled():
+    # the facts: multiplying torch's momentum buffer by lr_old/lr_new at a change makes it exact
+    grads = gradients((5,), "w")
+    ours, plain, rescaled = (nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(3))
+    pairs = [
+        (ours, KrizhevskySGD([ours], lr=0.1, weight_decay=0.01)),
+        (plain, torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=0.01)),
+        (rescaled, torch.optim.SGD([rescaled], lr=0.1, momentum=0.9, weight_decay=0.01)),
+    ]
+    for step in range(STEPS):
+        if step == 2:
+            assert torch.allclose(ours, plain, rtol=1e-12)
+            for _, optimizer in pairs:
+                optimizer.param_groups[0]["lr"] = 0.01
+            pairs[2][1].state[rescaled]["momentum_buffer"] *= 10
+        for parameter, optimizer in pairs:
+            parameter.grad = torch.from_numpy(grads[step])
+            optimizer.step()
+    assert torch.allclose(ours, rescaled, rtol=1e-12)
+    assert (ours - plain).abs().max() > 1e-3
+
+
+def test_a_layer_has_its_own_rate_and_decay():
+    net = nn.Sequential()
+    for name in ("conv1", "fc8"):
+        net.add_module(name, nn.Sequential())
+        net.get_submodule(name).add_module("fc", nn.Linear(2, 2))
+    spec = Krizhevsky(lr=0.001, weight_decay=0.004, layers={"fc8": {"lr": 0.5, "weight_decay": 1.0}})
+    names = {id(p): name for name, p in net.named_parameters()}
+    found = {
+        names[id(p)]: (group["lr"], group["weight_decay"])
+        for group in build_optimizer(spec, net).param_groups
+        for p in group["params"]
+    }
+    assert found == {
+        "conv1.fc.weight": (0.001, 0.004),
+        "conv1.fc.bias": (0.002, 0.0),
+        "fc8.fc.weight": (0.0005, 1.0),
+        "fc8.fc.bias": (0.001, 0.0),
+    }
+
+
+def test_a_layer_at_rate_zero_stays_where_it_starts():
+    net = network()
+    before = net[3].weight.detach().clone()
+    optimizer = build_optimizer(Sgd(layers={"3": {"lr": 0}}), net)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert torch.equal(net[3].weight, before)
+    assert optimizer.param_groups[0]["lr"] == 0.01, "the rate that is logged"
+
+
+def test_a_layer_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"optim.layers.fc9: the network has no such layer; one of 0, 1, 2, 3"):
+        build_optimizer(Sgd(layers={"fc9": {}}), network())

@@ -1,9 +1,11 @@
 """Schedules against torch's own, step by step, and what only ours do."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
@@ -12,6 +14,7 @@ from alexnet_exp.optim.schedules import curve, factor, plateau_factor
 from alexnet_exp.optim.spec import Constant, Cosine, OneCycle, Plateau, Steps
 from alexnet_exp.settings import UserError
 
+CONF = Path(__file__).parents[2] / "conf"
 EPOCHS, STEPS_PER_EPOCH = 10, 7
 TOTAL = EPOCHS * STEPS_PER_EPOCH
 
@@ -114,3 +117,19 @@ def test_a_plateau_is_a_function_of_the_history_and_has_no_curve():
     assert factor(Plateau(patience=5), 3, 100, 10, history=stalled) == 0.1
     with pytest.raises(UserError, match="schedule=plateau"):
         curve(Plateau(), 5, 10)
+
+
+def test_four_stages_go_down_to_a_250th_in_equal_parts_of_the_run():
+    # the 2012 code's discrete exponential: base * 250^-(stage / 3) in stage 0 to 3
+    text = yaml.safe_load((CONF / "schedule" / "four_stages.yaml").read_text())
+    schedule = Steps(milestones=text["milestones"], factor=text["factor"])
+    rates = [0.01 * multiplier for multiplier in curve(schedule, 8, 5)]
+    for stage in range(4):
+        assert rates[10 * stage : 10 * stage + 10] == pytest.approx([0.01 * 250 ** (-stage / 3)] * 10)
+    assert rates[-1] == pytest.approx(4e-5)
+
+
+def test_a_plateau_divides_by_ten_three_times_and_no_more():
+    stuck = [1.0] * 100
+    multipliers = [plateau_factor(Plateau(), stuck[:epochs]) for epochs in range(len(stuck))]
+    assert sorted({round(multiplier, 12) for multiplier in multipliers}, reverse=True) == [1.0, 0.1, 0.01, 0.001]
