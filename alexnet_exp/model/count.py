@@ -15,7 +15,8 @@ class Layer:
     """One module's row of the layer table.
 
     `shape` is its output for one image: (channels, height, width), or (features,) once flattened. `multiply_adds` and
-    `activations` are counted as the paper counts them: those of convolutions and fully connected layers.
+    `activations` are counted as the paper counts them: those of convolutions and fully connected layers (and locally
+    connected ones).
     """
 
     name: str
@@ -43,7 +44,7 @@ class Totals:
 
 def layers(spec: Network) -> list[Layer]:
     """The layers of a completed network, in order, named as its modules are. Raises `Refused` when it does not fit."""
-    return [_layer(part, spec) for part in parts(spec)]
+    return [layer_of(part, spec) for part in parts(spec)]
 
 
 def totals(table: Iterable[Layer]) -> Totals:
@@ -57,8 +58,9 @@ def totals(table: Iterable[Layer]) -> Totals:
     )
 
 
-def _layer(part: Part, spec: Network) -> Layer:
-    if part.slot in ("conv", "fc"):
+def layer_of(part: Part, spec: Network) -> Layer:
+    """The row of one module."""
+    if part.slot in ("conv", "local", "fc"):
         return _learned(part, spec)
     if part.slot == "norm" and spec.norm == Norm.bn:
         # A scale and a shift for each map; its running mean and variance are stored beside them.
@@ -69,16 +71,17 @@ def _layer(part: Part, spec: Network) -> Layer:
 
 
 def _learned(part: Part, spec: Network) -> Layer:
-    """A convolution reuses each weight at every pixel of its output, a fully connected layer uses it once."""
-    stage, out = part.stage, part.after[0]
+    """A convolution reuses each weight and bias at every pixel of its output; the others use each once."""
+    stage, out, pixels = part.stage, part.after[0], math.prod(part.after[1:])
     groups = spec.groups if stage.columns == Columns.own else 1
     weights = out * part.before[0] // groups * (stage.kernel or 1) ** 2
+    parameters = (weights + out) * (pixels if part.slot == "local" else 1)
     return Layer(
         part.name,
         part.slot,
         part.after,
-        parameters=weights + out,
-        trainable_parameters=weights + out,
-        multiply_adds=weights * math.prod(part.after[1:]),
+        parameters=parameters,
+        trainable_parameters=parameters,
+        multiply_adds=weights * pixels,
         activations=math.prod(part.after),
     )

@@ -13,7 +13,7 @@ INDEX = 8  # max pooling keeps where each maximum was, as int64
 MASK = 1  # dropout keeps a byte an element
 
 # Kinds whose backward pass reads their input, and kinds whose backward pass reads their output.
-NEEDS_INPUT = {"conv", "local", "fc", "bn", "lrn", "pool", "mapnorm"}
+NEEDS_INPUT = {"conv", "fc", "bn", "lrn", "pool", "mapnorm"}
 NEEDS_OUTPUT = {"relu", "tanh", "sigmoid"}
 
 
@@ -32,15 +32,23 @@ class Memory:
 def training_memory(table: Sequence[Layer], states: int) -> Memory:
     """What the backward pass keeps of each image, and weights, gradients and `states` optimizer values a weight.
 
-    `states` is 1 for SGD with momentum and 2 for Adam. A layer's output is kept if its own backward pass reads it or
-    the next layer's does, and counted once.
+    `states` is 1 for SGD with momentum and 2 for Adam.
     """
-    kept = 0
-    for layer, after in zip(table, [*table[1:], None], strict=True):
-        size = math.prod(layer.shape)
-        if layer.kind in NEEDS_OUTPUT or after is None or after.kind in NEEDS_INPUT:
-            kept += FLOAT * size
-        kept += {"pool": INDEX * size, "drop": MASK * size, "lrn": 2 * FLOAT * size}.get(layer.kind, 0)
+    kept = sum(kept_of(layer, after) for layer, after in zip(table, [*table[1:], None], strict=True))
     parameters = sum(layer.trainable_parameters for layer in table)
     stored = sum(layer.parameters for layer in table)
     return Memory(per_image=kept, fixed=FLOAT * (stored + parameters * (1 + states)))
+
+
+def kept_of(layer: Layer, after: Layer | None) -> int:
+    """Bytes an image that the backward pass keeps of a layer, which `after` comes behind.
+
+    Its output if its own backward pass reads it or the next layer's does, counted once. A locally connected layer keeps
+    every window of its input, laid out.
+    """
+    size, kept = math.prod(layer.shape), 0
+    if layer.kind in NEEDS_OUTPUT or after is None or after.kind in NEEDS_INPUT:
+        kept += FLOAT * size
+    if layer.kind == "local":
+        kept += FLOAT * layer.multiply_adds // layer.shape[0]
+    return kept + {"pool": INDEX * size, "drop": MASK * size, "lrn": 2 * FLOAT * size}.get(layer.kind, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from alexnet_exp.model.local import LocallyConnected2d
 from alexnet_exp.model.lrn import LRN, WithinMapNorm
 from alexnet_exp.model.shapes import POOLING, Part, parts
 from alexnet_exp.model.spec import Activation, Columns, DropoutScale, Init, Network, Norm, Stage
@@ -46,6 +47,8 @@ def _module(part: Part, spec: Network) -> nn.Module:
             return nn.ZeroPad2d((left, right, top, bottom))
         case "conv":
             return _conv(stage, channels, spec)
+        case "local":
+            return _local(part, spec)
         case "flat":
             return nn.Flatten()
         case "fc":
@@ -77,6 +80,14 @@ def _conv(stage: Stage, channels: int, spec: Network) -> nn.Module:
     return _initialized(conv, stage, spec.init)
 
 
+def _local(part: Part, spec: Network) -> nn.Module:
+    stage, (channels, _, _), (out, height, width) = part.stage, part.before, part.after
+    assert stage.kernel is not None
+    pad = stage.pad[0] if len(stage.pad) == 1 else 0
+    local = LocallyConnected2d(channels, out, stage.kernel, (height, width), stage.stride, pad)
+    return _initialized(local, stage, spec.init)
+
+
 def _norm(part: Part, spec: Network) -> nn.Module:
     if spec.norm == Norm.lrn:
         return LRN(**vars(spec.lrn), columns=spec.groups)
@@ -84,14 +95,16 @@ def _norm(part: Part, spec: Network) -> nn.Module:
     return batch_norm(part.before[0], eps=spec.bn.eps, momentum=spec.bn.momentum)
 
 
-def _initialized(layer: nn.Conv2d | nn.Linear, stage: Stage, init: Init) -> nn.Module:
+def _initialized(layer: nn.Conv2d | nn.Linear | LocallyConnected2d, stage: Stage, init: Init) -> nn.Module:
     assert layer.bias is not None
     if init != Init.torch:
         nn.init.zeros_(layer.bias)
-    if init == Init.glorot:
-        nn.init.xavier_uniform_(layer.weight)
-    if init == Init.he:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    # Glorot's and He's deviations follow from what one unit sees: of a locally connected layer, one pixel's weights.
+    for weight in layer.pixels() if isinstance(layer, LocallyConnected2d) else [layer.weight]:
+        if init == Init.glorot:
+            nn.init.xavier_uniform_(weight)
+        if init == Init.he:
+            nn.init.kaiming_normal_(weight, nonlinearity="relu")
     if stage.std is not None:
         nn.init.normal_(layer.weight, std=stage.std)
     if stage.bias is not None:

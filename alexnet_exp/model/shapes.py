@@ -25,8 +25,8 @@ LARGEST_INPUT = 4096
 class Part:
     """One module of the network in its place.
 
-    `slot` is one of the stage's slots, or what the stage itself is made of: pad, conv, flat, fc. `stage` is as it is
-    built: its small-image window chosen, `out` scaled by the width.
+    `slot` is one of the stage's slots, or what the stage itself is made of: pad, conv or local, flat, fc. `stage` is as
+    it is built: its small-image window chosen, `out` scaled by the width.
     """
 
     stage_name: str
@@ -88,7 +88,8 @@ def _as_built(stage: Stage, spec: Network) -> Stage:
 
 def _slots(stage: Stage, shape: Shape, spec: Network) -> list[str]:
     if stage.is_conv:
-        core = ["pad", "conv"] if len(stage.pad) == 4 else ["conv"]
+        core = ["pad"] if len(stage.pad) == 4 else []
+        core.append("local" if stage.local else "conv")
     else:
         core = ["flat", "fc"] if len(shape) == 3 else ["fc"]
     empty = {slot for slot, left_out in (("norm", spec.norm == Norm.none), ("drop", spec.dropout == 0)) if left_out}
@@ -109,7 +110,7 @@ def _after(slot: str, stage: Stage, shape: Shape, spec: Network) -> Shape:
         case "pad":
             left, right, top, bottom = stage.pad
             return shape[0], shape[1] + top + bottom, shape[2] + left + right
-        case "conv":
+        case "conv" | "local":
             assert stage.kernel is not None
             around = 2 * stage.pad[0] if len(stage.pad) == 1 else 0
             return stage.out, *((side + around - stage.kernel) // stage.stride + 1 for side in shape[1:])

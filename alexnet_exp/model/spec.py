@@ -1,8 +1,8 @@
 """The settings of a network: a mapping of named stages that reads like the paper's table. No torch here.
 
-A stage is a convolution (it has a `kernel`) or a fully connected layer (it has none). What surrounds it is named in
-SLOTS: `first` before it, `then` behind it, in the variant's own order. What fills a slot is chosen once for the whole
-network:
+A stage is a convolution (it has a `kernel`), a locally connected layer (a `kernel` and `local: true`: weights of its
+own at every pixel) or a fully connected layer (no `kernel`). What surrounds it is named in SLOTS: `first` before it,
+`then` behind it, in the variant's own order. What fills a slot is chosen once for the whole network:
 
     act      `activation`: relu, tanh or sigmoid
     norm     `norm`: lrn (across maps), bn, or none: the slot stays empty
@@ -190,6 +190,8 @@ class Stage:
     `out`: maps or units, before `width` scales them; null: `num_classes` (the last stage, and only it).
     `kernel` null: fully connected. `small`: the window used instead for images below 64 pixels.
     `std`, `bias`: where the weights (normal) and biases (constant) start; null: as the network's `init` says.
+    `local`: locally connected, as the last layers of cuda-convnet's 13 % net: the window of a convolution, and weights
+        and a bias of its own at every pixel.
     """
 
     out: int | None = None
@@ -197,6 +199,7 @@ class Stage:
     stride: int = 1
     pad: list[int] = field(default_factory=lambda: [0])
     columns: Columns = Columns.all
+    local: bool = False
     first: list[str] = field(default_factory=list)
     then: list[str] = field(default_factory=list)
     std: float | None = None
@@ -205,6 +208,7 @@ class Stage:
 
     @property
     def is_conv(self) -> bool:
+        """Whether it looks through a window, and leaves maps: a convolution or a locally connected layer."""
         return self.kernel is not None
 
     @property
@@ -220,8 +224,10 @@ class Stage:
             for slot in getattr(self, key):
                 checks.that(key, slot in SLOTS, f"unknown slot {slot}; {one_of(slot, SLOTS)}")
                 checks.that(key, self.slots.count(slot) == 1, f"{slot} can stand only once in a stage")
+        own = self.local and self.columns == Columns.own
+        checks.that("columns", not own, "a locally connected stage sees all maps; write all, or local: false")
         if not self.is_conv:
-            for key in ("stride", "pad", "columns", "small"):
+            for key in ("stride", "pad", "columns", "local", "small"):
                 default = getattr(Stage(), key)
                 checks.that(key, getattr(self, key) == default, "only a convolution has one: give the stage a kernel")
         small = self.small.problems() if self.small else []

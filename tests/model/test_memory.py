@@ -32,7 +32,7 @@ def kept_by_autograd(network: torch.nn.Module, images: torch.Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
-@pytest.mark.parametrize("name", ["bn", "none", "lrn", "torchvision", "tutorial"])
+@pytest.mark.parametrize("name", ["bn", "none", "lrn", "torchvision", "tutorial", "cuda_convnet_13pct", "lenet5"])
 def test_the_estimate_is_within_a_fifth_of_what_is_kept(name: str, network_of: Callable[..., Network]) -> None:
     spec = network_of(name, "width=0.125", size=64)
     network = AlexNet(spec).train()

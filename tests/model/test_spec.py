@@ -54,6 +54,11 @@ def refused(name: str, *overrides: str, variant: NetworkOf) -> list[str]:
             "stages.conv2.kernel=null",
             "model.stages.conv3.kernel=3: conv3 is behind conv2, which is fully connected; give conv2 a kernel",
         ),
+        ("stages.fc6.local=true", "model.stages.fc6.local=true: only a convolution has one: give the stage a kernel"),
+        (
+            "stages.conv2.local=true",
+            "model.stages.conv2.columns=own: a locally connected stage sees all maps; write all, or local: false",
+        ),
         ("stages.fc6.stride=2", "model.stages.fc6.stride=2: only a convolution has one: give the stage a kernel"),
         (
             "stages.fc6.then=[act,pool]",
