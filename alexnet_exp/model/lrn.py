@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from alexnet_exp.model.spec import Convention
 
@@ -38,18 +41,61 @@ class LRN(nn.Module):
         self.convention, self.columns = convention, columns
 
     def forward(self, maps: Tensor) -> Tensor:
+        alpha = self.alpha if self.convention == Convention.paper else self.alpha / self.size
+        arguments = (alpha, self.beta, self.k, self.size // 2, self.columns)
         wide = _at_least_float32(maps)
-        n, c = maps.shape[:2]
-        # A window of maps is a window of rows once each map is laid out as one: a 2-D pool, 3 times faster on a CPU
-        # than the 3-D one of torch.nn.LocalResponseNorm. Padding counts, so that it divides by `size` at the edges too.
-        squares = wide.square().reshape(n * self.columns, 1, c // self.columns, -1)
-        mean = F.avg_pool2d(squares, (self.size, 1), stride=1, padding=(self.size // 2, 0)).reshape(maps.shape)
-        alpha = self.alpha * self.size if self.convention == Convention.paper else self.alpha
-        return (wide * (self.k + alpha * mean).pow(-self.beta)).to(maps.dtype)
+        if not torch.is_grad_enabled():
+            return _response(wide, *arguments)[0].to(maps.dtype)  # no function of our own in an exported graph
+        normalized: Tensor = _Response.apply(wide, *arguments)
+        return normalized.to(maps.dtype)
 
     def extra_repr(self) -> str:
         settings = f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, convention={self.convention}"
         return f"{settings}, columns={self.columns}"
+
+
+class _Response(torch.autograd.Function):
+    """LRN with its gradient written out: some 5 times faster on a CPU than what autograd makes of the formula.
+
+    With d_i = k + alpha * S_i, b_i = a_i * d_i^-beta and g the gradient of b, that of a is
+    g_i * d_i^-beta - 2 * alpha * beta * a_i * (sum of g_j * b_j / d_j over the same maps as in S_i): map i stands in
+    the sum of just those maps that stand in its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, alpha: float, beta: float, k: float, reach: int, columns: int) -> Tensor:
+        b, scale, d = _response(a, alpha, beta, k, reach, columns)
+        ctx.save_for_backward(a, scale, d)
+        ctx.arguments = (alpha, beta, reach, columns)
+        return b
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        a, scale, d = ctx.saved_tensors
+        alpha, beta, reach, columns = ctx.arguments
+        scaled = g * scale
+        around = _sum_around((scaled * a).div_(d), reach, columns)
+        return scaled.addcmul_(a, around, value=-2 * alpha * beta), None, None, None, None, None
+
+
+def _response(
+    a: Tensor, alpha: float, beta: float, k: float, reach: int, columns: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """a * d^-beta, d^-beta, and d = k + alpha * (sum of a^2 over the maps up to `reach` away)."""
+    d = _sum_around(a.square(), reach, columns).mul_(alpha).add_(k)
+    scale = d.pow(-beta)
+    return a * scale, scale, d
+
+
+def _sum_around(x: Tensor, reach: int, columns: int) -> Tensor:
+    """The sum of each map and of those up to `reach` before and behind it in its column; [N, C, ...] to the same."""
+    total = x.clone()
+    for values, sums in zip(x.chunk(columns, 1), total.chunk(columns, 1), strict=True):
+        for distance in range(1, min(reach, values.shape[1] - 1) + 1):
+            sums[:, distance:] += values[:, :-distance]
+            sums[:, :-distance] += values[:, distance:]
+    return total
 
 
 class WithinMapNorm(nn.Module):

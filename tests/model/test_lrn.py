@@ -8,31 +8,7 @@ from torch import Tensor
 
 from alexnet_exp.model.lrn import LRN, WithinMapNorm
 from alexnet_exp.model.spec import Convention
-
-
-def lrn_by_the_formula(
-    a: Tensor, size: int, alpha: float, beta: float, k: float, convention: Convention, columns: int
-) -> Tensor:
-    """b_i = a_i / (k + alpha * sum of a_j^2)^beta, j from i - n/2 to i + n/2 inside the column."""
-    alpha = alpha / size if convention == Convention.code else alpha
-    b, maps = torch.empty_like(a), a.shape[1] // columns
-    for column in range(columns):
-        for i in range(maps):
-            around = range(max(0, i - size // 2), min(maps - 1, i + size // 2) + 1)
-            total = sum(a[:, column * maps + j] ** 2 for j in around)
-            b[:, column * maps + i] = a[:, column * maps + i] / (k + alpha * total) ** beta
-    return b
-
-
-def within_map_by_the_formula(x: Tensor, size: int, scale: float, beta: float, k: float) -> Tensor:
-    y, (height, width) = torch.empty_like(x), x.shape[2:]
-    for row in range(height):
-        for column in range(width):
-            top, left = max(0, row - size // 2), max(0, column - size // 2)
-            window = x[:, :, top : row + size // 2 + 1, left : column + size // 2 + 1]
-            total = (window**2).sum(dim=(2, 3))
-            y[:, :, row, column] = x[:, :, row, column] / (k + scale / size**2 * total) ** beta
-    return y
+from tests.model.by_hand import lrn_by_the_formula, within_map_by_the_formula
 
 
 def maps(*shape: int, scale: float = 100.0, dtype: torch.dtype = torch.float64) -> Tensor:
