@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_exp.data.imagenet import class_names, find_imagenet
 from alexnet_exp.data.listing import Layout, find_layout, list_files, refuse_heic_name
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
 from alexnet_exp.settings import UserError
@@ -54,8 +55,7 @@ def facts(spec: Data) -> Facts:
     elif isinstance(spec, Random):
         classes, channels, size = [str(label) for label in range(spec.classes)], spec.channels, spec.size
     elif isinstance(spec, ImageNet):
-        layout = find_layout(spec.root)
-        classes, channels, size = imagenet_classes(layout), 3, spec.size
+        classes, channels, size = class_names(spec, find_imagenet(spec)), 3, spec.size
     elif isinstance(spec, Folder):
         layout = find_layout(spec.root)
         classes, channels, size = layout.classes, 3, stored_side(spec, layout)
@@ -81,18 +81,6 @@ def stored_side(spec: Folder, layout: Layout) -> int:
     sizes = {_image_size(layout.train / name) for name in files.names[::step]}
     side = min(next(iter(sizes)))
     return side if len(sizes) == 1 and side <= RESIDENT_SIDE else LARGE_SIDE
-
-
-def imagenet_classes(layout: Layout) -> list[str]:
-    """`WNID words` for each class if the root has LOC_synset_mapping.txt or the devkit's words.txt, else the WNIDs."""
-    for name in ("LOC_synset_mapping.txt", "words.txt"):
-        file = layout.train.parent / name
-        if file.is_file():
-            words = dict(
-                line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if " " in line
-            )
-            return [f"{wnid} {words[wnid].strip()}" if wnid in words else wnid for wnid in layout.classes]
-    return layout.classes
 
 
 def _default_input(size: int, spec: Data) -> int:

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from alexnet_exp.data.cache import cache_folder, decoded
-from alexnet_exp.data.facts import RESIDENT_SIDE, imagenet_classes, stored_side
+from alexnet_exp.data.facts import RESIDENT_SIDE, stored_side
+from alexnet_exp.data.imagenet import class_names, find_imagenet, flat_val, missing_images, opened_devkit
 from alexnet_exp.data.listing import Files, Layout, find_layout, list_files
 from alexnet_exp.data.spec import Folder, ImageNet
 from alexnet_exp.data.split import Resident, Source, Split, Streamed, fingerprint
-from alexnet_exp.settings import UserError
 
 
 def open_folder(spec: Folder) -> Source:
@@ -39,17 +39,17 @@ def open_folder(spec: Folder) -> Source:
 
 
 def open_imagenet(spec: ImageNet) -> Source:
-    """ILSVRC-2012 under `spec.root`; the test images are those of `val/`."""
-    layout = find_layout(spec.root)
-    val_folder = Path(str(spec.root)).expanduser() / "val"
-    if layout.val is None and val_folder.is_dir():
-        raise UserError(f"data.root={spec.root}: val/ has no class folders; sort its images into val/WNID/*")
-    train, test = (
-        _split(part, layout, lambda files: streamed(files, spec.size)) for part in (layout.train, layout.val)
-    )
-    assert train is not None
-    notes = _empty_note(layout) + ([] if test else ["no val folder, so no test images"])
-    return Source(train, None, test, imagenet_classes(layout), fingerprint(train, test), notes=notes)
+    """ILSVRC-2012 under `spec.root`; the test images are those of `val/`, in class folders or flat, as published."""
+    layout = find_imagenet(spec)
+    devkit = opened_devkit(spec, layout)
+    files = list_files(layout.train, layout.classes)
+    flat, notes = flat_val(spec, layout, devkit)
+    held_out = flat or (None if layout.val is None else list_files(layout.val, layout.classes))
+    train, test = streamed(files, spec.size), None if held_out is None else streamed(held_out, spec.size)
+    notes = [*_empty_note(layout), *missing_images(devkit, layout, files), *notes]
+    if test is None:
+        notes.append("no val folder, so no test images")
+    return Source(train, None, test, class_names(spec, layout), fingerprint(train, test), notes=notes)
 
 
 def streamed(files: Files, size: int) -> Streamed:

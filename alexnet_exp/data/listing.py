@@ -55,9 +55,9 @@ def find_layout(root: str | None) -> Layout:
     if not base.is_dir():
         raise UserError(f"data.root={root}: there is no such folder")
     # a folder `train` without folders in it is a class of that name
-    parted = (base / "train").is_dir() and bool(_class_folders(base / "train"))
+    parted = bool(class_folders(base / "train"))
     train = base / "train" if parted else base
-    folders = _class_folders(train)
+    folders = class_folders(train)
     classes = [name for name in folders if next(_images_in(train / name), None)]
     if not classes:
         raise UserError(f"data.root={root}: no images in class folders; lay them as train/CLASS/* or CLASS/*")
@@ -82,6 +82,19 @@ def list_files(folder: Path, classes: list[str]) -> Files:
     return Files(folder, names, labels)
 
 
+def class_folders(folder: Path) -> list[str]:
+    """Sorted names of the folders in `folder`; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith((".", "__MACOSX")) and e.is_dir())
+
+
+def loose_images(folder: Path) -> list[str]:
+    """Sorted names of the image files directly in `folder`; none where there is no such folder."""
+    return sorted(_images_in(folder)) if folder.is_dir() else []
+
+
 def refuse_heic_name(path: Path) -> None:
     """Raises UserError if the name of `path` says that it is HEIC."""
     if path.suffix.lower() in HEIC_SUFFIXES:
@@ -95,19 +108,12 @@ def heic(path: str | Path) -> str:
 
 def _part(folder: Path, classes: list[str], root: str) -> Path | None:
     """`folder` if it holds class folders with images, all of them among `classes`."""
-    found = (
-        [name for name in _class_folders(folder) if next(_images_in(folder / name), None)] if folder.is_dir() else []
-    )
+    found = [name for name in class_folders(folder) if next(_images_in(folder / name), None)]
     unknown = sorted(set(found) - set(classes))
     if unknown:
         named = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise UserError(f"data.root={root}: {folder.name}/ has classes that train/ lacks: {named}; move or remove them")
     return folder if found else None
-
-
-def _class_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith((".", "__MACOSX")) and e.is_dir())
 
 
 def _images_in(folder: Path) -> Iterator[str]:

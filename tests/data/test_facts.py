@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.data.facts import Facts, facts
-from alexnet_exp.data.spec import Cifar10, Cifar100, Digits, Folder, ImageNet, Random
+from alexnet_exp.data.spec import Cifar10, Cifar100, Digits, Folder, Random
 from alexnet_exp.settings import UserError
 
 MakeImages = Callable[..., Path]
@@ -54,17 +54,6 @@ def test_settings_win_over_what_the_images_are(tmp_path: Path, make_images: Make
     assert (found.size, found.input_size) == (128, 100)
     with pytest.raises(UserError, match=r"data\.crop=33: the images are stored at 32x32; write at most 32"):
         of_folder(tmp_path, crop=33)
-
-
-def test_imagenet_names_its_classes_where_a_list_is_there(tmp_path: Path, make_images: MakeImages) -> None:
-    make_images(tmp_path / "train", {"n01440764": 1, "n01443537": 1})
-    spec = ImageNet(root=str(tmp_path))
-    assert facts(spec).classes == ["n01440764", "n01443537"]
-    assert (facts(spec).size, facts(spec).input_size) == (256, 224)
-    (tmp_path / "words.txt").write_text("n01440764\ttench, Tinca tinca\nn00001740\tentity\n")
-    assert facts(spec).classes == ["n01440764 tench, Tinca tinca", "n01443537"]
-    (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench\nn01443537 goldfish\n")
-    assert facts(spec).classes == ["n01440764 tench", "n01443537 goldfish"]
 
 
 def one_line(root: Path | None) -> str:

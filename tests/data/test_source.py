@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from alexnet_exp.data.source import open_source
-from alexnet_exp.data.spec import Digits, Folder, ImageNet, Random, Val
+from alexnet_exp.data.spec import Digits, Folder, Random, Val
 from alexnet_exp.data.split import Source, Split, Streamed
 from alexnet_exp.settings import UserError
 
@@ -143,18 +143,3 @@ def test_large_images_are_streamed_and_a_broken_one_is_named(tmp_path: Path, mak
     (tmp_path / "cat" / "000.png").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"cat.000\.png: not an image"):
         folder(tmp_path, size=66, val=Val.none).train.images(torch.tensor([0]))
-
-
-def test_imagenets_validation_set_is_the_test(tmp_path: Path, make_images: MakeImages) -> None:
-    make_images(tmp_path / "train", {"n01440764": 4, "n01443537": 4})
-    make_images(tmp_path / "val", {"n01440764": 1, "n01443537": 2})
-    source = open_source(ImageNet(root=str(tmp_path), size=66), seed=1)
-    assert [len(split or []) for split in (source.train, source.val, source.test)] == [6, 2, 3]
-    assert source.train.shape == (3, 66, 66)
-
-
-def test_imagenets_flat_validation_folder_is_refused(tmp_path: Path, make_images: MakeImages) -> None:
-    make_images(tmp_path / "train", {"n01440764": 1, "n01443537": 1})
-    make_images(tmp_path, {"val": 2})
-    with pytest.raises(UserError, match="sort its images into val/WNID"):
-        open_source(ImageNet(root=str(tmp_path)), seed=1)
