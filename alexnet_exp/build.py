@@ -26,7 +26,7 @@ from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import Config
 from alexnet_exp.seeds import derive
-from alexnet_exp.settings import Problem, Refused
+from alexnet_exp.settings import Problem, Refused, UserError
 from alexnet_exp.validate import in_training, validation_monitors
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ def prepare(experiment: Experiment) -> None:
     data = experiment.data
     data.prepare_data()
     data.setup("fit")
+    if experiment.config.test.run:
+        refuse_views(experiment, experiment.config.test.views, "test.views=")
     preprocess = getattr(experiment.module, "preprocess", None)
     if isinstance(data, ImageData):
         for line in data.describe().splitlines():
@@ -127,6 +129,21 @@ def prepare(experiment: Experiment) -> None:
     if isinstance(preprocess, Preprocess) and preprocess.needs:
         ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
         preprocess.fit(ours or measure(data.train_dataloader()))
+
+
+def refuse_views(experiment: Experiment, views: int, setting: str) -> None:
+    """Raises `UserError`, of `setting`, where a test cannot look at so many views of an image. The data is open."""
+    data, module = experiment.data, experiment.module
+    if views == 1:
+        return
+    if not isinstance(data, ImageData):
+        raise UserError(f"{setting}{views}: ImageData cuts the views, which {type(data).__name__} is not; write 1")
+    if getattr(type(module), "test_step", None) is not AlexNetModule.test_step:
+        raise UserError(f"{setting}{views}: {type(module).__name__} has a test of its own, of one view; write 1")
+    side = min(data.source.train.shape[1:])
+    if side - data.crop < 2:
+        one = f"of images stored at {side}x{side} a crop of {data.crop} has no others; "
+        raise UserError(f"{setting}{views}: {one}train with data.crop={side * 7 // 8}, or write 1")
 
 
 def _left_open(config: Config) -> bool:

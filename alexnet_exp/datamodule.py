@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from alexnet_exp.cores import cores
-from alexnet_exp.data.augment import center_crop, fit, mirror, random_crop
+from alexnet_exp.data.augment import center_crop, cut_views, fit, mirror, random_crop
+from alexnet_exp.data.cache import cache_folder
+from alexnet_exp.data.colour import IMAGENET, Colour, add_noise, cached_colour
 from alexnet_exp.data.facts import check_crop
 from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.source import open_source
-from alexnet_exp.data.spec import Data
-from alexnet_exp.data.split import Resident, Source, Split, Streamed
+from alexnet_exp.data.spec import Data, Pca, PcaReading
+from alexnet_exp.data.split import Moments, Resident, Source, Split, Streamed
 from alexnet_exp.model.preprocess import Statistics
+from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.seeds import derive
 from alexnet_exp.settings import UserError
 
@@ -39,7 +42,11 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.spec, self.input_size, self.in_channels, self.seed = spec, input_size, in_channels, seed
         self.test_on = "test"  # the split that Trainer.test goes through: `eval RUN --split val`
+        self.test_views = 1  # and how many squares of each image that test looks at: 1, 9 or 10
         self._opened = False
+        self._moments: Moments | None = None
+        self._colour: Colour | None = None
+        self._mean_crop: Tensor | None = None
         self._streaming: WeakSet[StreamedLoader] = WeakSet()
 
     def open(self) -> Source:
@@ -90,7 +97,8 @@ class ImageData(pl.LightningDataModule):
         resized = f", resized to {self.input_size}" if self.crop != self.input_size else ""
         val_from = f"; validation: {source.val_from}" if source.val_from else ""
         notes = "".join(f"; {note}" for note in source.notes)
-        return f"{', '.join(parts)} images of {len(source.classes)} classes; {cut}{resized}{val_from}{notes}"
+        noise = f"; colour noise: {self._describe_colour()}" if self.spec.pca is not Pca.none else ""
+        return f"{', '.join(parts)} images of {len(source.classes)} classes; {cut}{resized}{noise}{val_from}{notes}"
 
     def statistics(self, needs: set[str]) -> Statistics | None:
         """What the training images measure on 0..255, for `Preprocess.fit`; None if `needs` is empty: nothing is read.
@@ -99,7 +107,7 @@ class ImageData(pl.LightningDataModule):
         """
         if not needs:
             return None
-        moments = self.source.train.statistics()
+        moments = self._measured()
         pixel_mean = fit(center_crop(moments.pixel_mean[None], self.crop), self.in_channels, self.input_size)[0]
         return Statistics(
             moments.channel_mean.expand(self.in_channels), moments.channel_std.expand(self.in_channels), pixel_mean
@@ -137,26 +145,68 @@ class ImageData(pl.LightningDataModule):
         order = torch.arange(plan.n)
         return torch.cat([plan.share(order, batch) for batch in range(len(plan))] or [order[:0]])
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """On the device: random crop and mirror in training, else the central crop; then channels and size."""
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch | tuple[list[Tensor], Tensor]:
+        """On the device: `augment` in training, else the central crop; then channels and size.
+
+        A test of several views gets a list of them, each [N, C, H, W].
+        """
         images, labels = batch
         if self.trainer is not None and self.trainer.training:
-            images = self.augment(images, self._epoch, self._batch)
-            return fit(images, self.in_channels, self.input_size), labels
+            return self._fitted(self.augment(images, self._epoch, self._batch)), labels
+        if self.trainer is not None and self.trainer.testing and self.test_views > 1:
+            return [self._fitted(view) for view in cut_views(images, self.crop, self.test_views)], labels
         return self.centred(images), labels
 
     def centred(self, images: Tensor) -> Tensor:
         """Images as an evaluation sees them: the central crop, in the network's channels and size."""
-        return fit(center_crop(images, self.crop), self.in_channels, self.input_size)
+        return self._fitted(center_crop(images, self.crop))
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        return fit(images, self.in_channels, self.input_size)
 
     def augment(self, images: Tensor, epoch: int, batch: int) -> Tensor:
-        """The random crops and mirrors that this rank's images get in a batch of an epoch."""
+        """The random crops, mirrors and colours that this rank's images get in a batch of an epoch.
+
+        With colour noise they are float32 on 0..255, not clamped; else uint8.
+        """
         generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch, batch, self._rank))
         if self.spec.random_crop:
             images = random_crop(images, self.crop, self.spec.pad, generator)
         else:
             images = center_crop(images, self.crop)
-        return mirror(images, generator) if self.spec.mirror else images
+        images = mirror(images, generator) if self.spec.mirror else images
+        return images if self.spec.pca is Pca.none else self._coloured(images, generator)
+
+    def _coloured(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        mean = self._mean_on(images.device) if self.spec.pca_reading is PcaReading.code else None
+        return add_noise(images, self.colour, self.spec.pca_std, mean, generator)
+
+    def _mean_on(self, device: torch.device) -> Tensor:
+        """The mean training image, as a network of per-pixel mean subtracts it: at the centre, whatever the crop."""
+        if self._mean_crop is None or self._mean_crop.device != device:
+            self._mean_crop = center_crop(self._measured().pixel_mean, self.crop).to(device)
+        return self._mean_crop
+
+    @property
+    def colour(self) -> Colour:
+        """The components that the colour noise follows; those of the training images are fitted once and cached."""
+        if self._colour is None:
+            spec, folder = self.spec, cache_folder(getattr(self.spec, "cache", None))
+            # the images, and which of them are the training's
+            key = (self.fingerprint, spec.val.name, spec.val_fraction, spec.subset, self.seed)
+            fitted = spec.pca is Pca.fit
+            self._colour = cached_colour(self.source.train, folder, *key) if fitted else IMAGENET
+        return self._colour
+
+    def _describe_colour(self) -> str:
+        spec, std = self.spec, " ".join(f"{value:.1f}" for value in self.colour.std)
+        whose = "fitted to the training images" if spec.pca is Pca.fit else "of ImageNet"
+        return f"components {whose}, std {std}, by the {spec.pca_reading}'s reading, times N(0, {spec.pca_std:g})"
+
+    def _measured(self) -> Moments:
+        if self._moments is None:
+            self._moments = self.source.train.statistics()
+        return self._moments
 
     def _loader(self, split: Split, shuffle: bool, start: Callable[[], int]) -> ResidentLoader:
         plan = self._plan(split)
@@ -186,7 +236,7 @@ class ImageData(pl.LightningDataModule):
     def _workers(self) -> int:
         if self.spec.workers is not None:
             return self.spec.workers
-        return max(1, min(MOST_WORKERS, cores() // self._world))
+        return max(1, min(MOST_WORKERS, cores() // (1 if self.trainer is None else self.trainer.world_size)))
 
     def _open_once(self) -> None:
         if self._opened:
@@ -196,6 +246,8 @@ class ImageData(pl.LightningDataModule):
         if self.in_channels not in (channels, 3) or channels > self.in_channels:
             raise UserError(f"model.in_channels={self.in_channels}: the images have {channels}; write that")
         check_crop(self.spec, min(height, width))
+        if self.spec.pca is not Pca.none and channels != 3:
+            raise UserError(f"data.pca={self.spec.pca}: needs images of 3 channels, these have {channels}; write none")
         self.source, self._opened = source, True
 
     def _placed(self, source: Source) -> Source:
@@ -212,11 +264,11 @@ class ImageData(pl.LightningDataModule):
 
     @property
     def _rank(self) -> int:
-        return 0 if self.trainer is None else self.trainer.global_rank
+        return 0 if self.trainer is None else replica(self.trainer)
 
     @property
     def _world(self) -> int:
-        return 1 if self.trainer is None else self.trainer.world_size
+        return 1 if self.trainer is None else replicas(self.trainer)
 
     @property
     def _epoch(self) -> int:

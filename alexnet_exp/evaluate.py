@@ -5,6 +5,7 @@ The test at the end of a run and `eval RUN` both come here, so that the number i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_exp.build import Experiment
+from alexnet_exp.data.split import Split
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement
 from alexnet_exp.endings import own_interrupts
-from alexnet_exp.module import metrics_of
+from alexnet_exp.module import Tally, metrics_of
+from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.settings import UserError
 from alexnet_exp.trainer import build_trainer
 
 ALL_CLASSES = 20  # above this many classes only the most probable ones are kept
@@ -29,18 +34,82 @@ ALL_CLASSES = 20  # above this many classes only the most probable ones are kept
 
 @dataclass
 class Predictions:
-    """Of each image of a split, in its order: `labels` [N], and probabilities [N, classes] in float16."""
+    """Of each image of a split, in its order: `labels` [N], and `logs` [N, classes] of its classes' probabilities."""
 
     labels: NDArray[np.int64]
-    probabilities: NDArray[np.float16]
+    logs: NDArray[np.float32]
+
+    @property
+    def probabilities(self) -> NDArray[np.float16]:
+        """As they are saved: float16 [N, classes]."""
+        return np.exp(self.logs).astype(np.float16)
+
+
+@dataclass
+class Evaluation:
+    """`metrics`: `split/loss`, `split/top1`, `split/top5`. `centre`: the same of the central crop, after several views.
+
+    `predictions`: on rank 0, where they were asked for, and there were images.
+    """
+
+    metrics: dict[str, float]
+    centre: dict[str, float]
+    predictions: Predictions | None
+
+
+class Together:
+    """Several networks on the same images: the average of their probabilities, each with equal weight."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self._sum: Predictions | None = None
+        self._first: tuple[Path, list[str], bytes | None] | None = None
+
+    def same_images(self, run: Path, classes: list[str], split: Split | None) -> None:
+        """Raises `UserError` where `run` answers for other classes, or images, than the runs before it.
+
+        `split`: its images; None where a data module of the user's does not tell them.
+        """
+        images = split.hashed() if split is not None else None
+        if self._first is None:
+            self._first = run, classes, images
+            return
+        first, their_classes, theirs = self._first
+        if classes != their_classes:
+            raise UserError(f"eval: {run} has other classes than {first}; together they have no answer")
+        if images != theirs:
+            raise UserError(f"eval: {run} was to be tested on other images than {first}; together they have no answer")
+
+    def add(self, predictions: Predictions) -> None:
+        """Adds a run's predictions; raises `UserError` where its labels are not those of the runs before it."""
+        if self._sum is None:
+            self._sum = predictions
+        elif not np.array_equal(self._sum.labels, predictions.labels):
+            raise UserError("eval: the runs' images have different labels; together they have no answer")
+        else:
+            self._sum = Predictions(predictions.labels, np.logaddexp(self._sum.logs, predictions.logs))
+        self.runs += 1
+
+    @property
+    def predictions(self) -> Predictions:
+        """The averages."""
+        assert self._sum is not None
+        return Predictions(self._sum.labels, self._sum.logs - np.float32(math.log(self.runs)))
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """`split/loss` (minus the logarithm of the truth's average), `split/top1`, `split/top5` of the averages."""
+        logs, labels = torch.from_numpy(self.predictions.logs), torch.from_numpy(self.predictions.labels)
+        tally = Tally()
+        tally.add(F.nll_loss(logs.double(), labels, reduction="sum"), logs, labels)
+        return {f"{split}/{key}": value for key, value in tally.read().items() if key != "images"}
 
 
 class _Collect(pl.Callback):
-    """Keeps each test batch's probabilities, and which images of the split they are of."""
+    """Keeps each test batch's labels and log-probabilities."""
 
     def __init__(self) -> None:
         self.labels: list[Tensor] = []
-        self.probabilities: list[Tensor] = []
+        self.logs: list[Tensor] = []
 
     def on_test_batch_end(
         self,
@@ -53,48 +122,52 @@ class _Collect(pl.Callback):
     ) -> None:
         if isinstance(outputs, Tensor):
             self.labels.append(batch[1].cpu())
-            self.probabilities.append(outputs.float().softmax(1).to(torch.float16).cpu())
+            self.logs.append(outputs.float().log_softmax(1).cpu())
 
 
-def evaluate(experiment: Experiment, placement: Placement, split: str) -> tuple[dict[str, float], Predictions | None]:
-    """Metrics `split/loss`, `split/top1`, `split/top5` over every image once, and the predictions (rank 0; else None).
+def evaluate(experiment: Experiment, placement: Placement, split: str, views: int = 1, keep: bool = True) -> Evaluation:
+    """A split through the network, every image once; `keep`: with the predictions.
 
+    With several views of each image their probabilities are averaged, the loss is minus the logarithm of the truth's
+    average, and the predictions are the averages. Raises `UserError` where such views cannot be had: `refuse_views`.
     A LightningModule of the user's gives predictions where its `test_step` returns logits.
     """
     collect = _Collect()
-    trainer = build_trainer(experiment.config.trainer, placement, [collect], [])
+    trainer = build_trainer(experiment.config.trainer, placement, [collect] if keep else [], [])
     if isinstance(experiment.data, ImageData):
-        experiment.data.test_on = split
+        experiment.data.test_on, experiment.data.test_views = split, views
     with own_interrupts(trainer):
         trainer.test(experiment.module, datamodule=experiment.data, verbose=False)
-    found = metrics_of(trainer, experiment.module, ("test",))
-    metrics = {f"{split}/{key.partition('/')[2]}": value for key, value in found.items()}
-    return metrics, _gathered(collect, trainer, experiment, split)
+    metrics, centre = (
+        {f"{split}/{key.partition('/')[2]}": value for key, value in metrics_of(trainer, experiment.module, of).items()}
+        for of in (("test",), ("centre",) if views > 1 else ())
+    )
+    return Evaluation(metrics, centre, _gathered(collect, trainer, experiment, split) if keep else None)
 
 
 def _gathered(collect: _Collect, trainer: pl.Trainer, experiment: Experiment, split: str) -> Predictions | None:
     """All ranks' predictions in the images' own order. A collective: also a rank that saw no image takes part."""
     mine = None
     if collect.labels:
-        labels, probabilities = torch.cat(collect.labels).numpy(), torch.cat(collect.probabilities).numpy()
-        mine = labels, probabilities, _indices(trainer, experiment, split, len(labels))
+        labels, logs = torch.cat(collect.labels).numpy(), torch.cat(collect.logs).numpy()
+        mine = labels, logs, _indices(trainer, experiment, split, len(labels))
     everyone: list[Any] = [mine]
-    if trainer.world_size > 1:
+    if replicas(trainer) > 1:
         everyone *= trainer.world_size
         dist.all_gather_object(everyone, mine)
     seen = [part for part in everyone if part is not None]
     if not seen or not trainer.is_global_zero:
         return None
-    labels, probabilities, indices = (np.concatenate(column) for column in zip(*seen, strict=True))
+    labels, logs, indices = (np.concatenate(column) for column in zip(*seen, strict=True))
     order = np.argsort(indices, kind="stable")
-    return Predictions(labels[order], probabilities[order])
+    return Predictions(labels[order], logs[order])
 
 
 def _indices(trainer: pl.Trainer, experiment: Experiment, split: str, count: int) -> NDArray[np.int64]:
     """Which images of the split this rank has seen, in its order."""
     if isinstance(experiment.data, ImageData):
         return np.asarray(experiment.data.indices(split)[:count])
-    return np.arange(count) * trainer.world_size + trainer.global_rank
+    return np.arange(count) * replicas(trainer) + replica(trainer)
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:

@@ -6,6 +6,7 @@ device, read once an epoch (`Tally`): no step waits for them, and an image of a 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet_exp.data.augment import centre_of
 from alexnet_exp.extend import UserClass
 from alexnet_exp.optim.optimizers import build_optimizer
 from alexnet_exp.optim.schedules import factor, plateau_factor
 from alexnet_exp.optim.spec import Plateau
+from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.schema import Loss
 from alexnet_exp.seeds import derive
 
@@ -51,6 +54,11 @@ class Tally:
         self.sums = None
         loss, top1, top5, images = sums.tolist()
         return {"loss": loss / images, "top1": top1 / images, "top5": top5 / images, "images": images} if images else {}
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Logits for a loss: at least float32."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _widest(device: torch.device) -> torch.dtype:
@@ -92,7 +100,7 @@ class AlexNetModule(pl.LightningModule):
         self.network, self.preprocess = network, preprocess
         self.optim, self.schedule, self.loss = optim, schedule, loss
         self.seed, self.channels_last = seed, channels_last
-        self.tally = {split: Tally() for split in ("train", "val", "test")}
+        self.tally = {split: Tally() for split in ("train", "val", "test", "centre")}
         self.history: list[float] = []  # of the monitored metric, for `plateau`
         self.metrics: dict[str, float] = {}  # the means of this epoch, `split/metric`, to the last digit
         self.base_lrs: list[float] = []
@@ -110,12 +118,12 @@ class AlexNetModule(pl.LightningModule):
         self.metrics = {}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(derive(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
+        torch.manual_seed(derive(self.seed, "step", self.current_epoch, batch_idx, replica(self.trainer)))
         self._set_rate()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        logits = self(images).float()
+        logits = _wide(self(images))
         loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.loss.label_smoothing)
         self.tally["train"].add(loss_sum.detach(), logits.detach(), labels)
         loss: Tensor = loss_sum * self._weight(batch_idx, len(labels))
@@ -135,17 +143,29 @@ class AlexNetModule(pl.LightningModule):
         if global_size is None:  # a data module of the user's does not tell how large the other batches are
             return 1 / here
         images = sum(global_size("train", batch) for batch in range(first, min(first + together, batches)))
-        return float(trainer.world_size * together / images)
+        return float(replicas(trainer) * together / images)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._evaluate("test", batch)
+    def test_step(self, batch: tuple[Tensor | list[Tensor], Tensor], batch_idx: int) -> Tensor:
+        """Logits [N, classes]; of a list of views, the logarithms of their averaged probabilities."""
+        images, labels = batch
+        if isinstance(images, Tensor):
+            return self._evaluate("test", (images, labels))
+        logs = []
+        for number, view in enumerate(images):
+            logits = _wide(self(view))
+            if number == centre_of(len(images)):
+                self.tally["centre"].add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+            logs.append(logits.to(_widest(logits.device)).log_softmax(1))
+        averaged = torch.stack(logs).logsumexp(0) - math.log(len(logs))
+        self.tally["test"].add(F.nll_loss(averaged, labels, reduction="sum"), averaged, labels)
+        return averaged
 
     def _evaluate(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
-        logits: Tensor = self(images).float()
+        logits = _wide(self(images))
         self.tally[split].add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
         return logits
 
@@ -154,6 +174,8 @@ class AlexNetModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log("test")
+        if getattr(self.trainer.datamodule, "test_views", 1) > 1:  # type: ignore[attr-defined]
+            self._log("centre")
 
     def on_train_epoch_end(self) -> None:
         self._log("train")
@@ -162,7 +184,7 @@ class AlexNetModule(pl.LightningModule):
 
     def _log(self, split: str) -> None:
         """Means over the epoch, as `split/loss` and so on, where Lightning and its callbacks find them."""
-        means = self.tally[split].read(self.trainer.strategy if self.trainer.world_size > 1 else None)
+        means = self.tally[split].read(self.trainer.strategy if replicas(self.trainer) > 1 else None)
         # a training image's top-5 says nothing that its top-1 does not: it is neither a column nor a curve
         wanted = ("loss", "top1") if split == "train" else ("loss", "top1", "top5")
         named = {f"{split}/{key}": value for key, value in means.items() if key in wanted}

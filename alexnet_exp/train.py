@@ -21,9 +21,10 @@ from alexnet_exp.callbacks.chosen import build_callbacks
 from alexnet_exp.callbacks.progress import Progress, wants_bar
 from alexnet_exp.callbacks.prune import Prune
 from alexnet_exp.callbacks.recorder import Recorder
+from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.devices import Placement, chosen, count, launched, place
+from alexnet_exp.devices import Placement, check_ranks, chosen, count, launched, place
 from alexnet_exp.endings import Ending, ending_of, interruptible, own_interrupts
 from alexnet_exp.evaluate import evaluate, save_predictions
 from alexnet_exp.facts import at_start, before_training
@@ -50,6 +51,7 @@ def train(container: Mapping[str, Any], path: Path) -> int:
     """
     config = validate(container)
     accelerator, devices, _ = chosen(config.trainer)
+    check_ranks(config)
     if count(devices) == 1 or config.trainer.num_nodes > 1 or launched():
         return train_rank(container, path).code
     backend = "nccl" if accelerator == "cuda" else "gloo"
@@ -137,6 +139,9 @@ def _run(
         tested = _test(experiment, placement, folder if writes else None, checkpoints.file("best"), which, epoch)
         metrics = metrics | tested.pop("metrics", {})
         facts |= tested
+    for callback in callbacks:
+        if isinstance(callback, TrainError):
+            metrics = metrics | callback.metrics  # of the whole run, not of the state that is tested
     reports.metrics = metrics
     if writes:
         checkpoints.finish()
@@ -168,10 +173,13 @@ def _test(
     if which == "best":
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         experiment.module.load_state_dict(state)
-    metrics, predictions = evaluate(experiment, placement, "test")
+    views = experiment.config.test.views
+    tested = evaluate(experiment, placement, "test", views)
+    predictions = tested.predictions
     images = len(predictions.labels) if predictions else None
     if folder:
         if predictions is not None:
             save_predictions(folder.predictions("test"), predictions)
-        log.info(summary_line(metrics, images, which, epoch))
-    return {"metrics": metrics, "tested": which, "test_images": images}
+        log.info(summary_line(tested.metrics, images, which, epoch, views, tested.centre))
+    facts = {"metrics": tested.metrics, "tested": which, "test_images": images, "test_views": views}
+    return facts | ({"test_centre": tested.centre} if views > 1 else {})

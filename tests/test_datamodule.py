@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alexnet_exp.data.spec import Data, Digits, Folder, Random, Val
+from alexnet_exp.data.spec import Data, Digits, Folder, ImageNet, Random, Val
 from alexnet_exp.data.split import Resident, Source
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.settings import UserError
@@ -279,6 +279,52 @@ def test_a_streamed_folder_trains(tmp_path: Path, make_folder: Callable[[Path], 
     colours = sorted(tuple(image[:2, 0, 0].tolist()) for _, _, images, _ in module.seen["train"] for image in images)
     assert colours == sorted(tuple(i[:2, 0, 0].tolist()) for i in data.source.train.images(torch.arange(4)))
     assert module.seen["train"][0][2].shape == (4, 3, 60, 60)
+
+
+def test_facts_the_papers_images(tmp_path: Path) -> None:
+    """Short side to 256, the centre 256x256; 224 crops of it and mirrors; the central crop of the mean image."""
+    random = np.random.default_rng(0)
+    stored = []
+    for i, (width, height) in enumerate(((300, 280), (512, 256), (256, 400), (700, 600))):
+        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        picture = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        for part in ("train", "val"):
+            (tmp_path / part / f"n{i % 2}").mkdir(parents=True, exist_ok=True)
+            picture.save(tmp_path / part / f"n{i % 2}" / f"{i}.png")
+        scale = 256 / min(width, height)
+        resized = picture.resize((int(width * scale), int(height * scale)), Image.Resampling.BILINEAR)
+        left, top = (resized.width - 256) // 2, (resized.height - 256) // 2
+        stored.append(np.array(resized.crop((left, top, left + 256, top + 256))).transpose(2, 0, 1))
+    data = opened(ImageNet(root=str(tmp_path), val=Val.none, workers=0), input_size=224, in_channels=3)
+    train = data.source.train
+    images = train.images(torch.arange(4))
+    expected = torch.from_numpy(np.stack([stored[i] for i in (0, 2, 1, 3)])).int()  # by class, then by name
+    assert (images.int() - expected).abs().max() <= 1
+
+    statistics = data.statistics({"pixel"})
+    assert statistics is not None
+    assert statistics.pixel_mean is not None
+    mean = images.double().mean(0)[:, 16:240, 16:240]
+    torch.testing.assert_close(statistics.pixel_mean.double(), mean, atol=1e-4, rtol=0)
+    assert torch.equal(data.centred(images), images[:, :, 16:240, 16:240])
+
+    many = images[:1].expand(64, -1, -1, -1)
+    flipped = 0
+    for crop in data.augment(many, 0, 0):
+        found = [
+            turned
+            for turned, whole in ((False, images[0]), (True, images[0].flip(2)))
+            # of all 33 x 33 places those whose first pixels agree, then the whole square
+            for top, left in (whole.unfold(1, 224, 1).unfold(2, 224, 1)[:, :, :, 0, :6] == crop[:, None, None, 0, :6])
+            .all(3)
+            .all(0)
+            .nonzero()
+            .tolist()
+            if torch.equal(whole[:, top : top + 224, left : left + 224], crop)
+        ]
+        assert found
+        flipped += found[0]
+    assert 16 <= flipped <= 48  # half of 64, 4 standard deviations
 
 
 def test_no_worker_outlives_the_training(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:

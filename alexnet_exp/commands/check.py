@@ -16,11 +16,12 @@ def run(arguments: list[str]) -> int:
 
     from alexnet_exp import logs
     from alexnet_exp.build import build, prepare
-    from alexnet_exp.devices import place
+    from alexnet_exp.devices import check_ranks, place
     from alexnet_exp.trainer import build_trainer
 
     logs.configure(None)
     placement = place(config.trainer)
+    check_ranks(config)
     experiment = build(config)
     prepare(experiment)
     # one device: for more Lightning would run this command again

@@ -1,67 +1,201 @@
-"""`eval RUN`: a run's own data and checkpoint again, by the code that tested it: the same number to the last digit."""
+"""`eval RUN`: a run's own data and checkpoint again, by the code that tested it: the same number to the last digit.
+
+`eval RUN RUN ...`: each of them, and all together: the average of their probabilities.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
-from alexnet_exp.runs.contents import read_config
-from alexnet_exp.runs.find import checkpoint_path, find
+from alexnet_exp.runs.contents import is_run, read_config, read_result
+from alexnet_exp.runs.find import checkpoint_path, find, runs_under
+from alexnet_exp.schema import VIEWS, Config
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import validate
 
+if TYPE_CHECKING:
+    from alexnet_exp.evaluate import Evaluation, Together
+
+METRICS = ("top1", "top5", "loss")
+
+
+@dataclass(frozen=True)
+class Given:
+    """One run to evaluate: its folder, its settings, the file of its weights, how many views of an image."""
+
+    path: Path
+    config: Config
+    file: Path
+    views: int
+
 
 def run(arguments: list[str]) -> int:
-    """Prints the split's metrics: a table on a terminal, else one line of JSON."""
-    parser = Parser("eval", "A run's own data and checkpoint again.")
-    parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
+    """Prints the split's metrics, of each run and of all together: a table on a terminal, else one line of JSON."""
+    parser = Parser("eval", "A run's own data and checkpoint again; several runs also together.")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run's folder, last, or the unique beginning of its path; several, or "
+        "a sweep's folder: also the average of their probabilities",
+    )  # fmt: skip
     parser.add_argument("--split", default="test", choices=("test", "val", "train"))
+    parser.add_argument("--views", type=int, choices=VIEWS, help="squares of an image; default: as the run's own test")
     parser.add_argument("--ckpt", default=None, metavar="best|last|FILE", help="default: the one that the run tested")
+    parser.add_argument("--save", metavar="FILE.npz", help="writes the predictions, of several runs their average")
     parser.add_argument(
         "--gpus", type=int, default=None, help="as trainer.gpus; default: one device, the best there is"
     )
     given = parser.parse_args(arguments)
-    path = find(given.run, OUTPUTS)
-    config = validate(read_config(path))
+    runs = [_given(path, given) for path in _paths(given.runs)]
+    if len(runs) > 1 and given.ckpt not in (None, "best", "last"):
+        raise UserError(f"eval: --ckpt {given.ckpt}: is of one run, and {len(runs)} are named; write best or last")
+    save = _save_path(given.save)
 
     from alexnet_exp import logs
-    from alexnet_exp.build import CARD, build
-    from alexnet_exp.datamodule import ImageData
-    from alexnet_exp.devices import chosen, place
-    from alexnet_exp.evaluate import evaluate
-    from alexnet_exp.loading import read_checkpoint, refuse_another_network
-    from alexnet_exp.runs.contents import read_result
-    from alexnet_exp.schema import Trainer
+    from alexnet_exp.evaluate import Together, save_predictions
 
+    logs.configure(None)
+    together, several = Together(), len(runs) > 1
+    found = []
+    for one in runs:
+        evaluation = _evaluate(one, given, together, several)
+        found.append((one, evaluation))
+        if evaluation.predictions is not None:
+            together.add(evaluation.predictions)
+    if not _first_rank():
+        return 0
+    if together.runs < len(runs) and (save is not None or several):
+        raise UserError("eval: a test_step of your own must return logits, or there is nothing to average and save")
+    if save is not None:
+        save_predictions(save, together.predictions)
+    _tell(found, together, given.split)
+    return 0
+
+
+def _paths(texts: Sequence[str]) -> list[Path]:
+    """The folders of the runs that were named; of another folder, all runs in it. Each once."""
+    paths: list[Path] = []
+    for text in texts:
+        inside = [] if is_run(Path(text)) or not Path(text).is_dir() else runs_under(Path(text))
+        paths += inside or [find(text, OUTPUTS)]
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise UserError(f"eval: {path} is named twice; several runs together must be different ones")
+        seen.add(path.resolve())
+    return paths
+
+
+def _given(path: Path, given: Namespace) -> Given:
+    """What is to be evaluated of the run in `path`; refused before any run is."""
+    from alexnet_exp.datamodule import ImageData
+
+    config = validate(read_config(path))
     own = isinstance(config.data, UserClass) and not issubclass(config.data.cls, ImageData)
     if own and given.split != "test":
         raise UserError(
             f"eval: --split {given.split} needs a data module that subclasses ImageData; {config.data.target} does not"
         )
-    logs.configure(None)
     tested = read_result(path).get("tested") or config.test.checkpoint.value
     file = checkpoint_path(path, given.ckpt or tested)
-    content = read_checkpoint(file)
+    views = given.views or (config.test.views if given.split == "test" else 1)
+    return Given(path, config, file, views)
+
+
+def _save_path(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text)
+    if path.suffix != ".npz":
+        raise UserError(f"eval: --save {text}: must end in .npz")
+    if not path.parent.is_dir():
+        raise UserError(f"eval: --save {text}: there is no folder {path.parent}")
+    return path
+
+
+def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -> Evaluation:
+    from alexnet_exp.build import CARD, build, refuse_views
+    from alexnet_exp.datamodule import ImageData
+    from alexnet_exp.devices import chosen, place
+    from alexnet_exp.evaluate import evaluate
+    from alexnet_exp.loading import read_checkpoint, refuse_another_network
+    from alexnet_exp.schema import Trainer
+
+    config, path = one.config, one.path
+    content = read_checkpoint(one.file)
     if getattr(config.model, "weights", None) is not None:
         config.model.weights = None  # the checkpoint has them; the file that they started from may be gone
     experiment = build(config)
-    refuse_another_network(file, content[CARD]["model"], experiment.card["model"], path)
+    refuse_another_network(one.file, content[CARD]["model"], experiment.card["model"], path)
     experiment.module.load_state_dict(content["state_dict"])
     experiment.data.prepare_data()
     experiment.data.setup("fit")
-    if isinstance(experiment.data, ImageData) and getattr(experiment.data.source, given.split) is None:
-        raise UserError(f"eval: the data of {path} has no {given.split} images")
+    split = None
+    if isinstance(experiment.data, ImageData):
+        split = getattr(experiment.data.source, given.split)
+        if split is None:
+            raise UserError(f"eval: the data of {path} has no {given.split} images")
+    refuse_views(experiment, one.views, "eval: --views ")
+    if several:
+        together.same_images(path, experiment.card["classes"], split)
     precision = read_result(path).get("precision", "auto")
     if precision.startswith("16") and chosen(Trainer(gpus=given.gpus))[0] == "cpu":
         precision = "auto"  # a GPU's float16 is evaluated in float32 where there is none
     placement = place(Trainer(gpus=given.gpus, precision=precision))
-    metrics, _ = evaluate(experiment, placement, given.split)
+    return evaluate(experiment, placement, given.split, one.views, keep=several or given.save is not None)
+
+
+def _first_rank() -> bool:
+    from pytorch_lightning.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def _tell(found: Sequence[tuple[Given, Evaluation]], together: Together, split: str) -> None:
+    several = len(found) > 1
     if sys.stdout.isatty():
-        for key, value in metrics.items():
-            print(f"{key:<12}{value:.4f}")
-    else:
-        print(json.dumps({"run": str(path), "checkpoint": file.stem, "metrics": metrics}))
-    return 0
+        _table(found, together.metrics(split) if several else {}, split)
+        return
+    lines = [_machine_line(one, evaluation) for one, evaluation in found]
+    print(json.dumps({"runs": lines, "together": {"metrics": together.metrics(split)}} if several else lines[0]))
+
+
+def _machine_line(one: Given, evaluation: Evaluation) -> dict[str, Any]:
+    line = {"run": str(one.path), "checkpoint": one.file.stem, "metrics": evaluation.metrics}
+    return line | ({"views": one.views, "centre": evaluation.centre} if one.views > 1 else {})
+
+
+def _table(found: Sequence[tuple[Given, Evaluation]], together: dict[str, float], split: str) -> None:
+    """A row for each run, and for each way to look at its images; the errors as the paper gives them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = []
+    for one, evaluation in found:
+        if evaluation.centre:
+            rows.append((str(one.path), "centre", evaluation.centre))
+        rows.append((str(one.path), f"{one.views} views" if one.views > 1 else "centre", evaluation.metrics))
+    if together:
+        views = {one.views for one, _ in found}
+        seen = f"{views.pop()} views" if len(views) == 1 and views != {1} else "centre" if views == {1} else "mixed"
+        rows.append((f"{len(found)} runs together", seen, together))
+    if any(f"{split}/top1" not in metrics for *_, metrics in rows):  # a LightningModule of the user's names its own
+        for *_, metrics in rows:
+            print(*(f"{key:<12}{value:.4f}" for key, value in metrics.items()), sep="\n")
+        return
+    table = Table(title=f"{split} images", title_justify="left")
+    table.add_column("run", overflow="fold")
+    for title in ("views", *METRICS, "top-1 error", "top-5 error"):
+        table.add_column(title, justify="left" if title == "views" else "right", no_wrap=True)
+    for name, views_told, metrics in rows:
+        values = [metrics[f"{split}/{key}"] for key in METRICS]
+        errors = [f"{100 * (1 - value):.2f}%" for value in values[:2]]
+        table.add_row(name, views_told, *(f"{value:.4f}" for value in values), *errors)
+    Console().print(table)

@@ -194,7 +194,7 @@ def _margin(result: dict[str, Any], key: str) -> str:
 def _next(result: dict[str, Any]) -> list[str]:
     other = "lrn" if result["config"].get("model.norm") == "bn" else "bn"
     return [
-        "python -m alexnet_exp plot last    # its curves, confusion matrix and filters",
+        "python -m alexnet_exp plot last    # its pictures: curves, filters, predictions, nearest images",
         "python -m alexnet_exp eval last    # the same test again: the same number",
         f"python -m alexnet_exp model={other:<6} # another network on the same data",
     ]

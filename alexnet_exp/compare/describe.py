@@ -15,7 +15,7 @@ LOG = 15  # last lines of a failed run's log
 # of result.json, in the order in which `show` tells them
 FACTS = (
     *("start", "end", "seconds", "epochs", "best_epoch", "tested", "metrics_epoch", "test_images", "images_per_s"),
-    *("stopped_early", "parameters", "multiply_adds", "device", "ranks", "precision", "deterministic"),
+    *("test_views", "stopped_early", "parameters", "multiply_adds", "device", "ranks", "precision", "deterministic"),
     *("effective_batch", "fingerprint", "commit", "dirty", "host", "note", "tags"),
 )
 # what differs between any two runs

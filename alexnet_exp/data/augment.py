@@ -34,6 +34,35 @@ def center_crop(images: Tensor, side: int) -> Tensor:
     return images[..., top : top + side, left : left + side]
 
 
+def view_places(height: int, width: int, side: int, views: int) -> list[tuple[int, int]]:
+    """Top and left of the squares that a test looks at, in images of that height and width.
+
+    1: the centre. 10 (the paper's): the corners and the centre, each also mirrored. 9 (cuda-convnet's CIFAR nets): the
+    grid of no, half and all of the margin, not mirrored.
+    """
+    bottom, right = height - side, width - side
+    centre = (bottom // 2, right // 2)
+    if views == 1:
+        return [centre]
+    if views == 10:
+        return [(0, 0), (0, right), centre, (bottom, 0), (bottom, right)]
+    if views == 9:
+        return [(top, left) for top in (0, centre[0], bottom) for left in (0, centre[1], right)]
+    raise ValueError(f"{views} views: 1, 9 or 10")
+
+
+def cut_views(images: Tensor, side: int, views: int) -> list[Tensor]:
+    """The views of each image [N, C, side, side]: the squares at `view_places`, for 10 then their mirrors."""
+    places = view_places(images.shape[-2], images.shape[-1], side, views)
+    squares = [images[..., top : top + side, left : left + side] for top, left in places]
+    return squares + [square.flip(3) for square in squares] if views == 10 else squares
+
+
+def centre_of(views: int) -> int:
+    """Which of the views is the central square, not mirrored."""
+    return {1: 0, 9: 4, 10: 2}[views]
+
+
 def fit(images: Tensor, channels: int, side: int) -> Tensor:
     """The images as a network takes them: grey repeated to `channels`, and resized to `side`. Floats stay floats."""
     if images.shape[1] != channels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from alexnet_exp.settings import Checks
 
@@ -15,6 +15,21 @@ class Val(Enum):
     split = "split"
     test = "test"
     none = "none"
+
+
+class Pca(StrEnum):
+    """Whose principal components the colour noise follows: nobody's (no noise), ImageNet's, the training images'."""
+
+    none = "none"
+    imagenet = "imagenet"
+    fit = "fit"
+
+
+class PcaReading(StrEnum):
+    """What the colour noise is multiplied by: standard deviations (the 2012 code), or eigenvalues (the paper)."""
+
+    code = "code"
+    paper = "paper"
 
 
 @dataclass
@@ -28,6 +43,8 @@ class Data:
     random_crop: whether a training image is cropped at a random place; else at its centre, as in an evaluation.
     pad: zeros put around a training image before its random crop, in pixels.
     mirror: whether a training image is mirrored left to right every other time.
+    pca, pca_reading, pca_std: the colour noise of training images, see `Pca` and `PcaReading`; the standard deviation
+        of the numbers that are drawn. The code's reading also shrinks an image about the mean one, by 1 + pca_std.
     workers: processes that decode images which are not held in memory; null = the CPU cores of this rank, 16 at most;
         0 = decode where the training runs.
     subset: train on this many images only (stratified, chosen by the seed), for a quick look; null = all.
@@ -41,6 +58,9 @@ class Data:
     random_crop: bool = True
     pad: int = 0
     mirror: bool = False
+    pca: Pca = Pca.none
+    pca_reading: PcaReading = PcaReading.code
+    pca_std: float = 0.1
     workers: int | None = None
     subset: int | None = None
 
@@ -63,6 +83,7 @@ class Data:
         )
         checks.at_least("crop", 1)
         checks.at_least("pad", 0)
+        checks.above("pca_std", 0)
         checks.at_least("workers", 0)
         checks.at_least("subset", 1)
         return checks
@@ -149,14 +170,19 @@ class Folder(Data):
 
 @dataclass
 class ImageNet(Data):
-    """ILSVRC-2012: `train/WNID/*` and `val/WNID/*` under `root`. Its official validation set is the test here.
+    """ILSVRC-2012: `train/WNID/*` and `val/` under `root`. Its official validation set is the test here.
 
     The official val images have no public test labels beside them, so the paper's "val" errors are to be compared with
     `test`; what chooses the best epoch is split off the training images.
+
+    `val/` holds the images as published, all in one folder, or sorted into `val/WNID/*`.
+    devkit: folder or .tar.gz of ILSVRC2012_devkit_t12: the labels of a `val/` in one folder, and the classes' words.
+        null = looked for in `root`.
     """
 
     name: str = "imagenet"
     root: str | None = None
+    devkit: str | None = None
     size: int = 256
     val_fraction: float = 0.01
     mirror: bool = True

@@ -69,6 +69,19 @@ class Split(ABC):
         variance = squares / (count * math.prod(self.shape[1:])) - channel_mean.square()
         return Moments(channel_mean.float(), variance.clamp(min=0).sqrt().float(), pixel_mean.float())
 
+    def covariance(self) -> Tensor:
+        """Covariance of the channels [C, C] over all pixels of the same images, float64 on 0..255."""
+        count, channels = 0, self.shape[0]
+        total = torch.zeros(channels, dtype=torch.float64)
+        products = torch.zeros((channels, channels), dtype=torch.float64)
+        for images in self._chunks():
+            pixels = images.cpu().double().transpose(0, 1).flatten(1)
+            count += pixels.shape[1]
+            total += pixels.sum(1)
+            products += pixels @ pixels.T
+        mean = total / count
+        return products / count - mean[:, None] * mean
+
 
 class Resident(Split):
     """Images in one array [M, C, H, W], of which `rows` [N] are this split's: train and validation share the array."""

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alexnet_exp.data.augment import center_crop, fit, mirror, random_crop, resize
+from alexnet_exp.data.augment import center_crop, centre_of, cut_views, fit, mirror, random_crop, resize, view_places
 
 IMAGES = torch.randint(0, 256, (64, 3, 12, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -72,6 +72,32 @@ def test_center_crop() -> None:
     assert torch.equal(center_crop(IMAGES, 8), expected)
     # an odd margin: the smaller half is above and left
     assert torch.equal(center_crop(IMAGES, 9)[0], IMAGES[0, :, 1:10, 0:9])
+
+
+def test_facts_the_ten_views_of_256_at_224() -> None:
+    assert view_places(256, 256, 224, 10) == [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
+
+
+def test_facts_the_nine_views_of_32_at_24() -> None:
+    grid = [(0, 0), (0, 4), (0, 8), (4, 0), (4, 4), (4, 8), (8, 0), (8, 4), (8, 8)]
+    assert view_places(32, 32, 24, 9) == grid
+
+
+@pytest.mark.parametrize("views", [1, 9, 10])
+def test_views_are_squares_of_each_image_and_ten_have_mirrors(views: int) -> None:
+    found = cut_views(IMAGES, 6, views)
+    assert len(found) == views
+    for i, image in enumerate(IMAGES[:8]):
+        expected = [image.numpy()[:, top : top + 6, left : left + 6] for top, left in view_places(12, 10, 6, views)]
+        expected += [square[:, :, ::-1] for square in expected] if views == 10 else []
+        for view, square in zip(found, expected, strict=True):
+            assert np.array_equal(view[i].numpy(), square)
+    assert torch.equal(found[centre_of(views)], center_crop(IMAGES, 6))
+
+
+def test_no_other_number_of_views() -> None:
+    with pytest.raises(ValueError, match="5 views: 1, 9 or 10"):
+        cut_views(IMAGES, 6, 5)
 
 
 @pytest.mark.parametrize("side", [5, 8, 24])
