@@ -3,5 +3,6 @@
 from alexnet_exp.plots.confusion import confusion_matrix
 from alexnet_exp.plots.curves import learning_curves, schedule
 from alexnet_exp.plots.filters import filters
+from alexnet_exp.plots.images import neighbours, predictions
 
-__all__ = ["confusion_matrix", "filters", "learning_curves", "schedule"]
+__all__ = ["confusion_matrix", "filters", "learning_curves", "neighbours", "predictions", "schedule"]

@@ -23,7 +23,7 @@ def learning_curves(rows: Sequence[Row], path: Path, title: str) -> None:
     _by_epoch(left, rows, "loss", "Loss (cross-entropy)")
     _by_epoch(right, rows, "top1", "Top-1 accuracy")
     right.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    save(made, path)
+    save(made, path, "Loss and top-1 accuracy by epoch, of training and validation.")
 
 
 def schedule(curve: Sequence[float], path: Path, steps_per_epoch: int = 1, title: str = "Learning rate") -> None:

@@ -8,40 +8,66 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_exp.plots.style import figure, save
+from alexnet_exp.plots.style import DPI, INK, LINE, NOTE, figure, save, wrapped
 from alexnet_exp.settings import UserError
 
 ACROSS = 16
 # in pixels of the picture: a filter is enlarged to at least TILE, whatever its kernel size, so that gaps stay narrow
 TILE = 60
 GAP = 4
-BETWEEN_COLUMNS = 20
+BETWEEN_COLUMNS = 48
+MARGIN = 12
+NAME = 28  # the line above a column
+NARROWEST = 720  # the caption's lines would be too short in less
 
 
-def filters(weight: NDArray[np.floating], path: Path, columns: int = 1) -> None:
-    """The filters of a first layer, [out, in, height, width], 16 a line, each stretched to its own range.
+def filters(weight: NDArray[np.floating], path: Path, columns: int = 1, layer: str = "the first layer") -> None:
+    """The filters of `layer`, [out, in, height, width], 16 a line, each on its own scale around zero.
 
-    Three input channels are shown as colour, one as grey. The filters of the network's `columns` are set apart, the
-    first column on top, as in the paper's Figure 3. Raises UserError for any other number of channels.
+    Three input channels are shown as colour, one as grey. The filters of the network's `columns` are set apart and
+    named, the first column on top, as in the paper's Figure 3. Every weight is a square of whole pixels. Raises
+    UserError for any other number of channels.
     """
     mosaic = mosaic_of(weight, columns)
     height, width = mosaic.shape[:2]
-    inches = 8.0
-    made = figure(inches, inches * height / width)
+    out, channels, rows, across = weight.shape
+    caption = (
+        f"{out} filters of {layer}, {rows}x{across}, {'in colour' if channels == 3 else 'of one channel'}"
+        f"{f', the {columns} columns apart' if columns > 1 else ''}. Each on its own scale: mid-grey is a weight of 0, "
+        "the full range the filter's largest weight by amount; so the strengths of two filters cannot be compared."
+    )
+    whole = max(width, NARROWEST) + 2 * MARGIN
+    text = wrapped(caption, (whole - 2 * MARGIN) / DPI)
+    below = round((text.count("\n") + 1) * LINE * DPI) + 2 * MARGIN
+    above = NAME if columns > 1 else 0
+    total = height + above + below + MARGIN
+    made = figure(whole / DPI, total / DPI)
     made.set_layout_engine("none")
-    axes = made.add_axes((0, 0, 1, 1))
-    axes.imshow(mosaic, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    save(made, path)
+    # pixel by pixel: resampled, the squares would be blurred or unequal
+    made.figimage((mosaic * 255).round().astype(np.uint8), MARGIN, below)
+    if columns > 1:
+        top = MARGIN
+        for number, block in enumerate(np.array_split(np.arange(out), columns), start=1):
+            made.text(
+                (MARGIN + GAP) / whole,
+                1 - (top + NAME / 2) / total,
+                f"column {number}",
+                fontsize=9,
+                color=INK,
+                va="center",
+            )
+            top += math.ceil(len(block) / ACROSS) * (_tile(weight) + GAP) - GAP + BETWEEN_COLUMNS
+    made.text((MARGIN + GAP) / whole, MARGIN / total, text, fontsize=8, color=NOTE, va="bottom", linespacing=1.3)
+    save(made, path, caption)
 
 
 def mosaic_of(weight: NDArray[np.floating], columns: int = 1) -> NDArray[np.float64]:
-    """The same picture as an array [height, width, 3] in 0..1, white between the filters."""
+    """The filters as an array [height, width, 3] in 0..1, white between them."""
     out, channels, height, width = weight.shape
     if channels not in (1, 3):
         raise UserError(f"the first layer has {channels} input channels; only 1 (grey) and 3 (colour) can be shown")
-    tiles = np.broadcast_to(_stretched(weight).transpose(0, 2, 3, 1), (out, height, width, 3))
-    scale = math.ceil(TILE / width)
+    tiles = np.broadcast_to(_scaled(weight).transpose(0, 2, 3, 1), (out, height, width, 3))
+    scale = _tile(weight) // width
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
     blocks = [_grid(block) for block in np.array_split(tiles, columns)]
     space = np.ones((BETWEEN_COLUMNS, blocks[0].shape[1], 3))
@@ -49,11 +75,16 @@ def mosaic_of(weight: NDArray[np.floating], columns: int = 1) -> NDArray[np.floa
     return np.pad(np.concatenate(parts), ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=1.0)
 
 
-def _stretched(weight: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Each filter by itself, over all its channels, to 0..1; one that is the same everywhere is mid-grey."""
-    low = weight.min(axis=(1, 2, 3), keepdims=True).astype(np.float64)
-    span = weight.max(axis=(1, 2, 3), keepdims=True) - low
-    return np.where(span > 0, (weight - low) / np.where(span > 0, span, 1), 0.5)
+def _tile(weight: NDArray[np.floating]) -> int:
+    """Pixels across a filter: a whole number for each weight."""
+    width = int(weight.shape[3])
+    return math.ceil(TILE / width) * width
+
+
+def _scaled(weight: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Each filter by its largest weight, over all its channels, to 0..1 with zero at 1/2; all zeros are mid-grey."""
+    largest = np.abs(weight).max(axis=(1, 2, 3), keepdims=True).astype(np.float64)
+    return 0.5 + weight / np.where(largest > 0, 2 * largest, 1)
 
 
 def _grid(tiles: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,7 +14,15 @@ ACCENT = "#1f5fa8"
 QUIET = "#8a8f98"
 INK = "#24292f"
 GRID = "#e6e8eb"
+NOTE = "#57606a"  # small text that is still to be read
+# blue and orange differ for every kind of colour blindness; the pale ones lie behind text
+TRUE, OTHER, WRONG = "#a9cdef", "#f3cf9f", "#c45500"
 DPI = 150
+DESCRIPTION = "Description"  # the PNG's text field that holds its caption; the report reads it
+LETTERS_AN_INCH = 16.5  # of 8 points
+LINE = 0.16  # inches of such a line
+
+_WNID = re.compile(r"n\d{8}\s+(?=\S)")
 
 
 def figure(width: float, height: float) -> Figure:
@@ -39,6 +49,19 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def save(made: Figure, path: Path) -> None:
-    """Writes the picture as PNG."""
-    made.savefig(path, dpi=DPI, format="png")
+def words(name: str, letters: int) -> str:
+    """A class as it can be read in a picture, in so many letters: `n01440764 tench, Tinca tinca` is tench."""
+    plain = _WNID.sub("", name, count=1)
+    if plain != name:
+        plain = plain.split(",")[0]
+    return literal(plain if len(plain) <= letters else f"{plain[: letters - 1].rstrip()}…")
+
+
+def wrapped(caption: str, inches: float) -> str:
+    """`caption` in lines that fit into so many inches, at 8 points."""
+    return literal(textwrap.fill(caption, int(inches * LETTERS_AN_INCH)))
+
+
+def save(made: Figure, path: Path, caption: str = "") -> None:
+    """Writes the picture as PNG; `caption`, plain text, goes with it as its description."""
+    made.savefig(path, dpi=DPI, format="png", metadata={DESCRIPTION: caption} if caption else None)

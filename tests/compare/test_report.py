@@ -13,6 +13,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from alexnet_exp.compare.comparison import Comparison, Table
 from alexnet_exp.compare.report import write_report
@@ -217,6 +219,23 @@ def test_pictures_are_scaled_down_and_what_is_none_is_passed_over(tmp_path):
     assert [(picture.name, picture.width, picture.height) for picture in found.shown] == [("huge", 900, 450)]
     assert found.unreadable == 1
     assert "1 file could not be read as pictures" in made(comparison, tmp_path).visible
+
+
+def test_a_picture_is_described_by_its_caption_as_text_and_its_kind_is_explained(tmp_path):
+    folder = tmp_path / "outputs" / "s" / "a"
+    write_run(folder, "lrn", 0.1, 1)
+    (folder / "plots").mkdir()
+    described = PngInfo()
+    described.add_text("Description", 'Of "5" <b>images</b>\n& more ' + "x" * 2000)
+    Image.new("RGB", (8, 8)).save(folder / "plots" / "neighbours.png", pnginfo=described)
+    Image.new("RGB", (8, 8)).save(folder / "plots" / "mine.png")
+    page = made(compared(tmp_path / "outputs"), tmp_path)
+    alts = [dict(attributes)["alt"] for tag, attributes in page.elements if tag == "img" and dict(attributes)["alt"]]
+    mine, neighbours = sorted(alts)
+    assert mine.startswith("mine of ")
+    assert 'Of "5" <b>images</b> & more xxx' in neighbours
+    assert len(neighbours) < 700
+    assert "nearest, with their distances" in page.visible
 
 
 def test_the_methods_sentences_name_seeds_test_baseline_and_margin(sweep):

@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from alexnet_exp import __version__
+from alexnet_exp.compare.claim import ANALOGUE, figure_text, sentence, status_text
 from alexnet_exp.compare.compare import verdict_text
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Interval, Verdict
 from alexnet_exp.compare.dots import ROWS, dots_svg, lanes
@@ -42,6 +43,15 @@ _PROVENANCE = (
     ("precision", "Precision"),
     ("fingerprint", "Data fingerprint"),
 )
+_ABOUT = {
+    "confusion_matrix": "Of each true class, the row, which part was taken for which class.",
+    "filters": "What the first layer looks for, the columns of the network apart. Mid-grey is a weight of zero; each "
+    "filter has its own scale.",
+    "learning_curves": "Loss and accuracy by epoch.",
+    "neighbours": "At the left an image; beside it the training images whose features in the last hidden layer are "
+    "nearest, with their distances. Framed: of another class.",
+    "predictions": "The most probable classes of some images. Blue is the true one.",
+}
 
 
 def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:
@@ -120,6 +130,8 @@ def _arms(comparison: Comparison) -> str:
         ]
     if any(difference.images_interval for difference in differences.values()):
         columns.append(("The same on new images", True, lambda arm: _new_images(key, differences.get(arm.label))))
+    if any(difference.claim for difference in differences.values()):
+        columns.append(("The paper's claim", False, lambda arm: _claim(differences.get(arm.label))))
     columns += [
         (f"Mean {comparison.metric.label}, with its 95% interval", True, lambda arm: _mean(key, arm)),
         (f"sd{unit}", True, lambda arm: NONE if arm.sd is None else difference_text(key, arm.sd)),
@@ -173,6 +185,15 @@ def _difference(key: str, difference: Difference | None) -> str:
     return f"{_signed(key, difference.difference)}{_within(key, difference.interval)}"
 
 
+def _claim(difference: Difference | None) -> str:
+    if difference is None or difference.claim is None:
+        return NONE
+    claim = difference.claim
+    tag = f' <span class="tag">{ANALOGUE}</span>' if claim.said.analogue else ""
+    below = f'<span class="quiet second">{escape(figure_text(claim.said).replace("-", MINUS))}</span>'
+    return f"<strong>{escape(status_text(claim))}</strong>{tag}{below}"
+
+
 def _new_images(key: str, difference: Difference | None) -> str:
     return _within(key, difference.images_interval) if difference else ""
 
@@ -204,7 +225,7 @@ def _further(comparison: Comparison) -> str:
         if not comparison.sentence[1:].startswith(difference.sentence[1:]):
             lines.append(f"<p>{escape(difference.sentence)}</p>")
         if difference.claim is not None:
-            lines.append(f'<p class="quiet">The paper: {escape(difference.claim.text)}</p>')
+            lines.append(f'<p class="quiet">The paper: {escape(sentence(difference.claim))}</p>')
         if difference.command:
             lines.append(f'<pre tabindex="0"><code>{escape(difference.command)}</code></pre>')
         if lines:
@@ -242,7 +263,7 @@ def _pictures(pictures: Pictures) -> str:
         return ""
     kinds = dict.fromkeys(picture.name for picture in pictures.shown)
     groups = "".join(
-        f"<h3>{escape(kind.replace('_', ' ').capitalize())}</h3>"
+        f"<h3>{escape(kind.replace('_', ' ').capitalize())}</h3>{_about(kind)}"
         f'<div class="pictures">{"".join(_picture(p) for p in pictures.shown if p.name == kind)}</div>'
         for kind in kinds
     )
@@ -256,11 +277,17 @@ def _pictures(pictures: Pictures) -> str:
     return f"{head}{note}{groups}</section>"
 
 
+def _about(kind: str) -> str:
+    """What a kind of picture shows; nothing for one that is not ours."""
+    return f'<p class="quiet">{escape(_ABOUT[kind])}</p>' if kind in _ABOUT else ""
+
+
 def _picture(picture: Picture) -> str:
     about = f"{picture.name.replace('_', ' ')} of {picture.run.name}"
+    alt = f"{about}: {picture.caption}" if picture.caption else about
     return (
         f'<figure><button type="button" class="zoom" aria-label="{escape(f"Enlarge: {about}")}">'
-        f'<img src="{picture.uri}" alt="{escape(about)}" width="{picture.width}" height="{picture.height}"></button>'
+        f'<img src="{picture.uri}" alt="{escape(alt)}" width="{picture.width}" height="{picture.height}"></button>'
         f"<figcaption>{escape(picture.run.name)}</figcaption></figure>"
     )
 

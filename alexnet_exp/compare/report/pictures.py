@@ -13,19 +13,22 @@ from alexnet_exp.compare.comparison import Arm
 from alexnet_exp.runs.run import Run
 
 BUDGET = 2_500_000  # bytes of all pictures together, as text in the page
-WIDTH, HEIGHT = 900, 700  # pixels; more cannot be seen in a column of the page
+WIDTH, HEIGHT = 900, 900  # pixels; more cannot be seen in a column of the page
+DESCRIPTION = "Description"  # the text of a PNG in which `plot` leaves the picture's caption
+LONGEST = 600  # letters of a caption
 LARGEST = 40_000_000  # pixels of a file; more is no picture of a run, and would take seconds and gigabytes to open
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a run: its file's name without the ending, its size as embedded and its data URI."""
+    """One picture of a run: its file's name without the ending, its size as embedded, its data URI and its caption."""
 
     run: Run
     name: str
     width: int
     height: int
     uri: str
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def _embedded(run: Run, file: Path) -> Picture | None:
             if opened.width * opened.height > LARGEST:
                 return None
             image = opened.convert("RGB")
+            caption = " ".join(str(opened.info.get(DESCRIPTION, "")).split())[:LONGEST]
         image.thumbnail((WIDTH, HEIGHT))
         content = io.BytesIO()
         image.save(content, format="WEBP", quality=82, method=2)
@@ -87,4 +91,4 @@ def _embedded(run: Run, file: Path) -> Picture | None:
         # whatever is wrong with one picture, the report is of the runs
         return None
     uri = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
-    return Picture(run, file.stem, image.width, image.height, uri)
+    return Picture(run, file.stem, image.width, image.height, uri, caption)

@@ -1,0 +1,171 @@
+"""Images as examples of what a network does: what it says of them, and which training images it finds alike.
+
+What the paper's Figure 4 shows. Distances are between the features of the last hidden layer: what the last fully
+connected layer is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from alexnet_exp.data.split import Split
+from alexnet_exp.datamodule import ImageData
+from alexnet_exp.loading import Classifier
+from alexnet_exp.seeds import derive
+from alexnet_exp.settings import UserError
+
+LOOKED_AT = 512  # images that are classified to find right and wrong ones
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N images of a split: their `indices` in it [N], uint8 [N, C, S, S] as evaluated, `labels` [N].
+
+    `probabilities` [N, classes] are the network's. `how` says in words how they were chosen.
+    """
+
+    indices: Tensor
+    images: Tensor
+    labels: Tensor
+    probabilities: Tensor
+    how: str = ""
+
+    @property
+    def right(self) -> Tensor:
+        """Which ones the network names rightly: bool [N]."""
+        return self.probabilities.argmax(1) == self.labels
+
+    def first(self, count: int) -> Examples:
+        """The first `count` of them."""
+        return Examples(
+            self.indices[:count], self.images[:count], self.labels[:count], self.probabilities[:count], self.how
+        )
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Of each of N images the k nearest of M others, nearest first: their `places` [N, k] among the M, `distances`."""
+
+    places: Tensor
+    distances: Tensor
+
+
+def classify(classifier: Classifier, data: ImageData, split: str, indices: Tensor) -> Examples:
+    """The images of `split` at `indices`, with what the network says of them.
+
+    Raises `UserError` for an index that the split has not got.
+    """
+    images = _split(data, split)
+    beyond = [index for index in indices.tolist() if not 0 <= index < len(images)]
+    if beyond:
+        raise UserError(f"--images {beyond[0]}: there are {len(images):,} {split} images; write 0 to {len(images) - 1}")
+    seen = data.centred(images.images(indices))
+    return Examples(indices, seen, images.labels[indices].cpu(), _probabilities(classifier, seen))
+
+
+def draw(classifier: Classifier, data: ImageData, split: str, count: int, seed: int) -> Examples:
+    """`count` images of `split` in a random order of `seed`: rightly and wrongly named ones by turns.
+
+    As many of either as there are among the first 512 of that order; where one kind runs out, the other fills up.
+    """
+    n = len(_split(data, split))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "examples")))[:LOOKED_AT]
+    kinds: dict[bool, list[int]] = {True: [], False: []}
+    half = -(-count // 2)
+    looked = 0
+    for part in torch.split(order, BATCH):
+        right = classify(classifier, data, split, part).right
+        for index, is_right in zip(part.tolist(), right.tolist(), strict=True):
+            kinds[is_right].append(index)
+        looked += len(part)
+        if min(map(len, kinds.values())) >= half:
+            break
+    chosen = _by_turns(kinds[True], kinds[False], min(count, n))
+    how = f"right and wrong ones by turns, the first among {looked:,} in a random order (seed {seed})"
+    return replace(classify(classifier, data, split, torch.tensor(chosen, dtype=torch.int64)), how=how)
+
+
+def nearest(
+    features: Callable[[Tensor], Tensor], images: Tensor, others: Iterable[Tensor], k: int, own: Tensor | None = None
+) -> Nearest:
+    """The k nearest of `others` (batches uint8 [B, C, S, S]) to each of `images` [N, C, S, S].
+
+    Euclidean distance of their `features` (float64 [B, F] of a batch), from the differences themselves; of equal
+    distances the earlier one is nearer. Only a batch's features are in memory at a time. `own` [N]: each image's own
+    place among the others, which is left out; -1 for none.
+    """
+    wanted = features(images)
+    places = torch.empty((len(images), 0), dtype=torch.int64)
+    distances = torch.empty((len(images), 0), dtype=torch.float64)
+    start = 0
+    for batch in others:
+        apart = torch.cdist(wanted, features(batch), compute_mode="donot_use_mm_for_euclid_dist")
+        here = torch.arange(start, start + len(batch)).expand(len(images), -1)
+        if own is not None:
+            apart = apart.masked_fill(here == own[:, None], torch.inf)
+        distances, order = torch.cat([distances, apart], 1).sort(dim=1, stable=True)
+        distances, order = distances[:, :k], order[:, :k]
+        places = torch.cat([places, here], 1).gather(1, order)
+        start += len(batch)
+    found = distances.isfinite().sum(1).min() if len(images) else 0
+    return Nearest(places[:, :found], distances[:, :found])
+
+
+class Features:
+    """What the last fully connected layer of a network is given, in evaluation mode: images to float64 [N, F].
+
+    In AlexNet what fc7 puts out, behind its ReLU. `layer`: that last layer's name; `size`: F. Raises `UserError` for a
+    network without such a layer.
+    """
+
+    def __init__(self, classifier: Classifier):
+        linear = [
+            (name, module) for name, module in classifier.network.named_modules() if isinstance(module, nn.Linear)
+        ]
+        if not linear:
+            raise UserError("the network has no fully connected layer whose input could be compared")
+        name, self._last = linear[-1]
+        self.layer = name.removesuffix(".fc")
+        self.size = self._last.in_features
+        self._classifier = classifier
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = self._last.register_forward_pre_hook(lambda module, given: seen.append(given[0].flatten(1)))
+        try:
+            for part in torch.split(images, BATCH):
+                self._classifier(part.to(_device(self._classifier)))
+        finally:
+            hook.remove()
+        return torch.cat(seen).double().cpu()
+
+
+def _probabilities(classifier: Classifier, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat(
+            [classifier(part.to(_device(classifier))).float().softmax(1).cpu() for part in torch.split(images, BATCH)]
+        )
+
+
+def _device(classifier: Classifier) -> torch.device:
+    return next(classifier.parameters()).device
+
+
+def _split(data: ImageData, name: str) -> Split:
+    split = {"train": data.source.train, "val": data.source.val, "test": data.source.test}[name]
+    if split is None:
+        raise UserError(f"the data has no {name} images; {data.describe()}")
+    return split
+
+
+def _by_turns(first: list[int], second: list[int], count: int) -> list[int]:
+    """`count` of both, by turns while both last, then of what is left."""
+    both = [each for pair in zip(first, second, strict=False) for each in pair]
+    short = min(len(first), len(second))
+    return (both + first[short:] + second[short:])[:count]
