@@ -26,6 +26,8 @@ def run(arguments: list[str]) -> int:
         return _assert_equal(given)
     if given.tolerance is not None:
         raise UserError("compare: --tolerance belongs to --assert-equal")
+    if given.claims:
+        return _claims(given)
 
     from alexnet_exp.compare.compare import ARM_COLUMNS, Options, compare
     from alexnet_exp.runs.many import read
@@ -87,6 +89,7 @@ def _parser() -> Parser:
     add("--format", choices=FORMATS, default="table", help="default: table")
     add("--html", metavar="FILE", help="writes a report in one file, which needs no network")
     add("--seed-column", metavar="NAME", help="the seed, in a CSV file or in another project's runs; default: seed")
+    add("--claims", action="store_true", help="the table of what papers claim of these runs, and what became of it")
     add("--assert-equal", action="store_true", help="two runs: exit code 1 where their steps.csv differ")
     add("--tolerance", type=float, metavar="X", help="of --assert-equal; default: 0, the same bits")
     return parser
@@ -175,6 +178,36 @@ def _print(comparison: Comparison, form: str, top: int | None) -> None:
         from alexnet_exp.compare.terminal import show
 
         show(comparison, limit)
+
+
+def _claims(given: Namespace) -> int:
+    """The table of claims. Without a run there are those of the shipped experiments, not run."""
+    from alexnet_exp.compare import claims
+    from alexnet_exp.compare.text import markdown_table
+    from alexnet_exp.runs.many import read
+
+    others = ("metric", "group_by", "baseline", "margin", "best_of", "top", "columns", "sort", "html")
+    for name in others:
+        if getattr(given, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"compare: {option} does not go with --claims: each claim says what it is about")
+    found = read(*_places(given.paths), seed_column=given.seed_column) if given.paths or OUTPUTS.is_dir() else None
+    runs = [] if found is None else where(found, given.where)
+    table = claims.table_of_claims(runs, paired=given.paired)
+    if given.format == "csv":
+        sys.stdout.write(claims.as_csv(table))
+    elif given.format == "json":
+        sys.stdout.write(claims.as_json(table))
+    elif given.format == "markdown":
+        lines = [markdown_table(claims.as_table(table), len(table.rows)), "", *(f"- {note}" for note in table.notes)]
+        print("\n".join(lines if table.rows else table.notes))
+    else:
+        from alexnet_exp.compare.terminal import show_claims
+
+        show_claims(claims.as_table(table), table.notes)
+    for line in found.skipped if found is not None else ():
+        print(f"skipped: {line}", file=sys.stderr)
+    return DONE
 
 
 def _assert_equal(given: Namespace) -> int:

@@ -18,8 +18,10 @@ from alexnet_exp.compare.arms import (
     matching,
     parse_settings,
 )
-from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Metric, Table, Verdict
+from alexnet_exp.compare.claim import ANALOGUE, figure_text, status_text
+from alexnet_exp.compare.comparison import Arm, Claim, Comparison, Difference, Metric, Table, Verdict
 from alexnet_exp.compare.lookout import look_out
+from alexnet_exp.compare.plan import plan
 from alexnet_exp.compare.select import MISSING, best_first, check_names, decides, metric_keys, runs_table, title, value
 from alexnet_exp.compare.verdict import Family, Judge, images_text, names
 from alexnet_exp.runs.metric import difference_text, higher_is_better, is_accuracy, label, value_text
@@ -38,6 +40,7 @@ ARM_COLUMNS = {
     "difference_interval": "its interval",
     "verdict": "verdict",
     "claim": "paper",
+    "claim_status": "the claim",
     "images_per_s": "images/s",
     "minutes": "minutes",
     "status": "runs",
@@ -113,6 +116,7 @@ def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequen
         runs=list(runs),
         skipped=list(skipped),
         margin=options.margin,
+        plan=plan(metric, families, options.margin) if options.margin is not None else "",
     )
 
 
@@ -314,7 +318,7 @@ def _arms_table(
         if key in rows_of:
             return rows_of[key](arm)
         difference = by_arm.get(id(arm))
-        if key in ("difference", "difference_interval", "verdict", "claim"):
+        if key in ("difference", "difference_interval", "verdict", "claim", "claim_status"):
             return None if difference is None else _of_difference(difference, key, metric)
         if key in arm.settings:
             return arm.settings[key]
@@ -325,7 +329,7 @@ def _arms_table(
         return found.pop() if len(found) == 1 else None
 
     of_differences = ["difference", "difference_interval", "verdict"] if differences else []
-    claims = ["claim"] if any(difference.claim for difference in differences) else []
+    claims = ["claim", "claim_status"] if any(difference.claim for difference in differences) else []
     few = ["values"] if any(1 < arm.n <= _FEW for arm in arms) else []
     ranked = [rank] if rank != metric.key else []
     usual = [*factors, "n", metric.key, "sd", "interval", *few, *of_differences, *claims, *ranked]
@@ -343,9 +347,17 @@ def _of_difference(difference: Difference, key: str, metric: Metric) -> Any:
         return None if math.isnan(difference.difference) else difference.difference
     if key == "difference_interval":
         return difference.interval
-    if key == "claim":
-        return difference.claim.difference if difference.claim else None
+    if key in ("claim", "claim_status"):
+        return _of_claim(difference.claim, key) if difference.claim else None
     return verdict_text(difference, metric)
+
+
+def _of_claim(claim: Claim, key: str) -> Any:
+    """The paper's figure, as a number where it is one of the metric; and what became of it."""
+    if key == "claim":
+        said = claim.said
+        return figure_text(said) if said.difference is None or said.about else said.difference
+    return f"{claim.status.value}{f', {ANALOGUE}' if claim.said.analogue else ''}"
 
 
 def verdict_text(difference: Difference, metric: Metric) -> str:
@@ -410,8 +422,7 @@ def _verdicts(metric: Metric, differences: Sequence[Difference]) -> str:
     clearest = min(differences, key=lambda one: (order.index(one.verdict), one.p if one.p is not None else 2.0))
     text = clearest.sentence
     if clearest.claim is not None:
-        amount = difference_text(metric.key, clearest.claim.difference, sign=True)
-        text += f"; the paper claims {amount}{' points' if metric.percent else ''}"
+        text += f"; the paper claims {figure_text(clearest.claim.said)}: {status_text(clearest.claim)}"
     others = Counter(one.verdict for one in differences if one is not clearest)
     if not others:
         return text

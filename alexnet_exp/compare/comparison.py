@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from alexnet_exp.paper_claim import PaperClaim
 from alexnet_exp.runs.run import Run
 
 Interval = tuple[float, float]
@@ -18,6 +19,16 @@ class Verdict(Enum):
     worse = "worse"
     no_difference = "no difference above"
     cannot_tell = "cannot tell below"
+
+
+class Status(Enum):
+    """The only five things that are ever said of a claim; `compare.claim` defines them."""
+
+    reproduced = "reproduced"
+    same_direction = "same direction"
+    cannot_tell = "cannot tell"
+    contradicted = "contradicted"
+    not_run = "not run"
 
 
 @dataclass(frozen=True)
@@ -60,10 +71,26 @@ class Arm:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of a difference: `difference` in the metric's units, arm against baseline, and where."""
+    """What the paper says of an arm against its baseline, and what was found (see `compare.claim`).
 
-    difference: float
-    text: str
+    why: what is to be said beside the status, in a few words. measured, interval: on the claim's own scale, a
+    difference in the metric's units or a ratio. p: of the test that made the interval.
+    """
+
+    said: PaperClaim
+    status: Status
+    why: str = ""
+    measured: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+
+    def place(self, baseline: float) -> float | None:
+        """Where the paper has the arm if the baseline is where it is; None where it only claims a direction."""
+        said = self.said
+        if said.ratio is not None:
+            return baseline * said.ratio
+        figure = next((one for one in (said.difference, said.at_least, said.at_most) if one is not None), None)
+        return baseline + figure if figure else None
 
 
 @dataclass(frozen=True)
@@ -107,7 +134,8 @@ class Comparison:
 
     sentence: the finding. arms: best first. differences: of every other arm against the baseline; empty without one.
     table: of the arms where seeds were folded, else of the runs. runs_table: every run. look_out: one line each.
-    varying: settings in which the runs differ. skipped: folders that could not be read, one line each.
+    varying: settings in which the runs differ. skipped: folders that could not be read, one line each. plan: how many
+    seeds the margin needs, for the next sweep.
     """
 
     metric: Metric
@@ -121,3 +149,4 @@ class Comparison:
     runs: list[Run]
     skipped: list[str] = field(default_factory=list)
     margin: float | None = None
+    plan: str = ""

@@ -69,8 +69,8 @@ def lanes(comparison: Comparison) -> list[Lane]:
             Lane(
                 arm,
                 difference is not None and difference.verdict is Verdict.cannot_tell,
-                at + claim.difference if claim and at is not None else None,
-                claim.text if claim else "",
+                claim.place(at) if claim and at is not None else None,
+                f"{claim.said.text} ({claim.status.value})" if claim else "",
             )
         )
     return found

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.compare.arms import PLACEMENT, Folded
+from alexnet_exp.compare.claim import stated
 from alexnet_exp.compare.comparison import Arm
 from alexnet_exp.compare.select import decides, frozen
-from alexnet_exp.compare.verdict import stated_claim
 from alexnet_exp.runs.metric import label
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE, Run
-from alexnet_exp.settings import shown
+from alexnet_exp.settings import Refused, shown
 
 _SHOWN = 4  # values or arms of one line
 # Facts that should be the same in all runs, how people call them, and the settings that change them on purpose.
@@ -232,10 +232,11 @@ def _time(run: Run, key: str) -> datetime | None:
 def _claims(arms: Sequence[Arm]) -> list[str]:
     lines = []
     for arm in arms:
-        stated = stated_claim(arm.runs[0] if arm.runs else None)
-        difference = stated.get("difference")
-        if stated and (isinstance(difference, bool) or not isinstance(difference, int | float)):
-            lines.append(f"{arm.label}: paper_claim says no difference as a number, so it is not shown")
+        try:
+            for run in arm.runs[:1]:
+                stated(run)
+        except Refused as refused:
+            lines.append(f"{arm.label}: not shown, since {'; '.join(map(str, refused.problems))}")
     return lines
 
 

@@ -153,6 +153,38 @@ def t_quantile(probability: float, df: float) -> float:
     return float(stdtrit(df, probability))
 
 
+def power_of(difference: float, sd: float, arm: int, baseline: int, alpha: float = ALPHA) -> float:
+    """How often the two-sided t test of so many seeds shows a true difference, where both sds are `sd`: exactly.
+
+    By the noncentral t, which takes the sd for known. It is for choosing a size before a sweep; of a sweep that was
+    made, `Design` says more, since it knows from how few seeds the sd comes.
+    """
+    from scipy.special import nctdtr
+
+    df = arm + baseline - 2
+    shift = abs(difference) / (sd * math.sqrt(1 / arm + 1 / baseline))
+    limit = t_quantile(1 - alpha / 2, df)
+    return float(1 - nctdtr(df, shift, limit) + nctdtr(df, shift, -limit))
+
+
+def seeds_for(difference: float, sd: float, times: int = 1, alpha: float = ALPHA) -> int:
+    """The seeds of an arm with which such a difference shows 80 times in 100, the baseline having `times` as many.
+
+    At least two; more than 10,000 is 10,001. sd above 0.
+    """
+    low, high = 1, 2
+    while power_of(difference, sd, high, times * high, alpha) < POWER:
+        if high > MOST_SEEDS:
+            return MOST_SEEDS + 1
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (
+            (low, middle) if power_of(difference, sd, middle, times * middle, alpha) >= POWER else (middle, high)
+        )
+    return min(high, MOST_SEEDS + 1)
+
+
 @lru_cache(maxsize=256)
 def dunnett_factor(sizes: tuple[int, ...], df: int, alpha: float) -> float:
     """Dunnett's two-sided critical value. sizes: of the control first, then of the arms."""
@@ -323,6 +355,14 @@ def pooled_sd(samples: Sequence[Sample]) -> tuple[float, int]:
     """The sd that all share, and its degrees of freedom."""
     df = sum(sample.n - 1 for sample in samples)
     return math.sqrt(math.fsum((sample.n - 1) * (sample.sd or 0.0) ** 2 for sample in samples) / df), df
+
+
+def sd_interval(sd: float, df: int) -> Interval:
+    """The 95% interval of a true sd, of normal values, from one measured with `df` degrees of freedom."""
+    from scipy.special import chdtri
+
+    # chdtri takes the probability above
+    return sd * math.sqrt(df / chdtri(df, ALPHA / 2)), sd * math.sqrt(df / chdtri(df, 1 - ALPHA / 2))
 
 
 def _dunnett(control: Sample, arms: Sequence[Sample], alpha: float) -> list[Test]:

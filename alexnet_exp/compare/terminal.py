@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 # Columns that a narrow window loses, the first first; the metrics that rank go behind the second.
-SPARE = ("minutes", "images_per_s", "values", "sd", "difference_interval", "interval")
+SPARE = ("minutes", "images_per_s", "values", "sd", "difference_interval", "interval", "claim", "claim_status")
 FOLDED = 24  # characters in which a run's name, which is folded, can still be read
 STYLES = {DONE: "", RUNNING: "cyan", FAILED: "red", DIED: "red", INTERRUPTED: "yellow", PRUNED: "dim"}
 
@@ -81,6 +81,28 @@ def show_rich(comparison: Comparison, console: Console, limit: int = RUNS) -> No
     if rest is not None:
         console.print()
         _print_table(rest, console, limit, comparison.metric.key)
+
+
+def show_claims(table: Table, notes: Sequence[str]) -> None:
+    """Prints the table of claims, cells folded to the window on a terminal, and what must be known of it."""
+    if not sys.stdout.isatty():
+        print("\n".join([*(aligned(table) if table.rows else []), *([""] if table.rows else []), *notes]))
+        return
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if table.rows:
+        drawn = RichTable(show_edge=False, pad_edge=False, header_style="bold")
+        for title in table.titles:
+            drawn.add_column(Text(title), overflow="fold")
+        for row in text_rows(table):
+            drawn.add_row(*map(Text, row))
+        console.print(drawn)
+        console.print()
+    for note in notes:
+        console.print(Text(note))
 
 
 def aligned(table: Table, limit: int | None = None, metric: str = "") -> list[str]:

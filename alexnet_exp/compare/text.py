@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.compare.claim import plain, sentence
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Table
 from alexnet_exp.compare.dots import dots_text
 from alexnet_exp.compare.select import metric_keys, ranking_key, value
@@ -59,6 +60,7 @@ def as_json(comparison: Comparison) -> str:
         "metric": {"key": metric.key, "label": metric.label, "higher_is_better": metric.higher_is_better},
         "sentence": comparison.sentence,
         "margin": comparison.margin,
+        "plan": comparison.plan or None,
         "varying": comparison.varying,
         "arms": [_arm(arm) for arm in comparison.arms],
         "differences": [_difference(difference) for difference in comparison.differences],
@@ -116,7 +118,8 @@ def details(comparison: Comparison) -> list[str]:
         if not any(line.startswith(told) for line in comparison.look_out)
     ]
     lines += [f"run: {difference.command}" for difference in comparison.differences if difference.command]
-    lines += [f"the paper: {difference.claim.text}" for difference in comparison.differences if difference.claim]
+    lines += [f"the paper: {sentence(difference.claim)}" for difference in comparison.differences if difference.claim]
+    lines += [comparison.plan] if comparison.plan else []
     failed = [run for run in comparison.runs if run.status != DONE and run.facts.get("error")]
     lines += [f"{run.status}: {run.name}: {run.facts['error']}" for run in failed[:5]]
     if len(failed) > 5:
@@ -218,8 +221,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
             *("correlation", "more_seeds", "command"),
         )
     }
-    claim = difference.claim
-    claimed = {"difference": claim.difference, "text": claim.text} if claim else None
+    claimed = plain(difference.claim) if difference.claim else None
     return {"arm": difference.arm.label, "baseline": difference.baseline.label, **told, "claim": claimed}
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alexnet_exp.compare import images
 from alexnet_exp.compare import statistics as st
-from alexnet_exp.compare.arms import matching, parse_settings
+from alexnet_exp.compare.claim import claim_of, judged
 from alexnet_exp.compare.comparison import Arm, Claim, Difference, Interval, Metric, Verdict
 from alexnet_exp.compare.more import command
 from alexnet_exp.runs.metric import difference_text, unit, value_text
-from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import UserError, shown
+from alexnet_exp.settings import shown
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,21 @@ class Judge:
         found = []
         for family in families:
             ready = [arm for arm in family.arms if not family.is_unlike(arm) and _ready(family.baseline, arm)]
-            told = self._tests(family.baseline, ready, alpha)
+            told, logs = self._tests(family.baseline, ready, alpha), self._of_logarithms(family.baseline, ready, alpha)
             for arm in family.arms:
-                unlike, how = family.is_unlike(arm), told.get(id(arm))
-                found.append(_Case(self, family.baseline, arm, unlike, how, alpha, answers, tested).difference())
+                unlike, how, log = family.is_unlike(arm), told.get(id(arm)), logs.get(id(arm))
+                found.append(_Case(self, family.baseline, arm, unlike, how, log, alpha, answers, tested).difference())
         return found
+
+    def _of_logarithms(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _Told]:
+        """The same tests of the values' logarithms, where a claim is about a ratio; not of arms with values up to 0."""
+        claims = (claim_of(arm, baseline, self.metric) for arm in arms)
+        usable = [arm for arm in arms if min(arm.values) > 0]
+        if not any(claim and claim.is_ratio for claim in claims) or min(baseline.values) <= 0:
+            return {}
+        first, *others = (replace(arm, values=[math.log(value) for value in arm.values]) for arm in [baseline, *usable])
+        told = self._tests(first, others, alpha)
+        return {id(arm): told[id(log)] for arm, log in zip(usable, others, strict=True) if id(log) in told}
 
     def _tests(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _Told]:
         """Of each arm by its id: how it was tested."""
@@ -103,6 +112,7 @@ class _Case:
     arm: Arm
     unlike: bool
     told: _Told | None
+    log: _Told | None
     alpha: float
     answers: images.Answers
     families: int
@@ -146,7 +156,7 @@ class _Case:
             correlation=told.correlation,
             more_seeds=more,
             command=runs_more,
-            claim=claim_of(self.arm, self.baseline, self.judge.metric),
+            claim=self._claim(),
         )
 
     def _decided(self, test: st.Test, gain: float) -> str:
@@ -230,8 +240,21 @@ class _Case:
             sentence=f"cannot tell {first} from {second}: {reason}",
             more_seeds=more,
             command=self._command(more),
-            claim=None if self.unlike else claim_of(self.arm, self.baseline, self.judge.metric),
+            claim=self._claim(),
         )
+
+    def _claim(self) -> Claim | None:
+        """What the paper says of the two, and what became of it; runs on different images say nothing of it."""
+        said = None if self.unlike else claim_of(self.arm, self.baseline, self.judge.metric)
+        if said is None:
+            return None
+        told = self.log if said.is_ratio else self.told
+        why = ""
+        if self.judge.paired and min(self.arm.n, self.baseline.n) >= st.FEWEST and told is None:
+            why = f"{_count(len(_pairs(self.arm, self.baseline)), 'seed')} in common"
+        elif said.is_ratio and self.told is not None and told is None:
+            why = "a value is not above 0"
+        return judged(said, self.arm, self.baseline, told.test if told else None, why)
 
     def _without_spread(self) -> str:
         a, b = self.arm.mean, self.baseline.mean
@@ -325,44 +348,6 @@ def names(arm: Arm, baseline: Arm) -> tuple[str, str]:
     if same and keys:
         first += " at " + " ".join(f"{key}={shown(arm.settings[key])}" for key in same)
     return first, second
-
-
-def claim_of(arm: Arm, baseline: Arm, metric: Metric) -> Claim | None:
-    """What `paper_claim` in the arm's configuration says of this difference.
-
-        paper_claim:
-          metric: test/top1        # what it is about
-          difference: 0.014        # this experiment minus the other, in the metric's units: 1.4 points
-          against: model.norm=none # the other: settings as for --baseline; left out, whatever the baseline is
-          text: "LRN lowers the top-1 error by 1.4 points on ImageNet (2012, section 3.3)"
-
-    None where there is none, or it is about another metric or another baseline.
-    """
-    stated = stated_claim(next(iter([*arm.runs, *arm.uncounted]), None))
-    if not stated or stated.get("metric", metric.key) != metric.key or baseline is arm:
-        return None
-    difference = stated.get("difference")
-    if isinstance(difference, bool) or not isinstance(difference, int | float) or not math.isfinite(difference):
-        return None
-    against = stated.get("against")
-    if against is not None:
-        try:
-            if not matching([baseline], parse_settings(str(against))):
-                return None
-        except UserError:
-            return None
-    return Claim(float(difference), str(stated.get("text", "")))
-
-
-def stated_claim(run: Run | None) -> Mapping[str, Any]:
-    """A run's `paper_claim`, from what it says of itself or from its configuration."""
-    if run is None:
-        return {}
-    if "paper_claim" in run.facts:
-        said = run.facts["paper_claim"]
-        return said if isinstance(said, Mapping) else {}
-    prefix = "paper_claim."
-    return {key.removeprefix(prefix): had for key, had in run.config.items() if key.startswith(prefix)}
 
 
 def _ready(baseline: Arm, arm: Arm) -> bool:

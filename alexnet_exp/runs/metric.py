@@ -9,7 +9,7 @@ _WORDS = {"top1": "top-1", "top5": "top-5", "lr": "learning rate", "images_per_s
 # what is better when it is smaller; everything else is taken to be better when it is greater
 _COSTS = (
     *("loss", "error", "err", "mse", "mae", "rmse", "mape", "nll", "ce", "bce", "entropy", "kl", "perplexity", "ppl"),
-    *("ece", "brier", "wer", "cer", "fid", "seconds", "minutes"),
+    *("ece", "brier", "wer", "cer", "fid", "seconds", "minutes", "epochs"),
 )
 
 

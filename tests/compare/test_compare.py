@@ -211,18 +211,21 @@ def test_runs_on_other_images_get_no_verdict():
 def test_a_claim_stands_beside_the_measurement():
     claim = {"difference": 0.014, "text": "LRN, section 3.3", "against": "model.norm=none"}
     found = compare([*arm("lrn", LRN, paper_claim=claim), *arm("none", NONE)], BASE)
-    assert (found.differences[0].claim.difference, found.differences[0].claim.text) == (0.014, "LRN, section 3.3")
-    assert found.sentence.endswith("; the paper claims +1.40 points.")
+    claimed = found.differences[0].claim
+    assert (claimed.said.difference, claimed.said.text) == (0.014, "LRN, section 3.3")
+    # 0.5 points were measured
+    assert found.sentence.endswith("; the paper claims +1.40 points: same direction (smaller than the paper's).")
 
 
 @pytest.mark.parametrize(
     "claim",
     [
         {},
-        {"difference": "more"},
-        {"difference": 0.01, "metric": "test/top5"},
-        {"difference": 0.01, "against": "model=bn"},
-        {"difference": 0.01, "against": "nonsense"},
+        {"text": "x", "difference": "more"},
+        {"text": "x", "difference": 0.01, "metric": "test/top5"},
+        {"text": "x", "difference": 0.01, "against": "model=bn"},
+        {"text": "x", "difference": 0.01, "against": "nonsense"},
+        {"text": "x", "difference": 0.01, "arm": "model=bn"},
     ],
 )
 def test_a_claim_about_something_else_is_left_out(claim):

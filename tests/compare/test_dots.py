@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.compare.comparison import Arm, Claim, Comparison, Difference, Metric, Table, Verdict
+from alexnet_exp.compare.comparison import Arm, Claim, Comparison, Difference, Metric, Status, Table, Verdict
 from alexnet_exp.compare.dots import PLAIN, dots_svg, dots_text
+from alexnet_exp.paper_claim import PaperClaim
 from alexnet_exp.runs.run import Run
 
 TOP1 = Metric("test/top1", "test top-1", True, True)
@@ -60,7 +61,12 @@ def test_grey_where_it_cannot_tell_and_a_diamond_where_the_paper_stands():
     base, same, better = an_arm("none", [0.5]), an_arm("same", [0.5]), an_arm("lrn", [0.6])
     differences = [
         against(same, base, Verdict.cannot_tell),
-        against(better, base, Verdict.better, Claim(0.2, "1.4 points in section 3.3")),
+        against(
+            better,
+            base,
+            Verdict.better,
+            Claim(PaperClaim("1.4 points in section 3.3", difference=0.2), Status.cannot_tell),
+        ),
     ]
     comparison = a_comparison([better, base, same], differences)
     lines = dots_text(comparison, width=100)
@@ -94,7 +100,9 @@ def test_many_arms_are_cut():
 def test_the_svg_has_the_same_things_and_no_request():
     base = an_arm("<none>", [0.50, 0.52, 0.51], (0.48, 0.54))
     arm = an_arm("lrn & co", [0.55, 0.56, 0.54], (0.53, 0.58))
-    difference = against(arm, base, Verdict.cannot_tell, Claim(0.014, 'says "so"'))
+    difference = against(
+        arm, base, Verdict.cannot_tell, Claim(PaperClaim('says "so"', difference=0.014), Status.cannot_tell)
+    )
     text = dots_svg(a_comparison([arm, base], [difference]))
     root = ElementTree.fromstring(text)
     circles = root.findall(f"{SVG}circle")

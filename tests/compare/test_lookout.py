@@ -118,4 +118,4 @@ def test_runs_started_one_by_one_are_batches_where_an_hour_lies_between():
 
 def test_a_claim_without_a_number_is_told():
     (line,) = lines(arm("lrn", VALUES, paper_claim={"text": "much better"}))
-    assert "paper_claim" in line
+    assert "not shown, since paper_claim.difference=null: must be a number" in line

@@ -19,6 +19,9 @@ from alexnet_exp.compare.statistics import (
     holm,
     paired,
     pooled_sd,
+    power_of,
+    sd_interval,
+    seeds_for,
 )
 from benchmarks.statistics_simulation import SEEDS, SHAPES, false_equality, false_pairs, false_verdicts, seen
 
@@ -301,3 +304,31 @@ def test_scipy_is_not_imported_before_it_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("sd", "even", "twice"), [(0.15, 4, 3), (0.2, 6, 4), (0.3, 10, 8), (0.4, 17, 13)])
+def test_the_seeds_that_a_margin_of_0_4_needs(sd, even, twice):
+    """The numbers of the even design are those of any table of the t test's power; one seed fewer is too few."""
+    assert (seeds_for(0.4, sd), seeds_for(0.4, sd, 2)) == (even, twice)
+    for arm, baseline in ((even, even), (twice, 2 * twice)):
+        assert simulated_power(0.4 / sd, arm, baseline) == pytest.approx(power_of(0.4, sd, arm, baseline), abs=0.01)
+        assert power_of(0.4, sd, arm, baseline) >= 0.8
+    assert power_of(0.4, sd, even - 1, even - 1) < 0.8
+    assert power_of(0.4, sd, twice - 1, 2 * twice - 2) < 0.8
+
+
+def simulated_power(difference, arm, baseline, sweeps=20_000):
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(difference, 1, (sweeps, arm)), rng.normal(0, 1, (sweeps, baseline))
+    return float((stats.ttest_ind(first, second, axis=1).pvalue < 0.05).mean())
+
+
+def test_more_seeds_than_anyone_runs():
+    assert seeds_for(0.4, 100.0) == MOST_SEEDS + 1
+
+
+def test_the_interval_of_an_sd_by_simulation():
+    """In 95 of 100 samples of five it holds the true one."""
+    sds = np.random.default_rng(2).normal(0, 3, (4000, 5)).std(axis=1, ddof=1)
+    held = [low <= 3 <= high for low, high in (sd_interval(sd, 4) for sd in sds)]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.015)

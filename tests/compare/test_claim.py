@@ -1,0 +1,529 @@
+"""What a paper claims beside what was measured: the five statuses at their borders, the schema, the table of claims."""
+
+import csv
+import io
+import json
+import math
+import statistics as plain_statistics
+from pathlib import Path
+
+import pytest
+from scipy.stats import t as student
+
+from alexnet_exp.__main__ import main
+from alexnet_exp.compare import claims as table
+from alexnet_exp.compare.claim import status_of
+from alexnet_exp.compare.claims import table_of_claims
+from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.comparison import Claim, Status
+from alexnet_exp.compare.report import write_report
+from alexnet_exp.compare.text import as_json, markdown
+from alexnet_exp.paper_claim import PaperClaim, paper_claims
+from alexnet_exp.runs.metric import higher_is_better
+from alexnet_exp.settings import Refused, UserError
+from tests.compare.made import arm, made
+
+GOOD, BAD = (0.976, 0.977, 0.975, 0.976), (0.962, 0.961, 0.963, 0.962)  # 1.4 points apart
+LRN = {"text": "1.4 points worse without LRN", "arm": "model.norm=none", "against": "model.norm=lrn"}
+EPOCHS = "train/epochs_to_25"
+
+
+def claim(**figure):
+    return PaperClaim(text="it is so", **figure)
+
+
+def runs_of(said, values):
+    """Runs of several models, all of which carry what the experiment says."""
+    return [one for model, numbers in values.items() for one in arm(model, numbers, paper_claim=said)]
+
+
+def claims_against(baseline, said, values, **more):
+    found = compare(runs_of(said, values), Options(baseline=f"model={baseline}", images=False, **more))
+    return {difference.arm.settings["model"]: difference.claim for difference in found.differences}
+
+
+@pytest.mark.parametrize(
+    ("figure", "interval", "status", "beside"),
+    [
+        # the paper says +1.4, exactly: its ends belong to the interval
+        ({"difference": 1.4}, (0.1, 1.4), Status.reproduced, ""),
+        ({"difference": 1.4}, (1.4, 2.0), Status.reproduced, ""),
+        ({"difference": 1.4}, (0.1, 1.39), Status.same_direction, "smaller than the paper's"),
+        ({"difference": 1.4}, (1.41, 2.0), Status.same_direction, "larger than the paper's"),
+        ({"difference": 1.4}, (-0.1, 1.4), Status.cannot_tell, ""),
+        ({"difference": 1.4}, (-0.1, 1.39), Status.cannot_tell, "rules out the paper's size: at most +1.39"),
+        ({"difference": 1.4}, (-3.0, 1e-9), Status.cannot_tell, "rules out the paper's size: at most +1e-09"),
+        ({"difference": 1.4}, (-3.0, -1e-9), Status.contradicted, "the other way round"),
+        # the same seen from the other arm
+        ({"difference": -1.4}, (-1.4, -0.1), Status.reproduced, ""),
+        ({"difference": -1.4}, (-1.39, -0.1), Status.same_direction, "smaller than the paper's"),
+        ({"difference": -1.4}, (-2.0, -1.41), Status.same_direction, "larger than the paper's"),
+        ({"difference": -1.4}, (-1.39, 0.1), Status.cannot_tell, "rules out the paper's size: at least -1.39"),
+        ({"difference": -1.4}, (0.1, 0.2), Status.contradicted, "the other way round"),
+        # about 2: from 1.5 to 2.5
+        ({"difference": 2.0, "about": True}, (0.1, 1.5), Status.reproduced, ""),
+        ({"difference": 2.0, "about": True}, (0.1, 1.49), Status.same_direction, "smaller than the paper's"),
+        ({"difference": 2.0, "about": True}, (2.51, 4.0), Status.same_direction, "larger than the paper's"),
+        # more than 1: nothing is too large
+        ({"at_least": 1.0}, (0.1, 1.0), Status.reproduced, ""),
+        ({"at_least": 1.0}, (5.0, 9.0), Status.reproduced, ""),
+        ({"at_least": 1.0}, (0.1, 0.99), Status.same_direction, "smaller than the paper's"),
+        ({"at_least": 1.0}, (-2.0, -0.1), Status.contradicted, "the other way round"),
+        ({"at_most": -1.0}, (-9.0, -5.0), Status.reproduced, ""),
+        ({"at_most": -1.0}, (-0.9, -0.1), Status.same_direction, "smaller than the paper's"),
+        # the direction alone
+        ({"at_least": 0}, (1e-9, 1.0), Status.reproduced, ""),
+        ({"at_least": 0}, (-1e-9, 1.0), Status.cannot_tell, ""),
+        ({"at_most": 0}, (1e-9, 1.0), Status.contradicted, "the other way round"),
+        # a ratio, on logarithms: about 6 is from 5.5 to 6.5, and a sixth is its mirror image
+        ({"ratio": 6, "about": True}, (math.log(2), math.log(5.51)), Status.reproduced, ""),
+        ({"ratio": 6, "about": True}, (math.log(2), math.log(5.49)), Status.same_direction, "smaller than the paper's"),
+        ({"ratio": 6}, (math.log(0.9), math.log(3)), Status.cannot_tell, "rules out the paper's size: at most 3 times"),
+        ({"ratio": 1 / 6, "about": True}, (-math.log(5.51), -math.log(2)), Status.reproduced, ""),
+        (
+            {"ratio": 1 / 6, "about": True},
+            (-math.log(9), -math.log(6.51)),
+            Status.same_direction,
+            "larger than the paper's",
+        ),
+        ({"ratio": 6}, (math.log(0.5), math.log(0.9)), Status.contradicted, "the other way round"),
+    ],
+)
+def test_the_statuses_at_their_borders(figure, interval, status, beside):
+    decided = not interval[0] <= 0 <= interval[1]
+    assert status_of(claim(metric="test/loss", **figure), interval, decided) == (status, beside)
+
+
+def test_holms_later_steps_may_decide_where_the_interval_ends_at_nothing():
+    assert status_of(claim(difference=1.4), (0.0, 2.0), True)[0] is Status.reproduced
+    assert status_of(claim(difference=1.4), (-2.0, 0.0), True)[0] is Status.contradicted
+    assert status_of(claim(difference=1.4), (0.0, 2.0), False)[0] is Status.cannot_tell
+
+
+def test_the_status_never_jumps_from_the_claimed_side_to_the_other():
+    """Sliding an interval down past 0 goes through "cannot tell", however narrow it is."""
+    order = [Status.same_direction, Status.reproduced, Status.same_direction, Status.cannot_tell, Status.contradicted]
+    wide = [*order[:2], *order[3:]]  # holds 0 as soon as it no longer holds the paper's figure
+    for width in (0.05, 0.5, 3.0):
+        seen = []
+        for step in range(600, -600, -1):
+            low = step / 100
+            status, _ = status_of(claim(difference=1.4), (low, low + width), not low <= 0 <= low + width)
+            if not seen or seen[-1] is not status:
+                seen.append(status)
+        assert seen == (order if width < 1.4 else wide)
+
+
+def test_a_status_comes_from_the_interval_of_the_verdict():
+    found = compare(runs_of({**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD}), Options(baseline="model=lrn"))
+    (difference,) = found.differences
+    assert difference.claim.status is Status.reproduced
+    assert difference.claim.interval == difference.interval
+    assert difference.claim.measured == pytest.approx(-0.014)
+    assert found.sentence.endswith("; the paper claims -1.40 points: reproduced.")
+
+
+@pytest.mark.parametrize(
+    ("values", "status", "beside"),
+    [
+        ({"lrn": GOOD, "none": [one + 0.011 for one in BAD]}, Status.same_direction, "smaller than the paper's"),
+        ({"lrn": GOOD, "none": [one - 0.03 for one in BAD]}, Status.same_direction, "larger than the paper's"),
+        ({"lrn": BAD, "none": GOOD}, Status.contradicted, "the other way round"),
+        ({"lrn": (0.9, 0.99, 0.95), "none": (0.9, 0.98, 0.94)}, Status.cannot_tell, ""),
+        ({"lrn": GOOD[:1], "none": BAD}, Status.cannot_tell, "1 seed"),
+        ({"lrn": GOOD, "none": BAD[:2]}, Status.cannot_tell, "2 seeds"),
+        ({"lrn": (0.9,) * 3, "none": (0.8,) * 3}, Status.cannot_tell, "no spread"),
+    ],
+)
+def test_every_status_from_runs(values, status, beside):
+    found = claims_against("lrn", {**LRN, "difference": -0.014}, values)["none"]
+    assert (found.status, found.why) == (status, beside)
+
+
+def test_without_a_finished_run_it_is_not_run():
+    said = {**LRN, "difference": -0.014}
+    runs = [*arm("lrn", GOOD, paper_claim=said), made("none", 1, status="failed", paper_claim=said)]
+    (difference,) = compare(runs, Options(baseline="model=lrn")).differences
+    assert (difference.claim.status, difference.claim.why) == (Status.not_run, "no finished run of model=none")
+
+
+def test_of_several_arms_only_the_claimed_one_has_it():
+    found = claims_against("lrn", {**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD, "bn": BAD})
+    assert found["bn"] is None
+    assert found["none"].status is Status.reproduced
+
+
+def test_without_an_arm_it_is_about_every_one():
+    said = {"text": "LRN is best", "against": "model.norm=lrn", "at_most": 0}
+    found = claims_against("lrn", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
+    assert {one.status for one in found.values()} == {Status.reproduced}
+
+
+def test_a_claim_is_turned_round_where_the_baseline_is_its_arm():
+    said = {**LRN, "difference": -0.014}
+    found = claims_against("none", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
+    assert found["bn"] is None
+    assert found["lrn"].said.difference == 0.014
+    assert found["lrn"].status is Status.reproduced
+    assert found["lrn"].place(0.9) == pytest.approx(0.914)
+
+
+@pytest.mark.parametrize(
+    "figure", [{"difference": -0.02, "about": True}, {"at_least": 0.01}, {"at_most": 0}, {"ratio": 6}]
+)
+def test_turning_twice_gives_the_same(figure):
+    said = claim(arm="a=1", against="b=2", **figure)
+    assert said.turned().turned() == said
+    assert said.turned().sign == -said.sign
+    assert said.turned().values == tuple(-end + 0.0 for end in reversed(said.values))
+
+
+def test_of_several_claims_each_arm_has_its_own():
+    said = [
+        {"text": "a", "arm": "model=none", "against": "model=lrn", "difference": -0.014},
+        {"text": "b", "arm": "model=bn", "against": "model=lrn", "at_least": 0},
+        {"text": "c", "metric": "test/top5", "arm": "model=bn", "against": "model=lrn", "at_least": 0},
+    ]
+    found = claims_against("lrn", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
+    assert {model: one.said.text for model, one in found.items()} == {"none": "a", "bn": "b"}
+    assert found["bn"].status is Status.contradicted
+
+
+def epochs(said, values):
+    return [
+        made(model, seed, 0.9, metrics={EPOCHS: number} if number else {}, paper_claim=said)
+        for model, numbers in values.items()
+        for seed, number in enumerate(numbers, start=1)
+    ]
+
+
+SOONER = {"text": "6 times sooner", "metric": EPOCHS, "arm": "model=none", "against": "model=lrn", "ratio": 6}
+
+
+def test_a_ratio_is_that_of_the_logarithms_means_by_welch():
+    slow, fast = (31.0, 38.0, 35.0, 29.0), (6.0, 5.0, 6.5, 5.5)
+    (difference,) = compare(
+        epochs({**SOONER, "about": True}, {"none": slow, "lrn": fast}), Options(metric=EPOCHS, baseline="model=lrn")
+    ).differences
+    a, b = ([math.log(one) for one in values] for values in (slow, fast))
+    parts = [plain_statistics.variance(one) / len(one) for one in (a, b)]
+    df = sum(parts) ** 2 / sum(part**2 / 3 for part in parts)
+    middle = plain_statistics.mean(a) - plain_statistics.mean(b)
+    half = student.ppf(0.975, df) * math.sqrt(sum(parts))
+    found = difference.claim
+    assert found.measured == pytest.approx(math.exp(middle))
+    assert found.interval == pytest.approx((math.exp(middle - half), math.exp(middle + half)))
+    assert found.p == pytest.approx(2 * student.sf(middle / math.sqrt(sum(parts)), df))
+    assert found.status is Status.reproduced
+    assert found.place(5.0) == 30.0
+    assert difference.verdict.value == "worse"  # more epochs are worse
+    assert not higher_is_better(EPOCHS)
+
+
+def test_a_run_that_never_got_there_is_told():
+    runs = epochs(SOONER, {"none": (31.0, 38.0, 35.0, None), "lrn": (6.0, 5.0, 6.5, 5.5)})
+    (difference,) = compare(runs, Options(metric=EPOCHS, baseline="model=lrn")).differences
+    assert difference.claim.why.endswith(f"1 finished run without {EPOCHS} not counted")
+
+
+def test_a_ratio_of_what_may_be_nothing_cannot_be_told():
+    runs = epochs(SOONER, {"none": (31.0, 38.0, 35.0), "lrn": (6.0, -5.0, 6.5)})
+    (difference,) = compare(runs, Options(metric=EPOCHS, baseline="model=lrn")).differences
+    assert (difference.claim.status, difference.claim.measured) == (Status.cannot_tell, None)
+
+
+@pytest.mark.parametrize(
+    ("stated", "line"),
+    [
+        ({"text": "x", "diference": 1}, "paper_claim.diference=1: unknown setting; did you mean difference?"),
+        ({"text": "x", "colour": 1}, "paper_claim.colour=1: unknown setting; there are text, metric"),
+        ({"difference": 1}, "paper_claim.text: is missing; it must say what the paper claims"),
+        ({"text": " ", "difference": 1}, "paper_claim.text= : must say what the paper claims"),
+        ({"text": "x", "difference": 1, "metric": "top1"}, "paper_claim.metric=top1: must be a metric: test/top1"),
+        ({"text": "x", "difference": 1, "metric": "tset/top1"}, "paper_claim.metric=tset/top1: must be a metric"),
+        ({"text": "x", "difference": "much"}, "paper_claim.difference=much: must be a finite number"),
+        ({"text": "x", "difference": True}, "paper_claim.difference=true: must be a finite number"),
+        ({"text": "x", "difference": math.inf}, "paper_claim.difference=inf: must be a finite number"),
+        ({"text": "x", "difference": 0}, "paper_claim.difference=0: is no claim: 0 has no direction"),
+        ({"text": "x"}, "paper_claim.difference=null: must be a number: the paper's figure"),
+        ({"text": "x", "difference": 1, "ratio": 2}, "paper_claim.ratio=2: difference is given too; write one of"),
+        ({"text": "x", "ratio": 1}, "paper_claim.ratio=1: must be above 0 and not 1"),
+        ({"text": "x", "ratio": -2}, "paper_claim.ratio=-2: must be above 0"),
+        ({"text": "x", "at_least": -1}, "paper_claim.at_least=-1: must be 0 or more; below 0 is at_most"),
+        ({"text": "x", "at_most": 1}, "paper_claim.at_most=1: must be 0 or less; above 0 is at_least"),
+        ({"text": "x", "at_least": 1, "about": True}, "paper_claim.about=true: goes with difference or ratio"),
+        ({"text": "x", "difference": 1, "about": "yes"}, "paper_claim.about=yes: must be true or false"),
+        ({"text": "x", "difference": 1, "against": "none"}, "paper_claim.against=none: must be KEY=VALUE"),
+        ({"text": "x", "difference": 1, "arm": 3}, "paper_claim.arm=3: must be text"),
+        (3, "paper_claim=3: must be a group of settings"),
+        ([{"text": "x", "difference": 1}, "y"], "paper_claim.1=y: must be a group of settings"),
+        ([{"text": "x", "ratio": 0}], "paper_claim.0.ratio=0: must be above 0"),
+    ],
+)
+def test_a_bad_claim_is_refused_in_one_line(stated, line):
+    with pytest.raises(Refused) as refused:
+        paper_claims(stated)
+    assert str(refused.value).startswith(line)
+    assert "\n" not in str(refused.value)
+
+
+def test_it_is_refused_when_the_configuration_is_composed(capsys):
+    words = ["paper_claim={text: x, difference: 1, agianst: 3}", "trainer.max_epochs=1"]
+    assert main(words) == 2
+    assert capsys.readouterr().err == ("paper_claim.agianst=3: unknown setting; did you mean against?\n")
+
+
+@pytest.mark.parametrize("empty", [None, {}, []])
+def test_no_claim_is_none(empty):
+    assert paper_claims(empty) == []
+
+
+def test_what_runs_recorded_before_is_still_read():
+    had = {"metric": "test/top1", "difference": 0.014, "against": "model.norm=none", "text": "LRN helps"}
+    (said,) = paper_claims(had)
+    assert (said.values, said.arm, said.about) == ((0.014, 0.014), None, False)
+    # and as flat keys of a configuration, where result.json says nothing of it
+    runs = [
+        made(model, seed, value, config={f"paper_claim.{key}": one for key, one in had.items()})
+        for model, values in {"lrn": GOOD, "none": BAD}.items()
+        for seed, value in enumerate(values, start=1)
+    ]
+    for run in runs:
+        del run.facts["paper_claim"]
+    (difference,) = compare(runs, Options(baseline="model=none")).differences
+    assert difference.claim.status is Status.reproduced
+
+
+def test_all_views_show_figure_status_and_analogue(tmp_path):
+    said = {**LRN, "difference": -0.014, "analogue": True, "source": "section 3.3"}
+    found = compare(runs_of(said, {"lrn": GOOD, "none": BAD}), Options(baseline="model=lrn"))
+    text = markdown(found)
+    assert "◇" in text
+    row = next(line for line in text.splitlines() if line.startswith("| none "))
+    assert "| -1.40 | reproduced, ANALOGUE |" in row
+    assert (
+        "the paper: 1.4 points worse without LRN (section 3.3); here, an ANALOGUE of it: reproduced, -1.40 points"
+        in text
+    )
+    content = json.loads(as_json(found))["differences"][0]["claim"]
+    assert (content["status"], content["analogue"], content["difference"]) == ("reproduced", True, -0.014)
+    write_report(found, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<strong>reproduced</strong>" in page
+    assert "ANALOGUE" in page
+
+
+# --- the table of claims ---------------------------------------------------------------------------------------------
+
+
+def of_experiment(name, said, values, metric=None, **more):
+    return [
+        made(
+            model,
+            seed,
+            number if metric is None else 0.9,
+            paper_claim=said,
+            sweep=f"outputs/{name}",
+            config={"name": name, **more},
+            metrics={metric: number} if metric else {},
+        )
+        for model, numbers in values.items()
+        for seed, number in enumerate(numbers, start=1)
+    ]
+
+
+def test_a_row_a_claim_over_several_sweeps():
+    lrn = [{**LRN, "difference": -0.014, "analogue": True}, {**LRN, "metric": "test/top5", "difference": -0.012}]
+    runs = [
+        *of_experiment("lrn", lrn, {"lrn": GOOD, "none": BAD}),
+        *of_experiment("act", {**SOONER, "about": True}, {"none": (31.0, 38, 35), "lrn": (6.0, 5, 6.5)}, EPOCHS),
+    ]
+    found = table_of_claims(runs, shipped=False)
+    assert [row.claim.status for row in found.rows] == [Status.reproduced, Status.not_run, Status.reproduced]
+    assert found.rows[1].claim.why == "no finished run of model.norm=none has test/top5"
+    assert [row.seeds for row in found.rows] == [(4, 4), (0, 0), (3, 3)]
+    rows = table.as_table(found).rows
+    assert rows[0][1:4] == ["ANALOGUE", "", "-1.40 points"]
+    assert rows[2][3] == "about 6 times"
+    assert rows[2][4].endswith(" times")
+
+
+def test_sweeps_that_share_a_list_of_claims_have_each_claim_once():
+    said = [
+        {"text": "a", "arm": "model=none", "against": "model=lrn", "difference": -0.014},
+        {"text": "b", "arm": "model=bn", "against": "model=lrn", "difference": -0.014},
+        {"text": "c", "arm": "model=bn", "against": "model=none", "metric": "test/top5", "at_least": 0},
+    ]
+    runs = [
+        *of_experiment("first", said, {"lrn": GOOD, "none": BAD}),
+        *of_experiment("second", said, {"lrn": GOOD, "bn": BAD}),
+    ]
+    found = table_of_claims(runs, shipped=False)
+    assert [(row.claim.said.text, row.experiment, row.claim.status) for row in found.rows] == [
+        ("a", "first", Status.reproduced),
+        ("c", "first", Status.not_run),
+        ("b", "second", Status.reproduced),
+    ]
+
+
+def test_the_table_says_what_compare_says():
+    """With a third arm the interval is the adjusted one of both."""
+    said = {**LRN, "difference": -0.014}
+    runs = of_experiment("lrn", said, {"lrn": GOOD, "none": BAD, "bn": (0.97, 0.96, 0.965, 0.9625)})
+    (row,) = table_of_claims(runs, shipped=False).rows
+    judged = {one.arm.settings["model"]: one for one in compare(runs, Options(baseline="model=lrn")).differences}
+    assert judged["none"].method in ("Dunnett", "Welch with Holm")
+    assert row.claim.interval == judged["none"].interval
+    assert row.claim.p == judged["none"].p
+
+
+def test_each_arm_may_have_its_own_rate():
+    said = {**LRN, "difference": -0.014}
+    best = {**said, "best_of": "optim.lr"}
+
+    def runs(claimed):
+        return [
+            made(model, seed, value - loss, val=value - loss, lr=lr, paper_claim=claimed)
+            for model, values, best_lr in (("lrn", GOOD, 0.1), ("none", BAD, 0.01))
+            for lr in (0.1, 0.01)
+            for loss in [0.0 if lr == best_lr else 0.3]
+            for seed, value in enumerate(values, start=1)
+        ]
+
+    (row,) = table_of_claims(runs(best), shipped=False).rows
+    assert row.claim.status is Status.reproduced
+    # without it: a row a rate, each named
+    found = table_of_claims(runs(said), shipped=False)
+    assert len(found.rows) == 2
+    assert [("0.1" in row[0], "0.01" in row[0]) for row in table.as_table(found).rows] == [(True, False), (False, True)]
+
+
+def test_how_many_were_tested_together():
+    runs = [
+        run
+        for number in range(4)
+        for run in of_experiment(f"e{number}", {**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD})
+    ]
+    runs += of_experiment("none", {**LRN, "difference": -0.014}, {"lrn": GOOD[:1], "none": BAD[:1]})
+    found = table_of_claims(runs, shipped=False)
+    assert [row.claim.status for row in found.rows][-1] is Status.cannot_tell
+    assert found.notes[0].startswith(
+        "4 of 5 claims tested here, each at 95%: if none were true, 0.2 of 4 would be expected to show a direction"
+    )
+
+
+def test_holm_over_the_claims():
+    """p of .010, .020, .030 and .2: 4 x .010 = .04 keeps, 3 x .020 = .06 does not, nor does anything after it."""
+    said = claim(difference=1.0)
+    rows = [table.Row(Claim(said, Status.reproduced, p=p), str(p)) for p in (0.03, 0.01, 0.02)]
+    rows.append(table.Row(Claim(said, Status.cannot_tell, p=0.2), "0.2"))
+    found = table.Claims([*rows, table.Row(Claim(said, Status.not_run), "-")])
+    assert [found.adjusted[id(row)] for row in rows] == pytest.approx([0.06, 0.04, 0.06, 0.2])
+    assert "1 of 3 keep it" in found.notes[0]
+
+
+def test_reproductions_pin_float32():
+    said = {**LRN, "difference": -0.014}
+    runs = of_experiment("lrn", said, {"lrn": GOOD, "none": BAD})
+    assert not any("32-true" in note for note in table_of_claims(runs, shipped=False).notes)
+    for run in runs:
+        run.facts["precision"] = "bf16-mixed"
+    assert any("lrn: runs in bf16-mixed" in note for note in table_of_claims(runs, shipped=False).notes)
+
+
+def test_without_against_it_cannot_be_told():
+    (row,) = table_of_claims(of_experiment("e", {"text": "x", "difference": 1}, {"lrn": GOOD}), shipped=False).rows
+    assert (row.claim.status, row.claim.why) == (Status.cannot_tell, "it names no `against`")
+
+
+def test_an_arm_that_was_not_run():
+    said = {**LRN, "difference": -0.014}
+    (row,) = table_of_claims(of_experiment("e", said, {"lrn": GOOD}), shipped=False).rows
+    assert (row.claim.status, row.claim.why) == (Status.not_run, "no finished run of model.norm=none")
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch):
+    folder = tmp_path / "conf" / "experiment" / "analogue"
+    folder.mkdir(parents=True)
+    (folder / "lrn.yaml").write_text(
+        "# @package _global_\npaper_claim: {text: LRN helps, analogue: true, source: section 3.3, difference: 0.014,"
+        " arm: model=lrn, against: model=none}\n"
+    )
+    (folder / "plain.yaml").write_text("name: plain\n")
+    monkeypatch.setattr(table, "conf_dir", lambda: tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_shipped_experiment_without_runs_is_not_run(conf, capsys):
+    assert main(["compare", "--claims", "--format", "markdown"]) == 0
+    text = capsys.readouterr().out
+    (row,) = [line for line in text.splitlines() if "LRN helps" in line]
+    assert (
+        row == "| LRN helps | ANALOGUE | section 3.3 | +1.40 points | - | - | - | not run | experiment=analogue/lrn |"
+    )
+    assert "0 of 1 claim tested here" in text
+    assert main(["compare", "--claims", "--format", "csv"]) == 0
+    (fields,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (fields["status"], fields["difference"], fields["low"]) == ("not run", "0.014", "")
+    assert main(["compare", "--claims", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["claims"][0]["analogue"] is True
+    assert main(["compare", "--claims"]) == 0
+    assert "not run" in capsys.readouterr().out
+
+
+def test_with_runs_it_is_no_longer_listed_as_not_run(conf):
+    said = {"text": "LRN helped", "arm": "model=lrn", "against": "model=none", "difference": 0.014}
+    runs = of_experiment("lrn", said, {"lrn": GOOD, "none": BAD})
+    for run in runs:
+        run.choices["experiment"] = "analogue/lrn"
+    (row,) = table_of_claims(runs).rows
+    assert (row.experiment, row.claim.status) == ("experiment=analogue/lrn", Status.reproduced)
+
+
+def test_a_damaged_shipped_file_is_named(conf):
+    (conf / "bad.yaml").write_text("paper_claim: {text: x}\n")
+    with pytest.raises(UserError, match=r"bad\.yaml: paper_claim\.difference=null"):
+        table_of_claims([])
+
+
+def test_every_shipped_claim_names_both_of_its_arms():
+    for option, claims in table.shipped_claims():
+        for one in claims:
+            assert one.arm, option
+            assert one.against, option
+
+
+@pytest.mark.parametrize("option", [["--baseline", "model=bn"], ["--top", "3"], ["--html", "x.html"]])
+def test_options_of_one_comparison_do_not_go_with_it(conf, capsys, option):
+    assert main(["compare", "--claims", *option]) == 2
+    assert capsys.readouterr().err == (
+        f"compare: {option[0]} does not go with --claims: each claim says what it is about\n"
+    )
+
+
+# --- seeds for a margin ----------------------------------------------------------------------------------------------
+
+
+def test_the_plan_names_both_designs():
+    """0.4 points where seeds spread by 0.3: ten an arm, or eight and a baseline of sixteen."""
+    step = 0.003 / math.sqrt(2)
+    runs = [*arm("lrn", [0.95 - step, 0.95 + step]), *arm("none", [0.94 - step, 0.94 + step])]
+    text = compare(runs, Options(baseline="model=none", margin=0.004)).plan
+    assert text.startswith(
+        "seeds for a difference of 0.40 points of test top-1, to show in 8 of 10 sweeps, if seeds spread"
+    )
+    assert "0.30 points (here; 95% interval 0.16 to 1.89)" in text
+    assert text.endswith(": 10 in every arm; or 8 in each arm and 16 of the baseline")
+    assert compare(runs, Options(baseline="model=none")).plan == ""
+    unlike = [*arm("lrn", [0.95, 0.96, 0.97]), *arm("none", [0.9400, 0.9401, 0.9402])]
+    assert compare(unlike, Options(baseline="model=none", margin=0.004)).plan == ""
+    level = [*arm("lrn", [0.95] * 3), *arm("none", [0.94] * 3)]
+    assert compare(level, Options(baseline="model=none", margin=0.004)).plan == ""
+
+
+def test_every_shipped_claim_is_in_the_table_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    missing = [one.text for _, claims in table.shipped_claims() for one in claims if one.text not in page]
+    assert missing == []
