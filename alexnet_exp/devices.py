@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from alexnet_exp.runs.provenance import cpu_model
-from alexnet_exp.schema import Trainer
+from alexnet_exp.schema import COLUMNS, Config, Trainer
 from alexnet_exp.settings import Problem, Refused
 
 
@@ -51,8 +51,19 @@ def chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
     return accelerator, devices, why
 
 
+def check_ranks(config: Config) -> None:
+    """Refuses a network in columns on another number of devices than it has columns."""
+    trainer, groups = config.trainer, getattr(config.model, "groups", 0)
+    if trainer.strategy == COLUMNS and (found := count(chosen(trainer)[1])) != groups:
+        instead = f"model.groups={groups} columns need a device each, not {found} in all"
+        enough = f"trainer.gpus={groups}, or trainer.accelerator=cpu trainer.devices={groups}"
+        raise Refused([Problem("trainer.strategy", COLUMNS, f"{instead}; write {enough}")])
+
+
 def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
     gpus = trainer.gpus
+    if trainer.strategy == COLUMNS and trainer.devices is None and (gpus is None or gpus == 0):
+        return _two_columns(trainer)
     if gpus is None:
         if trainer.accelerator is None and trainer.devices is None:
             best = _best()
@@ -71,6 +82,22 @@ def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
         instead = f"write trainer.gpus={there}" if there else "write trainer.gpus=0 for the CPU"
         raise Refused([Problem("trainer.gpus", gpus, f"this machine has {has}; {instead}")])
     return "cuda", wanted, ""
+
+
+def _two_columns(trainer: Trainer) -> tuple[str, int | list[int], str]:
+    """Where the paper's two columns go when no number of devices is given: to two GPUs, or two processes on the CPU.
+
+    One GPU is refused: whoever has it hardly meant the CPU.
+    """
+    there = torch.cuda.device_count()
+    on_cpu = trainer.gpus == 0 or trainer.accelerator == "cpu"
+    if on_cpu or (there == 0 and trainer.accelerator in (None, "auto")):
+        return "cpu", 2, "two columns, two processes on the CPU" + ("" if on_cpu else ": there is no GPU")
+    if there < 2 or trainer.accelerator == "mps":
+        has = "one GPU" if there else "no CUDA GPU"
+        instead = f"two columns need two GPUs, and this machine has {has}; add trainer.gpus=0 for the CPU"
+        raise Refused([Problem("trainer.strategy", COLUMNS, instead)])
+    return "cuda", 2, "two columns, a GPU each"
 
 
 def _devices(trainer: Trainer, accelerator: str) -> int | list[int]:

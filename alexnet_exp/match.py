@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from alexnet_exp.data.facts import Facts, facts
 from alexnet_exp.extend import UserClass
+from alexnet_exp.model.columns_count import layout
 from alexnet_exp.model.count import layers
 from alexnet_exp.model.spec import Ends, Network, complete
-from alexnet_exp.schema import Config
+from alexnet_exp.schema import COLUMNS, Config
 from alexnet_exp.settings import Problem, Refused
 
 
@@ -38,7 +39,8 @@ def ends_of(config: Config) -> tuple[Ends, list[str]]:
 def match(config: Config) -> tuple[Network | UserClass, Ends, list[str]]:
     """The network's settings with nothing left open, the data's ends, and the class names.
 
-    Raises `Refused` where network and data contradict each other, or nothing is left of the image in some stage.
+    Raises `Refused` where network and data contradict each other, nothing is left of the image in some stage, or the
+    network cannot be cut into the columns that are asked for.
     """
     ends, classes = ends_of(config)
     if isinstance(config.model, UserClass):
@@ -46,6 +48,8 @@ def match(config: Config) -> tuple[Network | UserClass, Ends, list[str]]:
     try:
         spec = complete(config.model, ends)
         layers(spec)
+        if config.trainer.strategy == COLUMNS:
+            layout(spec)
     except Refused as refused:
         raise Refused([problem.under("model") for problem in refused.problems]) from None
     return spec, ends, classes

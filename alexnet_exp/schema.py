@@ -15,16 +15,21 @@ from typing import Any
 from alexnet_exp.data.spec import SPECS as DATA
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
-from alexnet_exp.settings import Checks
+from alexnet_exp.paper_claim import paper_claims
+from alexnet_exp.settings import Checks, Refused
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 # Lightning's older names, and what it takes them for.
 OLD_PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}
 # Strategies that work without a package or a setting more; Lightning has others, for clusters and very large networks.
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
+COLUMNS = "columns"  # ours: a rank holds one column of the network and sees all images
+STRATEGIES = ("auto", "ddp", COLUMNS, "ddp_find_unused_parameters_true", "fsdp")
 # What our LightningModule tells of an epoch, and what `callbacks=precise_bn` adds.
 METRICS = ("train/loss", "train/top1", "val/loss", "val/top1", "val/top5")
 PRECISE_METRICS = ("val/loss_precise_bn", "val/top1_precise_bn")
+TRAIN_EVAL = "train/top1_eval"  # what `callbacks=train_error` adds to an epoch, and to a run that reaches its target
+EPOCHS_TO_TARGET = "train/epochs_to_target"
+VIEWS = (1, 9, 10)  # squares of an image that a test may look at
 LIMITS = (*(f"limit_{split}_batches" for split in ("train", "val", "test", "predict")), "overfit_batches")
 DURATION = r"\d+:\d{1,2}:\d{1,2}:\d{1,2}"  # days:hours:minutes:seconds
 
@@ -65,12 +70,25 @@ class Checkpoint:
 
 @dataclass
 class Test:
-    """`run`: whether a test follows the training. `checkpoint`: of which weights; without validation it is the last."""
+    """What the test at the end of a run does.
+
+    run: whether a test follows the training.
+    checkpoint: of which weights; without validation it is the last.
+    views: how many squares of a test image are looked at: 1, the central one; 10, the paper's: corners and centre, and
+        their mirrors; 9, the 3x3 grid of cuda-convnet's CIFAR nets. Their probabilities are averaged. Validation is of
+        the centre, always.
+    """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     run: bool = True
     checkpoint: Which = Which.best
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        checks.that("views", self.views in VIEWS, "must be 1, 9 or 10")
+        checks.done()
 
 
 @dataclass
@@ -79,6 +97,8 @@ class Trainer:
 
     gpus: null = one device, the best there is; 0 = the CPU; n = n GPUs; -1 = all; a list = those GPUs.
     accelerator, devices: Lightning's own, for what `gpus` cannot say (e.g. two processes on the CPU).
+    strategy: `auto` is data parallel (`ddp`) on more than one device; `columns` gives each of `model.groups` devices
+    one column of the network; two devices where no number is given.
     precision: `auto` is bf16-mixed on a GPU that computes in it, else 32-true; what it became is recorded.
     accumulate_grad_batches, gradient_clip_val, deterministic, limit_train_batches, ...: as in Lightning.
     """
@@ -154,6 +174,8 @@ class Trainer:
             "must be true, false, or a number of batches",
         )
         self._check_lengths(checks)
+        if self.strategy == COLUMNS:
+            self._check_columns(checks)
         checks.done()
 
     def _check_devices(self, checks: Checks) -> None:
@@ -170,6 +192,16 @@ class Trainer:
         value = getattr(self, key)
         usable = value is None or _is_amount(value)
         checks.that(key, usable, "must be a number of batches, or a fraction of them from 0.0 to 1.0")
+
+    def _check_columns(self, checks: Checks) -> None:
+        """What does not go with a network in columns: it is refused, since each would go wrong only later."""
+        unlike = f"does not go with trainer.strategy={COLUMNS}; write"
+        checks.that("compile", not self.compile, f"{unlike} false: the exchanges between the columns are not compiled")
+        synced = f"{unlike} false: every rank sees all images"
+        checks.that("sync_batchnorm", not self.sync_batchnorm, synced)
+        scaled = f"{unlike} bf16-mixed or 32-true: each rank would choose a scale of its own"
+        checks.that("precision", self.precision != "16-mixed", scaled)
+        checks.that("num_nodes", self.num_nodes == 1, f"{unlike} 1: the columns are of one machine")
 
     def _check_lengths(self, checks: Checks) -> None:
         timed = self.max_time is None or re.fullmatch(DURATION, self.max_time) is not None
@@ -279,6 +311,30 @@ class PreciseBn:
 
 
 @dataclass
+class TrainError:
+    """After each epoch also evaluates training images, without dropout and augmentation: column `train/top1_eval`.
+
+    images: so many, a part of each class, the same ones in every epoch; null = all.
+    target: the error that is waited for, from 0 to 1. The epochs until it is first reached, on a straight line between
+        the ends of two epochs, are the run's metric `train/epochs_to_target`; a run that does not reach it has none.
+        null = none is waited for.
+    stop: whether the run ends there.
+    """
+
+    name: str = "train_error"
+    images: int | None = 10_000
+    target: float | None = 0.25
+    stop: bool = False
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        checks.at_least("images", 1)
+        checks.between("target", 0, 1)
+        checks.that("stop", not self.stop or self.target is not None, "needs a target, such as 0.25")
+        checks.done()
+
+
+@dataclass
 class Config:
     """A whole experiment. Nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a class.
 
@@ -291,7 +347,7 @@ class Config:
     note: str = ""
     data_root: str | None = None
     objective: str = "val/top1"
-    paper_claim: dict[str, Any] = field(default_factory=dict)
+    paper_claim: Any = None  # see paper_claim.PaperClaim: one, or a list of them
     model: Any = None
     data: Any = None
     optim: Any = None
@@ -311,11 +367,15 @@ class Config:
         checks.at_least("seed", 0)
         measured = bool(re.fullmatch(r"(train|val|test)/\w+", self.objective))
         checks.that("objective", measured, "must be a metric: val/top1, val/loss, ...")
+        try:
+            paper_claims(self.paper_claim)
+        except Refused as refused:
+            checks.problems += refused.problems
         checks.done()
 
 
 LOGGERS: dict[str, type] = {"csv": Csv, "tensorboard": TensorBoard, "mlflow": Mlflow, "wandb": Wandb}
-CALLBACKS: dict[str, type] = {"ema": Ema, "early_stopping": EarlyStopping, "precise_bn": PreciseBn}
+CALLBACKS: dict[str, type] = {"ema": Ema, "early_stopping": EarlyStopping, "precise_bn": PreciseBn, "train_error": TrainError}
 
 # The groups of conf/ that hold one node, and the dataclasses which that node's `name` chooses among.
 NODES: dict[str, dict[str, type]] = {

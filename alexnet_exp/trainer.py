@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -16,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 from alexnet_exp.callbacks.checkpoints import FlushedIO
 from alexnet_exp.devices import Placement, srun_rank
 from alexnet_exp.schema import Trainer
+from alexnet_exp.strategy import strategy_of
 
 # Settings of ours that Lightning's Trainer does not know, and those that we pass as something else.
 OURS = ("gpus", "compile", "channels_last", "accelerator", "devices", "strategy", "precision", "enable_progress_bar")
@@ -25,12 +27,15 @@ def build_trainer(
     settings: Trainer, placement: Placement, callbacks: Sequence[pl.Callback], loggers: Sequence[Logger]
 ) -> pl.Trainer:
     """A Trainer that logs, saves and shows progress by these callbacks and loggers alone."""
+    if placement.precision == "32-true":
+        # cuDNN's convolutions would round their factors to TF32's 10 bits by default: float32 here means float32
+        torch.backends.cudnn.allow_tf32 = False
     passed = {key: value for key, value in vars(settings).items() if key not in OURS}
     return pl.Trainer(
         **passed,
         accelerator=placement.accelerator,
         devices=placement.devices,
-        strategy=placement.strategy,
+        strategy=strategy_of(placement.strategy),
         precision=placement.precision,  # type: ignore[arg-type]
         callbacks=list(callbacks),
         logger=list(loggers) or False,

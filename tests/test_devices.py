@@ -123,3 +123,13 @@ def test_a_rank_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert not launched()
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert launched()
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("32-true", False), ("bf16-mixed", True)])
+def test_float32_is_not_rounded_to_tf32_in_convolutions(precision, rounds, monkeypatch):
+    from alexnet_exp.trainer import build_trainer
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    settings = Trainer(gpus=0, precision=precision, max_epochs=1)
+    build_trainer(settings, place(settings), [], [])
+    assert torch.backends.cudnn.allow_tf32 is rounds

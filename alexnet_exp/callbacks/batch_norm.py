@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from alexnet_exp.data.order import Batch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.module import Tally
+from alexnet_exp.replicas import replicas
 
 
 class PreciseBn(pl.Callback):
@@ -36,12 +37,12 @@ class PreciseBn(pl.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ImageData) or data.source.val is None:
             return
-        strategy = trainer.strategy if trainer.world_size > 1 else None
-        with _modes_kept(pl_module), measured_anew(pl_module) as norms, trainer.precision_plugin.forward_context():
+        strategy = trainer.strategy if replicas(trainer) > 1 else None
+        with modes_kept(pl_module), measured_anew(pl_module) as norms, trainer.precision_plugin.forward_context():
             pl_module.eval()
             for norm in norms:
                 norm.train()
-            self._measure(data, pl_module, trainer.world_size)
+            self._measure(data, pl_module, replicas(trainer))
             if strategy is not None:
                 for norm in norms:
                     _average(norm, strategy)
@@ -79,7 +80,7 @@ def _average(norm: _BatchNorm, strategy: Strategy) -> None:
 
 
 @contextmanager
-def _modes_kept(network: nn.Module) -> Iterator[None]:
+def modes_kept(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     try:
         yield

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alexnet_exp.endings import NotFiniteError
 from alexnet_exp.module import metrics_of
+from alexnet_exp.replicas import replicas
 from alexnet_exp.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Recorder(AfterMetrics):
         self._read_steps(trainer)
         seconds = time.perf_counter() - self._epoch_start
         training = self._training_seconds
-        images = self._images * trainer.world_size
+        images = self._images * replicas(trainer)
         self._all_images, self._seconds = self._all_images + images, self._seconds + training
         # where this epoch had no validation, Lightning still has the one before
         splits = ("train", "val") if self._validated else ("train",)

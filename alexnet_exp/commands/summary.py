@@ -9,10 +9,11 @@ from typing import Any
 from alexnet_exp.commands.parser import with_overrides
 from alexnet_exp.config import compose
 from alexnet_exp.match import ends_of
+from alexnet_exp.model import columns_count
 from alexnet_exp.model.count import Layer, Totals, layers, totals
-from alexnet_exp.model.memory import Memory, training_memory
+from alexnet_exp.model.memory import Memory, kept_of, training_memory
 from alexnet_exp.model.spec import Ends, Network, complete
-from alexnet_exp.schema import Config
+from alexnet_exp.schema import COLUMNS, Config
 from alexnet_exp.settings import Refused, UserError
 from alexnet_exp.validate import validate
 
@@ -40,9 +41,12 @@ def run(arguments: list[str]) -> int:
     memory = training_memory(table, STATES.get(config.optim.name, 2))
     batch = getattr(config.data, "batch_size", 1)
     if given.json:
-        print(json.dumps(_machine(config, table, totals(table), memory, batch)))
+        columns = _machine_columns(config, spec, batch) if config.trainer.strategy == COLUMNS else {}
+        print(json.dumps(_machine(config, table, totals(table), memory, batch) | columns))
     else:
         print("\n".join(_lines(config, spec, table, totals(table), memory, batch)))
+        if config.trainer.strategy == COLUMNS:
+            print("\n".join(_column_lines(config, spec, batch)))
     return 0
 
 
@@ -52,6 +56,8 @@ def _completed(config: Config, spec: Network) -> tuple[Network, list[Layer]]:
     ends = vars(ends_of(config)[0]) if None in pinned.values() else {}
     try:
         whole = complete(spec, Ends(**ends | {key: value for key, value in pinned.items() if value is not None}))
+        if config.trainer.strategy == COLUMNS:
+            columns_count.layout(whole)
         return whole, layers(whole)
     except Refused as refused:
         raise Refused([problem.under("model") for problem in refused.problems]) from None
@@ -92,6 +98,69 @@ def _lines(
         f"keeps about {_bytes(memory.at(batch))} in float32: "
         f"{_bytes(memory.fixed)} of weights, gradients and optimizer state, {_bytes(memory.per_image)} an image."
     )
+
+
+def _machine_columns(config: Config, spec: Network, batch: int) -> dict[str, Any]:
+    own, size = columns_count.layers(spec), _number_bytes(config)
+    return {
+        "columns": {
+            "ranks": spec.groups,
+            "parameters": totals(own).parameters,
+            "multiply_adds": totals(own).multiply_adds,
+            "training_bytes": training_memory(own, STATES.get(config.optim.name, 2)).at(batch),
+            "layers": [vars(layer) for layer in own],
+            "bytes_per_number": size,
+            "crossings": [
+                vars(crossing) | {"forward_bytes": size * crossing.forward, "backward_bytes": size * crossing.backward}
+                for crossing in columns_count.crossings(spec)
+            ],
+        }
+    }
+
+
+def _column_lines(config: Config, spec: Network, batch: int) -> Iterator[str]:
+    """What one rank holds by stage, and what crosses between them before each."""
+    own, size = columns_count.layers(spec), _number_bytes(config)
+    memory = training_memory(own, STATES.get(config.optim.name, 2))
+    kept = {layer.name: kept_of(layer, after) for layer, after in zip(own, [*own[1:], None], strict=True)}
+    stages: dict[str, list[Layer]] = {}
+    for layer in own:
+        stages.setdefault(layer.name.partition(".")[0], []).append(layer)
+    yield ""
+    yield f"trainer.strategy={COLUMNS}: {spec.groups} ranks, each with one column of every layer, and all images."
+    yield "What a rank holds, stage by stage; memory/image is what its backward pass keeps, float32."
+    yield f"{'stage':<14}{'output':>14}{'parameters':>14}{'multiply-adds':>16}{'memory/image':>14}"
+    for stage, rows in stages.items():
+        shape = "x".join(map(str, rows[-1].shape))
+        parameters, multiply_adds = totals(rows).parameters, totals(rows).multiply_adds
+        held = sum(kept[row.name] for row in rows)
+        yield f"{stage:<14}{shape:>14}{_number(parameters):>14}{_number(multiply_adds):>16}{_bytes(held):>14}"
+    counted = totals(own)
+    yield f"{'a rank':<14}{'':>14}{counted.parameters:>14,}{counted.multiply_adds:>16,}{_bytes(memory.per_image):>14}"
+    about, fixed = _bytes(memory.at(batch)), _bytes(memory.fixed)
+    yield f"At data.batch_size={batch} a rank keeps about {about}: {fixed} of weights, gradients and optimizer state."
+    yield ""
+    yield "What crosses for an image, both ways together: activations forward, their gradients backward."
+    yield f"{'before':<14}{'activations':>14}{'forward':>14}{'backward':>16}{'bytes':>14}"
+    crossings = columns_count.crossings(spec)
+    for crossing in crossings:
+        shape = "x".join(map(str, crossing.shape))
+        both = size * (crossing.forward + crossing.backward)
+        yield (
+            f"{crossing.stage:<14}{shape:>14}{_number(crossing.forward):>14}{_number(crossing.backward):>16}{both:>14,}"
+        )
+    forward, backward = (sum(getattr(each, way) for each in crossings) for way in ("forward", "backward"))
+    yield f"{'an image':<14}{'':>14}{forward:>14,}{backward:>16,}{size * (forward + backward):>14,}"
+    yield (
+        f"Bytes are at {size} a number. The logits cross for the softmax, which is over all classes; "
+        "nothing goes back, since every rank computes the same loss."
+    )
+
+
+def _number_bytes(config: Config) -> int:
+    """Bytes of a number that crosses: `precision: auto` counts as float32, since the machine is not asked."""
+    precision = config.trainer.precision
+    return 8 if precision.startswith("64") else 2 if "16" in precision else 4
 
 
 def _product(shape: tuple[int, ...]) -> int:

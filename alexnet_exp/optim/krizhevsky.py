@@ -21,7 +21,7 @@ class KrizhevskySGD(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; a parameter without a gradient stays, and so does its velocity."""
         loss = None
         if closure is not None:
@@ -31,7 +31,7 @@ class KrizhevskySGD(torch.optim.Optimizer):
             weights: list[Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not weights:
                 continue
-            gradients = [weight.grad for weight in weights]
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
             velocities = [self._velocity(weight) for weight in weights]
             rate, decay = group["lr"], group["weight_decay"]
             torch._foreach_mul_(velocities, group["momentum"])

@@ -62,16 +62,18 @@ def compose_jobs(
 
 def check_devices(configs: Iterable[Config]) -> None:
     """Refuses what asks for devices that are not here; raises UserError with each of those, once."""
-    from alexnet_exp.devices import chosen
+    from alexnet_exp.devices import check_ranks, chosen
 
     lines, seen = dict[str, None](), list[Any]()
-    for trainer in (config.trainer for config in configs):
-        asked = (trainer.gpus, trainer.accelerator, trainer.devices, trainer.precision)
+    for config in configs:
+        trainer, groups = config.trainer, getattr(config.model, "groups", None)
+        asked = (trainer.gpus, trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy, groups)
         if asked in seen:
             continue
         seen.append(asked)
         try:
             chosen(trainer)
+            check_ranks(config)
         except UserError as error:
             lines |= dict.fromkeys(str(error).splitlines())
     if lines:

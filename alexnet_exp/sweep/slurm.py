@@ -28,6 +28,7 @@ from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
+from alexnet_exp.schema import COLUMNS
 from alexnet_exp.settings import DONE, FAILED, Problem, Refused, UserError
 from alexnet_exp.settings import INTERRUPTED as INTERRUPTED_CODE
 from alexnet_exp.sweep.claim import SLURM, Claim, Claims
@@ -87,6 +88,10 @@ def _devices(trainer: Mapping[str, Any], gpus_per_node: int | None) -> tuple[int
     """Ranks and GPUs on each node; None where the trainer takes what there is."""
     key = "gpus" if trainer.get("gpus") is not None else "devices"
     asked, accelerator = trainer.get(key), trainer.get("accelerator")
+    if trainer.get("strategy") == COLUMNS and asked in (None, 0):  # two columns, as `devices` takes it
+        if asked == 0:
+            return 2, 0
+        asked = 2
     if isinstance(asked, list):
         count = len(asked)
         if asked != list(range(count)):

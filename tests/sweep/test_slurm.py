@@ -28,6 +28,10 @@ from alexnet_exp.sweep.slurm_settings import SlurmSettings
         ({"accelerator": "cpu", "devices": 2}, Resources(1, 2, None)),
         ({"accelerator": "gpu", "devices": 2}, Resources(1, 2, 2)),
         ({"accelerator": "cpu", "devices": "auto"}, Resources(1, 1, None)),
+        ({"strategy": "columns"}, Resources(1, 2, None)),
+        ({"strategy": "columns", "gpus": 0}, Resources(1, 2, 0)),
+        ({"strategy": "columns", "accelerator": "gpu"}, Resources(1, 2, 2)),
+        ({"strategy": "columns", "gpus": 4}, Resources(1, 4, 4)),
     ],
 )
 def test_a_task_for_each_device(trainer, asked):

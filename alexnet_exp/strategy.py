@@ -1,0 +1,125 @@
+"""`trainer.strategy=columns`: a Lightning strategy that gives each rank one column of the network, and all images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from alexnet_exp.model.columns import ColumnNetwork, Group, cut, joined
+from alexnet_exp.model.network import AlexNet
+from alexnet_exp.model.weights import NETWORK
+from alexnet_exp.schema import COLUMNS
+from alexnet_exp.settings import UserError
+
+
+def strategy_of(name: str) -> str | Strategy:
+    """What Lightning's Trainer is given for a placement's strategy: ours, or one that it has by that name."""
+    return ColumnsStrategy() if name == COLUMNS else name
+
+
+class ColumnsStrategy(DDPStrategy):
+    """Equal processes as DDP has them, and nothing of DDP around the network: no gradient is one of all ranks.
+
+    A rank's network is cut out of the whole one before anything is built upon it (averages of the weights, optimizers);
+    after that it stays a column, also for the test. A checkpoint is that of one device: rank 0 writes the joined
+    weights and optimizer state, and whoever loads cuts. Lightning's ModelParallelStrategy would do the same for
+    DTensors, which `model.columns` says why we do not use.
+    """
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """All images on every rank, see `replicas`."""
+        return {"num_replicas": 1, "rank": 0}
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        module: Any = self.lightning_module
+        if isinstance(module.network, AlexNet):
+            module.network = ColumnNetwork(module.network, self._link)
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        # not DDPStrategy's own, which makes every rank's weights those of rank 0
+        super(ParallelStrategy, self).setup(trainer)
+
+    def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
+        return model
+
+    def setup_precision_plugin(self) -> None:
+        super().setup_precision_plugin()
+        # the norm that one device would clip by is that of all columns
+        self.precision_plugin.clip_grad_by_norm = self._clip_by_norm  # type: ignore[method-assign]
+
+    def _clip_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:
+        parameters = list(self.precision_plugin.main_params(optimizer))
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        square = torch.nn.utils.get_total_norm(gradients).square()
+        dist.all_reduce(square)
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_val, square.sqrt())
+
+    # --- checkpoints
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """A collective, whose last part is rank 0's alone."""
+        for key in ("state_dict", "current_model_state"):  # the second where an average is the first
+            if key in checkpoint:
+                checkpoint[key] = self._whole_state(checkpoint[key])
+        # none of them where weights alone are saved
+        for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
+            state["state"] = self._whole_optimizer_state(optimizer, state["state"])
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """The weights' own are cut as they are loaded, by `ColumnNetwork`."""
+        states = []
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            names = self._names(optimizer)
+            own = {
+                index: {key: self._cut(names[index], value) for key, value in kept.items()}
+                for index, kept in state["state"].items()
+            }
+            states.append({**state, "state": own})
+        super().load_optimizer_state_dict({**checkpoint, "optimizer_states": states})
+
+    def _whole_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: joined(name, own, self._link) if name.startswith(NETWORK) else own for name, own in state.items()}
+
+    def _whole_optimizer_state(self, optimizer: Optimizer, state: Mapping[int, Any]) -> dict[int, Any]:
+        names, parameters = self._names(optimizer), _parameters(optimizer)
+        return {
+            index: {key: self._joined(names[index], key, value, parameters[index]) for key, value in kept.items()}
+            for index, kept in state.items()
+        }
+
+    def _joined(self, name: str, key: str, value: Any, parameter: nn.Parameter) -> Any:
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        if value.shape != parameter.shape:
+            instead = f"keeps {key} of shape {list(value.shape)} for a weight of {list(parameter.shape)}"
+            raise UserError(
+                f"trainer.strategy={COLUMNS}: this optimizer {instead}, which cannot be joined; use another"
+            )
+        return joined(name, value, self._link)
+
+    def _cut(self, name: str, value: Any) -> Any:
+        return cut(name, value, self._link.rank, self._link.ranks) if isinstance(value, Tensor) else value
+
+    def _names(self, optimizer: Optimizer) -> list[str]:
+        """The names of an optimizer's parameters, in the order of its state's numbers."""
+        assert self.lightning_module is not None
+        names = {id(parameter): name for name, parameter in self.lightning_module.named_parameters()}
+        return [names[id(parameter)] for parameter in _parameters(optimizer)]
+
+    @property
+    def _link(self) -> Group:
+        return Group(self.global_rank, self.world_size)
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
