@@ -1,7 +1,8 @@
 """The LightningModule: network, loss, optimizer and metrics of one experiment.
 
-A batch is `(images, labels)`: uint8 [N, C, H, W] as the data module gives them, and int64 [N]. Metrics are sums on the
-device, read once an epoch (`Tally`): no step waits for them, and an image of a smaller batch counts like any other.
+A batch is `(images, labels)`: uint8 [N, C, H, W] as the data module gives them (float32 on 0..255 with colour noise; in
+a test of several views a list of them), and int64 [N]. Metrics are sums on the device, read once an epoch (`Tally`): no
+step waits for them, and an image of a smaller batch counts like any other.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class AlexNetModule(pl.LightningModule):
         self.last_loss: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, classes] of uint8 images [N, C, H, W]."""
+        """Logits [N, classes] of images [N, C, H, W] on 0..255: uint8, or float32 after colour noise."""
         batch = self.preprocess(images).to(next(self.network.parameters()).dtype)  # bf16-true and its like
         if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)

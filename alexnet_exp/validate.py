@@ -26,10 +26,12 @@ from alexnet_exp.schema import (
     METRICS,
     NODES,
     PRECISE_METRICS,
+    TRAIN_EVAL,
     Config,
     EarlyStopping,
     Ema,
     PreciseBn,
+    TrainError,
 )
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, nearest, one_of
 
@@ -153,7 +155,7 @@ def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], prefix: s
     near = nearest(path[-1], known)
     if near:
         advice = f"did you mean {above + '.' if above else ''}{near}?"
-    elif elsewhere := nearest_anywhere(path[-1]):
+    elif (elsewhere := nearest_anywhere(path[-1])) and elsewhere != ".".join(filter(None, (above, path[-1]))):
         advice = f"did you mean {elsewhere}?"
     elif len(known) <= LISTED:
         advice = f"there are {', '.join(known)}" if known else "it takes none"
@@ -233,6 +235,12 @@ def _contradictions(config: Config) -> Iterator[Problem]:
             NO_VALUE,
             f"would compare the trained weights with the average that callbacks.{chosen[Ema]} validates; choose one",
         )
+    if Ema in chosen and TrainError in chosen:
+        yield Problem(
+            f"callbacks.{chosen[TrainError]}",
+            NO_VALUE,
+            f"would measure the trained weights and not the average that callbacks.{chosen[Ema]} makes; choose one",
+        )
     if isinstance(config.data, UserClass) and config.test.run and not config.data.overrides("test_dataloader"):
         yield Problem("test.run", True, f"{config.data.target} has no test_dataloader; write test.run=false")
     if isinstance(config.model, Network) and isinstance(config.optim, Optimizer):
@@ -282,6 +290,7 @@ def _monitors(config: Config) -> Iterator[Problem]:
     if config.module is not None or any(isinstance(callback, UserClass) for callback in callbacks):
         return  # the user's classes may log others
     known = METRICS + (PRECISE_METRICS if any(isinstance(callback, PreciseBn) for callback in callbacks) else ())
+    known += (TRAIN_EVAL,) if any(isinstance(callback, TrainError) for callback in callbacks) else ()
     for name, callback in config.callbacks.items():
         key = f"callbacks.{name}.monitor"
         if isinstance(callback, EarlyStopping) and callback.monitor not in known and key not in missing:

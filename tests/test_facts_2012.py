@@ -623,6 +623,9 @@ def test_the_rate_was_divided_by_10_three_times() -> None:
     flat = [1.0] * 200  # nothing improves any more
     factors = [plateau_factor(Plateau(), flat[:epochs]) for epochs in range(201)]
     assert sorted({round(math.log10(factor)) for factor in factors}) == [-3, -2, -1, 0]
+    config: Any = experiment("imagenet_paper")
+    run = curve(config.schedule, config.trainer.max_epochs, 1)
+    assert [round(math.log10(factor)) for factor in run] == [0] * 25 + [-1] * 26 + [-2] * 28 + [-3] * 12
 
 
 def test_four_equal_stages_do_slightly_better() -> None:
@@ -908,6 +911,8 @@ def test_the_11pct_net() -> None:
     assert not torch.allclose(cifar(name)(images), conv_local(images, name, lambda x: x), rtol=1e-3)
     outputs = [row.shape for row in layers(closed(name)) if row.multiply_adds]
     assert outputs == [(64, 24, 24), (64, 12, 12), (64, 6, 6), (32, 6, 6), (10,)]
+    std = {"conv1": 1e-4, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
+    assert starts(name) == pytest.approx(std, rel=0.1)
 
 
 def test_from_13_to_11_is_not_lrn_alone() -> None:

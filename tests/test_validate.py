@@ -56,6 +56,12 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
     [
         ({"trainer.max_epoch": 3}, "trainer.max_epoch=3: unknown setting; did you mean trainer.max_epochs?"),
         ({"trainer.lrr": 1}, "trainer.lrr=1: unknown setting; did you mean optim.lr?"),
+        # another option of the group has it: no advice to write what was written
+        (
+            {"optim.nesterov": True},
+            "optim.nesterov=true: unknown setting; there are "
+            "name, lr, weight_decay, decay_norm_and_bias, bias_lr, layers, betas, eps",
+        ),
         ({"model.lrn.alhpa": 1}, "model.lrn.alhpa=1: unknown setting; did you mean model.lrn.alpha?"),
         (
             {"model.stages.conv1.kernal": 3},
@@ -103,6 +109,15 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
             {"callbacks": {"e": {"name": "ema"}, "p": {"name": "precise_bn"}}},
             "callbacks.p: would compare the trained weights with the average that callbacks.e validates; choose one",
         ),
+        (
+            {"callbacks": {"e": {"name": "ema"}, "t": {"name": "train_error"}}},
+            "callbacks.t: would measure the trained weights and not the average that callbacks.e makes; choose one",
+        ),
+        (
+            {"callbacks": {"t": {"name": "train_error", "stop": True, "target": None}}},
+            "callbacks.t.stop=true: needs a target, such as 0.25",
+        ),
+        ({"callbacks": {"t": {"name": "train_error", "target": 1.2}}}, "callbacks.t.target=1.2: must be from 0 to 1"),
         ({"trainer.precision": "bf16"}, "trainer.precision=bf16: write bf16-mixed"),
         ({"trainer.precision": "16"}, "trainer.precision=16: write 16-mixed"),
         ({"trainer.precision": "32"}, "trainer.precision=32: write 32-true"),
@@ -128,6 +143,7 @@ def test_one_problem_is_one_line(settings: dict[str, Any], line: str) -> None:
     [
         *({"e": {"name": "early_stopping", "monitor": monitor}} for monitor in ("val/top5", "train/loss")),
         {"e": {"name": "early_stopping", "monitor": "val/loss_precise_bn"}, "p": {"name": "precise_bn"}},
+        {"e": {"name": "early_stopping", "monitor": "train/top1_eval"}, "t": {"name": "train_error"}},
     ],
 )
 def test_what_is_logged_can_be_monitored(callbacks: dict[str, Any]) -> None:

@@ -186,14 +186,14 @@ def _claims(given: Namespace) -> int:
     from alexnet_exp.compare.text import markdown_table
     from alexnet_exp.runs.many import read
 
-    others = ("metric", "group_by", "baseline", "margin", "best_of", "top", "columns", "sort", "html")
+    others = ("metric", "group_by", "baseline", "margin", "top", "columns", "sort", "html")
     for name in others:
         if getattr(given, name):
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"compare: {option} does not go with --claims: each claim says what it is about")
     found = read(*_places(given.paths), seed_column=given.seed_column) if given.paths or OUTPUTS.is_dir() else None
     runs = [] if found is None else where(found, given.where)
-    table = claims.table_of_claims(runs, paired=given.paired)
+    table = claims.table_of_claims(runs, paired=given.paired, best_of=_names(given.best_of))
     if given.format == "csv":
         sys.stdout.write(claims.as_csv(table))
     elif given.format == "json":

@@ -20,6 +20,7 @@ from alexnet_exp.compare.statistics import Sample
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import UserError, one_of, shown
 
+EXPERIMENT = "experiment"
 # Where a run computes and lies, not what it computes: the same experiment. What differs in it is told under "look out".
 PLACEMENT = (
     *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes"),
@@ -92,6 +93,10 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed") -> list[str]:
     typed = [
         key for key in typed if len(set(column(runs, key))) > 1 and (key in candidates or _is_felt(runs, key, seed_key))
     ]
+    if len(typed) > 1 and EXPERIMENT in typed:
+        # a bundle of settings: where others were typed beside it, these and what still differs tell the arms apart
+        typed.remove(EXPERIMENT)
+        candidates = [key for key in candidates if key != EXPERIMENT]
     chosen: list[str] = []
     joint: list[Hashable] = [()] * len(runs)
     for key in typed:

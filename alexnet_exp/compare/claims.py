@@ -117,10 +117,13 @@ class Claims:
         return f"When all are held to 5% together (Holm), {len(shown) - len(lost)} of {len(shown)} keep it, not: {told}"
 
 
-def table_of_claims(runs: Sequence[Run], *, paired: bool = False, shipped: bool = True) -> Claims:
+def table_of_claims(
+    runs: Sequence[Run], *, paired: bool = False, shipped: bool = True, best_of: Sequence[str] = ()
+) -> Claims:
     """The claims that `runs` carry, each judged by `compare`, then those of shipped experiments without a run.
 
-    Runs of one name with the same claims belong together. Raises UserError where a shipped file states no usable claim.
+    Runs of one name with the same claims belong together. best_of: for the claims that name none. Raises UserError
+    where a shipped file states no usable claim.
     """
     rows: list[Row] = []
     look_out: list[str] = []
@@ -138,7 +141,7 @@ def table_of_claims(runs: Sequence[Run], *, paired: bool = False, shipped: bool 
             claims_of[key] = said
     for key, members in groups.items():
         for one in claims_of[key]:
-            rows += _rows(one, members, paired)
+            rows += _rows(one, members, paired, best_of)
     rows = _once(rows)
     for row in rows:
         if row.precisions:
@@ -228,7 +231,7 @@ def _plain(claims: Claims) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(said: PaperClaim, runs: Sequence[Run], paired: bool) -> list[Row]:
+def _rows(said: PaperClaim, runs: Sequence[Run], paired: bool, best_of_else: Sequence[str]) -> list[Row]:
     """The claim for each pair of arms that it is about: one row, or one for every value of what else was varied."""
     option = runs[0].choices.get("experiment")
     experiment = f"experiment={option}" if option else str(runs[0].config.get("name", runs[0].name))
@@ -244,12 +247,14 @@ def _rows(said: PaperClaim, runs: Sequence[Run], paired: bool) -> list[Row]:
             return without(Status.not_run, f"no finished run of {side}{f' has {said.metric}' if ended else ''}")
     # only this claim, so that it is the one that is judged
     ours = [replace(run, facts={**run.facts, "paper_claim": _as_stated(said)}) for run in runs]
-    best_of = [key for key in _keys(said.best_of) if len({repr(value(run, key)) for run in runs}) > 1]
+    wanted = _keys(said.best_of) or best_of_else
+    best_of = [key for key in wanted if len({repr(value(run, key)) for run in runs}) > 1]
     options = Options(metric=said.metric, baseline=said.against, best_of=best_of, paired=paired, images=False)
     try:
         differences = compare(ours, options).differences
-    except UserError as error:
-        return without(Status.cannot_tell, str(error))
+    except UserError as error:  # told without the options that do not go with --claims
+        told = str(error).removeprefix("--baseline ").replace(" or --group-by KEY", "")
+        return without(Status.cannot_tell, told)
     found = [_row(difference, experiment) for difference in differences if difference.claim is not None]
     return found or without(Status.cannot_tell, "no two arms that it is about were measured on the same images")
 

@@ -88,7 +88,9 @@ class Exchange(nn.Module):
         if self.replicated:
             return parts[self.link.rank]
         self.sent[1] += gradient.nbytes // self.link.ranks * (self.link.ranks - 1)
-        return self.link.scatter(torch.stack(parts)).sum(0)
+        # contiguous: a stack of channels_last maps is not, and every backend asks for it
+        own = self.link.scatter(torch.stack(parts).contiguous()).sum(0)
+        return own.contiguous(memory_format=torch.channels_last) if _is_channels_last(gradient) else own
 
     def extra_repr(self) -> str:
         return f"before {self.stage}, column {self.link.rank} of {self.link.ranks}"

@@ -78,7 +78,7 @@ class Preprocess(nn.Module):
             self.std[self.std == 0] = 1
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [N, C, H, W] to float32 of the same shape."""
+        """Pixels on 0..255 [N, C, H, W], uint8 or (after colour noise) floats, to float32 of the same shape."""
         return (images.float() - self.mean) / self.std
 
     def _start(self, setting: str | list[float], neutral: float, size: int) -> Tensor:

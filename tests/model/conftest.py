@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from alexnet_exp.model.spec import Ends, Network, complete
 
@@ -18,13 +19,20 @@ Variant = Callable[..., Network]
 
 def compose(name: str, *overrides: str) -> Network:
     """The settings of one YAML option as a user gets them; overrides are relative to the node."""
-    option = OmegaConf.load(CONF / f"{name}.yaml")
-    del option["defaults"]
     network = OmegaConf.to_object(
-        OmegaConf.merge(OmegaConf.structured(Network), option, OmegaConf.from_dotlist(list(overrides)))
+        OmegaConf.merge(OmegaConf.structured(Network), *_options(name), OmegaConf.from_dotlist(list(overrides)))
     )
     assert isinstance(network, Network)
     return network
+
+
+def _options(name: str) -> list[Any]:
+    """A YAML option and the options that it builds upon, those first: all that its `defaults` name but the schema."""
+    option = OmegaConf.load(CONF / f"{name}.yaml")
+    assert isinstance(option, DictConfig)
+    *below, last = option.pop("defaults")
+    assert last == "_self_"
+    return [*(each for base in below if not base.startswith("/") for each in _options(base)), option]
 
 
 def closed(

@@ -43,12 +43,16 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: 
 
 
 class Threads:
-    """Ranks that are threads of one process: what one hands over lies where the others find it."""
+    """Ranks that are threads of one process: what one hands over lies where the others find it.
+
+    Like torch's collectives they take nothing that is not contiguous.
+    """
 
     def __init__(self, rank: int, ranks: int, barrier: Barrier, table: list[Any]):
         self.rank, self.ranks, self.barrier, self.table = rank, ranks, barrier, table
 
     def gather(self, own: Tensor) -> list[Tensor]:
+        assert own.is_contiguous()
         self.table[self.rank] = own
         self.barrier.wait(10)
         found = [each.clone() for each in self.table]
@@ -218,9 +222,17 @@ def test_an_exchange_sums_gradients_unless_every_rank_has_the_same_ones() -> Non
 
 def test_channels_last_stays_channels_last(network_of: NetworkOf) -> None:
     maps = torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
-    for found in on_ranks(2, lambda link: Exchange(link, "conv3")(maps)):
+    gradient = torch.randn(2, 8, 3, 3).contiguous(memory_format=torch.channels_last)
+
+    def there_and_back(link: Threads) -> tuple[Tensor, Tensor]:
+        exchange = Exchange(link, "conv3")
+        return exchange(maps), exchange.scatter(gradient)
+
+    for rank, (found, back) in enumerate(on_ranks(2, there_and_back)):
         assert found.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(found, torch.cat([maps, maps], dim=1))
+        assert back.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(back, 2 * gradient.chunk(2, dim=1)[rank])
 
 
 @pytest.mark.parametrize("last", [False, True])
