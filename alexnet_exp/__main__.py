@@ -17,7 +17,7 @@ from alexnet_exp.settings import BAD_INPUT, FAILED, TRACEBACK, UserError
 COMMANDS = {
     "train": "one experiment, as the overrides say (this is the default)",
     "check": "the same, composed, validated, built, and one batch of it: for CI",
-    "eval": "a run's own data and checkpoint again: RUN [--split test|val|train] [--ckpt best|last|FILE]",
+    "eval": "a run's own data and checkpoint again: RUN... [--views 1|9|10] [--split NAME] [--ckpt best|last|FILE]",
     "predict": "the five most probable classes of images: RUN IMAGE... [--json]",
     "summary": "a network's layers, parameters and multiply-adds beside the paper's: [overrides] [--json]",
     "export": "a run's network as ONNX and safetensors: RUN [--format onnx|safetensors] [--out FOLDER]",
@@ -25,7 +25,7 @@ COMMANDS = {
     "runs": "the latest runs and how far they are; show RUN; diff A B",
     "sweep": "the jobs of a sweep: work FOLDER; confirm FOLDER --top N --seeds N",
     "resume": "goes on with a sweep: FOLDER",
-    "plot": "a run's curves, confusion matrix and filters as PNG: RUN; or: schedule [overrides]",
+    "plot": "a run's curves, filters, predictions and nearest images as PNG: RUN [--only NAMES]; or: schedule",
 }
 
 

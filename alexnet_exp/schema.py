@@ -375,7 +375,12 @@ class Config:
 
 
 LOGGERS: dict[str, type] = {"csv": Csv, "tensorboard": TensorBoard, "mlflow": Mlflow, "wandb": Wandb}
-CALLBACKS: dict[str, type] = {"ema": Ema, "early_stopping": EarlyStopping, "precise_bn": PreciseBn, "train_error": TrainError}
+CALLBACKS: dict[str, type] = {
+    "ema": Ema,
+    "early_stopping": EarlyStopping,
+    "precise_bn": PreciseBn,
+    "train_error": TrainError,
+}
 
 # The groups of conf/ that hold one node, and the dataclasses which that node's `name` chooses among.
 NODES: dict[str, dict[str, type]] = {

@@ -30,7 +30,8 @@ SCRIPT = Path(sys.executable).with_name("alexnet_exp")
 BAD = [
     (
         "model=lnr",
-        "model=lnr: did you mean lrn? one of bn, code, cuda_convnet_18pct, cuda_convnet_26pct, lrn, none, paper, "
+        "model=lnr: did you mean lrn? one of bn, code, cuda_convnet_11pct, cuda_convnet_13pct, cuda_convnet_18pct, "
+        "cuda_convnet_26pct, lenet5, lrn, none, paper, paper_cifar10, paper_cifar10_one_column, paper_one_column, "
         "torchvision, tutorial",
     ),
     ("modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
@@ -359,7 +360,7 @@ def completed(line: str) -> list[str]:
 def test_the_shell_completes_commands_groups_options_and_settings(things: Path) -> None:
     assert {"model=bn", "model=lrn", "model=paper"} <= set(completed("alexnet_exp model="))
     assert completed("alexnet_exp data=ci") == ["data=cifar10", "data=cifar100"]
-    assert completed("alexnet_exp optim.l") == ["optim.lr="]
+    assert completed("alexnet_exp optim.l") == ["optim.layers.", "optim.lr="]
     assert completed("alexnet_exp summary model=tu") == ["model=tutorial"]
     first = completed("alexnet_exp ")
     assert {"predict", "summary", "model=", "data=", "trainer."} <= set(first)

@@ -5,8 +5,11 @@ They lie beside the project where it is developed (the environment variable name
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import random
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -17,8 +20,9 @@ from PIL import Image, ImageOps
 from alexnet_exp.__main__ import main
 from alexnet_exp.data.images import read_image
 from alexnet_exp.data.source import open_source
-from alexnet_exp.data.spec import Folder, Val
+from alexnet_exp.data.spec import Folder, ImageNet, Val
 from alexnet_exp.data.split import Resident, Streamed
+from tests import devkit
 
 FOLDER = os.environ.get("ALEXNET_EXP_SHARED", "")
 
@@ -84,3 +88,61 @@ def test_photographs_are_streamed_and_trained_on(
     assert main(["check", "data=folder", f"data.root={photographs}", "data.val=none", *small]) == 0
     assert capsys.readouterr().out.startswith("ok: AlexNet")
     assert not multiprocessing.active_children(), "the workers are left, in the middle of an epoch"
+
+
+@pytest.fixture(scope="module")
+def imagenet(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photographs as ImageNet's files unpack: train/WNID/*, a flat val/ of the same ones, and a kit that fits it.
+
+    The kit's IDs and the numbers of the validation images are in an order of their own, as the official ones are.
+    """
+    root = tmp_path_factory.mktemp("root")
+    files = {file.parent.name: file for file in photographs.rglob("*.JPEG")}
+    wnids = sorted(files)
+    by_id, by_number = random.Random(1).sample(wnids, len(wnids)), random.Random(2).sample(wnids, len(wnids))
+    (root / "val").mkdir()
+    for number, wnid in enumerate(by_number, 1):
+        (root / "train" / wnid).mkdir(parents=True)
+        shutil.copy(files[wnid], root / "train" / wnid)
+        shutil.copy(files[wnid], root / "val" / f"ILSVRC2012_val_{number:08}.JPEG")
+    words = [(wnid, files[wnid].stem.partition("_")[2].replace("_", " ")) for wnid in by_id]
+    labels = devkit.truth([by_id.index(wnid) + 1 for wnid in by_number])
+    devkit.as_folder(root, devkit.meta(words, images=1), labels)
+    return root
+
+
+def test_a_flat_val_folder_gets_the_labels_of_its_photographs(imagenet: Path) -> None:
+    source = open_source(ImageNet(root=str(imagenet), size=64), seed=1)
+    assert isinstance(source.train, Streamed)
+    assert isinstance(source.test, Streamed)
+    trained = {
+        Path(path).read_bytes(): int(label) for path, label in zip(source.train.paths, source.train.labels, strict=True)
+    }
+    tested = {
+        Path(path).read_bytes(): int(label) for path, label in zip(source.test.paths, source.test.labels, strict=True)
+    }
+    # val/ holds the same photographs under other names: equal bytes, equal labels
+    assert len(trained) == 200
+    assert trained == tested
+
+
+def test_imagenet_end_to_end(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """experiment=imagenet_paper, small: trained, tested on ten views, evaluated again, asked about a photograph."""
+    monkeypatch.chdir(tmp_path)
+    small = ["model.num_classes=200", "model.width=0.05", "data.batch_size=50", "trainer.max_epochs=1", "trainer=cpu"]
+    assert main(["experiment=imagenet_paper", f"data.root={imagenet}", "data.workers=2", *small]) == 0
+    trained = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert main(["eval", trained["run"]]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["views"] == 10
+    assert again["metrics"] == {key: value for key, value in trained["metrics"].items() if key.startswith("test/")}
+    assert again["centre"]["test/loss"] != again["metrics"]["test/loss"]
+    photograph = next((imagenet / "train" / "n01494475").iterdir())
+    assert main(["predict", trained["run"], str(photograph), "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    names = [answer["class"] for answer in json.loads(line)["top"]]
+    words = {folder.name: next(folder.iterdir()).stem.partition("_")[2] for folder in (imagenet / "train").iterdir()}
+    assert len(names) == 5
+    assert all(name == f"{name[:9]} {words[name[:9]].replace('_', ' ')}" for name in names)

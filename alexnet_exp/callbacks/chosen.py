@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from alexnet_exp import schema
 from alexnet_exp.callbacks.batch_norm import PreciseBn
 from alexnet_exp.callbacks.ema import Ema
+from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.extend import UserClass
 
 
@@ -29,6 +30,8 @@ def _build(node: Any) -> pl.Callback:
         return Ema(**arguments)
     if isinstance(node, schema.PreciseBn):
         return PreciseBn(**arguments)
+    if isinstance(node, schema.TrainError):
+        return TrainError(**arguments)
     assert isinstance(node, schema.EarlyStopping)
     # null is Lightning's own choice: after the epoch, or after each validation where these come at other times
     after_epoch = None if node.monitor.startswith("val/") else True

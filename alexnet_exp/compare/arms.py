@@ -21,6 +21,7 @@ from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import UserError, one_of, shown
 
 EXPERIMENT = "experiment"
+KEPT = "kept"
 # Where a run computes and lies, not what it computes: the same experiment. What differs in it is told under "look out".
 PLACEMENT = (
     *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes"),
@@ -73,7 +74,7 @@ def fold(runs: Sequence[Run], metric: str, *, group_by: Sequence[str] = (), seed
     split = any(apart for *_, apart in pools)
     arms = []
     for places, images, _ in pools:
-        settings = {factor: _plain(value(runs[places[0]], factor)) for factor in factors}
+        settings = {factor: _setting(runs[places[0]], factor) for factor in factors}
         if split:
             settings["fingerprint"] = _data_text(images)
         arms.append(_arm([runs[place] for place in places], settings, metric, seed_key))
@@ -268,8 +269,12 @@ def _stray(runs: Sequence[Run], pools: Sequence[Sequence[int]], grouped: bool, s
     return found
 
 
-def _plain(had: Any) -> Any:
-    return None if had is MISSING else had
+def _setting(run: Run, factor: str) -> Any:
+    """What an arm's run has under a factor. A node that another run has dropped (`model.stages.conv4=null`) is KEPT."""
+    had = value(run, factor)
+    if had is MISSING:
+        return KEPT if any(key.startswith(f"{factor}.") for key in run.config) else None
+    return had
 
 
 def _data_text(images: Hashable) -> str:

@@ -270,12 +270,15 @@ def _families(folded: Folded, arms: Sequence[Arm], options: Options) -> tuple[li
 
 
 def _axis(key: str, factors: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Which factors the baseline's key speaks of: itself, or the one that decides it (`model` decides model.norm)."""
+    """Which factors the baseline's key speaks of: itself, the one that decides it (`model` decides model.norm), or the
+    node it lies in (model.stages.conv4 of model.stages.conv4.out).
+    """
     if key in factors:
         return [key]
     had = column(runs, key)
     deciding = [factor for factor in factors if decides(column(runs, factor), had)]
-    return deciding[:1] or list(factors)
+    around = sorted((factor for factor in factors if key.startswith(f"{factor}.")), key=len)
+    return deciding[:1] or around[-1:] or list(factors)
 
 
 def _unlike(images: Any, other: Any) -> bool:

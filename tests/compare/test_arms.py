@@ -49,6 +49,29 @@ def test_what_the_group_decides_is_not_named_again():
     assert find_factors(runs) == ["model"]
 
 
+def test_a_dropped_stage_is_told_from_one_that_is_there():
+    there = arm("lrn", VALUES, config={"model.stages.conv4.out": 384, "model.stages.conv4.kernel": 3})
+    dropped = arm("lrn", VALUES, config={"model.stages.conv4": None}, overrides=["model.stages.conv4=null"])
+    assert labels([*there, *dropped]) == ["model.stages.conv4=kept", "model.stages.conv4=null"]
+
+
+def test_an_experiment_is_named_only_where_nothing_else_was_typed():
+    """It is a bundle of settings: `experiment=a` and `experiment=b optim.lr=0.01` differ in the rate and no more."""
+
+    def of(experiment, lr, *overrides):
+        return [
+            replace(
+                run,
+                choices={**run.choices, "experiment": experiment},
+                facts={**run.facts, "overrides": [f"experiment={experiment}", *overrides]},
+            )
+            for run in arm("lrn", VALUES, lr=lr)
+        ]
+
+    assert find_factors([*of("a", 0.1), *of("b", 0.01, "optim.lr=0.01")]) == ["optim.lr"]
+    assert find_factors([*of("a", 0.1), *of("b", 0.01)]) == ["experiment"]
+
+
 def test_without_what_was_typed_one_setting_stands_for_those_that_change_together():
     runs = [*arm("lrn", VALUES, overrides=None), *arm("bn", VALUES, overrides=None)]
     assert len(find_factors(runs)) == 1

@@ -392,10 +392,27 @@ def test_each_arm_may_have_its_own_rate():
 
     (row,) = table_of_claims(runs(best), shipped=False).rows
     assert row.claim.status is Status.reproduced
+    # the claim itself may leave it to whoever asks
+    (asked,) = table_of_claims(runs(said), shipped=False, best_of=["optim.lr"]).rows
+    assert asked.claim.interval == row.claim.interval
     # without it: a row a rate, each named
     found = table_of_claims(runs(said), shipped=False)
     assert len(found.rows) == 2
     assert [("0.1" in row[0], "0.01" in row[0]) for row in table.as_table(found).rows] == [(True, False), (False, True)]
+
+
+def test_arms_that_differ_in_their_rate_too_are_told_with_what_can_be_done_here():
+    runs = [
+        made(model, seed, number, lr=lr, paper_claim={**LRN, "difference": -0.014})
+        for model, lr, numbers in (("lrn", 0.1, GOOD), ("none", 0.01, BAD))
+        for seed, number in enumerate(numbers, start=1)
+    ]
+    (row,) = table_of_claims(runs, shipped=False).rows
+    assert row.claim.status is Status.cannot_tell
+    against = row.claim.said.against
+    assert row.claim.why == f"{against}: no arm has the same optim.lr=... as it; --best-of KEY?"
+    (row,) = table_of_claims(runs, shipped=False, best_of=["optim.lr"]).rows
+    assert row.claim.status is Status.reproduced
 
 
 def test_how_many_were_tested_together():

@@ -338,3 +338,13 @@ def test_columns_can_be_chosen():
     found = compare([*arm("lrn", LRN), *arm("none", NONE)], Options(columns=["model", "val/top1", "commit"]))
     assert found.table.keys == ["model", "val/top1", "commit"]
     assert found.table.rows[0] == ["lrn", pytest.approx(0.976), "a" * 40]
+
+
+def test_a_baseline_may_be_named_by_a_setting_of_a_stage_that_others_drop():
+    """Also where another model has that stage in another size, so that dropping it does not decide the size."""
+    there = arm("lrn", (0.95, 0.96, 0.97), config={"model.stages.conv4.out": 384})
+    dropped = arm("lrn", (0.9, 0.91, 0.92), config={"model.stages.conv4": None}, overrides=["model.stages.conv4=null"])
+    other = arm("bn", (0.8, 0.81, 0.82), config={"model.stages.conv4.out": 192})
+    found = compare([*there, *dropped, *other], Options(baseline="model.stages.conv4.out=384"))
+    assert [one.arm.settings for one in found.differences] == [{"model": "lrn", "model.stages.conv4": None}]
+    assert found.differences[0].difference == pytest.approx(-0.05)
