@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alexnet_exp.compare.comparison import Arm
-from alexnet_exp.compare.select import MISSING, NOT_SETTINGS, Condition, decides, frozen, value, varying
+from alexnet_exp.compare.select import MISSING, NOT_SETTINGS, Condition, decides, frozen, setting, value, varying
 from alexnet_exp.compare.statistics import Sample
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import UserError, one_of, shown
 
 EXPERIMENT = "experiment"
-KEPT = "kept"
 # Where a run computes and lies, not what it computes: the same experiment. What differs in it is told under "look out".
 PLACEMENT = (
     *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes"),
@@ -74,7 +73,7 @@ def fold(runs: Sequence[Run], metric: str, *, group_by: Sequence[str] = (), seed
     split = any(apart for *_, apart in pools)
     arms = []
     for places, images, _ in pools:
-        settings = {factor: _setting(runs[places[0]], factor) for factor in factors}
+        settings = {factor: setting(runs[places[0]], factor) for factor in factors}
         if split:
             settings["fingerprint"] = _data_text(images)
         arms.append(_arm([runs[place] for place in places], settings, metric, seed_key))
@@ -267,14 +266,6 @@ def _stray(runs: Sequence[Run], pools: Sequence[Sequence[int]], grouped: bool, s
         if mixed:
             found[key] = sorted(mixed, key=str)
     return found
-
-
-def _setting(run: Run, factor: str) -> Any:
-    """What an arm's run has under a factor. A node that another run has dropped (`model.stages.conv4=null`) is KEPT."""
-    had = value(run, factor)
-    if had is MISSING:
-        return KEPT if any(key.startswith(f"{factor}.") for key in run.config) else None
-    return had
 
 
 def _data_text(images: Hashable) -> str:

@@ -23,6 +23,7 @@ NOT_SETTINGS = (
 # Groups whose options reach into every node of the configuration.
 GLOBAL_GROUPS = ("experiment",)
 VALUES = 10  # of a setting, in a message
+KEPT = "kept"
 # Columns that are neither setting nor metric, and how one reads them.
 FACTS: dict[str, tuple[str, Callable[[Run], Any]]] = {
     "run": ("run", lambda run: run.name),
@@ -47,6 +48,17 @@ def value(run: Run, key: str) -> Any:
         if key in place:
             return place[key]
     return MISSING
+
+
+def setting(run: Run, key: str) -> Any:
+    """As `value`, for a table: None where there is nothing, KEPT for a node that another run has dropped.
+
+    So a run with `model.stages.conv4=null` is told from one with that stage, which has no value but a node of them.
+    """
+    had = value(run, key)
+    if had is MISSING:
+        return KEPT if any(name.startswith(f"{key}.") for name in run.config) else None
+    return had
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
@@ -200,7 +212,7 @@ def runs_table(runs: Sequence[Run], settings: Sequence[str], columns: Sequence[s
     chosen = [key for key in columns or () if any(value(run, key) is not MISSING for run in runs)]
     keys = chosen or usual
     metrics = set(metric_keys(runs))
-    rows = [[None if (found := value(run, key)) is MISSING else found for key in keys] for run in runs]
+    rows = [[setting(run, key) for key in keys] for run in runs]
     return Table(keys, [title(key, metrics) for key in keys], rows)
 
 

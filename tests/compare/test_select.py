@@ -11,12 +11,14 @@ from alexnet_exp.compare.select import (
     other_values,
     ranking_key,
     runs_table,
+    setting,
     sorted_by,
     varying,
     where,
 )
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import UserError
+from tests.compare.made import made
 
 STAGES = {"model.stages.conv1.then": ["norm", "act"], "model.norm": "bn", "model.name": "bn", "model.width": 1.0}
 LRN = {"model.stages.conv1.then": ["act", "norm"], "model.norm": "lrn", "model.name": "lrn", "model.width": 1.0}
@@ -57,6 +59,13 @@ def test_seeds_names_and_places_do_not_vary():
     assert varying(runs) == []
     assert varying([]) == []
     assert varying([a_run(config={"optim.lr": 1})]) == []
+
+
+def test_a_table_tells_a_dropped_stage_from_one_that_is_there():
+    there = made("lrn", 1, 0.9, config={"model.stages.conv4.out": 384})
+    dropped = made("lrn", 1, 0.9, config={"model.stages.conv4": None})
+    assert [setting(run, "model.stages.conv4") for run in (there, dropped)] == ["kept", None]
+    assert setting(there, "model.stages.conv5") is None
 
 
 def test_a_key_that_some_runs_lack_varies_and_true_is_not_one():
