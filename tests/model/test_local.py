@@ -1,9 +1,8 @@
-"""The locally connected layer against a loop over its pixels: values, gradients, initial values, export and time."""
+"""The locally connected layer against a loop over its pixels: values, gradients, initial values and export."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,19 +65,6 @@ def test_a_pixels_weights_act_on_that_pixel_alone() -> None:
         layer.bias[3, 0] += 1
     changed = (layer(maps) - before).abs().amax(dim=(0, 1)) > 0
     assert changed.nonzero().tolist() == [[1, 2], [3, 0]]
-
-
-def test_it_is_faster_than_the_loop() -> None:
-    layer = LocallyConnected2d(32, 32, 3, (6, 6), 1, 1)
-    maps = torch.randn(64, 32, 6, 6, requires_grad=True)
-
-    def seconds(forward: Callable[[], Tensor]) -> float:
-        start = time.perf_counter()
-        forward().sum().backward()
-        return time.perf_counter() - start
-
-    ours = min(seconds(lambda: layer(maps)) for _ in range(5))
-    assert ours < min(seconds(lambda: by_the_pixel(layer, maps)) for _ in range(5))
 
 
 def test_autocast_computes_and_answers_in_its_dtype() -> None:
