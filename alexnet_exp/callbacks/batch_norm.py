@@ -14,6 +14,7 @@ from pytorch_lightning.strategies import Strategy
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from alexnet_exp.callbacks.measured import add_metrics, modes_kept
 from alexnet_exp.data.order import Batch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.module import Tally
@@ -53,9 +54,7 @@ class PreciseBn(pl.Callback):
                 tally.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
         means = tally.read(strategy)
         found = {f"val/{key}_precise_bn": means[key] for key in ("loss", "top1")}
-        if isinstance(getattr(pl_module, "metrics", None), dict):
-            pl_module.metrics.update(found)  # type: ignore[union-attr,operator]
-        pl_module.log_dict(found, logger=False)
+        add_metrics(pl_module, found)
 
     def _measure(self, data: ImageData, module: pl.LightningModule, ranks: int) -> None:
         # shuffled: in a folder's own order a batch would be of one class
@@ -77,16 +76,6 @@ def _average(norm: _BatchNorm, strategy: Strategy) -> None:
     for statistic in (norm.running_mean, norm.running_var):
         if statistic is not None:
             statistic.copy_(strategy.reduce(statistic.clone(), reduce_op="mean"))
-
-
-@contextmanager
-def modes_kept(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

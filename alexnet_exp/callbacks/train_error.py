@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from alexnet_exp.callbacks.batch_norm import modes_kept
+from alexnet_exp.callbacks.measured import add_metrics, modes_kept
 from alexnet_exp.data.stratified import stratified_order
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.module import Tally
@@ -49,9 +49,7 @@ class TrainError(pl.Callback):
         if not self.errors:
             return
         found = {TRAIN_EVAL: 1 - self.errors[-1]}
-        if isinstance(getattr(pl_module, "metrics", None), dict):
-            pl_module.metrics.update(found)  # type: ignore[union-attr,operator]
-        pl_module.log_dict(found, logger=False)
+        add_metrics(pl_module, found)
         if self.stop and self.metrics:
             trainer.should_stop = True
 
