@@ -115,11 +115,11 @@ class ImageData(pl.LightningDataModule):
 
     def global_size(self, split: str, batch_idx: int) -> int:
         """Images of one batch of `split` (train, val, test), over all ranks."""
-        return self._plan(self._split(split)).global_size(batch_idx)
+        return self._plan(self.split(split)).global_size(batch_idx)
 
     def train_dataloader(self) -> ResidentLoader:
         """Batches in an order of its own for each epoch, from where the trainer stands in it."""
-        train = self._split("train")
+        train = self.split("train")
         if len(train) < self._world:
             raise UserError(f"data: {len(train)} training images are too few for {self._world} processes")
         return self._loader(train, shuffle=True, start=lambda: self._batch)
@@ -137,11 +137,11 @@ class ImageData(pl.LightningDataModule):
 
         Always from the beginning. Raises UserError if there are none.
         """
-        return self._loader(self._split(split), shuffle, start=int)
+        return self._loader(self.split(split), shuffle, start=int)
 
     def indices(self, split: str) -> Tensor:
         """Which images of `split` this rank gets from `loader(split)`, in that order: int64 [n]."""
-        plan = self._plan(self._split(split))
+        plan = self._plan(self.split(split))
         order = torch.arange(plan.n)
         return torch.cat([plan.share(order, batch) for batch in range(len(plan))] or [order[:0]])
 
@@ -223,7 +223,8 @@ class ImageData(pl.LightningDataModule):
             return loader
         return ResidentLoader(split, plan, order, start)
 
-    def _split(self, name: str) -> Split:
+    def split(self, name: str) -> Split:
+        """The images of train, val or test; raises UserError if there are none."""
         splits = {"train": self.source.train, "val": self.source.val, "test": self.source.test}
         split = splits[name]
         if split is None:

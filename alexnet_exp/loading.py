@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet_exp.build import CARD, CARD_FORMAT, build_network
+from alexnet_exp.build import CARD, CARD_FORMAT, Experiment, build, build_network
 from alexnet_exp.data.augment import center_crop, fit
 from alexnet_exp.data.images import read_image
 from alexnet_exp.extend import TARGET, UserClass
@@ -22,6 +22,7 @@ from alexnet_exp.runs import checksum
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.find import checkpoint_path, find
 from alexnet_exp.runs.folder import flatten
+from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import typed
 
@@ -77,6 +78,13 @@ def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> 
         first = textwrap.shorten(str(error).splitlines()[-1], 120, placeholder=" ...")
         raise UserError(f"{path}: its weights are not of the network it names ({first})") from None
     return classifier.eval()
+
+
+def rebuilt(config: Config) -> Experiment:
+    """A run's experiment built again from its configuration, its data not open yet; a checkpoint gives the weights."""
+    if getattr(config.model, "weights", None) is not None:
+        config.model.weights = None  # the checkpoint has them; the file that they started from may be gone
+    return build(config)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

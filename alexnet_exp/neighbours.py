@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from alexnet_exp.data.split import Split
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.loading import Classifier
 from alexnet_exp.seeds import derive
@@ -60,7 +59,7 @@ def classify(classifier: Classifier, data: ImageData, split: str, indices: Tenso
 
     Raises `UserError` for an index that the split has not got.
     """
-    images = _split(data, split)
+    images = data.split(split)
     beyond = [index for index in indices.tolist() if not 0 <= index < len(images)]
     if beyond:
         raise UserError(f"--images {beyond[0]}: there are {len(images):,} {split} images; write 0 to {len(images) - 1}")
@@ -73,7 +72,7 @@ def draw(classifier: Classifier, data: ImageData, split: str, count: int, seed: 
 
     As many of either as there are among the first 512 of that order; where one kind runs out, the other fills up.
     """
-    n = len(_split(data, split))
+    n = len(data.split(split))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "examples")))[:LOOKED_AT]
     kinds: dict[bool, list[int]] = {True: [], False: []}
     half = -(-count // 2)
@@ -155,13 +154,6 @@ def _probabilities(classifier: Classifier, images: Tensor) -> Tensor:
 
 def _device(classifier: Classifier) -> torch.device:
     return next(classifier.parameters()).device
-
-
-def _split(data: ImageData, name: str) -> Split:
-    split = {"train": data.source.train, "val": data.source.val, "test": data.source.test}[name]
-    if split is None:
-        raise UserError(f"the data has no {name} images; {data.describe()}")
-    return split
 
 
 def _by_turns(first: list[int], second: list[int], count: int) -> list[int]:

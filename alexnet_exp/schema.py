@@ -21,8 +21,8 @@ from alexnet_exp.settings import Checks, Refused
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 # Lightning's older names, and what it takes them for.
 OLD_PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}
+COLUMNS = "columns"  # a strategy of ours: a rank holds one column of the network and sees all images
 # Strategies that work without a package or a setting more; Lightning has others, for clusters and very large networks.
-COLUMNS = "columns"  # ours: a rank holds one column of the network and sees all images
 STRATEGIES = ("auto", "ddp", COLUMNS, "ddp_find_unused_parameters_true", "fsdp")
 # What our LightningModule tells of an epoch, and what `callbacks=precise_bn` adds.
 METRICS = ("train/loss", "train/top1", "val/loss", "val/top1", "val/top5")

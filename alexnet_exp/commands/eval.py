@@ -121,18 +121,16 @@ def _save_path(text: str | None) -> Path | None:
 
 
 def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -> Evaluation:
-    from alexnet_exp.build import CARD, build, refuse_views
+    from alexnet_exp.build import CARD, refuse_views
     from alexnet_exp.datamodule import ImageData
     from alexnet_exp.devices import chosen, place
     from alexnet_exp.evaluate import evaluate
-    from alexnet_exp.loading import read_checkpoint, refuse_another_network
+    from alexnet_exp.loading import read_checkpoint, rebuilt, refuse_another_network
     from alexnet_exp.schema import Trainer
 
     config, path = one.config, one.path
     content = read_checkpoint(one.file)
-    if getattr(config.model, "weights", None) is not None:
-        config.model.weights = None  # the checkpoint has them; the file that they started from may be gone
-    experiment = build(config)
+    experiment = rebuilt(config)
     refuse_another_network(one.file, content[CARD]["model"], experiment.card["model"], path)
     experiment.module.load_state_dict(content["state_dict"])
     experiment.data.prepare_data()

@@ -119,14 +119,12 @@ class _Job:
     @cached_property
     def data(self) -> ImageData:
         """The run's images; where they are gone, the pictures that need them are missing."""
-        from alexnet_exp.build import build
         from alexnet_exp.datamodule import ImageData
+        from alexnet_exp.loading import rebuilt
 
         config = validate(read_config(self.run))
-        if getattr(config.model, "weights", None) is not None:
-            config.model.weights = None  # the network is the checkpoint's; the file it started from may be gone
         try:
-            data = build(config).data
+            data = rebuilt(config).data
             if not isinstance(data, ImageData):
                 raise _MissingError(f"{type(data).__name__} is no subclass of ImageData, whose images can be asked for")
             data.prepare_data()
