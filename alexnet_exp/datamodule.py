@@ -12,7 +12,6 @@ from torch import Tensor
 
 from alexnet_exp.cores import cores
 from alexnet_exp.data.augment import center_crop, cut_views, fit, mirror, random_crop
-from alexnet_exp.data.cache import cache_folder
 from alexnet_exp.data.colour import IMAGENET, Colour, add_noise, cached_colour
 from alexnet_exp.data.facts import check_crop
 from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
@@ -23,6 +22,7 @@ from alexnet_exp.model.preprocess import Statistics
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.seeds import derive
 from alexnet_exp.settings import UserError
+from alexnet_exp.user_cache import cache_folder
 
 MOST_WORKERS = 16
 # Images go to the GPU for the whole run if they take up to this part of its free memory.

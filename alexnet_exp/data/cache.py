@@ -15,13 +15,6 @@ from alexnet_exp.data.listing import Files
 from alexnet_exp.settings import UserError
 
 
-def cache_folder(setting: str | None) -> Path:
-    """`setting`, or where the user's programs keep what can be made again: $XDG_CACHE_HOME or ~/.cache."""
-    if setting is not None:
-        return Path(setting).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_exp"
-
-
 def decoded(files: Files, size: int, folder: Path) -> Tensor:
     """uint8 [N, 3, size, size] of `files`, from the cache in `folder` or decoded and put there.
 

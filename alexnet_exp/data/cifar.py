@@ -15,11 +15,11 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from alexnet_exp.data.cache import cache_folder
 from alexnet_exp.data.facts import facts
 from alexnet_exp.data.spec import Cifar, Cifar10
 from alexnet_exp.data.split import Resident, Source, fingerprint
 from alexnet_exp.settings import UserError
+from alexnet_exp.user_cache import cache_folder
 
 # What a pickled numpy array is made with: under numpy 1 and 2, and by any protocol.
 ARRAY_PARTS = {

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from alexnet_exp.data.cache import cache_folder, decoded
+from alexnet_exp.data.cache import decoded
 from alexnet_exp.data.facts import RESIDENT_SIDE, stored_side
 from alexnet_exp.data.imagenet import class_names, find_imagenet, flat_val, missing_images, opened_devkit
 from alexnet_exp.data.listing import Files, Layout, find_layout, list_files
 from alexnet_exp.data.spec import Folder, ImageNet
 from alexnet_exp.data.split import Resident, Source, Split, Streamed, fingerprint
+from alexnet_exp.user_cache import cache_folder
 
 
 def open_folder(spec: Folder) -> Source:

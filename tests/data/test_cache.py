@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from alexnet_exp.data import cache
-from alexnet_exp.data.cache import cache_folder, decoded
+from alexnet_exp.data.cache import decoded
 from alexnet_exp.data.listing import Files, list_files
 from alexnet_exp.settings import UserError
+from alexnet_exp.user_cache import cache_folder
 
 
 @pytest.fixture
