@@ -2,9 +2,8 @@
 
     python -m benchmarks.layers
 
-LRN at the shapes of the 2012 network's conv1 and conv2 (batch 32), against torch's own op and against autograd of the
-formula. The locally connected layer of the 13 % net behind its second pool (batch 128), against F.unfold and a loop
-over its pixels. float32, one thread. Cost: a minute.
+The locally connected layer of the 13 % net behind its second pool (batch 128), against F.unfold and a loop over its
+pixels. float32, one thread. Cost: seconds. Local response normalization is in `python -m benchmarks lrn`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet_exp.model.local import LocallyConnected2d
-from alexnet_exp.model.lrn import LRN
 
 ROUNDS = 9
 
@@ -26,17 +24,6 @@ ROUNDS = 9
 def main() -> None:
     """Prints each way's median in milliseconds, and how many times as long it takes as ours."""
     torch.set_num_threads(1)
-    for shape in ((32, 96, 55, 55), (32, 256, 27, 27)):
-        maps = torch.randn(shape).relu().requires_grad_()
-        ours = LRN()
-        ways = {
-            "ours": ours,
-            "autograd of the formula": lambda maps, lrn=ours: _formula(lrn, maps),
-            "F.local_response_norm": lambda maps, lrn=ours: F.local_response_norm(
-                maps, lrn.size, lrn.alpha, lrn.beta, lrn.k
-            ),
-        }
-        _compare(f"LRN, {'x'.join(map(str, shape))}", ways, maps)
     local = LocallyConnected2d(64, 32, 3, (6, 6), 1, 1)
     ways = {
         "ours": local,
@@ -60,14 +47,6 @@ def _compare(title: str, ways: Mapping[str, Callable[[Tensor], Tensor]], maps: T
     ours = statistics.median(times["ours"])
     for name, measured in times.items():
         print(f"  {name:<26}{statistics.median(measured):8.1f} ms{statistics.median(measured) / ours:8.1f} times ours")
-
-
-def _formula(lrn: LRN, maps: Tensor) -> Tensor:
-    """By a pool over maps that are laid out as rows."""
-    n, c = maps.shape[:2]
-    squares = maps.square().reshape(n, 1, c, -1)
-    mean = F.avg_pool2d(squares, (lrn.size, 1), stride=1, padding=(lrn.size // 2, 0)).reshape(maps.shape)
-    return maps * (lrn.k + lrn.alpha * mean).pow(-lrn.beta)
 
 
 def _unfolded(layer: LocallyConnected2d, maps: Tensor) -> Tensor:

@@ -51,4 +51,4 @@ def kept_of(layer: Layer, after: Layer | None) -> int:
         kept += FLOAT * size
     if layer.kind == "local":
         kept += FLOAT * layer.multiply_adds // layer.shape[0]
-    return kept + {"pool": INDEX * size, "drop": MASK * size, "lrn": 2 * FLOAT * size}.get(layer.kind, 0)
+    return kept + {"pool": INDEX * size, "drop": MASK * size}.get(layer.kind, 0)

@@ -1,0 +1,148 @@
+"""Kernels are compiled once, whoever else compiles them; where they are not there, a word says why."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp.kernels import native as module
+from alexnet_exp.kernels.native import SWITCH, Native, native
+
+TWICE = "int twice(int x) { return 2 * x; }\n"
+STARTED = """
+from pathlib import Path
+from alexnet_exp.kernels import native
+native.HERE = Path({sources!r})
+print(native.native().library.twice(21))
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one kernel, in place of the package's; the cache is empty."""
+    if native().library is None:
+        pytest.skip(native().why)
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "twice.c").write_text(TWICE)
+    monkeypatch.setattr(module, "HERE", folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def again() -> Native:
+    """As a new process would find it."""
+    return native.__wrapped__()
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "alexnet_exp" / "kernels").iterdir())
+
+
+def test_a_kernel_is_compiled_once(sources: Path, tmp_path: Path) -> None:
+    library = again().library
+    assert library is not None
+    assert library.twice(21) == 42
+    (file,) = cached(tmp_path)
+    first = file.stat()
+    assert again().library is not None
+    assert cached(tmp_path) == [file]
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+
+
+@pytest.mark.parametrize("change", ["source", "new file", "flags", "processor"])
+def test_what_it_was_compiled_from_and_for_gives_it_its_name(
+    change: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again()
+    match change:
+        case "source":
+            (sources / "twice.c").write_text(TWICE.replace("2", "4 / 2"))
+        case "new file":
+            (sources / "thrice.c").write_text(TWICE.replace("twice", "thrice"))
+        case "flags":
+            monkeypatch.setattr(module, "FLAGS", (*module.FLAGS, "-O2"))
+        case "processor":
+            monkeypatch.setattr(module, "_processor", lambda: "flags: another")
+    assert again().library is not None
+    assert len(cached(tmp_path)) == 2
+
+
+def test_several_processes_at_once_compile_one_library(sources: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTED.format(sources=str(sources))]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0] for process in started] == ["42\n"] * 3
+    assert [file.suffix for file in cached(tmp_path)] == [".so"]
+
+
+def test_without_a_compiler(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert again() == Native(None, "no C compiler (cc) on this machine")
+    monkeypatch.setenv("CC", "gcc-0")
+    assert again() == Native(None, "no C compiler (gcc-0) on this machine")
+
+
+def test_a_compiler_that_fails(sources: Path, tmp_path: Path) -> None:
+    (sources / "broken.c").write_text("int broken(void) { return")
+    found = again()
+    assert found.library is None
+    assert "failed:" in found.why
+    assert "broken.c" in found.why
+    assert "\n" not in found.why
+    assert cached(tmp_path) == []
+
+
+def test_a_compiler_that_never_ends(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "slow"
+    compiler.write_text("#!/bin/sh\nexec sleep 60\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    assert "timed out" in again().why
+
+
+@pytest.mark.parametrize("content", [b"", b"not a library"])
+def test_a_library_that_cannot_be_loaded(content: bytes, sources: Path, tmp_path: Path) -> None:
+    again()
+    (file,) = cached(tmp_path)
+    file.unlink()  # another file: the loaded one is mapped
+    file.write_bytes(content)
+    library = again().library
+    assert library is not None
+    assert library.twice(21) == 42
+
+
+def test_a_cache_that_cannot_be_written(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    found = again()
+    assert found.library is None
+    assert str(tmp_path / "file") in found.why
+
+
+def test_switched_off(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    assert again() == Native(None, f"{SWITCH}=0")
+    monkeypatch.setenv(SWITCH, "1")
+    assert again().library is not None
+
+
+def test_another_system(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert again() == Native(None, "native kernels are made on Linux only")
+
+
+def test_there_is_one_openmp_for_torch_and_the_kernels() -> None:
+    import torch
+
+    if not isinstance(native().library, ctypes.CDLL):
+        pytest.skip(native().why)
+    torch.ones(1)
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    files = {line.split()[-1] for line in lines if "libgomp" in line or "libomp" in line or "libiomp" in line}
+    assert len(files) == 1
