@@ -8,6 +8,7 @@ from alexnet_exp.model.local import LocallyConnected2d
 from alexnet_exp.model.lrn import LRN, WithinMapNorm
 from alexnet_exp.model.shapes import POOLING, Part, parts
 from alexnet_exp.model.spec import Activation, Columns, DropoutScale, Init, Network, Norm, Stage
+from alexnet_exp.model.stage import FusedStage
 from alexnet_exp.model.weights import rename_torchvision
 
 ACTIVATIONS = {Activation.tanh: nn.Tanh, Activation.sigmoid: nn.Sigmoid}
@@ -26,7 +27,7 @@ class AlexNet(nn.Sequential):
         self.spec = spec
         for part in parts(spec):
             if part.stage_name not in self._modules:
-                self.add_module(part.stage_name, nn.Sequential())
+                self.add_module(part.stage_name, FusedStage())
             self.get_submodule(part.stage_name).add_module(part.slot, _module(part, spec))
         self.register_load_state_dict_pre_hook(rename_torchvision)  # type: ignore[no-untyped-call]
 

@@ -1,0 +1,362 @@
+"""The kernels of the bfloat16 step against torch's modules in float64, and when they run at all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from alexnet_exp.model import fused, stage
+from alexnet_exp.model.stage import FusedStage, fused_path
+
+ROUNDED = 2**-8  # bfloat16 keeps 8 bits: the bound of a value, relative, and so of a whole tensor in the Euclidean norm
+SUMMED = 1e-5  # of what is summed in float32 and stays it
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_kernels() -> None:
+    if not fused.products():
+        pytest.skip(fused_path("cpu", "bf16-mixed", True)[1])
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the kernels that ran, in order."""
+    names: list[str] = []
+    for name in ("convolution", "batch_norm_relu", "frozen_norm_relu", "relu_dropout"):
+        monkeypatch.setattr(fused, name, recorded(name, getattr(fused, name), names))
+    return names
+
+
+def recorded(name: str, call: Callable[..., Tensor], names: list[str]) -> Callable[..., Tensor]:
+    def and_noted(*args: object) -> Tensor:
+        names.append(name)
+        return call(*args)
+
+    return and_noted
+
+
+def maps(*shape: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> Tensor:
+    """Of bfloat16, channels_last where they are maps."""
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale + shift
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    return drawn.bfloat16().contiguous(memory_format=layout)
+
+
+def rounded(layer: nn.Module) -> nn.Module:
+    """The layer in float64, its weights as the kernels multiply them: rounded to bfloat16 where they are multiplied."""
+    wide = copy.deepcopy(layer).double()
+    for module in wide.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.bfloat16().double()
+    return wide
+
+
+def results(layer: nn.Module, x: Tensor, *, bf16: bool) -> dict[str, Tensor]:
+    """Output, gradient of the input and of each parameter, each buffer afterwards; the output's gradient is random."""
+    layer, x = copy.deepcopy(layer), x.detach().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y = layer(x)
+    g = maps(*y.shape, seed=9)
+    y.backward(g.to(y.dtype))
+    assert x.grad is not None
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters() if parameter.grad is not None}
+    return {"y": y.detach(), "x.grad": x.grad, **gradients, **{n: b.clone() for n, b in layer.named_buffers()}}
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    norm = wanted.double().norm()
+    return float((found.double() - wanted.double()).norm() / norm.clamp_min(1e-30))
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        tolerance = ROUNDED if value.dtype == torch.bfloat16 else SUMMED
+        assert value.dtype in (torch.bfloat16, torch.float32, torch.int64)
+        assert value.shape == wanted[name].shape
+        assert apart(value, wanted[name]) <= tolerance, (name, apart(value, wanted[name]))
+
+
+def norm_stage(channels: int, pool: nn.Module | None = None) -> FusedStage:
+    norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.3)
+    nn.init.uniform_(norm.weight, -1, 2)
+    nn.init.normal_(norm.bias)
+    nn.init.normal_(norm.running_mean)
+    return FusedStage(norm, nn.ReLU(inplace=True), *([pool] if pool else []))
+
+
+POOLS = {
+    "none": None,
+    "3/2": nn.MaxPool2d(3, 2),
+    "2/2": nn.MaxPool2d(2, 2),
+    "3/2 up": nn.MaxPool2d(3, 2, ceil_mode=True),
+    "3/1": nn.MaxPool2d(3, 1),
+    "2/3": nn.MaxPool2d(2, 3),
+    "5/2": nn.MaxPool2d(5, 2),
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 7, 9), (1, 23, 8, 6), (2, 40, 30, 5), (5, 3, 5, 5)])
+@pytest.mark.parametrize("pool", POOLS)
+def test_batch_norm_relu_and_pool_are_torchs(ran: list[str], pool: str, shape: tuple[int, ...]) -> None:
+    layer, x = norm_stage(shape[1], POOLS[pool]), maps(*shape, scale=2, shift=1)
+    assert_close(results(layer, x, bf16=True), results(rounded(layer), x.double(), bf16=False))
+    assert ran == ["batch_norm_relu"]
+
+
+@pytest.mark.parametrize("pool", ["none", "3/2"])
+def test_the_variance_survives_a_large_mean(pool: str) -> None:
+    layer, x = norm_stage(32, POOLS[pool]), maps(4, 32, 9, 9, scale=2, shift=300)
+    assert_close(results(layer, x, bf16=True), results(rounded(layer), x.double(), bf16=False))
+
+
+@pytest.mark.parametrize("pool", ["none", "3/2"])
+def test_evaluation_takes_the_running_statistics(ran: list[str], pool: str) -> None:
+    layer, x = norm_stage(24, POOLS[pool]).eval(), maps(3, 24, 9, 9)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            found = layer(x)
+        wanted = rounded(layer)(x.double())
+    assert apart(found, wanted) <= ROUNDED
+    assert ran == ["frozen_norm_relu"]
+
+
+@pytest.mark.parametrize(
+    ("maps_in", "maps_out", "kernel", "pad", "sides", "n"),
+    [
+        (64, 128, 3, 1, (5, 5), 7),
+        (96, 64, 3, 0, (8, 6), 3),
+        (48, 96, 5, 2, (4, 7), 1),
+        (192, 48, 1, 0, (3, 3), 6),
+        (128, 144, 3, 2, (2, 3), 13),
+        (64, 64, 3, 1, (1, 1), 2),
+        (64, 64, 3, 0, (40, 40), 5),
+    ],
+)
+@pytest.mark.parametrize("relu", [False, True])
+def test_convolutions_are_torchs(
+    ran: list[str], maps_in: int, maps_out: int, kernel: int, pad: int, sides: tuple[int, int], n: int, relu: bool
+) -> None:
+    for bias in (False, True):
+        conv = nn.Conv2d(maps_in, maps_out, kernel, padding=pad, bias=bias).to(memory_format=torch.channels_last)
+        layer, x = FusedStage(conv, *([nn.ReLU(inplace=True)] if relu else [])), maps(n, maps_in, *sides)
+        assert_close(results(layer, x, bf16=True), results(rounded(layer), x.double(), bf16=False))
+    assert ran == ["convolution"] * 2
+
+
+def test_the_gradient_lies_as_the_weights_do() -> None:
+    for layout in (torch.channels_last, torch.contiguous_format):
+        conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=layout)
+        with torch.autocast("cpu", torch.bfloat16):
+            FusedStage(conv)(maps(2, 64, 5, 5)).sum().backward()
+        assert conv.weight.grad is not None
+        assert conv.weight.grad.is_contiguous(memory_format=layout)
+
+
+def test_dropout_drops_its_share_and_scales_the_rest(ran: list[str]) -> None:
+    layer, x = FusedStage(nn.ReLU(inplace=True), nn.Dropout(0.3)), maps(64, 1024)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.sum().backward()
+    kept = y != 0
+    assert x.grad is not None
+    assert ran == ["relu_dropout"]
+    torch.testing.assert_close(y.detach(), torch.where(kept, x.detach().double() / 0.7, 0).bfloat16())
+    torch.testing.assert_close(x.grad, torch.where(kept, 1 / 0.7, 0.0).bfloat16())
+    above = kept[x > 0].double()
+    assert not kept[x <= 0].any()
+    assert abs(float(above.mean()) - 0.7) < 5 * (0.3 * 0.7 / above.numel()) ** 0.5
+
+
+def test_masks_follow_from_torchs_generator_and_are_independent() -> None:
+    ones = torch.ones(2**18, dtype=torch.bfloat16)
+
+    def mask(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return fused.relu_dropout(ones, 0.5).ne(0).double() * 2 - 1
+
+    first, again, other = mask(1), mask(1), mask(2)
+    assert first.equal(again)
+    noise = 5 / len(ones) ** 0.5
+    assert abs(float((first * other).mean())) < noise
+    for lag in (1, 2, 16, 2048, 2**17):
+        assert abs(float((first * first.roll(lag)).mean())) < noise
+    torch.manual_seed(1)
+    two = fused.relu_dropout(ones, 0.5), fused.relu_dropout(ones, 0.5)
+    assert not two[0].equal(two[1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_seen(value: float) -> None:
+    for layer, x in (
+        (FusedStage(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()), maps(2, 64, 5, 5)),
+        (norm_stage(64, POOLS["3/2"]), maps(2, 64, 5, 5)),
+        (norm_stage(64), maps(2, 64, 5, 5)),
+    ):
+        x[0, 3, 2, 2] = value
+        assert not results(layer, x, bf16=True)["y"].isfinite().all()
+    with torch.autocast("cpu", torch.bfloat16):
+        dropped = FusedStage(nn.ReLU(), nn.Dropout())(torch.full((100,), value).bfloat16())
+    assert not dropped.isfinite().all()
+
+
+def test_the_bits_do_not_depend_on_the_threads_or_the_run() -> None:
+    layer = FusedStage(nn.Conv2d(96, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(), nn.MaxPool2d(3, 2))
+    layer, x = layer.to(memory_format=torch.channels_last), maps(9, 96, 13, 13)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(results(layer, x, bf16=True))
+    finally:
+        torch.set_num_threads(before)
+    for name, value in found[0].items():
+        assert all(value.equal(other[name]) for other in found[1:]), name
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_frozen_weights_get_no_gradient(grown: bool) -> None:
+    layer = FusedStage(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.ReLU())
+    layer.requires_grad_(False)
+    x = maps(2, 64, 5, 5).requires_grad_(grown)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.requires_grad == grown
+    if grown:
+        y.sum().backward()
+        assert x.grad is not None
+    assert all(parameter.grad is None for parameter in layer.parameters())
+
+
+def plain_stage() -> FusedStage:
+    modules = nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2)
+    return FusedStage(*modules).to(memory_format=torch.channels_last)
+
+
+def run(layer: nn.Module, x: Tensor | None = None) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        output: Tensor = layer(maps(2, 64, 5, 5) if x is None else x)
+    return output
+
+
+def test_where_a_stage_runs_in_kernels(ran: list[str]) -> None:
+    run(plain_stage())
+    assert ran == ["convolution", "batch_norm_relu"]
+
+
+def test_without_autocast_nothing_is_fused(ran: list[str]) -> None:
+    layer = plain_stage()
+    layer(maps(2, 64, 5, 5).float())
+    layer.bfloat16()(maps(2, 64, 5, 5))
+    run(layer)  # its weights are no float32
+    assert ran == []
+
+
+@pytest.mark.parametrize("name", ["0", "1", "2", "3"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_a_module_that_is_watched_runs_by_itself(ran: list[str], kind: str, name: str) -> None:
+    layer, seen = plain_stage(), []
+    getattr(layer.get_submodule(name), kind)(lambda module, *_: seen.append(module))
+    run(layer).sum().backward()
+    assert seen == [layer.get_submodule(name)]
+    wanted = {
+        "0": ["batch_norm_relu"],
+        "1": ["convolution"],
+        "2": ["convolution"],
+        "3": ["convolution", "batch_norm_relu"],
+    }
+    assert ran == wanted[name]
+
+
+def test_hooks_on_every_module_stop_it(ran: list[str]) -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        run(plain_stage())
+    finally:
+        handle.remove()
+    assert ran == []
+
+
+def test_who_counts_operations_sees_them(ran: list[str]) -> None:
+    with FlopCounterMode(display=False) as counter:
+        run(plain_stage())
+    assert counter.get_total_flops() > 0
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        nn.Conv2d(64, 64, 3, groups=2),
+        nn.Conv2d(64, 64, 3, stride=2),
+        nn.Conv2d(64, 64, 3, dilation=2),
+        nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(64, 64, 3, padding="same"),
+        nn.Conv2d(64, 64, (1, 3)),
+        nn.Conv2d(64, 64, 3, padding=3),
+        nn.Conv2d(64, 30, 3),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(64, 64, 3)),
+        nn.SyncBatchNorm(64),
+        nn.BatchNorm2d(64, momentum=None),
+        nn.BatchNorm2d(64, affine=False),
+        nn.BatchNorm2d(64, track_running_stats=False),
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.Dropout2d(),
+    ],
+    ids=str,
+)
+def test_other_modules_are_torchs(ran: list[str], changed: nn.Module) -> None:
+    layer = FusedStage(changed, *([nn.ReLU()] if isinstance(changed, nn.modules.batchnorm._BatchNorm) else []))
+    layer.train(not isinstance(changed, nn.SyncBatchNorm))  # which trains in a group of processes
+    found = run(layer.to(memory_format=torch.channels_last))
+    assert found.shape == layer(maps(2, 64, 5, 5).float()).shape
+    assert ran == []
+
+
+def test_maps_that_are_not_channels_last_are_torchs(ran: list[str]) -> None:
+    run(plain_stage().to(memory_format=torch.contiguous_format), maps(2, 64, 5, 5).contiguous())
+    assert ran == []
+
+
+def test_export_sees_torchs_operators(ran: list[str]) -> None:
+    layer = plain_stage().eval().requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        exported = torch.export.export(layer, (maps(2, 64, 5, 5),))
+        torch.jit.trace(layer, maps(2, 64, 5, 5), check_trace=False)
+    assert ran == []
+    assert "conv2d" in str(exported.graph)
+
+
+def test_one_value_a_channel_is_refused_as_torch_refuses_it() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        run(norm_stage(64), maps(1, 64, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (("cpu", "bf16-mixed", True), "native kernels"),
+        (("cuda", "bf16-mixed", True), "the step's are for the CPU"),
+        (("cpu", "32-true", True), "the step's are for bf16-mixed, not 32-true"),
+        (("cpu", "bf16-mixed", False), "the step's are for channels_last"),
+    ],
+)
+def test_the_path_and_why(given: tuple[str, str, bool], why: str) -> None:
+    assert fused_path(*given) == (why == "native kernels", why)
+
+
+def test_switched_off(monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> None:
+    monkeypatch.setattr(fused, "products", lambda: False)
+    run(plain_stage())
+    assert ran == []
+    assert stage.fused_path("cpu", "bf16-mixed", True) == (
+        False,
+        "the step's need a processor that multiplies bfloat16",
+    )
