@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from alexnet_exp.cores import cores
-from alexnet_exp.data.augment import center_crop, cut_views, fit, mirror, random_crop
+from alexnet_exp.data.augment import center_crop, cut_views, fit, mirror, random_crop, random_crop_mirror
 from alexnet_exp.data.colour import IMAGENET, Colour, add_noise, cached_colour
 from alexnet_exp.data.facts import check_crop
 from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Data, Pca, PcaReading
-from alexnet_exp.data.split import Moments, Resident, Source, Split, Streamed
+from alexnet_exp.data.split import Kept, Moments, Resident, Source, Split, Streamed
 from alexnet_exp.model.preprocess import Statistics
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.seeds import derive
@@ -96,7 +96,7 @@ class ImageData(pl.LightningDataModule):
         )
         resized = f", resized to {self.input_size}" if self.crop != self.input_size else ""
         val_from = f"; validation: {source.val_from}" if source.val_from else ""
-        notes = "".join(f"; {note}" for note in source.notes)
+        notes = "".join(f"; {note}" for note in [*source.notes, *([source.reading] if source.reading else [])])
         noise = f"; colour noise: {self._describe_colour()}" if self.spec.pca is not Pca.none else ""
         return f"{', '.join(parts)} images of {len(source.classes)} classes; {cut}{resized}{noise}{val_from}{notes}"
 
@@ -171,10 +171,11 @@ class ImageData(pl.LightningDataModule):
         """
         generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch, batch, self._rank))
         if self.spec.random_crop:
-            images = random_crop(images, self.crop, self.spec.pad, generator)
+            cropped = random_crop_mirror if self.spec.mirror else random_crop
+            images = cropped(images, self.crop, self.spec.pad, generator)
         else:
             images = center_crop(images, self.crop)
-        images = mirror(images, generator) if self.spec.mirror else images
+            images = mirror(images, generator) if self.spec.mirror else images
         return images if self.spec.pca is Pca.none else self._coloured(images, generator)
 
     def _coloured(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -216,7 +217,7 @@ class ImageData(pl.LightningDataModule):
             overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
             return epoch_order(plan.n, self.seed, 0 if overfit else self._epoch, shuffle)
 
-        if isinstance(split, Streamed):
+        if isinstance(split, Streamed) and not isinstance(split, Kept):
             pin = self._device.type == "cuda"
             loader = StreamedLoader(split, plan, order, start, workers=self._workers(), pin_memory=pin)
             self._streaming.add(loader)
@@ -254,7 +255,7 @@ class ImageData(pl.LightningDataModule):
     def _placed(self, source: Source) -> Source:
         """The source with its arrays on the GPU that trains, if they are small enough to stay there."""
         splits = {"train": source.train, "val": source.val, "test": source.test}
-        resident = {name: split for name, split in splits.items() if isinstance(split, Resident)}
+        resident = {name: split for name, split in splits.items() if isinstance(split, Resident | Kept)}
         arrays = {id(split.array): split.array for split in resident.values()}
         if self._device.type != "cuda":
             return source

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alexnet_exp.data.spec import Data, Digits, Folder, ImageNet, Random, Val
+from alexnet_exp.data.spec import Data, Decode, Digits, Folder, ImageNet, Random, Val
 from alexnet_exp.data.split import Resident, Source
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.settings import UserError
@@ -272,7 +272,7 @@ def make_folder() -> Callable[[Path], Path]:
 
 
 def test_a_streamed_folder_trains(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:
-    spec = Folder(root=str(make_folder(tmp_path)), size=66, batch_size=4, workers=0)
+    spec = Folder(root=str(make_folder(tmp_path)), size=66, batch_size=4, decode=Decode.always, workers=0)
     module = Recorder()
     data = ImageData(spec, 60, 3, seed=1)
     trainer(tmp_path, max_epochs=1).fit(module, datamodule=data)
@@ -295,7 +295,8 @@ def test_facts_the_papers_images(tmp_path: Path) -> None:
         resized = picture.resize((int(width * scale), int(height * scale)), Image.Resampling.BILINEAR)
         left, top = (resized.width - 256) // 2, (resized.height - 256) // 2
         stored.append(np.array(resized.crop((left, top, left + 256, top + 256))).transpose(2, 0, 1))
-    data = opened(ImageNet(root=str(tmp_path), val=Val.none, workers=0), input_size=224, in_channels=3)
+    spec = ImageNet(root=str(tmp_path), val=Val.none, cache=str(tmp_path / "cache"))
+    data = opened(spec, input_size=224, in_channels=3)
     train = data.source.train
     images = train.images(torch.arange(4))
     expected = torch.from_numpy(np.stack([stored[i] for i in (0, 2, 1, 3)])).int()  # by class, then by name
@@ -328,7 +329,7 @@ def test_facts_the_papers_images(tmp_path: Path) -> None:
 
 
 def test_no_worker_outlives_the_training(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:
-    spec = Folder(root=str(make_folder(tmp_path)), size=66, batch_size=2, workers=1)
+    spec = Folder(root=str(make_folder(tmp_path)), size=66, batch_size=2, decode=Decode.always, workers=1)
     kept = trainer(tmp_path, max_epochs=1, limit_train_batches=1)  # it keeps the loader, in the middle of an epoch
     kept.fit(Recorder(), datamodule=ImageData(spec, 60, 3, seed=1))
     assert not multiprocessing.active_children()

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from alexnet_exp.__main__ import main
 from alexnet_exp.data.images import read_image
 from alexnet_exp.data.source import open_source
-from alexnet_exp.data.spec import Folder, ImageNet, Val
+from alexnet_exp.data.spec import Decode, Folder, ImageNet, Val
 from alexnet_exp.data.split import Resident, Streamed
 from tests import devkit
 
@@ -64,27 +64,30 @@ def test_cifar_as_a_folder_is_held_in_memory_and_decoded_once(cifar: Path, tmp_p
 def test_every_photograph_is_read_as_pil_reads_it(photographs: Path) -> None:
     files = sorted(photographs.rglob("*.JPEG"))
     assert len(files) == 200
-    worst = []
-    for file in files[::8]:
-        ours = read_image(file, 256).numpy()
+    largest, mean = 0, 0.0
+    for file in files:
+        ours = read_image(file, 256).numpy().astype(int)
         with Image.open(file) as opened:
             upright = ImageOps.exif_transpose(opened).convert("RGB")
-        scale = 256 / min(upright.size)
-        resized = upright.resize([max(256, round(side * scale)) for side in upright.size], Image.Resampling.BILINEAR)
+        sides = [side * 256 // min(upright.size) for side in upright.size]
+        resized = upright.resize(sides, Image.Resampling.BILINEAR)
         left, top = ((side - 256) // 2 for side in resized.size)
         theirs = np.asarray(resized.crop((left, top, left + 256, top + 256))).transpose(2, 0, 1)
-        worst.append(np.abs(ours.astype(int) - theirs.astype(int)).mean())
-    assert np.median(worst) < 1.5, worst
+        difference = np.abs(ours - theirs.astype(int))
+        largest, mean = max(largest, difference.max()), max(mean, difference.mean())
+    # of 0..255; the mean is that of the photograph that is furthest off
+    assert largest <= 1
+    assert mean < 0.02
 
 
 def test_photographs_are_streamed_and_trained_on(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = open_source(Folder(root=str(photographs)), seed=1)
+    source = open_source(Folder(root=str(photographs), decode=Decode.always), seed=1)
     assert isinstance(source.train, Streamed)
     assert len(source.classes) == 200
     monkeypatch.chdir(tmp_path)
-    small = ["model=lrn", "model.width=0.125", "data.batch_size=16", "data.workers=2"]
+    small = ["model=lrn", "model.width=0.125", "data.batch_size=16", "data.workers=2", "data.decode=always"]
     assert main(["check", "data=folder", f"data.root={photographs}", "data.val=none", *small]) == 0
     assert capsys.readouterr().out.startswith("ok: AlexNet")
     assert not multiprocessing.active_children(), "the workers are left, in the middle of an epoch"
@@ -112,7 +115,7 @@ def imagenet(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_a_flat_val_folder_gets_the_labels_of_its_photographs(imagenet: Path) -> None:
-    source = open_source(ImageNet(root=str(imagenet), size=64), seed=1)
+    source = open_source(ImageNet(root=str(imagenet), size=64, decode=Decode.always), seed=1)
     assert isinstance(source.train, Streamed)
     assert isinstance(source.test, Streamed)
     trained = {
@@ -132,7 +135,7 @@ def test_imagenet_end_to_end(
     """experiment=imagenet_paper, small: trained, tested on ten views, evaluated again, asked about a photograph."""
     monkeypatch.chdir(tmp_path)
     small = ["model.num_classes=200", "model.width=0.05", "data.batch_size=50", "trainer.max_epochs=1", "trainer=cpu"]
-    assert main(["experiment=imagenet_paper", f"data.root={imagenet}", "data.workers=2", *small]) == 0
+    assert main(["experiment=imagenet_paper", f"data.root={imagenet}", f"data.cache={tmp_path}", *small]) == 0
     trained = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert main(["eval", trained["run"]]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])

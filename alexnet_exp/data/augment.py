@@ -10,22 +10,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alexnet_exp.kernels.images import squares
+
 
 def random_crop(images: Tensor, side: int, pad: int, generator: torch.Generator) -> Tensor:
     """A square of `side` pixels from each image, at a uniformly random place of it and of `pad` zeros on all sides."""
-    padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
-    height, width = padded.shape[-2:]
-    if height == side and width == side:
-        return padded
-    top = torch.randint(height - side + 1, (len(images),), generator=generator)
-    left = torch.randint(width - side + 1, (len(images),), generator=generator)
-    return _cut(padded, side, top.to(images.device), left.to(images.device))
+    return cut(images, side, pad, *draw_places(images, side, pad, generator))
 
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image is mirrored left to right with probability 1/2."""
-    chosen = torch.randint(2, (len(images),), generator=generator, dtype=torch.bool)
-    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(3), images)
+    return _turned(images, draw_mirrors(images, generator))
+
+
+def random_crop_mirror(images: Tensor, side: int, pad: int, generator: torch.Generator) -> Tensor:
+    """`mirror` of a `random_crop`, in one pass over the pixels."""
+    places = draw_places(images, side, pad, generator)
+    return cut(images, side, pad, *places, draw_mirrors(images, generator))
+
+
+def draw_places(images: Tensor, side: int, pad: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Top and left of a random square in each image with `pad` around it: int64 [N]. Nothing is drawn for one place."""
+    count, height, width = len(images), images.shape[-2] + 2 * pad, images.shape[-1] + 2 * pad
+    if height == side and width == side:
+        return torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)
+    top = torch.randint(height - side + 1, (count,), generator=generator)
+    return top, torch.randint(width - side + 1, (count,), generator=generator)
+
+
+def draw_mirrors(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Which of the images are mirrored: bool [N]."""
+    return torch.randint(2, (len(images),), generator=generator, dtype=torch.bool)
+
+
+def cut(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """The square of `side` pixels at `top`, `left` [N] of each image with `pad` zeros around it, then its mirror image.
+
+    One pass of a native kernel on the CPU, else by torch: the same bytes.
+    """
+    found = squares(images, side, pad, top, left, mirrored)
+    if found is None:
+        found = _cut(F.pad(images, (pad, pad, pad, pad)) if pad else images, side, top, left)
+        found = found if mirrored is None else _turned(found, mirrored)
+    return found
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:
@@ -80,6 +107,13 @@ def resize(images: Tensor, side: int) -> Tensor:
 
 
 def _cut(images: Tensor, side: int, top: Tensor, left: Tensor) -> Tensor:
+    if images.shape[-2:] == (side, side):
+        return images
     # all squares of each image as a view [N, C, rows, columns, side, side]: one gather then takes one of each
-    squares = images.unfold(2, side, 1).unfold(3, side, 1)
-    return squares[torch.arange(len(images), device=images.device), :, top, left]
+    places = images.unfold(2, side, 1).unfold(3, side, 1)
+    device = images.device
+    return places[torch.arange(len(images), device=device), :, top.to(device), left.to(device)]
+
+
+def _turned(images: Tensor, mirrored: Tensor) -> Tensor:
+    return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)

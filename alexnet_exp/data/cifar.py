@@ -15,6 +15,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from alexnet_exp.data.arrays import Arrays, mapped_arrays
+from alexnet_exp.data.cache import digest
 from alexnet_exp.data.facts import facts
 from alexnet_exp.data.spec import Cifar, Cifar10
 from alexnet_exp.data.split import Resident, Source, fingerprint
@@ -28,6 +30,8 @@ ARRAY_PARTS = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
 }
+# What is kept of an archive, each in a file of its own; the fingerprint as the bytes of its text.
+ARRAYS = ("train-labels", "test-labels", "fingerprint", "test", "train")
 # What reading a damaged archive or batch raises.
 DAMAGE = (
     *(OSError, EOFError, tarfile.TarError, zlib.error, pickle.UnpicklingError, MemoryError),
@@ -80,15 +84,35 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def open_cifar(spec: Cifar) -> Source:
-    """50,000 training and 10,000 test images, uint8 [3, 32, 32], from the first place that has them."""
-    archive = CIFAR10 if isinstance(spec, Cifar10) else CIFAR100
-    root = cache_folder(spec.root)
-    found = next((place for place in archive.places(root) if _complete(place, archive)), None)
+    """50,000 training and 10,000 test images, uint8 [3, 32, 32], from the first place that has them.
+
+    The archive is unpacked once, into arrays in the user's cache folder, named by its path, size and time.
+    """
+    archive = _archive(spec)
+    place = _found(spec) or download(spec, archive, cache_folder(spec.root))
     classes = facts(spec).classes
-    batches = read_batches(found or download(spec, archive, root), archive, len(classes))
-    train = _joined([batches[name] for name in archive.train])
-    test = _joined([batches[archive.test]])
-    return Source(train, None, test, classes, fingerprint(train, test))
+
+    def read() -> Arrays:
+        batches = read_batches(place, archive, len(classes))
+        train, test = _joined([batches[name] for name in archive.train]), _joined([batches[archive.test]])
+        hashed = np.frombuffer(fingerprint(train, test).encode(), dtype=np.uint8)
+        splits = {"train": train, "test": test}
+        images = {name: split.array.numpy() for name, split in splits.items()}
+        labels = {f"{name}-labels": split.labels.numpy() for name, split in splits.items()}
+        return {**images, **labels, "fingerprint": hashed}
+
+    stem = f"{archive.folder}-{digest(*_states(place, archive))}"
+    arrays, note = mapped_arrays(cache_folder(), stem, ARRAYS, read)
+    train, test = (
+        Resident(torch.from_numpy(arrays[name]), torch.from_numpy(np.array(arrays[f"{name}-labels"])))
+        for name in ("train", "test")
+    )
+    return Source(train, None, test, classes, arrays["fingerprint"].tobytes().decode(), reading=note)
+
+
+def is_there(spec: Cifar) -> bool:
+    """Whether it lies in one of its places, so that opening it downloads nothing."""
+    return _found(spec) is not None
 
 
 def download(spec: Cifar, archive: Archive, root: Path) -> Path:
@@ -130,6 +154,12 @@ def read_batches(path: Path, archive: Archive, classes: int) -> dict[str, Reside
     return batches
 
 
+def _states(place: Path, archive: Archive) -> list[str]:
+    """What changes when the archive, or a batch of the folder, does."""
+    files = [place / name for name in (*archive.train, archive.test)] if place.is_dir() else [place]
+    return [f"{file.resolve()}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}" for file in files]
+
+
 def _files(path: Path, names: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
     if path.is_dir():
         for name in sorted(names):
@@ -156,6 +186,15 @@ def _batch(file: IO[bytes], labels_key: str, classes: int) -> Resident:
 
 def _joined(batches: list[Resident]) -> Resident:
     return Resident(torch.cat([b.array for b in batches]), torch.cat([b.labels for b in batches]))
+
+
+def _archive(spec: Cifar) -> Archive:
+    return CIFAR10 if isinstance(spec, Cifar10) else CIFAR100
+
+
+def _found(spec: Cifar) -> Path | None:
+    archive, root = _archive(spec), cache_folder(spec.root)
+    return next((place for place in archive.places(root) if _complete(place, archive)), None)
 
 
 def _complete(place: Path, archive: Archive) -> bool:

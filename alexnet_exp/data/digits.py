@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alexnet_exp.data.augment import resize
 from alexnet_exp.data.facts import facts
@@ -16,11 +19,21 @@ TEST_IMAGES = 360
 TEST_SEED = 2012
 
 
-def open_digits(spec: Digits) -> Source:
-    """1,437 training and 360 test images, uint8 [1, size, size]."""
+@cache
+def pixels_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The images [1797, 64], 0..16, and their digits, as scikit-learn reads them from its text file; not to be changed.
+
+    Read once: a fork server has them for all the jobs of a sweep.
+    """
     from sklearn.datasets import load_digits
 
     pixels, targets = load_digits(return_X_y=True)
+    return pixels, targets
+
+
+def open_digits(spec: Digits) -> Source:
+    """1,437 training and 360 test images, uint8 [1, size, size]."""
+    pixels, targets = pixels_and_labels()
     small = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     everything = Resident(resize(small, spec.size), torch.from_numpy(targets).long())
     order = stratified_order(everything.labels, TEST_SEED)

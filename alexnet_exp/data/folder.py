@@ -7,28 +7,28 @@ from pathlib import Path
 
 import torch
 
-from alexnet_exp.data.cache import decoded
+from alexnet_exp.data.cache import decoded, kept
 from alexnet_exp.data.facts import RESIDENT_SIDE, stored_side
 from alexnet_exp.data.imagenet import class_names, find_imagenet, flat_val, missing_images, opened_devkit
 from alexnet_exp.data.listing import Files, Layout, find_layout, list_files
 from alexnet_exp.data.spec import Folder, ImageNet
-from alexnet_exp.data.split import Resident, Source, Split, Streamed, fingerprint
+from alexnet_exp.data.split import Kept, Resident, Source, Split, Streamed, fingerprint
 from alexnet_exp.user_cache import cache_folder
 
 
 def open_folder(spec: Folder) -> Source:
-    """The images under `spec.root`: in memory up to a side of 64, else decoded as they are asked for.
+    """The images under `spec.root`: in memory up to a side of 64, else decoded once or at each use.
 
     Without a `test` folder there are no test images; `data.val=test` takes those of `val/` as both.
     """
     layout = find_layout(spec.root)
     size = stored_side(spec, layout)
-    cache = cache_folder(spec.cache)
+    how: list[str] = []
 
     def build(files: Files) -> Split:
         if size <= RESIDENT_SIDE:
-            return Resident(decoded(files, size, cache), torch.tensor(files.labels))
-        return streamed(files, size)
+            return Resident(decoded(files, size, cache_folder(spec.cache)), torch.tensor(files.labels))
+        return large(files, size, spec, how)
 
     train, val, test = (_split(folder, layout, build) for folder in (layout.train, layout.val, layout.test))
     assert train is not None
@@ -36,7 +36,8 @@ def open_folder(spec: Folder) -> Source:
     if test is None:
         advice = "; data.val=test takes val/ for it" if val else ""
         notes.append(f"no test folder, so no test images{advice}")
-    return Source(train, val, test, layout.classes, fingerprint(train, test), "the val folder" if val else "", notes)
+    val_from = "the val folder" if val else ""
+    return Source(train, val, test, layout.classes, fingerprint(train, test), val_from, notes, _joined(how))
 
 
 def open_imagenet(spec: ImageNet) -> Source:
@@ -46,16 +47,27 @@ def open_imagenet(spec: ImageNet) -> Source:
     files = list_files(layout.train, layout.classes)
     flat, notes = flat_val(spec, layout, devkit)
     held_out = flat or (None if layout.val is None else list_files(layout.val, layout.classes))
-    train, test = streamed(files, spec.size), None if held_out is None else streamed(held_out, spec.size)
+    how: list[str] = []
+    train = large(files, spec.size, spec, how)
+    test = None if held_out is None else large(held_out, spec.size, spec, how)
     notes = [*_empty_note(layout), *missing_images(devkit, layout, files), *notes]
     if test is None:
         notes.append("no val folder, so no test images")
-    return Source(train, None, test, class_names(spec, layout), fingerprint(train, test), notes=notes)
+    names, hashed = class_names(spec, layout), fingerprint(train, test)
+    return Source(train, None, test, names, hashed, notes=notes, reading=_joined(how))
 
 
-def streamed(files: Files, size: int) -> Streamed:
-    """`files` as squares of side `size`, decoded whenever they are asked for."""
-    return Streamed(files.paths(), torch.tensor(files.labels), size)
+def large(files: Files, size: int, spec: Folder | ImageNet, how: list[str]) -> Streamed:
+    """`files` as squares of side `size`, decoded once or at each use, as `spec` has it; `how` is told which."""
+    array, note = kept(files, size, spec.decode, cache_folder(spec.cache))
+    how.append(note)
+    labels = torch.tensor(files.labels)
+    return Streamed(files.paths(), labels, size) if array is None else Kept(files.paths(), labels, array)
+
+
+def _joined(how: list[str]) -> str:
+    """The ways in which the splits are read, each once."""
+    return "; ".join(dict.fromkeys(how))
 
 
 def _split(folder: Path | None, layout: Layout, build: Callable[[Files], Split]) -> Split | None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_exp.cores import cores
 from alexnet_exp.data.listing import heic
+from alexnet_exp.kernels.images import centre_square
 from alexnet_exp.settings import UserError
 
 JPEG_START = b"\xff\xd8\xff"
@@ -35,11 +37,12 @@ def read_image(path: str | Path, size: int) -> Tensor:
     UserError with the path for a file that is missing, truncated, HEIC or no image.
     """
     try:
-        data = Path(path).read_bytes()
+        data = np.fromfile(path, dtype=np.uint8)
+        start = data[:64].tobytes()
         # an AVIF may name mif1 as well, and Pillow reads it
-        if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and b"avif" not in data[:64]:
+        if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS and b"avif" not in start:
             raise UserError(heic(path))
-        return _square(_decode(data), size)
+        return _square(_decode(data), size).expand(3, -1, -1).contiguous()
     except UserError:
         raise
     # a damaged file makes a decoder raise almost anything: struct.error, zlib.error, IndexError
@@ -53,25 +56,36 @@ def read_images(paths: Sequence[str], size: int, doing: str = "") -> Iterator[Te
     from rich.progress import track
 
     quiet = not doing or len(paths) < PROGRESS_FROM
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    yield from track(_in_chunks(paths, size), doing, len(paths), disable=quiet, console=Console(stderr=True))
+
+
+def _in_chunks(paths: Sequence[str], size: int) -> Iterator[Tensor]:
+    """At most two chunks a thread are ahead of the reader, who may be slower than they are: a disk."""
+    chunks = iter([paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)])
     with ThreadPoolExecutor(cores()) as threads:
-        images = chain.from_iterable(threads.map(partial(_read_chunk, size), chunks))
-        yield from track(images, doing, len(paths), disable=quiet, console=Console(stderr=True))
+        ahead = deque(threads.submit(_read_chunk, size, chunk) for chunk in islice(chunks, 2 * cores()))
+        try:
+            while ahead:
+                images = ahead.popleft().result()
+                ahead.extend(threads.submit(_read_chunk, size, chunk) for chunk in islice(chunks, 1))
+                yield from images
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 def _read_chunk(size: int, paths: Sequence[str]) -> list[Tensor]:
     return [read_image(path, size) for path in paths]
 
 
-def _decode(data: bytes) -> Tensor:
-    """uint8 [3, H, W]."""
-    if data.startswith(JPEG_START):
-        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+def _decode(data: NDArray[np.uint8]) -> Tensor:
+    """uint8 [3, H, W]; [1, H, W] for a grey JPEG."""
+    if data[:3].tobytes() == JPEG_START:
+        pixels: Tensor = decode_jpeg(torch.from_numpy(data), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
         # libjpeg leaves CMYK to its caller; Pillow knows Adobe's inverted kind
         if len(pixels) != 4:
-            return pixels.expand(3, -1, -1)
-    with Image.open(io.BytesIO(data)) as image:
+            return pixels
+    with Image.open(io.BytesIO(data.tobytes())) as image:
         rgb = _rgb(ImageOps.exif_transpose(image))
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
@@ -91,9 +105,12 @@ def _square(pixels: Tensor, size: int) -> Tensor:
     short = min(height, width)
     if short != size:
         height, width = height * size // short, width * size // short
+        square = centre_square(pixels, height, width, size)
+        if square is not None:
+            return square
         pixels = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
     top, left = (height - size) // 2, (width - size) // 2
-    return pixels[:, top : top + size, left : left + size].contiguous()
+    return pixels[:, top : top + size, left : left + size]
 
 
 def _reason(error: Exception) -> str:

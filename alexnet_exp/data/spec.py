@@ -32,6 +32,17 @@ class PcaReading(StrEnum):
     paper = "paper"
 
 
+class Decode(StrEnum):
+    """When image files that are stored larger than 64 are decoded: at each use, or once, into a file in `data.cache`.
+
+    auto: once, where that file takes 8 GB (40,000 images of 256) and a tenth of the free disk, at most.
+    """
+
+    auto = "auto"
+    once = "once"
+    always = "always"
+
+
 @dataclass
 class Data:
     """What every data source has.
@@ -45,8 +56,8 @@ class Data:
     mirror: whether a training image is mirrored left to right every other time.
     pca, pca_reading, pca_std: the colour noise of training images, see `Pca` and `PcaReading`; the standard deviation
         of the numbers that are drawn. The code's reading also shrinks an image about the mean one, by 1 + pca_std.
-    workers: processes that decode images which are not held in memory; null = the CPU cores of this rank, 16 at most;
-        0 = decode where the training runs.
+    workers: processes that decode images at each use; null = the CPU cores of this rank, 16 at most; 0 = decode where
+        the training runs.
     subset: train on this many images only (stratified, chosen by the seed), for a quick look; null = all.
     """
 
@@ -153,12 +164,14 @@ class Folder(Data):
 
     size: side at which images are stored: the short side is resized to it, the centre square kept. null = the side they
         have, if all have the same one and it is 64 or less; else 256. Up to 64 they are decoded once, into memory.
-    cache: folder of those decoded images; null = the user's cache folder.
+    decode: whether larger ones are decoded at each use or once, see `Decode`.
+    cache: folder of decoded images; null = the user's cache folder.
     """
 
     name: str = "folder"
     root: str | None = None
     size: int | None = None
+    decode: Decode = Decode.auto
     cache: str | None = None
     mirror: bool = True
 
@@ -178,12 +191,16 @@ class ImageNet(Data):
     `val/` holds the images as published, all in one folder, or sorted into `val/WNID/*`.
     devkit: folder or .tar.gz of ILSVRC2012_devkit_t12: the labels of a `val/` in one folder, and the classes' words.
         null = looked for in `root`.
+    decode: whether images are decoded at each use or once, see `Decode`; all of ILSVRC-2012 takes 262 GB at 256.
+    cache: folder of decoded images; null = the user's cache folder.
     """
 
     name: str = "imagenet"
     root: str | None = None
     devkit: str | None = None
     size: int = 256
+    decode: Decode = Decode.auto
+    cache: str | None = None
     val_fraction: float = 0.01
     mirror: bool = True
 

@@ -17,6 +17,8 @@ from alexnet_exp.data.images import read_image, read_images
 
 # Statistics of images that are read from files come from this many of them, evenly spaced.
 STATISTICS_SAMPLE = 4096
+# Images in memory are gone through by this many bytes at a time.
+CHUNK_BYTES = 1 << 24
 
 
 class Moments(NamedTuple):
@@ -93,7 +95,8 @@ class Resident(Split):
         self.shape = (channels, height, width)
 
     def images(self, indices: Tensor) -> Tensor:
-        return self.array[self.rows[indices.to(self.array.device)]]
+        # not array[rows]: that takes an image's bytes one by one
+        return self.array.index_select(0, self.rows[indices.to(self.array.device)])
 
     def select(self, indices: Tensor) -> Resident:
         indices = indices.to(self.array.device)
@@ -111,9 +114,8 @@ class Resident(Split):
         return digest.digest()
 
     def _chunks(self) -> Iterator[Tensor]:
-        # some 16 MB at a time
-        for rows in torch.split(self.rows, max(1, (1 << 24) // math.prod(self.shape))):
-            yield self.array[rows]
+        for rows in torch.split(self.rows, max(1, CHUNK_BYTES // math.prod(self.shape))):
+            yield self.array.index_select(0, rows)
 
 
 class Streamed(Split):
@@ -135,7 +137,7 @@ class Streamed(Split):
         for path in self.paths:
             name = "/".join(path.replace(os.sep, "/").split("/")[-2:])
             digest.update(f"{name}\0{os.stat(path).st_size}\n".encode("utf-8", "surrogateescape"))  # noqa: PTH116
-        digest.update(self.labels.numpy().data)
+        digest.update(self.labels.cpu().numpy().data)
         return digest.digest()
 
     def _chunks(self) -> Iterator[Tensor]:
@@ -144,12 +146,42 @@ class Streamed(Split):
             yield image[None]
 
 
+class Kept(Streamed):
+    """Images of files that were decoded once, into `array` [M, 3, size, size]; `rows` [N] of it are this split's.
+
+    To all who ask it is what it would be if the files were decoded anew: its hash is of the files, its statistics are
+    of the same ones of them.
+    """
+
+    def __init__(self, paths: list[str], labels: Tensor, array: Tensor, rows: Tensor | None = None):
+        super().__init__(paths, labels, array.shape[-1])
+        self.array = array
+        self.rows = torch.arange(len(labels), device=array.device) if rows is None else rows
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self.array.index_select(0, self.rows[indices.to(self.array.device)])
+
+    def select(self, indices: Tensor) -> Kept:
+        chosen = indices.to(self.array.device)
+        paths = [self.paths[i] for i in indices.tolist()]
+        return Kept(paths, self.labels[chosen], self.array, self.rows[chosen])
+
+    def on(self, array: Tensor) -> Kept:
+        """The same split on a copy of its array that lies on another device."""
+        return Kept(self.paths, self.labels.to(array.device), array, self.rows.to(array.device))
+
+    def _chunks(self) -> Iterator[Tensor]:
+        step = math.ceil(len(self.paths) / STATISTICS_SAMPLE)
+        for rows in torch.split(self.rows[::step], max(1, CHUNK_BYTES // math.prod(self.shape))):
+            yield self.array.index_select(0, rows)
+
+
 @dataclass(frozen=True)
 class Source:
     """One data source, open: its splits, its classes in the order of the labels, and what should be said of it.
 
     `fingerprint` (hexadecimal) is equal for equal training and test images, whatever the seed split off for validation.
-    `val_from` says in words where validation comes from.
+    `val_from` says in words where validation comes from, `reading` how the images are read where there is a choice.
     """
 
     train: Split
@@ -159,6 +191,7 @@ class Source:
     fingerprint: str
     val_from: str = ""
     notes: list[str] = field(default_factory=list)
+    reading: str = ""
 
 
 def fingerprint(train: Split, test: Split | None) -> str:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet_exp.kernels.images import standardized
 from alexnet_exp.model.spec import Input, Scale
 
 
@@ -77,9 +78,16 @@ class Preprocess(nn.Module):
             # A channel without contrast is left as the zeros it is, not made NaN.
             self.std[self.std == 0] = 1
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Pixels on 0..255 [N, C, H, W], uint8 or (after colour noise) floats, to float32 of the same shape."""
-        return (images.float() - self.mean) / self.std
+    def forward(self, images: Tensor, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> Tensor:
+        """Pixels on 0..255 [N, C, H, W], uint8 or (after colour noise) floats, to `dtype` of the same shape.
+
+        Computed in float32 and rounded once. One pass over the bytes on the CPU, where there is a native kernel for it.
+        """
+        scaled = standardized(images, self.mean, self.std, dtype, channels_last)
+        if scaled is not None:
+            return scaled
+        scaled = ((images.float() - self.mean) / self.std).to(dtype)
+        return scaled.contiguous(memory_format=torch.channels_last) if channels_last else scaled
 
     def _start(self, setting: str | list[float], neutral: float, size: int) -> Tensor:
         if isinstance(setting, list):

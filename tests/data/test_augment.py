@@ -8,7 +8,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alexnet_exp.data.augment import center_crop, centre_of, cut_views, fit, mirror, random_crop, resize, view_places
+from alexnet_exp.data.augment import (
+    center_crop,
+    centre_of,
+    cut,
+    cut_views,
+    draw_mirrors,
+    draw_places,
+    fit,
+    mirror,
+    random_crop,
+    random_crop_mirror,
+    resize,
+    view_places,
+)
+from alexnet_exp.kernels import images as kernels
 
 IMAGES = torch.randint(0, 256, (64, 3, 12, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -114,3 +128,66 @@ def test_fit_repeats_grey_and_keeps_floats() -> None:
     assert torch.equal(fitted, torch.cat([grey, grey, grey], 1))
     assert fit(grey.double(), 1, 20).is_floating_point()
     assert fit(grey, 3, 20).dtype == torch.uint8
+
+
+@pytest.fixture(params=["native", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to cut: by the native kernel, where this machine has it, and by torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(kernels, "_library", lambda: None)
+    elif kernels._library() is None:
+        pytest.skip("no native kernels here")
+    return str(request.param)
+
+
+def by_hand(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+    """A loop over every pixel of every square."""
+    count, channels, height, width = images.shape
+    out = torch.zeros((count, channels, side, side), dtype=torch.uint8)
+    for i in range(count):
+        for row in range(side):
+            for column in range(side):
+                y, x = int(top[i]) + row - pad, int(left[i]) + column - pad
+                to = side - 1 - column if mirrored[i] else column
+                if 0 <= y < height and 0 <= x < width:
+                    out[i, :, row, to] = images[i, :, y, x]
+    return out
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("side", "pad"), [(8, 0), (10, 2), (1, 0), (12, 1), (14, 3), (5, 7)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_squares_of_the_drawn_places_by_hand(side: int, pad: int, channels: int) -> None:
+    images = IMAGES[:9, :channels]
+    top, left = draw_places(images, side, pad, seeded())
+    mirrored = draw_mirrors(images, seeded())
+    expected = by_hand(images, side, pad, top, left, mirrored)
+    assert torch.equal(cut(images, side, pad, top, left, mirrored), expected)
+    # the same numbers are drawn, in the same order, whether in one pass or in two
+    generator = seeded()
+    two = mirror(random_crop(images, side, pad, generator), generator)
+    assert torch.equal(random_crop_mirror(images, side, pad, seeded()), two)
+
+
+@pytest.mark.usefixtures("way")
+def test_squares_at_the_edges_of_large_batches_and_views() -> None:
+    images = torch.randint(0, 256, (150, 3, 20, 36), dtype=torch.uint8, generator=seeded())[..., 2:34]  # not contiguous
+    top, left = torch.arange(150) % 9, torch.arange(150) % 21
+    mirrored = torch.arange(150) % 2 == 1
+    expected = by_hand(images[::10], 20, 4, top[::10], left[::10], mirrored[::10])
+    assert torch.equal(cut(images, 20, 4, top, left, mirrored)[::10], expected)
+
+
+def test_what_is_not_bytes_is_cut_as_well() -> None:
+    places = draw_places(IMAGES, 10, 2, seeded())
+    assert torch.equal(cut(IMAGES.float(), 10, 2, *places), cut(IMAGES, 10, 2, *places).float())
+
+
+def test_which_numbers_are_drawn_never_changes() -> None:
+    """A run's images are a function of its seed: what is drawn, and in which order, by hand."""
+    crops = random_crop_mirror(IMAGES, 10, 2, seeded(5))
+    generator = seeded(5)
+    top = torch.randint(7, (64,), generator=generator)
+    left = torch.randint(5, (64,), generator=generator)
+    mirrored = torch.randint(2, (64,), generator=generator, dtype=torch.bool)
+    assert torch.equal(crops, by_hand(IMAGES, 10, 2, top, left, mirrored))

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import struct
 import tarfile
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet_exp.data import cifar
 from alexnet_exp.data.cifar import open_cifar
 from alexnet_exp.data.spec import Cifar10, Cifar100
 from alexnet_exp.settings import UserError
@@ -94,6 +96,39 @@ def test_an_archive_in_the_root(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-python.tar.gz"]
 
 
+def test_it_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_archive(tmp_path / "root" / "cifar-10-python.tar.gz", batches())
+    first = open_cifar(spec(tmp_path / "root"))
+    with monkeypatch.context() as patched:
+        patched.setattr(cifar, "read_batches", lambda *_: pytest.fail("unpacked again"))
+        again = open_cifar(spec(tmp_path / "root"))
+        assert_right(spec(tmp_path / "root"))
+        assert again.fingerprint == first.fingerprint
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(pytest.fail.Exception, match="unpacked again"):
+            open_cifar(spec(tmp_path / "root"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "removed"])
+def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
+    write_archive(tmp_path / "root" / "cifar-10-python.tar.gz", batches())
+    assert_right(spec(tmp_path / "root"))
+    (file,) = (tmp_path / "cache" / "alexnet_exp").glob("*-train.npy")
+    if damage == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-100] if damage == "truncated" else b"")
+    assert_right(spec(tmp_path / "root"))
+
+
+def test_without_a_cache_folder_it_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_archive(tmp_path / "root" / "cifar-10-python.tar.gz", batches())
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert_right(spec(tmp_path / "root"))
+    assert "cannot be written" in open_cifar(spec(tmp_path / "root")).reading
+
+
 def test_an_extracted_folder(tmp_path: Path) -> None:
     write_folder(tmp_path / "cifar-10-batches-py", batches())
     assert_right(spec(tmp_path))
@@ -165,9 +200,11 @@ def test_a_pickle_that_wants_to_run_something_does_not(tmp_path: Path, place: st
 def test_members_that_point_outside_are_not_written(tmp_path: Path) -> None:
     root = tmp_path / "a" / "b"
     write_archive(root / "cifar-10-python.tar.gz", batches(), inside="../..")
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted((tmp_path / "a").rglob("*"))
     assert_right(spec(root))
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted((tmp_path / "a").rglob("*")) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "cache"}
+    assert {path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()} == {".npy"}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from alexnet_exp.data.images import read_image, read_images
+from alexnet_exp.kernels import images as kernels
 from alexnet_exp.settings import UserError
 
 # Red, green / blue, white in large squares: JPEG keeps them, and any turn of the picture shows.
@@ -99,6 +101,37 @@ def test_resize_and_centre_crop_as_pillow_does(tmp_path: Path, size: tuple[int, 
     expected = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 32))
     difference = read_image(tmp_path / "a.png", 32).int() - torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()
     assert difference.abs().max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_the_native_resize_gives_torchs_bytes(channels: int, size: int) -> None:
+    if kernels._library() is None:
+        pytest.skip("no native kernels here")
+    random = np.random.default_rng(size)
+    made = 0
+    for number in range(60):
+        height, width = random.integers(9, 150, 2).tolist()
+        pixels = torch.from_numpy(random.integers(0, 256, (height, width, channels), dtype=np.uint8)).permute(2, 0, 1)
+        if number % 3 == 0:
+            pixels = (pixels > 127).to(torch.uint8) * 255  # what is rounded to 256 would show
+        short = min(height, width)
+        tall, wide = height * size // short, width * size // short
+        square = kernels.centre_square(pixels, tall, wide, size)
+        top, left = (tall - size) // 2, (wide - size) // 2
+        resized = F.interpolate(pixels[None], (tall, wide), mode="bilinear", antialias=True)[0]
+        if square is not None:
+            made += 1
+            assert torch.equal(square, resized[:, top : top + size, left : left + size])
+    # none on a processor without its instructions; of what shrinks to less than half none either
+    assert made == 0 or made > 5
+
+
+def test_what_the_native_resize_leaves_to_torch() -> None:
+    pixels = torch.from_numpy(QUARTERS).permute(2, 0, 1)
+    assert kernels.centre_square(pixels.contiguous(), 16, 16, 16) is None, "not as a decoder lays it out"
+    assert kernels.centre_square(pixels, 20, 20, 20) is None, "not a multiple of 16"
+    assert kernels.centre_square(pixels.float(), 16, 16, 16) is None
 
 
 def encoded(kind: str) -> bytes:

@@ -125,5 +125,6 @@ def test_a_broken_file_ends_in_one_line(streamed: Streamed, workers: int) -> Non
     loader = StreamedLoader(streamed, Plan(9, 4), lambda: torch.arange(9), workers=workers)
     with pytest.raises(UserError) as error:
         list(loader)
+    loader.close()
     assert str(error.value).startswith(streamed.paths[5])
     assert "\n" not in str(error.value)

@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from alexnet_exp.data.source import open_source
-from alexnet_exp.data.spec import Digits, Folder, Random, Val
+from alexnet_exp.data.spec import Decode, Digits, Folder, Random, Val
 from alexnet_exp.data.split import Source, Split, Streamed
 from alexnet_exp.settings import UserError
 
@@ -137,9 +137,9 @@ def test_val_stands_in_for_the_test_when_asked(tmp_path: Path, make_images: Make
 
 def test_large_images_are_streamed_and_a_broken_one_is_named(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 3, "dog": 3}, (70, 80))
-    source = folder(tmp_path, size=66)
+    source = folder(tmp_path, size=66, decode=Decode.always)
     assert isinstance(source.train, Streamed)
     assert source.train.images(torch.tensor([0, 1])).shape == (2, 3, 66, 66)
     (tmp_path / "cat" / "000.png").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"cat.000\.png: not an image"):
-        folder(tmp_path, size=66, val=Val.none).train.images(torch.tensor([0]))
+        folder(tmp_path, size=66, decode=Decode.always, val=Val.none).train.images(torch.tensor([0]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
+from alexnet_exp.kernels import images as kernels
 from alexnet_exp.model.preprocess import Preprocess, Statistics
 from alexnet_exp.model.spec import Input, Network, Scale
 
@@ -118,3 +119,45 @@ def test_a_channel_without_contrast_stays_finite() -> None:
     preprocess.fit(Statistics(channel_mean=torch.tensor([7.0, 100.0]), channel_std=torch.tensor([0.0, 50.0])))
     batch = torch.full((1, 2, 4, 4), 7, dtype=torch.uint8)
     assert (preprocess(batch)[0, 0] == 0).all()
+
+
+@pytest.fixture(params=["native", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to compute: by the native kernel, where this machine has it, and by torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(kernels, "_library", lambda: None)
+    elif kernels._library() is None:
+        pytest.skip("no native kernels here")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    ("mean", "std"), [("channel", "channel"), ("pixel", "none"), ("pixel", "channel"), ("none", "channel")]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("last", [False, True])
+def test_every_way_gives_the_same_bits(mean: str, std: str, channels: int, dtype: torch.dtype, last: bool) -> None:
+    preprocess = Preprocess(Input(mean=mean, std=std), channels, 13)
+    preprocess.fit(statistics(channels, 13))
+    batch = images(37, channels, 15, 13)[:, :, 1:14]  # a view, as a central crop is
+    expected = (batch.float() - preprocess.mean) / preprocess.std
+    got = preprocess(batch, dtype, channels_last=last)
+    assert got.dtype == dtype
+    assert torch.equal(got, expected.to(dtype))
+    assert got.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    assert torch.equal(preprocess(batch.float(), dtype), expected.to(dtype)), "floats, as colour noise gives them"
+
+
+@pytest.mark.usefixtures("way")
+def test_what_was_not_measured_stays_not_a_number() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert Preprocess(Input(mean="channel"), 3, 8)(images(2, 3, 8, 8), dtype).isnan().all()
+
+
+def test_it_can_be_exported() -> None:
+    preprocess = Preprocess(Input(mean=[0.4, 0.5, 0.6], std=[0.2, 0.2, 0.3]), 3, 8)
+    batch = images(2, 3, 8, 8)
+    graph = torch.export.export(preprocess, (batch,))
+    assert torch.equal(graph.module()(batch), preprocess(batch))
