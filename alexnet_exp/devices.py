@@ -11,15 +11,25 @@ from alexnet_exp.runs.provenance import cpu_model
 from alexnet_exp.schema import COLUMNS, Config, Trainer
 from alexnet_exp.settings import Problem, Refused
 
+BF16_ON_CPU = True
+"""Whether `precision: auto` is bf16-mixed on a CPU that computes in it."""
+ENOUGH_FOR_BF16 = 2_000_000
+"""Multiply-adds an image from which bf16 is the faster on such a CPU: below, casting takes more than it saves."""
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a run computes. `devices` is a count or a list of indices; `ranks`, how many processes it makes here."""
+    """Where and how a run computes.
+
+    `devices` is a count or a list of indices; `ranks`, how many processes it makes here. `why` says in words what was
+    not asked for.
+    """
 
     accelerator: str
     devices: int | list[int]
     strategy: str
     precision: str
+    channels_last: bool
     device_name: str
     why: str
 
@@ -28,14 +38,20 @@ class Placement:
         return count(self.devices)
 
 
-def place(trainer: Trainer) -> Placement:
-    """The placement that the trainer's settings mean on this machine; raises `Refused` when it has not got it."""
+def place(trainer: Trainer, multiply_adds: int | None = None) -> Placement:
+    """The placement that the trainer's settings mean on this machine; raises `Refused` when it has not got it.
+
+    multiply_adds: of the network, forward, for an image; None for a network of the user's.
+    """
     accelerator, devices, why = chosen(trainer)
     several = count(devices) * trainer.num_nodes > 1
     strategy = "ddp" if trainer.strategy == "auto" and several else trainer.strategy
-    precision, because = _precision(trainer.precision, accelerator)
-    said = "; ".join(filter(None, (why, because)))
-    return Placement(accelerator, devices, strategy, precision, device_name(accelerator), said)
+    precision, because = _precision(trainer, accelerator, multiply_adds)
+    last = trainer.channels_last
+    if last is None:
+        last = multiply_adds is not None and _channels_last(accelerator, precision)
+    said = "; ".join(filter(None, (why, because, "channels_last" if last else "")))
+    return Placement(accelerator, devices, strategy, precision, last, device_name(accelerator), said)
 
 
 def chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
@@ -128,13 +144,38 @@ def _best() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _precision(wanted: str, accelerator: str) -> tuple[str, str]:
+def _precision(trainer: Trainer, accelerator: str, multiply_adds: int | None) -> tuple[str, str]:
     """The precision to use, and why."""
-    if wanted != "auto":
-        return wanted, f"precision {wanted}, as set"
+    if trainer.precision != "auto":
+        return trainer.precision, f"precision {trainer.precision}, as set"
     if accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16-mixed", "precision bf16-mixed: the GPU computes in bf16"
-    return "32-true", f"precision 32-true: no bf16 on {accelerator}"
+    if accelerator != "cpu" or not BF16_ON_CPU:
+        return "32-true", f"precision 32-true: no bf16 on {accelerator}"
+    if not cpu_computes_in_bf16():
+        return "32-true", "precision 32-true: this CPU does not compute in bf16"
+    if trainer.strategy == COLUMNS:
+        return "32-true", "precision 32-true: columns on the CPU are there to be compared with one device"
+    if multiply_adds is not None and multiply_adds < ENOUGH_FOR_BF16:
+        return "32-true", "precision 32-true: the network is too small to gain from bf16"
+    return "bf16-mixed", "precision bf16-mixed: this CPU computes in bf16"
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Whether the CPU has instructions for bf16 (AVX512_BF16 or AMX).
+
+    torch would compute in it on other CPUs too, by way of float32 and so more slowly. Not measured on ARM.
+    """
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return has_onednn and any(check is not None and check() for check in checks)
+
+
+def _channels_last(accelerator: str, precision: str) -> bool:
+    """Whether convolutions are faster in that memory layout; on a CPU those of oneDNN, in bf16 and in float32."""
+    return {"cpu": precision in ("bf16-mixed", "bf16-true", "32-true"), "cuda": "16" in precision}.get(
+        accelerator, False
+    )
 
 
 def device_name(accelerator: str) -> str:

@@ -31,6 +31,7 @@ def before_training(experiment: Experiment, placement: Placement) -> dict[str, A
         "accelerator": placement.accelerator,
         "ranks": placement.ranks * trainer.num_nodes,
         "precision": placement.precision,
+        "channels_last": placement.channels_last,
         "deterministic": bool(trainer.deterministic),
         "effective_batch": batch * trainer.accumulate_grad_batches if batch else None,
         "fingerprint": getattr(experiment.data, "fingerprint", None),

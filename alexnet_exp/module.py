@@ -24,6 +24,10 @@ from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.schema import Loss
 from alexnet_exp.seeds import derive
 
+# How many batches a tally lets wait, and how many logits of theirs.
+BATCHES_AT_ONCE = 50
+LOGITS_AT_ONCE = 2**20
+
 
 class Tally:
     """Sums of loss, top-1 hits, top-5 hits and images since the last `read`, kept on the device.
@@ -33,14 +37,31 @@ class Tally:
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._logits = 0
+
+    def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds one batch: the sum of its losses, its logits [N, classes] and its labels [N].
+
+        They wait for others: a dozen small operations cost as much for many batches as for one. None may be changed
+        in place afterwards.
+        """
+        self._waiting.append((loss_sum.detach(), logits.detach(), labels))
+        self._logits += logits.numel()
+        if len(self._waiting) >= BATCHES_AT_ONCE or self._logits >= LOGITS_AT_ONCE:
+            self._sum_up()
 
     @torch.no_grad()
-    def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds one batch: the sum of its losses, its logits [N, classes] and its labels [N]."""
-        ranks = rank_of_truth(logits, labels)
-        kind = _widest(logits.device)
-        count = torch.full((), len(labels), device=logits.device, dtype=kind)
-        new = torch.stack([loss_sum.to(kind), (ranks < 1).sum().to(kind), (ranks < 5).sum().to(kind), count])
+    def _sum_up(self) -> None:
+        if not self._waiting:
+            return
+        losses, logits, labels = zip(*self._waiting, strict=True)
+        self._waiting, self._logits = [], 0
+        ranks = rank_of_truth(torch.cat(logits), torch.cat(labels))
+        kind = _widest(ranks.device)
+        images = torch.full((), len(ranks), device=ranks.device, dtype=kind)
+        loss = torch.stack(losses).to(kind).sum()
+        new = torch.stack([loss, (ranks < 1).sum().to(kind), (ranks < 5).sum().to(kind), images])
         self.sums = new if self.sums is None else self.sums + new
 
     def read(self, strategy: Any = None) -> dict[str, float]:
@@ -48,6 +69,7 @@ class Tally:
 
         A collective: every rank must call it. Empty where nothing was added anywhere.
         """
+        self._sum_up()
         device = torch.device("cpu") if strategy is None else strategy.root_device
         sums = self.sums if self.sums is not None else torch.zeros(4, device=device, dtype=_widest(device))
         if strategy is not None:
@@ -64,6 +86,19 @@ def _wide(logits: Tensor) -> Tensor:
 
 def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for the CPU and this device alone.
+
+    That one goes to every kind of device there could be, and where there is none of a kind it keeps the call, with a
+    traceback as text, for the day there is one: a list that grows with every step.
+    """
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 def rank_of_truth(logits: Tensor, labels: Tensor) -> Tensor:
@@ -96,37 +131,47 @@ class AlexNetModule(pl.LightningModule):
         channels_last: bool = False,
     ):
         super().__init__()
-        if channels_last:
-            network.to(memory_format=torch.channels_last)
         self.network, self.preprocess = network, preprocess
         self.optim, self.schedule, self.loss = optim, schedule, loss
-        self.seed, self.channels_last = seed, channels_last
+        self.seed, self.channels_last = seed, False
         self.tally = {split: Tally() for split in ("train", "val", "test", "centre")}
         self.history: list[float] = []  # of the monitored metric, for `plateau`
         self.metrics: dict[str, float] = {}  # the means of this epoch, `split/metric`, to the last digit
         self.base_lrs: list[float] = []
         self.last_loss: Tensor | None = None
+        self.lay_out(channels_last)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes some forty times a step which hook it is in, and torch asks each time if that is a parameter
+        if name in ("_current_fx_name", "last_loss"):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def lay_out(self, channels_last: bool) -> None:
+        """Puts the network's weights, and from now on its images, into that memory layout, or back out of it."""
+        if channels_last != self.channels_last:
+            self.network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        self.channels_last = channels_last
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, C, H, W] on 0..255: uint8, or float32 after colour noise."""
-        batch = self.preprocess(images).to(next(self.network.parameters()).dtype)  # bf16-true and its like
-        if self.channels_last:
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(batch)
+        dtype = next(self.network.parameters()).dtype  # not float32 in bf16-true and its like
+        logits: Tensor = self.network(self.preprocess(images, dtype, self.channels_last))
         return logits
 
     def on_train_epoch_start(self) -> None:
         self.metrics = {}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(derive(self.seed, "step", self.current_epoch, batch_idx, replica(self.trainer)))
+        _seed(derive(self.seed, "step", self.current_epoch, batch_idx, replica(self.trainer)), self.device)
         self._set_rate()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = _wide(self(images))
         loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.loss.label_smoothing)
-        self.tally["train"].add(loss_sum.detach(), logits.detach(), labels)
+        self.tally["train"].add(loss_sum, logits, labels)
         loss: Tensor = loss_sum * self._weight(batch_idx, len(labels))
         self.last_loss = loss.detach()
         return loss

@@ -99,7 +99,8 @@ class Trainer:
     accelerator, devices: Lightning's own, for what `gpus` cannot say (e.g. two processes on the CPU).
     strategy: `auto` is data parallel (`ddp`) on more than one device; `columns` gives each of `model.groups` devices
     one column of the network; two devices where no number is given.
-    precision: `auto` is bf16-mixed on a GPU that computes in it, else 32-true; what it became is recorded.
+    precision: `auto` is bf16-mixed on a GPU or CPU that computes in it, else 32-true; what it became is recorded.
+    channels_last: the memory layout of images and convolutions; null = what is faster there.
     accumulate_grad_batches, gradient_clip_val, deterministic, limit_train_batches, ...: as in Lightning.
     """
 
@@ -136,7 +137,7 @@ class Trainer:
     log_every_n_steps: int = 50
     enable_progress_bar: bool | None = None
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
 
     def __post_init__(self) -> None:
         checks = Checks(self)

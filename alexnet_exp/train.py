@@ -15,7 +15,8 @@ import pytorch_lightning as pl
 import torch
 
 from alexnet_exp import logs
-from alexnet_exp.build import Experiment, build, prepare
+from alexnet_exp.allocator import keep_freed_memory
+from alexnet_exp.build import Experiment, build, lay_out, prepare
 from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.callbacks.chosen import build_callbacks
 from alexnet_exp.callbacks.progress import Progress, wants_bar
@@ -28,8 +29,11 @@ from alexnet_exp.devices import Placement, check_ranks, chosen, count, launched,
 from alexnet_exp.endings import Ending, ending_of, interruptible, own_interrupts
 from alexnet_exp.evaluate import evaluate, save_predictions
 from alexnet_exp.facts import at_start, before_training
+from alexnet_exp.garbage import keep_what_is_there
+from alexnet_exp.kernels.native import native
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.loggers import Reports, build_loggers
+from alexnet_exp.model.stage import fused_path
 from alexnet_exp.recording import record
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.accuracy import summary_line
@@ -82,7 +86,7 @@ def train_rank(container: Mapping[str, Any], path: Path) -> Ending:
 def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, writes: bool) -> Ending:
     """Runs, and writes into result.json how it ended, whatever happens."""
     if writes:
-        code = provenance.code()
+        code = provenance.running()
         folder.begin(container, {**at_start(config, code), **chosen_options(folder.path)})
         folder.write_patch(code.patch)
     try:
@@ -108,10 +112,14 @@ def _run(
     config: Config, container: Mapping[str, Any], folder: RunFolder, writes: bool, stack: ExitStack
 ) -> dict[str, Any]:
     """Trains, tests and saves the predictions; returns the facts of the result. Leaves on `stack` what it opened."""
-    placement = place(config.trainer)
+    keep_what_is_there()
     experiment = build(config)
+    placement = place(config.trainer, experiment.multiply_adds)
+    ways = _on_cpu(placement) if placement.accelerator == "cpu" else ()
+    lay_out(experiment, placement.channels_last)
     prepare(experiment)
-    log.info(f"seed {config.seed}; {placement.device_name}; {placement.why}")
+    said = (f"seed {config.seed}", placement.device_name, placement.why, *ways)
+    log.info("; ".join(filter(None, said)))
     recorder = Recorder(folder if writes else None)
     checkpoints = Checkpoints(folder, experiment.card, config.checkpoint.keep)
     watch = Watch(len(experiment.card["classes"]), getattr(experiment.spec, "norm", None))
@@ -146,6 +154,17 @@ def _run(
     if writes:
         checkpoints.finish()
     return {**facts, "metrics": metrics}
+
+
+def _on_cpu(placement: Placement) -> tuple[str, str]:
+    """What of the fast way is there on this CPU, in words."""
+    found = native()
+    if found.library is None:
+        kernels = f"no native kernels: {found.why}"
+    else:
+        fused, why = fused_path(placement.accelerator, placement.precision, placement.channels_last)
+        kernels = why if fused else f"native kernels for LRN and images, {why}"
+    return kernels, keep_freed_memory()
 
 
 def _fit(experiment: Experiment, trainer: pl.Trainer) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +15,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import PassThroughProfiler
 
 from alexnet_exp.callbacks.checkpoints import FlushedIO
 from alexnet_exp.devices import Placement, srun_rank
@@ -20,7 +23,18 @@ from alexnet_exp.schema import Trainer
 from alexnet_exp.strategy import strategy_of
 
 # Settings of ours that Lightning's Trainer does not know, and those that we pass as something else.
-OURS = ("gpus", "compile", "channels_last", "accelerator", "devices", "strategy", "precision", "enable_progress_bar")
+OURS = (
+    *("gpus", "compile", "channels_last", "accelerator", "devices", "strategy", "precision", "enable_progress_bar"),
+    "profiler",
+)
+NOTHING = nullcontext()
+
+
+class Unobserved(PassThroughProfiler):
+    """No profiler, at no cost: Lightning's own makes a context manager anew for each of some eighty hooks of a step."""
+
+    def profile(self, action_name: str) -> Any:
+        return NOTHING
 
 
 def build_trainer(
@@ -33,6 +47,7 @@ def build_trainer(
     passed = {key: value for key, value in vars(settings).items() if key not in OURS}
     return pl.Trainer(
         **passed,
+        profiler=settings.profiler or Unobserved(),
         accelerator=placement.accelerator,
         devices=placement.devices,
         strategy=strategy_of(placement.strategy),

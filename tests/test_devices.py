@@ -18,12 +18,14 @@ Machine = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    def has(gpus: int = 0, mps: bool = False, bf16: bool = True) -> None:
+    def has(gpus: int = 0, mps: bool = False, bf16: bool = True, cpu_bf16: bool = False) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "made up")
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_bf16, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
 
     return has
 
@@ -108,6 +110,48 @@ def test_auto_precision_is_bf16_where_the_gpu_computes_in_it(machine: Machine) -
     assert place(Trainer(precision="16-mixed")).precision == "16-mixed"
     machine(gpus=1, bf16=False)
     assert place(Trainer()).precision == "32-true"
+
+
+LARGE, SMALL = 700_000_000, 400_000  # multiply-adds an image
+
+
+@pytest.mark.parametrize(
+    ("settings", "computes", "size", "expected", "said"),
+    [
+        ({}, True, LARGE, ("bf16-mixed", True), "precision bf16-mixed: this CPU computes in bf16; channels_last"),
+        ({}, True, SMALL, ("32-true", True), "the network is too small to gain from bf16; channels_last"),
+        ({}, False, LARGE, ("32-true", True), "precision 32-true: this CPU does not compute in bf16; channels_last"),
+        # a network of the user's may not take channels_last: `view` refuses it
+        ({}, True, None, ("bf16-mixed", False), "precision bf16-mixed: this CPU computes in bf16"),
+        ({"precision": "32-true"}, True, LARGE, ("32-true", True), "precision 32-true, as set; channels_last"),
+        ({"precision": "bf16-mixed"}, False, SMALL, ("bf16-mixed", True), "bf16-mixed, as set; channels_last"),
+        ({"precision": "64-true"}, True, LARGE, ("64-true", False), "precision 64-true, as set"),
+        ({"channels_last": False}, True, LARGE, ("bf16-mixed", False), "this CPU computes in bf16"),
+        ({"channels_last": True}, True, None, ("bf16-mixed", True), "this CPU computes in bf16; channels_last"),
+        ({"strategy": "columns"}, True, LARGE, ("32-true", True), "columns on the CPU"),
+    ],
+)
+def test_how_a_cpu_computes(
+    machine: Machine,
+    settings: dict[str, object],
+    computes: bool,
+    size: int | None,
+    expected: tuple[str, bool],
+    said: str,
+) -> None:
+    machine(cpu_bf16=computes)
+    found = place(Trainer(gpus=0, **settings), size)  # type: ignore[arg-type]
+    assert (found.precision, found.channels_last) == expected
+    assert said in found.why
+    assert ("channels_last" in found.why) == found.channels_last
+
+
+def test_channels_last_on_a_gpu_goes_with_half_precision(machine: Machine) -> None:
+    machine(gpus=1)
+    assert place(Trainer(), LARGE).channels_last
+    assert not place(Trainer(precision="32-true"), LARGE).channels_last
+    machine(mps=True)
+    assert not place(Trainer(), LARGE).channels_last
 
 
 def test_a_rank_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,3 +253,13 @@ def test_two_ranks_say_what_one_does(command: Callable[..., Any], tmp_path: Path
     saved = np.load(path / "predictions" / "test.npz")
     np.testing.assert_array_equal(saved["labels"], labels)
     np.testing.assert_allclose(saved["probabilities"], by_hand(run, 10), atol=1e-3)
+
+
+def test_a_run_in_bf16_is_evaluated_in_bf16(train_run: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    from alexnet_exp.commands import eval as command
+
+    run = train_run("bf16", "trainer.precision=bf16-mixed", "trainer.max_epochs=1")
+    assert (run.code, run.result["precision"], run.result["channels_last"]) == (0, "bf16-mixed", True)
+    assert command.run([str(run.path)]) == 0
+    metrics = json.loads(capsys.readouterr().out.splitlines()[-1])["metrics"]
+    assert metrics == {key: value for key, value in run.result["metrics"].items() if key.startswith("test/")}

@@ -25,6 +25,7 @@ TOLERANCES = [min(2e-2, 1e-5 * 4**step) for step in range(STEPS)]
 OVERRIDES = (
     *("data.subset=null", "data.pad=2", "data.mirror=true", "data.val=none", "test.run=false"),
     *("model.width=0.25", "optim=sgd", "optim.lr=0.003", "schedule=constant", f"trainer.max_steps={STEPS}"),
+    *("trainer.precision=32-true", "trainer.channels_last=false"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,12 @@ from alexnet_exp.optim.spec import Constant
 from alexnet_exp.seeds import derive
 from tests.conftest import TINY, Run
 
-# Dropout apart, everything random is in the batch: a bare loop then needs no random numbers of its own.
-PLAIN = ("model.dropout=0", "optim=sgd", "optim.lr=0.05", "schedule=one_cycle", "trainer.max_epochs=2")
+# Dropout apart, everything random is in the batch: a bare loop then needs no random numbers of its own. It computes in
+# torch's own memory layout.
+PLAIN = (
+    *("model.dropout=0", "optim=sgd", "optim.lr=0.05", "schedule=one_cycle", "trainer.max_epochs=2"),
+    "trainer.channels_last=false",
+)
 
 
 def random_batch(images: int = 200, classes: int = 12) -> tuple[Tensor, Tensor]:
@@ -185,6 +190,48 @@ def test_channels_last_reaches_network_and_images(tmp_path: Path) -> None:
     assert seen == [True]
     conv2 = experiment.network.conv2.conv.weight
     assert conv2.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_layout_can_be_changed_and_changed_back() -> None:
+    module = build(composed([*TINY, "trainer.channels_last=false"])[0]).module
+    weight = module.network.conv2.conv.weight
+    before = weight.detach().clone()
+    for last in (True, False):
+        module.lay_out(last)
+        assert weight.is_contiguous(memory_format=torch.channels_last) is last
+        assert weight.is_contiguous() is not last
+        assert torch.equal(weight, before)
+
+
+def test_a_steps_random_numbers_are_those_of_torchs_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = build(composed(TINY)[0]).module
+    monkeypatch.setattr(module, "_set_rate", lambda: None)
+    trainer = SimpleNamespace(current_epoch=3, global_rank=0, distributed_sampler_kwargs=None, world_size=1)
+    monkeypatch.setattr(type(module), "trainer", trainer)
+    monkeypatch.setattr(type(module), "current_epoch", 3)
+    queued = len(torch.cuda._queued_calls)
+    module.on_train_batch_start(None, 5)
+    drawn = torch.rand(4)
+    assert len(torch.cuda._queued_calls) == queued, "no call is kept for a GPU that is not there"
+    torch.manual_seed(derive(1, "step", 3, 5, 0))
+    assert torch.equal(drawn, torch.rand(4))
+
+
+@pytest.mark.parametrize("batches", [1, 3, 130])
+def test_waiting_batches_change_no_sum(batches: int) -> None:
+    tally, by_hand = Tally(), torch.zeros(3, dtype=torch.float64)
+    for number in range(batches):
+        logits, labels = random_batch(20)
+        logits = logits.roll(number, 1)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        tally.add(loss, logits, labels)
+        top5 = logits.topk(5).indices
+        right = torch.stack([(top5[:, 0] == labels).sum(), (top5 == labels[:, None]).sum()])
+        by_hand += torch.cat([loss.double()[None], right.double()])
+    means, n = tally.read(), 20 * batches
+    assert means["images"] == n
+    assert (means["top1"], means["top5"]) == (by_hand[1] / n, by_hand[2] / n)
+    assert means["loss"] == pytest.approx(float(by_hand[0]) / n, rel=1e-13)
 
 
 def test_a_run_without_an_end_needs_no_length(train_run: Callable[..., Run]) -> None:

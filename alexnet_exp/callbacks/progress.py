@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
-REFRESH_EVERY = 10  # batches: the loss is read from the device at each refresh
+REFRESHES = 4  # a second: drawing takes the interpreter from the training, and reading the loss waits for the device
 
 
 class Progress(RichProgressBar):
     """Lightning's rich bar, on stderr, with the newest loss."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=REFRESH_EVERY, console_kwargs={"stderr": True})
+        super().__init__(refresh_rate=REFRESHES, console_kwargs={"stderr": True})
+        self._next = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        if now >= self._next or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._next = now + 1 / REFRESHES
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _get_train_description(self, current_epoch: int) -> str:
         # Lightning counts from 0 to one less than there are; the log and metrics.csv count from 1

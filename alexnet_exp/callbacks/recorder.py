@@ -92,7 +92,9 @@ class Recorder(AfterMetrics):
         if not self._stepped:
             return
         if self._of_this_step:
-            self._waiting.append((trainer.global_step, torch.stack(self._of_this_step).sum(), self._rate or 0.0))
+            first, *others = self._of_this_step
+            loss = torch.stack(self._of_this_step).sum() if others else first
+            self._waiting.append((trainer.global_step, loss, self._rate or 0.0))
         self._of_this_step, self._stepped = [], False
         if len(self._waiting) >= STEPS_AT_ONCE:
             self._read_steps(trainer)

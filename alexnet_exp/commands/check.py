@@ -15,14 +15,16 @@ def run(arguments: list[str]) -> int:
     config, _ = composed(given.overrides, given.config_dir)
 
     from alexnet_exp import logs
-    from alexnet_exp.build import build, prepare
-    from alexnet_exp.devices import check_ranks, place
+    from alexnet_exp.build import build, lay_out, prepare
+    from alexnet_exp.devices import check_ranks, chosen, place
     from alexnet_exp.trainer import build_trainer
 
     logs.configure(None)
-    placement = place(config.trainer)
+    chosen(config.trainer)  # refuses devices that are not there before anything is built
     check_ranks(config)
     experiment = build(config)
+    placement = place(config.trainer, experiment.multiply_adds)
+    lay_out(experiment, placement.channels_last)
     prepare(experiment)
     # one device: for more Lightning would run this command again
     first = placement.devices[:1] if isinstance(placement.devices, list) else 1

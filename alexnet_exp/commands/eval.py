@@ -121,7 +121,8 @@ def _save_path(text: str | None) -> Path | None:
 
 
 def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -> Evaluation:
-    from alexnet_exp.build import CARD, refuse_views
+    from alexnet_exp.allocator import keep_freed_memory
+    from alexnet_exp.build import CARD, lay_out, refuse_views
     from alexnet_exp.datamodule import ImageData
     from alexnet_exp.devices import chosen, place
     from alexnet_exp.evaluate import evaluate
@@ -143,10 +144,16 @@ def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -
     refuse_views(experiment, one.views, "eval: --views ")
     if several:
         together.same_images(path, experiment.card["classes"], split)
-    precision = read_result(path).get("precision", "auto")
+    # as the run computed, not as this version would choose: the same number again
+    result = read_result(path)
+    precision, last = result.get("precision", "auto"), result.get("channels_last", config.trainer.channels_last)
     if precision.startswith("16") and chosen(Trainer(gpus=given.gpus))[0] == "cpu":
         precision = "auto"  # a GPU's float16 is evaluated in float32 where there is none
-    placement = place(Trainer(gpus=given.gpus, precision=precision))
+    settings = Trainer(gpus=given.gpus, precision=precision, channels_last=bool(last))
+    placement = place(settings, experiment.multiply_adds)
+    if placement.accelerator == "cpu":
+        keep_freed_memory()
+    lay_out(experiment, placement.channels_last)
     return evaluate(experiment, placement, given.split, one.views, keep=several or given.save is not None)
 
 

@@ -118,7 +118,7 @@ class RunFolder:
 
     def append_steps(self, rows: Iterable[tuple[int, float, float]]) -> None:
         """Adds rows of step, loss and learning rate to steps.csv, leaving out steps that are there already."""
-        self._table("steps.csv").append(STEPS, rows)
+        self._table("steps.csv").append(STEPS, rows, flush=False)  # the training would wait for the disk
 
     def write_patch(self, patch: str) -> None:
         """Keeps the uncommitted part of the code as code.patch; no file if there is none."""

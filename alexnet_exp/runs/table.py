@@ -28,8 +28,11 @@ class Table:
         if path.exists():
             self._open()
 
-    def append(self, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
-        """Adds the rows that come after the last one; `columns` become the header of a new file."""
+    def append(self, columns: Sequence[str], rows: Iterable[Sequence[Value]], flush: bool = True) -> None:
+        """Adds the rows that come after the last one; `columns` become the header of a new file.
+
+        flush: waits until the disk has them. Without it they outlive this process all the same, but not the machine.
+        """
         fresh = [row for row in rows if self.last is None or _key(row) > self.last]
         if not fresh:
             return
@@ -41,8 +44,9 @@ class Table:
         writer.writerows([[_text(value) for value in row] for row in fresh])
         with self.path.open("ab") as file:
             file.write(text.getvalue().encode())
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         self.last = _key(fresh[-1])
 
     def _open(self) -> None:

@@ -1,0 +1,66 @@
+"""Freed memory stays with the process: glibc's malloc would hand a large tensor back to the kernel at once.
+
+A step frees each activation and asks for one of the same size in the next step. Handed back, it is mapped anew, and the
+kernel zeroes it page by page: tens of thousands of page faults a step, a quarter of a CPU step's time. No torch here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from functools import cache
+
+# The parameters of glibc's mallopt(3).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+NEVER = -1
+LARGEST_KEPT = 1 << 30
+"""Bytes. What is larger, such as the array of a large data set, is still handed back when it is freed."""
+
+# By these a user has chosen already how malloc works.
+CHOICES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
+TUNABLES = "GLIBC_TUNABLES"
+PRELOAD = "LD_PRELOAD"  # jemalloc, tcmalloc, mimalloc
+
+
+def keep_freed_memory() -> str:
+    """Tells malloc to keep freed memory, in all of this process, from now on. Returns in words what holds.
+
+    Call it before large tensors are made. Empty where malloc is not glibc's. Where the environment says how malloc is
+    to work, or loads another one, it is left as it is. The cost: what the process held at most stays resident until
+    it ends, so that others cannot have it between two steps.
+    """
+    if not _is_glibc():
+        return ""
+    choice = users_choice(os.environ)
+    if choice:
+        return f"malloc as {choice} says"
+    return "freed memory is kept" if _set() else "freed memory is handed back: malloc does not take the setting"
+
+
+def users_choice(environment: Mapping[str, str]) -> str:
+    """The variable by which a user chose how malloc works; empty where none does."""
+    for name in CHOICES:
+        if environment.get(name):
+            return name
+    if "glibc.malloc." in environment.get(TUNABLES, ""):
+        return TUNABLES
+    return PRELOAD if "malloc" in environment.get(PRELOAD, "") else ""
+
+
+@cache
+def _set() -> bool:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    # an older glibc takes no threshold above 32 MiB: there nothing at all is mapped by itself
+    mapped = mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) or mallopt(M_MMAP_MAX, 0)
+    return bool(mapped and mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def _is_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, ValueError, OSError):  # Windows; macOS and musl have no such name
+        return False

@@ -1,0 +1,69 @@
+"""Freed memory stays with the process, unless the user chose otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_exp.allocator import users_choice
+
+# Page faults of a round of tensors of 40 MB, each freed before the next, when malloc has settled down.
+PROGRAM = """
+import resource, sys
+from alexnet_exp.allocator import keep_freed_memory
+told = keep_freed_memory() if sys.argv[1] == "keep" else ""
+import torch
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        torch.ones(10_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+for _ in range(5):
+    faults()
+print(faults(), told)
+"""
+glibc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+
+
+def faults(argument: str, **environment: str) -> tuple[int, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", PROGRAM, argument]
+    ran = subprocess.run(
+        command, env=clean | {"OMP_NUM_THREADS": "1"} | environment, capture_output=True, text=True, check=True
+    )
+    number, _, told = ran.stdout.strip().partition(" ")
+    return int(number), told
+
+
+@glibc
+def test_a_freed_tensor_is_not_mapped_anew() -> None:
+    without, _ = faults("leave")
+    kept, told = faults("keep")
+    assert told == "freed memory is kept"
+    assert kept < 100 < without
+
+
+@glibc
+def test_a_choice_of_the_users_stays() -> None:
+    found, told = faults("keep", MALLOC_MMAP_THRESHOLD_="131072")
+    assert told == "malloc as MALLOC_MMAP_THRESHOLD_ says"
+    assert found > 100
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ""),
+        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}, "GLIBC_TUNABLES"),
+        ({"GLIBC_TUNABLES": "glibc.rtld.nns=4"}, ""),
+        ({"MALLOC_TRIM_THRESHOLD_": "100000"}, "MALLOC_TRIM_THRESHOLD_"),
+        ({"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"}, "LD_PRELOAD"),
+        ({"LD_PRELOAD": "libtcmalloc_minimal.so.4"}, "LD_PRELOAD"),
+        ({"LD_PRELOAD": "libgomp.so.1"}, ""),
+    ],
+)
+def test_where_a_user_has_chosen(environment: dict[str, str], expected: str) -> None:
+    assert users_choice(environment) == expected
