@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ MACHINE = "local"  # the group of a machine's own settings, whose default file m
 WHOLE = {"experiment", "debug"}  # groups whose files set keys of any other
 
 
+@cache
 def register() -> None:
     """Puts the dataclasses under the YAML: `defaults: [/schema/optim/sgd@_here_, _self_]` types a file."""
     from hydra.core.config_store import ConfigStore
@@ -66,18 +68,28 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
 
     Raises `Refused` with a problem for each override that cannot be used.
     """
+    return _composed(overrides, config_dir)[1]
+
+
+def as_yaml(overrides: Sequence[str], config_dir: str | None = None) -> str:
+    """The composed configuration as text, interpolations as they are written; raises as `compose` does."""
+    return OmegaConf.to_yaml(_composed(overrides, config_dir)[0])
+
+
+def _composed(overrides: Sequence[str], config_dir: str | None) -> tuple[DictConfig, dict[str, Any]]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     check_config_dir(config_dir)
     try:
-        container = plain(_compose(overrides, config_dir))
+        config = _compose(overrides, config_dir)
+        container = plain(config)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise Refused(diagnose(list(overrides), config_dir, error)) from error
     misleading = list(misleading_ones(overrides, config_dir))
     if misleading:
         raise Refused(misleading)
-    return container
+    return config, container
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, dict[str, Any]]:

@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp import logs
+from alexnet_exp import logs, validate
 from alexnet_exp.cores import cores
 from alexnet_exp.endings import Ending, ending_of, interruptible
 from alexnet_exp.forked import begin
@@ -38,8 +38,8 @@ RENDEZVOUS_TIMEOUT = timedelta(minutes=2)
 # Seconds for the other ranks to tell endings of their own, when one has ended badly; and for all to end after Ctrl-C.
 OWN_WORDS = 1.0
 GRACE = 10.0
-# What the fork server imports once for all. The last brings the rest of ours; scikit-learn has the digits.
-PRELOAD = ["torch", "torchvision", "pytorch_lightning", "sklearn.datasets", "alexnet_exp.train"]
+# What the fork server imports once for all. The last brings the rest of ours, and makes more than modules ready.
+PRELOAD = ["torch", "torchvision", "pytorch_lightning", "alexnet_exp.train", "alexnet_exp.preloaded"]
 # Variables of whoever started this process, by which a child would take itself for one rank of another group.
 MISLEADING = (
     *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -126,7 +126,8 @@ class Group:
             for number in range(ranks):
                 around = rank_environment(surroundings, number, ranks)
                 life = Life(
-                    work, dict(container), folder, number, ranks, backend, self._rendezvous, around, threads, own_log
+                    *(work, dict(container), validate.known(container), folder, number, ranks, backend),
+                    *(self._rendezvous, around, threads, own_log),
                 )
                 pipe, theirs = context.Pipe()
                 process = context.Process(target=begin, args=(preload, pickle.dumps(life), theirs))
@@ -315,6 +316,7 @@ class Life:
 
     work: Work
     container: dict[str, Any]
+    known: validate.Known
     folder: Path
     rank: int
     ranks: int
@@ -331,6 +333,7 @@ class Life:
             # by inheritance it is ignored where a script started the sweep in the background
             signal.signal(signal.SIGINT, signal.default_int_handler)
             self._settle_in(missing)
+            validate.learn(self.known)
             self._join()
             ending = self.work(self.container, self.folder)
             signal.signal(signal.SIGINT, signal.SIG_IGN)

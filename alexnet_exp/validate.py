@@ -7,7 +7,9 @@ with `_target_` names a user's class and is an `extend.UserClass` then. No torch
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 import typing
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -37,6 +39,12 @@ from alexnet_exp.settings import NO_VALUE, Problem, Refused, nearest, one_of
 
 LISTED = 12  # known keys of a node up to which an unknown one is answered with all of them
 
+Known = dict[tuple[type, str], Any]
+"""Objects by their class and the settings that they were made of, as JSON."""
+REMEMBERED = 256
+"""Nodes whose objects are kept."""
+_known: Known = {}
+
 
 def validate(container: Mapping[str, Any]) -> Config:
     """The typed configuration of a plain one (no interpolation left in it).
@@ -51,14 +59,8 @@ def validate(container: Mapping[str, Any]) -> Config:
             nodes[group] = _group(group, container.get(group))
         except Refused as refused:
             problems += refused.problems
-    root = {
-        key: value
-        for key, value in container.items()
-        if key not in nodes and key not in NODES and key not in COLLECTIONS
-    }
-    root.pop("module", None)
     try:
-        config: Config = typed(Config, root, "")
+        config: Config = typed(Config, _root(container), "")
     except Refused as refused:
         raise Refused(refused.problems + problems) from None
     if problems:
@@ -69,6 +71,26 @@ def validate(container: Mapping[str, Any]) -> Config:
     if contradictions:
         raise Refused(contradictions)
     return config
+
+
+def known(container: Mapping[str, Any]) -> Known:
+    """What this process has made of a configuration's nodes, for another that is to validate it too."""
+    nodes = [*(container.get(group) for group in NODES), _root(container)]
+    for group in COLLECTIONS:
+        nodes += (container.get(group) or {}).values()
+    texts = {json.dumps(node, default=str) for node in nodes}
+    return {key: made for key, made in _known.items() if key[1] in texts}
+
+
+def learn(known: Known) -> None:
+    """Takes over what another process has made, see `known`."""
+    _known.update(known)
+
+
+def _root(container: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are in no group."""
+    groups = {*NODES, *COLLECTIONS, "module"}
+    return {key: value for key, value in container.items() if key not in groups}
 
 
 def _group(group: str, node: Any) -> Any:
@@ -109,10 +131,25 @@ def _node(role: str, classes: Mapping[str, type], node: Any, prefix: str) -> Any
 
 
 def typed(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
-    """An object of the dataclass `cls` with the settings of `node`; raises `Refused` with keys under `prefix`."""
+    """An object of the dataclass `cls` with the settings of `node`; raises `Refused` with keys under `prefix`.
+
+    What a node of plain settings has come to is remembered: the jobs of a sweep differ in one or two nodes.
+    """
+    try:
+        key = cls, json.dumps(node)
+    except (TypeError, ValueError):
+        return _typed(cls, node, prefix)
+    if key not in _known:
+        if len(_known) >= REMEMBERED:
+            _known.clear()
+        _known[key] = _typed(cls, node, prefix)
+    return copy.deepcopy(_known[key])
+
+
+def _typed(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
     problems: list[Problem] = []
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), dict(node))
+        merged = OmegaConf.unsafe_merge(OmegaConf.structured(cls), dict(node))  # it may change its first: ours is new
     except OmegaConfBaseException:
         merged, problems = _leaf_by_leaf(cls, node, prefix)
     told = {problem.key for problem in problems}  # what was refused has its default now, which may not do either

@@ -14,7 +14,17 @@ from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS
 from alexnet_exp.build import build
-from alexnet_exp.config import check_config_dir, compose, composed, composed_jobs, each_job, quoted, settings_of_hydra
+from alexnet_exp.config import (
+    as_yaml,
+    check_config_dir,
+    compose,
+    composed,
+    composed_jobs,
+    each_job,
+    quoted,
+    settings_of_hydra,
+    with_hydra,
+)
 from alexnet_exp.paths import conf_dir, groups
 from alexnet_exp.schema import COLLECTIONS
 from alexnet_exp.settings import Refused, UserError
@@ -324,3 +334,18 @@ def test_the_problems_of_all_jobs_are_told_once_each() -> None:
         "optim.lr=-1.0: must be greater than 0",
         "optim.lr=abc: must be a number",
     ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["model=lrn", "optim.lr=0.5", "~model.stages.conv4", "logger=[csv,tensorboard]"],
+        ["experiment=sweep/norm", "note=${now:%Y}", "hydra.job.name=x"],
+    ],
+)
+def test_a_configuration_as_yaml_is_what_hydra_would_print(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_hydra(["--cfg", "job", *overrides], lambda config: None)
+    assert as_yaml(overrides) == capsys.readouterr().out

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from alexnet_exp.__main__ import COMMANDS, main
 from alexnet_exp.paths import groups
+from alexnet_exp.runs.folder import RunFolder
 
 
 def test_help_names_every_command_group_and_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,6 +50,36 @@ def test_help_loads_nothing_heavy(flag: str) -> None:
         "PIL",
     }
     assert not loaded & heavy
+
+
+def loaded_by(arguments: list[str], folder: Path) -> set[str]:
+    code = (
+        "import sys\n"
+        "from alexnet_exp.__main__ import main\n"
+        f"assert main({arguments!r}) == 0\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    return set(ran.stderr.split())
+
+
+HEAVY = {"torch", "torchvision", "pytorch_lightning", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "rich"}
+
+
+def test_a_configuration_is_shown_without_anything_that_computes(tmp_path: Path) -> None:
+    loaded = loaded_by(["--cfg", "job"], tmp_path)
+    assert "hydra" in loaded
+    assert not loaded & HEAVY
+
+
+def test_runs_are_compared_without_a_test_and_without_anything_that_computes(tmp_path: Path) -> None:
+    for norm, accuracy in (("bn", 0.9), ("lrn", 0.8)):
+        (tmp_path / "outputs" / "train").mkdir(parents=True, exist_ok=True)
+        run = RunFolder(tmp_path / "outputs" / "train" / norm)
+        run.begin({"seed": 1, "model": {"norm": norm}}, {"name": "train"})
+        run.finish("done", metrics={"test/top1": accuracy}, test_images=360)
+    loaded = loaded_by(["compare"], tmp_path)
+    assert not loaded & (HEAVY | {"hydra", "omegaconf"})
 
 
 def exit_code(arguments: list[str]) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import AdamW, OneCycle
 from alexnet_exp.schema import Csv, Ema, Trainer, Which
 from alexnet_exp.settings import Refused
-from alexnet_exp.validate import nearest_anywhere, validate
+from alexnet_exp.validate import known, learn, nearest_anywhere, validate
 
 DEFAULT = compose([])
 
@@ -207,3 +208,37 @@ def test_a_null_entry_of_a_collection_is_left_out() -> None:
 @pytest.mark.parametrize(("key", "meant"), [("lr", "optim.lr"), ("batchsize", "data.batch_size"), ("zebra", None)])
 def test_nearest_anywhere(key: str, meant: str | None) -> None:
     assert nearest_anywhere(key) == meant
+
+
+def test_what_is_remembered_of_a_node_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = validate(changed(seed=5))
+    first.trainer.max_epochs = 77
+    assert isinstance(first.model, Network)
+    del first.model.stages["conv1"]
+    second = validate(changed(seed=5))
+    assert second.trainer.max_epochs != 77
+    assert isinstance(second.model, Network)
+    assert "conv1" in second.model.stages
+
+
+def test_settings_that_only_look_alike_are_not_taken_for_each_other() -> None:
+    assert validate(changed(**{"trainer.max_epochs": 1})).trainer.max_epochs == 1
+    assert problems(**{"trainer.max_epochs": 1.5}) == problems(**{"trainer.max_epochs": 1.5})
+    assert validate(changed(**{"test.run": True})).test.run is True
+    assert problems(**{"optim.lr": -1})[0].startswith("optim.lr=-1")
+    assert problems(**{"optim.lr": -1})[0].startswith("optim.lr=-1"), "what is refused once is refused again"
+
+
+def test_what_one_process_has_made_of_a_configuration_serves_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    container = changed(**{"optim.lr": 0.0123, "seed": 9})
+    expected = validate(container)
+    told = pickle.loads(pickle.dumps(known(container)))
+    monkeypatch.setattr("alexnet_exp.validate._known", {})
+    assert known(container) == {}
+    learn(told)
+
+    def made_anew(*given: Any) -> Any:
+        raise AssertionError(given)
+
+    monkeypatch.setattr("alexnet_exp.validate._typed", made_anew)
+    assert validate(container) == expected

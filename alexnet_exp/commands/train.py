@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_exp.config import (
+    as_yaml,
     check_config_dir,
     compose,
     composed_jobs,
@@ -40,6 +41,10 @@ def run(arguments: list[str]) -> int:
     """Validates every job, then hands the command line to Hydra; the worst job's exit code comes back."""
     flags = _flags(arguments)
     check_config_dir(flags.config_dir)
+    others = (flags.multirun, flags.run, flags.info, flags.hydra_help, flags.shell_completion, flags.package)
+    if flags.cfg == "job" and not flags.resolve and not any(others):
+        sys.stdout.write(as_yaml(flags.overrides, flags.config_dir))  # as Hydra would, which would compose it again
+        return 0
     if flags.cfg:
         first = next(each_job(flags.overrides)) if flags.multirun else flags.overrides
         compose(first, flags.config_dir)

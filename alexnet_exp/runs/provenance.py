@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,20 @@ def code(root: Path = ROOT) -> Code:
     return Code(commit, dirty=any(patches), patch=_joined(patches))
 
 
+_remembered: Code | None = None
+
+
+def remember() -> None:
+    """Lets `running` answer with the code as it is now, in this process and in its copies."""
+    global _remembered
+    _remembered = code()
+
+
+def running() -> Code:
+    """The code that this process runs: as it was when its fork server imported it, else as it is now."""
+    return code() if _remembered is None else _remembered
+
+
 def environment() -> dict[str, Any]:
     """Versions of Python and of the packages that decide a result, the host, the process and the CPU's model."""
     return {
@@ -59,6 +74,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def cpu_model() -> str:
     """The name of the CPU as its maker prints it, else its architecture."""
     try:
@@ -69,6 +85,7 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -123,6 +123,7 @@ class JobsLauncher(Launcher):
         distinct = list({job.folder: job for job in jobs}.values())
         by_folder = {job.folder: each for job, each in zip(jobs, composed, strict=True)}
         teller = Teller(plan)
+        returns: dict[Path, JobReturn] = {}
         write_all(plan, map(outcome_of, plan.jobs))
         for line in told_beforehand(distinct, len(jobs)):
             teller.say(line)
@@ -135,7 +136,8 @@ class JobsLauncher(Launcher):
             add(plan, outcome)
             teller.ended(outcome)
             each = by_folder[outcome.job.folder]
-            self.context.callbacks.on_job_end(config=each.config, job_return=job_return(each, outcome, plan.objective))
+            returns[outcome.job.folder] = returned = job_return(each, outcome, plan.objective)
+            self.context.callbacks.on_job_end(config=each.config, job_return=returned)
 
         outcomes = list(map(outcome_of, distinct))
         if pool is not None:
@@ -147,7 +149,12 @@ class JobsLauncher(Launcher):
                 teller.clear()
         write_all(plan, map(outcome_of, plan.jobs))
         ended = {outcome.job.folder: outcome for outcome in outcomes}
-        return [job_return(each, ended[job.folder], plan.objective) for job, each in zip(jobs, composed, strict=True)]
+        return [
+            # of two jobs with one configuration, each has its own overrides
+            (returns.get(job.folder) if by_folder[job.folder] is each else None)
+            or job_return(each, ended[job.folder], plan.objective)
+            for job, each in zip(jobs, composed, strict=True)
+        ]
 
 
 def job_return(composed: Composed, outcome: Outcome, objective: str) -> JobReturn:

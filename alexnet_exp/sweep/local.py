@@ -7,6 +7,7 @@ prints goes to its own train.log. Should it die without a word, its folder is to
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import signal
@@ -84,7 +85,8 @@ class LocalPool:
         self._work = work
         self._running: list[_Running] = []
         self._ended: list[Ended] = []
-        self._needs: dict[Path, Need] = {}
+        self._asked: dict[Path, tuple[dict[str, Any], Need]] = {}  # of jobs that are to be started next
+        self._needs: dict[str, Need] = {}  # by the settings that they follow from, which most jobs share
         self._gpus: Gpus | None = None
         warm()
         # or Python would wait for the jobs at its own end, if nobody has closed the pool
@@ -92,25 +94,32 @@ class LocalPool:
 
     def has_room(self, job: Job) -> bool:
         """Whether a process more is allowed, and the GPUs that the job asks for are free."""
-        return len(self._running) < self.jobs and self.gpus.fits(self._need_of(job).gpus)
+        if len(self._running) >= self.jobs:
+            return False
+        try:
+            self._asked[job.folder] = asked = self._look_at(job)
+        except UserError:  # the job will say what is wrong with it
+            return True
+        return self.gpus.fits(asked[1].gpus)
 
     def start(self, job: Job) -> None:
         """Starts it, where there is room. What goes wrong with it here is its ending, which `wait` tells."""
         begun = time.monotonic()
         container: dict[str, Any] = {}
         try:
-            container = job.container()
+            container, need = self._look_at(job)
             environment = {**os.environ, **_env_set(job.folder, container)}
             with _uninterrupted(later=True):
-                self._start(job, container, environment, begun)
+                self._start(job, container, need, environment, begun)
         except UserError as error:
             self._settle(job, container, Ending("failed", BAD_INPUT, str(error)), begun)
         except (OSError, EOFError) as error:
             reason = f"no process could be started: {type(error).__name__}: {error}"
             self._settle(job, container, Ending("failed", FAILED, reason), begun)
 
-    def _start(self, job: Job, container: dict[str, Any], environment: dict[str, str], begun: float) -> None:
-        need = self._need_of(job)
+    def _start(
+        self, job: Job, container: dict[str, Any], need: Need, environment: dict[str, str], begun: float
+    ) -> None:
         if need.nodes > 1:
             raise UserError(f"trainer.num_nodes={need.nodes}: needs a cluster; write hydra/launcher=slurm")
         share = self.gpus.take(need.gpus)
@@ -176,13 +185,19 @@ class LocalPool:
             self._gpus = Gpus(visible(os.environ, torch.cuda.device_count()))
         return self._gpus
 
-    def _need_of(self, job: Job) -> Need:
-        if job.folder not in self._needs:
+    def _look_at(self, job: Job) -> tuple[dict[str, Any], Need]:
+        """A job's configuration and what it asks for; raises UserError where it has none that can be read."""
+        asked = self._asked.pop(job.folder, None)
+        if asked is not None:
+            return asked
+        container = job.container()
+        settings = json.dumps(container.get("trainer"), sort_keys=True, default=str)
+        if settings not in self._needs:
             try:
-                self._needs[job.folder] = need_of(job.container())
+                self._needs[settings] = need_of(container)
             except UserError:
-                self._needs[job.folder] = Need()  # the job will say what is wrong with it
-        return self._needs[job.folder]
+                self._needs[settings] = Need()  # the job will say what is wrong with it
+        return container, self._needs[settings]
 
     def _collect(self) -> None:
         """Takes those that have ended out of the running ones."""
@@ -225,8 +240,13 @@ def _env_set(folder: Path, container: Mapping[str, Any]) -> dict[str, str]:
     if not file.exists():
         return {}
     try:
-        noted = OmegaConf.create({**container, **yaml.load(file.read_bytes(), Loader=YAML_LOADER)})
-        variables: Any = OmegaConf.select(noted, "hydra.job.env_set")
+        noted = {**container, **yaml.load(file.read_bytes(), Loader=YAML_LOADER)}
+        found: Any = noted
+        for key in ("hydra", "job", "env_set"):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if not found:  # as nearly always: OmegaConf would take its time over all the rest
+            return {}
+        variables: Any = OmegaConf.select(OmegaConf.create(noted), "hydra.job.env_set")
         return {str(key): str(variables[key]) for key in variables or {}}
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{file}: hydra.job.env_set cannot be read ({' '.join(str(error).split())})") from None

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import torch
 
+from alexnet_exp.runs import provenance
 from alexnet_exp.runs.provenance import Code, code, cpu_model, environment
 
 SETTINGS = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
@@ -101,3 +102,14 @@ def test_the_environment_is_this_one():
     assert found["pid"] == os.getpid()
     assert found["host"]
     assert found["cpu"] == cpu_model() != ""
+
+
+def test_a_process_that_remembers_its_code_says_so_whatever_becomes_of_the_files(checkout, monkeypatch):
+    monkeypatch.setattr(provenance, "code", lambda: code(checkout))
+    monkeypatch.setattr(provenance, "_remembered", None)
+    before = code(checkout)
+    assert provenance.running() == before
+    provenance.remember()
+    (checkout / "alexnet_exp" / "a.py").write_text("a = 2\n")
+    assert code(checkout).dirty
+    assert provenance.running() == before

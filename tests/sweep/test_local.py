@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from alexnet_exp import launch
+from alexnet_exp.runs import provenance
 from alexnet_exp.runs.contents import read_result, read_steps
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.settings import Refused
@@ -73,6 +74,16 @@ Pools = Callable[..., LocalPool]
 
 CPU: dict[str, Any] = {"seed": 3, "trainer": {"accelerator": "cpu"}}
 CPU_2: dict[str, Any] = {"seed": 3, "trainer": {"accelerator": "cpu", "devices": 2}}
+
+
+def test_a_job_imports_nothing_and_asks_nobody_what_its_fork_server_knows(local_pool: Pools, tmp_path: Path) -> None:
+    """Each module or program that every job needs anew is paid for as often as there are jobs."""
+    one, two = tiny_job(tmp_path / "one"), tiny_job(tmp_path / "two", "trainer=ddp_cpu")
+    ended = run_all(local_pool(work=works.train_on_what_is_there), one, two)
+    assert [each.ending.status for each in ended.values()] == ["done", "done"], ended
+    for job, rank in ((one, ""), (two, "0"), (two, "1")):
+        assert json.loads((job.folder / f"imported{rank}.json").read_text()) == []
+    assert {read_result(job.folder)["commit"] for job in (one, two)} == {provenance.code().commit}
 
 
 # What a job sees

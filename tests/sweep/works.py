@@ -87,3 +87,18 @@ def linger(container: Mapping[str, Any], folder: Path) -> Ending:
             if not container.get("deaf"):
                 raise
     return DONE
+
+
+def train_on_what_is_there(container: Mapping[str, Any], folder: Path) -> Ending:
+    """A training that writes down what it had to import, and that may start no other program."""
+    before = set(sys.modules)
+
+    def no_program(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError(f"a job started {arguments}")
+
+    subprocess.Popen = no_program  # type: ignore[assignment,misc]
+    from alexnet_exp.train import train_rank
+
+    ending = train_rank(container, folder)
+    (folder / f"imported{os.environ.get('RANK', '')}.json").write_text(json.dumps(sorted(set(sys.modules) - before)))
+    return ending
