@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": "a run's own data and checkpoint again: RUN... [--views 1|9|10] [--split NAME] [--ckpt best|last|FILE]",
     "predict": "the five most probable classes of images: RUN IMAGE... [--json]",
     "summary": "a network's layers, parameters and multiply-adds beside the paper's: [overrides] [--json]",
+    "bench": "images/s, share of the machine's ceiling, data wait, time of each layer: [overrides] [--batch 32,64]",
     "export": "a run's network as ONNX and safetensors: RUN [--format onnx|safetensors] [--out FOLDER]",
     "compare": "runs side by side, which was better, and is it noise: PATH... [--baseline KEY=VALUE] [--html FILE]",
     "runs": "the latest runs and how far they are; show RUN; diff A B",

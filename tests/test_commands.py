@@ -31,8 +31,8 @@ BAD = [
     (
         "model=lnr",
         "model=lnr: did you mean lrn? one of bn, code, cuda_convnet_11pct, cuda_convnet_13pct, cuda_convnet_18pct, "
-        "cuda_convnet_26pct, lenet5, lrn, none, paper, paper_cifar10, paper_cifar10_one_column, paper_one_column, "
-        "torchvision, tutorial",
+        "cuda_convnet_26pct, fast, lenet5, lrn, none, paper, paper_cifar10, paper_cifar10_one_column, "
+        "paper_one_column, torchvision, tutorial",
     ),
     ("modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
     ("trainer.max_epoch=3", "trainer.max_epoch=3: unknown setting; did you mean trainer.max_epochs?"),

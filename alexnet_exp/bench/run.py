@@ -1,0 +1,276 @@
+"""One experiment's speed on this machine: built as training builds it, trained for a while, written nowhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from alexnet_exp import logs
+from alexnet_exp.allocator import keep_freed_memory
+from alexnet_exp.bench.bound import bound
+from alexnet_exp.bench.ceiling import measure_ceiling
+from alexnet_exp.bench.clock import Clock, Stopwatch
+from alexnet_exp.bench.flop import Flop, counted, counted_by_running
+from alexnet_exp.bench.layers import PREPROCESS, LayerTimes, leaves
+from alexnet_exp.bench.rows import layer_rows, outside_rows, part_rows
+from alexnet_exp.bench.steps import COUNTED, FIRST, LAYERED, WARM, Steps, Timed, usual
+from alexnet_exp.build import Experiment, build, lay_out, prepare
+from alexnet_exp.callbacks.chosen import build_callbacks
+from alexnet_exp.callbacks.recorder import Recorder, memory_used
+from alexnet_exp.data.split import Streamed
+from alexnet_exp.datamodule import ImageData
+from alexnet_exp.devices import Placement, place
+from alexnet_exp.endings import Ending, interruptible, own_interrupts
+from alexnet_exp.model import columns_count
+from alexnet_exp.model.count import layers
+from alexnet_exp.model.spec import Network
+from alexnet_exp.model.stage import fused_path
+from alexnet_exp.replicas import replicas
+from alexnet_exp.schema import COLUMNS, Config, Ema, Trainer
+from alexnet_exp.settings import DONE, UserError
+from alexnet_exp.trainer import build_trainer
+from alexnet_exp.validate import validate
+
+log = logging.getLogger(__name__)
+
+FOUND = "bench.json"  # what rank 0 of several leaves for the process that started them
+DTYPES = {"64": torch.float64, "32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
+# Classes of torch's, in a network of the user's, as kinds of our layers.
+KINDS = {
+    **{f"Conv{n}d": "conv" for n in (1, 2, 3)},
+    **{f"BatchNorm{n}d": "bn" for n in (1, 2, 3)},
+    **{f"MaxPool{n}d": "pool" for n in (1, 2, 3)},
+    **{f"AvgPool{n}d": "avg" for n in (1, 2, 3)},
+    "Linear": "fc",
+    "ReLU": "relu",
+    "Dropout": "drop",
+    "LocalResponseNorm": "lrn",
+    "Flatten": "flat",
+}
+WITHOUT_END = 10**6  # epochs: a schedule needs a number
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is wanted: so many steps (None: by time), at each of these batch sizes (empty: the data's), with layers."""
+
+    steps: int | None = None
+    batches: tuple[int, ...] = ()
+    layers: bool = True
+
+
+def rank() -> int:
+    """This process's number among the ranks, 0 where it is alone."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def bench_rank(container: Mapping[str, Any], folder: Path) -> Ending:
+    """One of several ranks: measures, and rank 0 leaves what was found in `folder`."""
+    logs.configure(None, rank())
+    ask = container["ask"]
+    found = measure(validate(container["config"]), Ask(ask["steps"], tuple(ask["batches"]), ask["layers"]))
+    if rank() == 0:
+        (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
+    return Ending("done", DONE)
+
+
+def measure(config: Config, ask: Ask) -> dict[str, Any]:
+    """What `bench` tells, as plain containers; every rank takes part, and rank 0's is the whole truth."""
+    with interruptible():
+        experiment = build(config)
+        placement = place(config.trainer, experiment.multiply_adds)
+        memory = keep_freed_memory() if placement.accelerator == "cpu" else ""
+        lay_out(experiment, placement.channels_last)
+        prepare(experiment)
+        flop = _flop(experiment)
+        if config.trainer.compile:
+            experiment.network.compile()
+        found = []
+        for size in ask.batches or (None,):
+            _set_length(experiment, size, ask.steps)
+            timed, trainer = _timed(experiment, placement, ask)
+            found.append(_result(experiment, timed, flop, trainer))
+        dtype = DTYPES[placement.precision.partition("-")[0]]
+        ceiling = _ceiling(torch.device(placement.accelerator), dtype)
+        for each in found:
+            each["ceiling_gflops"] = ceiling
+            each["mfu"] = each["gflops"] / ceiling if each["gflops"] and ceiling else None
+            each["bound"] = bound(each, _workers(experiment))
+        about = _about(experiment, placement, dtype, memory) | {"ceiling_gflops": ceiling}
+        return about | ({"batches": found} if ask.batches else found[0])
+
+
+def _timed(experiment: Experiment, placement: Placement, ask: Ask) -> tuple[Timed, pl.Trainer]:
+    """Trains for a while by the run's own settings, but for its length, its validation and what is written."""
+    config = experiment.config
+    kept = {key: node for key, node in config.callbacks.items() if isinstance(node, Ema)}  # they work at each step
+    device = torch.device(placement.accelerator)
+    stopwatch = Stopwatch(Clock(device))
+    layered = ask.layers and not ask.batches and not config.trainer.compile
+
+    def watch() -> LayerTimes:
+        preprocess = getattr(experiment.module, "preprocess", None)
+        beside = {PREPROCESS: preprocess} if isinstance(preprocess, torch.nn.Module) else {}
+        fused, _ = fused_path(placement.accelerator, placement.precision, placement.channels_last)
+        ddp = placement.strategy == "ddp"
+        return LayerTimes(stopwatch.clock, experiment.network, beside, exchanged=ddp, fused=fused)
+
+    steps = Steps(
+        stopwatch, ask.steps, watch if layered else None, lambda: memory_used(device), 1 / max(1, len(ask.batches))
+    )
+    trainer = build_trainer(endless(config.trainer), placement, [*build_callbacks(kept), steps, Recorder(None)], [])
+    trainer.profiler = stopwatch  # type: ignore[attr-defined]
+    with own_interrupts(trainer):
+        trainer.fit(experiment.module, datamodule=experiment.data)
+    return steps.timed, trainer
+
+
+def endless(trainer: Trainer) -> Trainer:
+    """The settings of a training that goes on until it is stopped, without validation."""
+    off = ("min_epochs", "min_steps", "max_time", "limit_train_batches", "val_check_interval", "profiler")
+    none = ("limit_val_batches", "num_sanity_val_steps", "overfit_batches", "reload_dataloaders_every_n_epochs")
+    length = {"max_epochs": WITHOUT_END, "max_steps": -1, "check_val_every_n_epoch": 1, "fast_dev_run": False}
+    changed: dict[str, Any] = {**dict.fromkeys(off), **dict.fromkeys(none, 0), **length}
+    return replace(trainer, **changed)
+
+
+def _set_length(experiment: Experiment, batch: int | None, steps: int | None) -> None:
+    """Sets the batch size (None: as it is), and repeats few training images until all steps are of one epoch.
+
+    An epoch's end is no step. The images are not copied. A data module of the user's is left as it is.
+    """
+    data = experiment.data
+    if not isinstance(data, ImageData):
+        if batch:
+            raise UserError("bench: --batch: a data module of your own says how large its batches are; leave it out")
+        return
+    data.spec.batch_size = batch or data.spec.batch_size
+    each = data.spec.batch_size * experiment.config.trainer.accumulate_grad_batches
+    wanted = each * (FIRST + WARM[2] + (steps or COUNTED[2]) + LAYERED[2] + 2)
+    train = data.source.train
+    if len(train) < wanted:
+        again = torch.arange(len(train)).repeat(math.ceil(wanted / len(train)))
+        data.source = replace(data.source, train=train.select(again))
+
+
+def _flop(experiment: Experiment) -> dict[str, Flop]:
+    """FLOP of a training image on one rank, by layer."""
+    if isinstance(experiment.spec, Network):
+        columns = experiment.config.trainer.strategy == COLUMNS
+        return counted(columns_count.layers(experiment.spec) if columns else layers(experiment.spec))
+    try:
+        return counted_by_running(experiment.network, experiment.card["in_channels"], experiment.card["input_size"])
+    except Exception as error:  # whatever a network of the user's says of two random images
+        log.warning(f"FLOP not counted: {type(error).__name__}: {error}")
+        return {}
+
+
+def _result(experiment: Experiment, timed: Timed, flop: Mapping[str, Flop], trainer: pl.Trainer) -> dict[str, Any]:
+    """The numbers of one batch size; the ceiling and what follows from it are not known yet."""
+    config, steps = experiment.config, usual(timed.counted)
+    seconds = [step.seconds for step in steps]
+    middle = statistics.median(seconds)
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [middle] * 3
+    columns = config.trainer.strategy == COLUMNS
+    mine = steps[0].images
+    if isinstance(experiment.data, ImageData):
+        size = experiment.data.spec.batch_size
+        images = size * config.trainer.accumulate_grad_batches  # not `mine` times ranks: shares may be uneven
+    else:
+        size, images = None, mine * replicas(trainer)
+    # in columns every rank sees all images, and has its own part of each layer's work
+    per_image = sum(each.all for each in flop.values()) * (trainer.world_size if columns else 1)
+    layered = usual(timed.layered)
+    parts = part_rows(steps)
+    return {
+        "batch_size": size,
+        "images_per_step": images,
+        "steps": len(steps),
+        "step_ms": {"median": 1e3 * middle, "q1": 1e3 * low, "q3": 1e3 * high},
+        "images_per_s": images / middle,
+        "parts": parts,
+        "data_wait": next((part["share"] for part in parts if part["name"] == "data wait"), 0.0),
+        "warm_up": {
+            "steps": timed.warm_steps,
+            "seconds": timed.warm_seconds,
+            "first_step_seconds": timed.first_seconds,
+        },
+        "flop_per_image": per_image or None,
+        "flop_per_step": per_image * images or None,
+        "gflops": per_image * images / middle / 1e9 if per_image else None,
+        "peak_memory_bytes": timed.memory,
+        "layers": layer_rows(layered, _kinds(experiment), flop, mine),
+        "outside_layers": outside_rows(layered),
+    }
+
+
+def _kinds(experiment: Experiment) -> dict[str, str]:
+    """What kind each layer is: by its slot, of a network of stages, else by its class."""
+    if isinstance(experiment.spec, Network):
+        columns = experiment.config.trainer.strategy == COLUMNS
+        table = columns_count.layers(experiment.spec) if columns else layers(experiment.spec)
+        return {layer.name: layer.kind for layer in table}
+    return {
+        name: KINDS.get(type(module).__name__, type(module).__name__)
+        for name, module in leaves(experiment.network).items()
+    }
+
+
+def _ceiling(device: torch.device, dtype: torch.dtype) -> float | None:
+    """GFLOP/s of all ranks together, each measured while the others are; None where there are no such products."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+    try:
+        mine: float | None = measure_ceiling(device, dtype)
+    except RuntimeError as error:
+        log.warning(f"ceiling not measured: {error}")
+        mine = None
+    if not (dist.is_available() and dist.is_initialized()):
+        return mine
+    everyone: list[float | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    known = [each for each in everyone if each is not None]
+    return sum(known) if len(known) == len(everyone) else None
+
+
+def _workers(experiment: Experiment) -> str | None:
+    """`data.workers` where images are decoded as they are needed, else None."""
+    data = experiment.data
+    if isinstance(data, ImageData) and not isinstance(data.source.train, Streamed):
+        return None
+    workers = getattr(experiment.config.data, "workers", None)
+    return "null" if workers is None else str(workers)
+
+
+def _about(experiment: Experiment, placement: Placement, dtype: torch.dtype, memory: str) -> dict[str, Any]:
+    """What was measured, where, and on which path."""
+    config = experiment.config
+    said = {key: getattr(node, "name", "") for key, node in (("model", config.model), ("data", config.data))}
+    left_out = [key for key, node in config.callbacks.items() if not isinstance(node, Ema)]
+    return {
+        **said,
+        "optim": getattr(config.optim, "name", ""),
+        "parameters": sum(parameter.numel() for parameter in experiment.module.parameters()),
+        "device": placement.device_name,
+        "accelerator": placement.accelerator,
+        "ranks": placement.ranks,
+        "threads": torch.get_num_threads(),
+        "precision": placement.precision,
+        "dtype": str(dtype).removeprefix("torch."),
+        "channels_last": placement.channels_last,
+        "compile": config.trainer.compile,
+        "kernels": fused_path(placement.accelerator, placement.precision, placement.channels_last)[1],
+        "why": "; ".join(filter(None, (placement.why, memory))),
+        "left_out": left_out,
+    }

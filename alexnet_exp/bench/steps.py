@@ -1,0 +1,198 @@
+"""Training steps of the real Trainer, timed: some to warm up, then those that count, then some layer by layer."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from alexnet_exp.bench.clock import BACKWARD, OPTIMIZER, ZERO, Span, Stopwatch
+from alexnet_exp.bench.layers import LayerSeconds, LayerTimes
+
+FIRST = 2  # steps before the length of a step is known: the first one loads kernels, and compiles
+# Seconds to spend, and the least and the most steps, on warming up further, on what counts, and on the layers.
+WARM, COUNTED, LAYERED = (1.0, 1, 8), (8.0, 3, 1000), (4.0, 2, 40)
+FRAMEWORK = "framework"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps follow the first two."""
+
+    warm: int
+    counted: int
+    layered: int
+
+    @classmethod
+    def of(cls, step: float, steps: int | None, layers: bool, part: float) -> Plan:
+        """For steps of `step` seconds, within `part` of the time there is; `steps`: the number that was asked for."""
+
+        def fitting(seconds: float, least: int, most: int) -> int:
+            return max(least, min(most, int(seconds * part / max(step, 1e-6))))
+
+        return cls(fitting(*WARM), steps or fitting(*COUNTED), fitting(*LAYERED) + 1 if layers else 0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: seconds, those of its parts, and this rank's images. first: it is the first of an epoch."""
+
+    seconds: float
+    parts: dict[str, float]
+    images: int
+    first: bool
+    layers: LayerSeconds | None = None
+
+
+@dataclass
+class _Noted:
+    """A step before its moments are read."""
+
+    start: Any
+    end: Any
+    spans: list[Span]
+    images: int
+    first: bool
+
+
+@dataclass
+class Timed:
+    """What was measured. first_seconds: of the very first step, which compiles; memory: the most in use, bytes."""
+
+    first_seconds: float = 0.0
+    warm_seconds: float = 0.0
+    warm_steps: int = 0
+    counted: list[Step] = field(default_factory=list)
+    layered: list[Step] = field(default_factory=list)
+    memory: int = 0
+
+
+class Steps(pl.Callback):
+    """Runs the plan within a Trainer whose profiler is `stopwatch`, and stops the fit at its end; see `timed`.
+
+    layers: makes the layers' watch when its time has come; None where they are not asked for.
+    memory: the bytes in use at the most, when asked. part: of the time there is.
+    """
+
+    def __init__(
+        self,
+        stopwatch: Stopwatch,
+        steps: int | None,
+        layers: Callable[[], LayerTimes] | None,
+        memory: Callable[[], int],
+        part: float = 1.0,
+    ):
+        self.stopwatch, self.clock = stopwatch, stopwatch.clock
+        self.timed = Timed()
+        self._wanted, self._layers, self._memory, self._part = steps, layers, memory, part
+        self._plan: Plan | None = None
+        self._watch: LayerTimes | None = None
+        self._noted: list[_Noted] = []
+        self._last: Any = None
+        self._images = self._done = 0
+        self._first = True
+        self._began = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = time.perf_counter()
+        self._last = self.clock.mark()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._first = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._images += _size(batch)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        end = self.clock.mark()
+        noted = _Noted(self._last, end, self.stopwatch.take(), self._images, self._first)
+        self._last, self._images, self._first, self._done = end, 0, False, self._done + 1
+        self._take(noted, trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+
+    def _take(self, noted: _Noted, trainer: pl.Trainer) -> None:
+        if self._plan is None:
+            self._warm_up(noted, trainer)
+            return
+        if self._watch is not None:
+            self._take_layers(noted)
+        elif self._done > FIRST + self._plan.warm:
+            self._noted.append(noted)
+        counted = FIRST + self._plan.warm + self._plan.counted
+        if self._done == FIRST + self._plan.warm:
+            self._begin_counting()
+        elif self._done == counted:
+            self.clock.settle()
+            self.timed.counted = [self._read(each) for each in self._noted]
+            self.timed.memory = self._memory()
+            if self._plan.layered and self._layers is not None:
+                self._watch = self._layers()
+        if self._done == counted + self._plan.layered:
+            trainer.should_stop = True
+        if self._done in (FIRST + self._plan.warm, counted):
+            self._last = self.clock.mark()  # what was done here just now is no step's
+
+    def _warm_up(self, noted: _Noted, trainer: pl.Trainer) -> None:
+        self.clock.settle()
+        if self._done == 1:
+            self.timed.first_seconds = self.clock.seconds(noted.start, noted.end)
+        if self._done == FIRST:
+            second = self.clock.seconds(noted.start, noted.end)
+            # ranks stop together: what one of them makes of its time holds for all
+            self._plan = trainer.strategy.broadcast(Plan.of(second, self._wanted, self._layers is not None, self._part))
+
+    def _begin_counting(self) -> None:
+        self.clock.settle()
+        self.timed.warm_steps, self.timed.warm_seconds = self._done, time.perf_counter() - self._began
+        if self.clock.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.clock.device)
+
+    def _take_layers(self, noted: _Noted) -> None:
+        assert self._watch is not None
+        assert self._plan is not None
+        self.clock.settle()
+        ended = [span.end for span in noted.spans if span.part == BACKWARD]
+        alone = len(ended) == 1  # of a step of several batches, the nodes of all of them are noted as one
+        step = self._read(noted, self._watch.take(ended[-1]) if alone else None)
+        if not alone:
+            self._watch.forget()
+        if self._done > FIRST + self._plan.warm + self._plan.counted + 1:  # the first one met the hooks anew
+            self.timed.layered.append(step)
+
+    def _read(self, noted: _Noted, layers: LayerSeconds | None = None) -> Step:
+        seconds = self.clock.seconds(noted.start, noted.end)
+        return Step(seconds, self._parts(noted, seconds), noted.images, noted.first, layers)
+
+    def _parts(self, noted: _Noted, whole: float) -> dict[str, float]:
+        """Seconds of each part, which sum to the whole; the optimizer's own span holds forward and backward too."""
+        parts: dict[str, float] = {}
+        inside = 0.0
+        for span in noted.spans:
+            took = self.clock.seconds(span.start, span.end)
+            parts[span.part] = parts.get(span.part, 0.0) + took
+            inside += took if span.inside else 0.0
+        parts[OPTIMIZER] = parts.get(OPTIMIZER, 0.0) - inside + parts.pop(ZERO, 0.0)
+        return parts | {FRAMEWORK: whole - sum(parts.values())}
+
+
+def usual(steps: list[Step]) -> list[Step]:
+    """The steps of the usual number of images that are not the first of an epoch: all steps, where none is."""
+    often = Counter(step.images for step in steps).most_common(1)
+    kept = [step for step in steps if step.images == often[0][0] and not step.first] if often else []
+    return kept or steps
+
+
+def _size(batch: Any) -> int:
+    first = batch[0] if isinstance(batch, (tuple, list)) else batch
+    return len(first) if isinstance(first, Tensor) else 0

@@ -1,0 +1,83 @@
+"""`bench [overrides]`: how fast an experiment trains on this machine, how near to its ceiling, and where time goes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alexnet_exp.commands.parser import with_overrides
+from alexnet_exp.config import compose, fitted
+from alexnet_exp.settings import BAD_INPUT, DONE, INTERRUPTED, UserError
+from alexnet_exp.validate import validate
+
+
+def run(arguments: list[str]) -> int:
+    """Prints the report, and where stdout is no terminal one JSON object after it; with --json that alone."""
+    parser = with_overrides(
+        "bench", "Images a second, the share of the machine's ceiling, data wait, and the time of each layer."
+    )
+    parser.add_argument("--steps", type=_count, metavar="N", help="steps that count; default: some seconds of them")
+    parser.add_argument("--batch", type=_counts, metavar="32,64,128", help="each of these batch sizes, and the curve")
+    parser.add_argument("--no-layers", action="store_true", help="leaves out the times of the layers")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    given = parser.parse_intermixed_args(arguments)  # overrides before and behind the flags
+    container = compose(given.overrides, given.config_dir)
+
+    from alexnet_exp.bench.stand_in import stand_in
+
+    container, note = stand_in(validate(container), container)
+    found, code = _measured(container, given)
+    if found is None:
+        return code
+    found["data_note"] = note
+    if not given.json:
+        from alexnet_exp.bench.report import lines
+
+        print("\n".join(lines(found)))
+    if given.json or not sys.stdout.isatty():
+        print(json.dumps(found))
+    return DONE
+
+
+def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
+    """What was found, or None, also on a rank that has nothing to say, and the exit code."""
+    from alexnet_exp import logs
+    from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure, rank
+    from alexnet_exp.devices import check_ranks, chosen, count, launched
+    from alexnet_exp.launch import run_ranks
+
+    config = fitted(container)
+    ask = Ask(given.steps, tuple(given.batch or ()), not given.no_layers)
+    accelerator, devices, _ = chosen(config.trainer)
+    check_ranks(config)
+    if config.trainer.num_nodes > 1 and not launched():
+        raise UserError(f"trainer.num_nodes={config.trainer.num_nodes}: bench starts the ranks of one machine; write 1")
+    if count(devices) == 1 or launched():
+        logs.configure(None, rank())
+        found = measure(config, ask)
+        return (found if rank() == 0 else None), DONE
+    with tempfile.TemporaryDirectory(prefix="alexnet_exp-bench-") as scratch:
+        both = {"config": dict(container), "ask": vars(ask)}
+        backend = "nccl" if accelerator == "cuda" else "gloo"
+        ending = run_ranks(bench_rank, count(devices), backend, both, Path(scratch))
+        if ending.code == DONE:
+            return json.loads((Path(scratch) / FOUND).read_text(encoding="utf-8")), DONE
+    if ending.code == BAD_INPUT:
+        raise UserError(ending.reason)
+    print("interrupted" if ending.code == INTERRUPTED else ending.reason, file=sys.stderr)
+    return None, ending.code
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return sorted({_count(each.strip()) for each in text.split(",")})

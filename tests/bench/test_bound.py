@@ -1,0 +1,46 @@
+"""The line that says what holds a step up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from alexnet_exp.bench.bound import bound
+
+
+def found(**shares: float) -> dict[str, Any]:
+    """A measurement with these parts, two convolutions of 30 ms and 40 % in all, and a ReLU."""
+    names = {"wait": "data wait", "framework": "framework", "optimizer": "optimizer"}
+    return {
+        "parts": [{"name": names[key], "share": share} for key, share in shares.items()],
+        "layers": [
+            {"kind": "conv", "share": 0.3, "forward_ms": 5.0, "backward_ms": 15.0, "gflop": 1.0},
+            {"kind": "conv", "share": 0.1, "forward_ms": 5.0, "backward_ms": 5.0, "gflop": 2.0},
+            {"kind": "relu", "share": 0.35, "forward_ms": 9.0, "backward_ms": 9.0, "gflop": None},
+        ],
+        "ceiling_gflops": 200.0,
+        "mfu": 0.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("shares", "workers", "line"),
+    [
+        ({"wait": 0.4}, "2", "waits for data 40% of the time: data.decode=once, "),
+        ({"wait": 0.4}, "2", "more data.workers than 2, or null"),
+        ({"wait": 0.4}, "null", "every core decodes already"),
+        ({"wait": 0.4}, None, "waits for data 40% of the time, although they are in memory: a larger data.batch_size"),
+        ({"framework": 0.3}, None, "30% of a step is the framework's: its steps are short; a larger data.batch_size"),
+        ({"optimizer": 0.5}, None, "the optimizer takes 50%: a larger data.batch_size has fewer of its steps"),
+        # 3 GFLOP in 30 ms are 100 GFLOP/s
+        ({"wait": 0.05}, None, "convolutions take 40% of the step, at 50% of the ceiling"),
+    ],
+)
+def test_what_stands_out_is_named_with_its_knob(shares: dict[str, float], workers: str | None, line: str) -> None:
+    assert line in bound(found(**shares), workers)
+
+
+def test_without_layers_the_whole_is_told() -> None:
+    assert bound(found() | {"layers": []}) == "computes: 25% of the ceiling in all"
+    assert bound(found() | {"layers": [], "mfu": None, "ceiling_gflops": None}) == "computes"
