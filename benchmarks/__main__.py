@@ -1,0 +1,146 @@
+"""Measures how fast this project is against what a user would have instead: a table, and a JSON file a group.
+
+    python -m benchmarks                        all groups, one after another
+    python -m benchmarks lrn input --turns 15
+    python -m benchmarks --list
+    python -m benchmarks --write-docs           measures nothing: the tables and pictures of docs/ from the JSON files
+
+Alone on the machine: what else computes is seen, and told beside each figure. Exit code 1 where a group failed; one
+whose peer is not installed is passed over. docs/performance.md says what the figures mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, INTERRUPTED, UserError, one_of
+from benchmarks.machine import Watch, adopt_orphans, bury
+from benchmarks.pages import write_docs
+from benchmarks.rows import Row
+from benchmarks.table import Result, save, show
+
+RESULTS = Path(__file__).parent / "results"
+# The module of each group: its `rows` measures.
+GROUPS = {
+    name: f"benchmarks.{name}"
+    for name in (
+        *("training", "lrn", "overhead", "input", "sweep_jobs", "startup"),
+        *("accuracy_time", "scale", "cuda"),
+    )
+}
+
+
+def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GROUPS) -> int:
+    """Runs one command line; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a group; all of them where none is named")
+    parser.add_argument("--turns", type=_count, metavar="N", help="how often both sides are measured, in turn")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the JSON files go")
+    parser.add_argument("--list", action="store_true", help="the groups, a line each")
+    parser.add_argument("--write-docs", action="store_true", help="docs/ from the JSON files of --out, nothing else")
+    parser.add_argument("--keras", type=_absolute, metavar="PYTHON", help="a Python that has tensorflow-cpu")
+    parser.add_argument("--images", type=_absolute, metavar="NPZ", help="CIFAR-10 for it; written if it is not there")
+    parser.add_argument(
+        "--cifar", type=_absolute, metavar="FOLDER", help="CIFAR-10 as train/CLASS/*, test/CLASS/*; else downloaded"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        unknown = [name for name in given.names if name not in groups]
+        if unknown:
+            raise UserError("\n".join(f"{name}: no such group; {one_of(name, groups)}" for name in unknown))
+        if given.list:
+            _list(groups)
+            return DONE
+        if given.write_docs:
+            for written in write_docs(given.out, groups):
+                print(written)
+            return DONE
+        wanted = {name: groups[name] for name in given.names or groups}
+        return _measure(wanted, given.out, {key: getattr(given, key) for key in ("turns", "keras", "images", "cifar")})
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _measure(groups: Mapping[str, str], out: Path, options: Mapping[str, Any]) -> int:
+    adopt_orphans()
+    done: list[Result] = []
+    failed = []
+    for name, module in groups.items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        result, problem = run(name, module, options)
+        if result is None:
+            failed += [name] if problem.startswith("failed") else []
+            print(f"{name}: {problem}", file=sys.stderr)
+            continue
+        done.append(result)
+        told = f"{len(result.rows)} rows in {result.seconds:.0f} s, {save(result, out)}"
+        print(f"{name}: {'; '.join(filter(None, (told, result.load.busy)))}", file=sys.stderr)
+    show(done, sys.stdout.isatty())
+    return FAILED if failed else DONE
+
+
+def run(name: str, module: str, options: Mapping[str, Any]) -> tuple[Result | None, str]:
+    """The group's result; where there is none, why: `failed ...` or `passed over: what is missing`.
+
+    It gets a process of its own, so that no group meets another's threads, allocator or imports.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        passed = json.dumps(
+            {key: value if isinstance(value, int) else value and str(value) for key, value in options.items()}
+        )
+        watch, start = Watch(), time.perf_counter()
+        # bytecode may be kept, as it is at a user's: a command that compiles all of its imports measures that
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        command = [sys.executable, "-m", "benchmarks.group", module, str(file), passed]
+        code = subprocess.run(command, env=environment, check=False).returncode
+        seconds = time.perf_counter() - start
+        bury()
+        if code != 0:
+            return None, f"failed, with exit code {code}"
+        read = json.loads(file.read_text(encoding="utf-8"))
+    if "missing" in read:
+        return None, f"passed over: {read['missing']}"
+    rows = [Row.from_json(row) for row in read["rows"]]
+    return Result(name, rows, read["machine"], watch.load(), seconds, read["data"]), ""
+
+
+def _list(groups: Mapping[str, str]) -> None:
+    """The first line of each module's docstring, without importing torch for it."""
+    for name, module in groups.items():
+        spec = find_spec(module)
+        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else '"""not there"""'
+        print(f"{name:<15}{(ast.get_docstring(ast.parse(source)) or '').partition(chr(10))[0]}")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _absolute(text: str) -> Path:
+    """Not resolved: the Python of a virtual environment is a link, and is told by where it lies."""
+    return Path(text).expanduser().absolute()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

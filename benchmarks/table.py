@@ -1,0 +1,171 @@
+"""Results as tables: a terminal's, a page's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import Load
+from benchmarks.rows import Goal, Row
+
+HEAD = ("row", "what", "against", "ours", "theirs", "figure (quartiles)", "wanted", "met")
+FINER = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a group measured. machine, data: plain JSON; seconds: how long the group took."""
+
+    group: str
+    rows: list[Row]
+    machine: Mapping[str, Any]
+    load: Load
+    seconds: float
+    data: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "group": self.group,
+            "machine": dict(self.machine),
+            "load": self.load.to_json(),
+            "busy": self.load.busy,
+            "seconds": round(self.seconds, 1),
+            "rows": [row.to_json() for row in self.rows],
+            "data": dict(self.data),
+        }
+
+    @classmethod
+    def from_json(cls, read: Mapping[str, Any]) -> Result:
+        rows = [Row.from_json(row) for row in read["rows"]]
+        load = Load(**read["load"])
+        return cls(read["group"], rows, read["machine"], load, read["seconds"], read["data"])
+
+
+def save(result: Result, folder: Path) -> Path:
+    """Writes FOLDER/GROUP.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{result.group}.json"
+    file.write_text(json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return file
+
+
+def load(group: str, folder: Path) -> Result | None:
+    """What FOLDER/GROUP.json holds; None where there is none."""
+    file = folder / f"{group}.json"
+    return Result.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+
+def cells(row: Row, busy: str = "") -> tuple[str, ...]:
+    """A row's texts, in the order of HEAD; with its note and what disturbed it behind what it is."""
+    what = "; ".join(filter(None, (row.what, row.note, f"**disturbed: {busy}**" if busy else "")))
+    met = {True: "yes", False: "no", None: "-"}[row.met]
+    return (
+        row.name,
+        what,
+        row.against,
+        amount(row.ours, row.unit),
+        amount(row.peer, row.unit),
+        figure(row),
+        wanted(row),
+        met,
+    )
+
+
+def figure(row: Row) -> str:
+    """The row's figure with its quartiles, such as `2.31x (2.25 to 2.35)`."""
+    low, high = row.spread
+    if row.goal == Goal.at_most_more:
+        return f"{_signed(row.ratio, row.unit)} ({_signed(low, row.unit)} to {_signed(high, row.unit)})"
+    if _is_share(row):
+        return f"{row.ratio:.1%} ({low:.1%} to {high:.1%})"
+    return f"{digits(row.ratio)}x ({digits(low)} to {digits(high)})"
+
+
+def wanted(row: Row) -> str:
+    """What the row is to reach."""
+    if row.target is None:
+        return "-"
+    if row.goal == Goal.at_most_more:
+        return f"at most {amount(row.target, row.unit)} more"
+    if _is_share(row):
+        return f"at least {row.target:.0%}"
+    return f"at {'least' if row.goal == Goal.at_least else 'most'} {row.target:g}x"
+
+
+def _is_share(row: Row) -> bool:
+    """Whether the figure is a part of what the peer is the whole of."""
+    return row.goal == Goal.at_least and row.target is not None and row.target < 1
+
+
+def amount(value: float, unit: str) -> str:
+    """A value with its unit; of seconds the unit in which it is 1 or more."""
+    if unit != "s":
+        return f"{digits(value)} {unit}"
+    for name, size in FINER:
+        if abs(value) >= size:
+            return f"{digits(value / size)} {name}"
+    return f"{digits(value / FINER[-1][1])} {FINER[-1][0]}"
+
+
+def digits(value: float) -> str:
+    """Three digits that count, and never fewer than a whole number has."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _signed(value: float, unit: str) -> str:
+    return ("+" if value >= 0 else "") + amount(value, unit)
+
+
+def markdown(results: Iterable[Result]) -> str:
+    """The rows of all results in one table."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+    for result in results:
+        for row in result.rows:
+            lines.append("| " + " | ".join(text.replace("|", r"\|") for text in cells(row, result.load.busy)) + " |")
+    return "\n".join(lines)
+
+
+def where(results: Sequence[Result]) -> str:
+    """On which machines, in one line each, with the groups that were measured there."""
+    groups: dict[str, list[str]] = {}
+    for result in results:
+        groups.setdefault(_machine(result.machine), []).append(result.group)
+    alike = len(groups) == 1
+    return "\n".join(text if alike else f"{', '.join(names)}: {text}" for text, names in groups.items())
+
+
+def _machine(of: Mapping[str, Any]) -> str:
+    parts = [
+        ", ".join(
+            (of["cpu"], *(f"{of[key]} {key if of[key] > 1 else key[:-1]}" for key in ("cores", "threads") if of[key]))
+        ),
+        of["gpu"],
+        f"Python {of['python']}, " + ", ".join(f"{name} {version}" for name, version in of["versions"].items()),
+        of["date"],
+        f"commit {str(of['commit'])[:12]}" + (" with changes" if of["dirty"] else "") if of["commit"] else None,
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def show(results: Sequence[Result], terminal: bool) -> None:
+    """Prints the table: drawn in a terminal, Markdown where the output goes elsewhere."""
+    if not results:
+        return
+    if not terminal:
+        print(markdown(results), where(results), sep="\n\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*HEAD, show_lines=True)
+    styles = {True: "green", False: "red", None: ""}
+    for result in results:
+        for row in result.rows:
+            *texts, met = (text.replace("**", "").replace("[", r"\[") for text in cells(row, result.load.busy))
+            table.add_row(*texts, met, style=styles[row.met])
+    console = Console()
+    console.print(table)
+    console.print(where(results), highlight=False, markup=False)
