@@ -32,7 +32,7 @@ from alexnet_exp.model.count import layers, totals
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.network import AlexNet, MaskDropout
 from alexnet_exp.model.preprocess import Preprocess, Statistics
-from alexnet_exp.model.spec import Convention
+from alexnet_exp.model.spec import Convention, Input, Scale
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.optim.optimizers import build_optimizer, parameter_groups
 from alexnet_exp.optim.schedules import curve, plateau_factor
@@ -745,7 +745,8 @@ def test_the_probabilities_of_the_views_are_averaged() -> None:
     """Average the PROBABILITIES, not the logits."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
-    module = AlexNetModule(network, nn.Identity(), Krizhevsky(), Constant(), Loss(), seed=1)
+    as_it_is = Preprocess(Input(scale=Scale.bytes), channels=3, size=2)
+    module = AlexNetModule(network, as_it_is, Krizhevsky(), Constant(), Loss(), seed=1)
     views = [3 * torch.randn(4, 3, 2, 2) for _ in range(10)]
     with torch.no_grad():
         averaged = module.test_step((views, torch.zeros(4, dtype=torch.long)), 0).exp()

@@ -33,12 +33,12 @@ Bench = Callable[[str], dict[str, Any]]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder and an empty home; the ceiling is 100 GFLOP/s."""
+    native()  # found before the home is empty, where they would be compiled anew
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    native()  # found before the home is empty, where they would be compiled anew
     monkeypatch.setattr(bench_run, "measure_ceiling", lambda *_: 100.0)
     return work
 
