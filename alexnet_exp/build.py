@@ -56,8 +56,9 @@ class Experiment:
 
     @property
     def multiply_adds(self) -> int | None:
-        """The network's, forward, for an image; None for a network of the user's."""
-        return totals(layers(self.spec)).multiply_adds if isinstance(self.spec, Network) else None
+        """The network's, forward, for an image; None for a network or a LightningModule of the user's."""
+        ours = isinstance(self.spec, Network) and isinstance(self.module, AlexNetModule)
+        return totals(layers(self.spec)).multiply_adds if ours else None
 
 
 def build(config: Config) -> Experiment:

@@ -28,11 +28,11 @@ LATER = (
 
 
 def _prepare() -> None:
+    # the jobs run the code that was imported just now, whatever becomes of the files while they run
+    provenance.remember()
     for name in LATER:
         with suppress(ImportError):  # another version has not got it: then nobody needs it
             import_module(name)
-    # the jobs run the code that is imported now, whatever becomes of the files while they run
-    provenance.remember()
     provenance.environment()
     pixels_and_labels()
     # compiled and mapped, but not kept: a job may be told otherwise by its environment

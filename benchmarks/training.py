@@ -5,7 +5,7 @@
 Both train the same layers on 32x32 images with Adam. Ours in the precision that a CPU gets by default: bfloat16 where
 it has that, else float32; Keras' as the script is, float32 at batch 32. Ours is measured twice: as a whole run
 (Lightning, metrics, files, progress bar) and as a bare loop of the same operations, steps of the two alternating. The
-script is timed over whole calls of `fit`, in its own environment, between ours.
+script runs between ours, in its own environment. On all sides the figure is that of the median step.
 
 The share of the ceiling: multiply-adds of the layers' definition, windows over the padding counted whole, against the
 best product of two matrices in the same precision, measured in the same turn. Kernels that leave the padding out do not
@@ -137,7 +137,7 @@ def ceiling(config: Config) -> float:
 
 
 def keras_images_per_s(python: Path, images: Path) -> float:
-    """The script's, over one whole call of `fit` after one that warms up."""
+    """The script's, by its median step, after a call of `fit` that warms up."""
     command = [str(python), str(SCRIPT), str(images), "--batch", "32", "--steps", str(KERAS_STEPS), "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

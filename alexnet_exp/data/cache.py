@@ -12,12 +12,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor
 
 from alexnet_exp.data.images import read_images
@@ -31,6 +33,8 @@ AUTO_BYTES = 8 * GB
 AUTO_SHARE = 0.1
 # A file being written is on the disk up to a multiple of this: from there an interrupted one is continued.
 SYNC_BYTES = 1 << 28
+# Of the way from a file's bytes to pixels (data/images.py): counted up with every change that may move one of them.
+DECODER = f"2, torchvision {torchvision.__version__}"
 
 
 def decoded(files: Files, size: int, folder: Path) -> Tensor:
@@ -94,7 +98,7 @@ class _Cached:
     def __init__(self, files: Files, size: int, folder: Path):
         self.files, self.size, self.folder = files, size, folder
         self.stem = f"{files.folder.name}-{size}px-{digest(str(files.folder.resolve()))}"
-        self.path = folder / f"{self.stem}-{digest(*_states(files))}.npy"
+        self.path = folder / f"{self.stem}-{digest(DECODER, *_states(files))}.npy"
         self.image_bytes = 3 * size * size
         self.bytes = len(files.names) * self.image_bytes
 
@@ -118,10 +122,11 @@ class _Cached:
                     part.replace(self.path)
             except (OSError, UserError):
                 # not continued: the disk needs the room, or an image will be another
-                part.unlink()
+                part.unlink(missing_ok=True)
                 raise
             part.unlink(missing_ok=True)
-        for stale in set(self.folder.glob(f"{self.stem}-*")) - {self.path}:
+        # the finished ones: what another process is writing is its own
+        for stale in set(self.folder.glob(f"{escape(self.stem)}-*.npy")) - {self.path}:
             stale.unlink(missing_ok=True)
 
     def _write(self, file: BinaryIO) -> None:

@@ -71,6 +71,7 @@ def centre_square(pixels: Tensor, height: int, width: int, size: int) -> Tensor 
 def _plain(images: Tensor) -> bool:
     """Whether these are bytes in this process's memory, and not a step of a graph that is being recorded."""
     recorded = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    recorded = recorded or torch._C._functorch.peek_interpreter_stack() is not None
     # a subclass, such as the fake tensors of an export, has no memory of its own
     return not recorded and type(images) is Tensor and images.device.type == "cpu" and images.dtype == torch.uint8
 

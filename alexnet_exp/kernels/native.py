@@ -56,7 +56,7 @@ def native() -> Native:
     except subprocess.CalledProcessError as error:
         first = next(iter(error.stderr.decode(errors="replace").splitlines()), "no message")
         return Native(None, f"{compiler} failed: {first}")
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: nobody has this home
         return Native(None, str(error))
 
 

@@ -76,6 +76,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pad: int, relu: bool) -> Tensor:
         weight = weight.contiguous(memory_format=LAST)
+        bias = None if bias is None else bias.contiguous()
         out, _, kernel, _ = weight.shape
         ctx.shape = _Shape.of(x, out, kernel, pad)
         y = torch.empty((len(x), out, *ctx.shape[4:6]), dtype=x.dtype, memory_format=LAST)
@@ -233,7 +234,8 @@ class _ReLUDropout(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
-        g, dx = g.contiguous(), torch.empty_like(y)
+        layout = torch.contiguous_format if y.is_contiguous() else LAST
+        g, dx = g.contiguous(memory_format=layout), torch.empty_like(y)
         given = _address(y), _address(g), _long(y.numel()), ctx.scale
         _library().relu_dropout_backward(*given, _address(dx), torch.get_num_threads())
         return dx, None

@@ -76,6 +76,7 @@ def _possible(x: Tensor) -> bool:
         and not torch._C._is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
+        and torch.autograd.forward_ad._current_level < 0
         and not any(getattr(torch_modules, f"_global{hooks}", None) for hooks in HOOKS)
         and fused.products()
     )
@@ -98,8 +99,12 @@ def _is_own(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     return (
         not any(vars(module)[hooks] for hooks in HOOKS)
         and "forward" not in vars(module)
-        and all(type(each) is nn.Parameter and each.dtype == torch.float32 for each in parameters)
+        and all(type(each) is nn.Parameter and _is_float32_here(each) for each in parameters)
     )
+
+
+def _is_float32_here(values: Tensor) -> bool:
+    return values.dtype == torch.float32 and values.device.type == "cpu"
 
 
 def _is_relu(module: nn.Module | None) -> bool:
@@ -127,7 +132,7 @@ def _takes_norm(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     return (
         norm.affine
         and norm.track_running_stats
-        and all(each is not None and each.dtype == torch.float32 for each in statistics)
+        and all(each is not None and _is_float32_here(each) for each in statistics)
         and x.shape[1] == norm.num_features
         # torch refuses one value a channel, and a cumulative average needs its count
         and (norm.momentum is not None and x.numel() > x.shape[1] if norm.training else not torch.is_grad_enabled())

@@ -174,6 +174,20 @@ def test_dropout_drops_its_share_and_scales_the_rest(ran: list[str]) -> None:
     assert abs(float(above.mean()) - 0.7) < 5 * (0.3 * 0.7 / above.numel()) ** 0.5
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_dropouts_gradient_of_maps_lies_as_they_do(layout: torch.memory_format, ran: list[str]) -> None:
+    x = maps(2, 3, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    given = torch.randn(2, 3, 4, 5).bfloat16()
+    for g in (given, given.contiguous(memory_format=torch.channels_last)):
+        x.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            y = FusedStage(nn.ReLU(), nn.Dropout(0.5))(x)
+        y.backward(g)
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, torch.where(y != 0, 2 * given, 0))
+    assert ran == ["relu_dropout"] * 2
+
+
 def test_masks_follow_from_torchs_generator_and_are_independent() -> None:
     ones = torch.ones(2**18, dtype=torch.bfloat16)
 
