@@ -42,6 +42,10 @@ class FlushedIO(TorchCheckpointIO):
             with replacing(target) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
+            # an interruption inside torch's writer comes out as the file that it could not finish
+            stop = error.__context__
+            if isinstance(stop, KeyboardInterrupt | SystemExit):
+                raise stop from None
             if not _is_disk(error):
                 raise
             raise NotSavedError(_reason(error)) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +166,21 @@ def test_a_disk_that_fills_up_keeps_the_last_good_one(
     assert run.checkpoint("last")["global_step"] == 3
     assert run.result["best_epoch"] == 1, "the best one is the best that there is a file of"
     assert names(run) == ["best.ckpt", "best.ckpt.sha256", "last.ckpt", "last.ckpt.sha256"]
+
+
+@pytest.mark.parametrize("write", [1, 3, 6, 9])
+def test_an_interruption_while_saving_is_no_full_disk(
+    write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(io.BytesIO):
+        writes = 0
+
+        def write(self, data: Any) -> int:
+            self.writes += 1
+            if self.writes == write:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(checkpoints, "replacing", lambda _: nullcontext(Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.FlushedIO().save_checkpoint({"weights": torch.ones(1000, 1000)}, tmp_path / "last.ckpt")
