@@ -57,8 +57,9 @@ class Experiment:
     @property
     def multiply_adds(self) -> int | None:
         """The network's, forward, for an image; None for a network or a LightningModule of the user's."""
-        ours = isinstance(self.spec, Network) and isinstance(self.module, AlexNetModule)
-        return totals(layers(self.spec)).multiply_adds if ours else None
+        if isinstance(self.spec, Network) and isinstance(self.module, AlexNetModule):
+            return totals(layers(self.spec)).multiply_adds
+        return None
 
 
 def build(config: Config) -> Experiment:
