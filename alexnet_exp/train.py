@@ -115,7 +115,7 @@ def _run(
     keep_what_is_there()
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
-    ways = _on_cpu(placement) if placement.accelerator == "cpu" else ()
+    ways = _on_cpu(placement, config.trainer.compile) if placement.accelerator == "cpu" else ()
     lay_out(experiment, placement.channels_last)
     prepare(experiment)
     said = (f"seed {config.seed}", placement.device_name, placement.why, *ways)
@@ -156,13 +156,13 @@ def _run(
     return {**facts, "metrics": metrics}
 
 
-def _on_cpu(placement: Placement) -> tuple[str, str]:
+def _on_cpu(placement: Placement, compiled: bool) -> tuple[str, str]:
     """What of the fast way is there on this CPU, in words."""
     found = native()
     if found.library is None:
         kernels = f"no native kernels: {found.why}"
     else:
-        fused, why = fused_path(placement.accelerator, placement.precision, placement.channels_last)
+        fused, why = fused_path(placement.accelerator, placement.precision, placement.channels_last, compiled)
         kernels = why if fused else f"native kernels for LRN and images, {why}"
     return kernels, keep_freed_memory()
 

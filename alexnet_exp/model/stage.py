@@ -31,7 +31,7 @@ class FusedStage(nn.Sequential):
         return input
 
 
-def fused_path(device: str, precision: str, channels_last: bool) -> tuple[bool, str]:
+def fused_path(device: str, precision: str, channels_last: bool, compiled: bool = False) -> tuple[bool, str]:
     """Whether a network of these stages trains in the kernels of `fused.py`, and in a few words why not.
 
     In bfloat16 only: in float32 a seed's results stay those of torch's operators.
@@ -42,6 +42,8 @@ def fused_path(device: str, precision: str, channels_last: bool) -> tuple[bool, 
         return False, f"the step's are for bf16-mixed, not {precision}"
     if not channels_last:
         return False, "the step's are for channels_last"
+    if compiled:
+        return False, "the step is torch.compile's"
     if native().library is None:
         return False, native().why
     if not fused.products():

@@ -360,6 +360,7 @@ def test_one_value_a_channel_is_refused_as_torch_refuses_it() -> None:
         (("cuda", "bf16-mixed", True), "the step's are for the CPU"),
         (("cpu", "32-true", True), "the step's are for bf16-mixed, not 32-true"),
         (("cpu", "bf16-mixed", False), "the step's are for channels_last"),
+        (("cpu", "bf16-mixed", True, True), "the step is torch.compile's"),
     ],
 )
 def test_the_path_and_why(given: tuple[str, str, bool], why: str) -> None:
