@@ -117,3 +117,15 @@ def opened_data(run: Run) -> Any:
     data = build(validate(read_config(run.path))).data
     data.setup("fit")
     return data
+
+
+@pytest.fixture(params=["native", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to cut and scale images: by the native kernel, where this machine has it, and by torch."""
+    from alexnet_exp.kernels import images
+
+    if request.param == "torch":
+        monkeypatch.setattr(images, "_library", lambda: None)
+    elif images._library() is None:
+        pytest.skip("no native kernels here")
+    return str(request.param)

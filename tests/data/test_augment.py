@@ -22,7 +22,6 @@ from alexnet_exp.data.augment import (
     resize,
     view_places,
 )
-from alexnet_exp.kernels import images as kernels
 
 IMAGES = torch.randint(0, 256, (64, 3, 12, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -128,16 +127,6 @@ def test_fit_repeats_grey_and_keeps_floats() -> None:
     assert torch.equal(fitted, torch.cat([grey, grey, grey], 1))
     assert fit(grey.double(), 1, 20).is_floating_point()
     assert fit(grey, 3, 20).dtype == torch.uint8
-
-
-@pytest.fixture(params=["native", "torch"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to cut: by the native kernel, where this machine has it, and by torch."""
-    if request.param == "torch":
-        monkeypatch.setattr(kernels, "_library", lambda: None)
-    elif kernels._library() is None:
-        pytest.skip("no native kernels here")
-    return str(request.param)
 
 
 def by_hand(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from alexnet_exp.kernels import images as kernels
 from alexnet_exp.model.preprocess import Preprocess, Statistics
 from alexnet_exp.model.spec import Input, Network, Scale
 
@@ -119,16 +118,6 @@ def test_a_channel_without_contrast_stays_finite() -> None:
     preprocess.fit(Statistics(channel_mean=torch.tensor([7.0, 100.0]), channel_std=torch.tensor([0.0, 50.0])))
     batch = torch.full((1, 2, 4, 4), 7, dtype=torch.uint8)
     assert (preprocess(batch)[0, 0] == 0).all()
-
-
-@pytest.fixture(params=["native", "torch"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute: by the native kernel, where this machine has it, and by torch."""
-    if request.param == "torch":
-        monkeypatch.setattr(kernels, "_library", lambda: None)
-    elif kernels._library() is None:
-        pytest.skip("no native kernels here")
-    return str(request.param)
 
 
 @pytest.mark.usefixtures("way")
