@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alexnet_exp.atomic import replacing
 from alexnet_exp.build import Experiment
 from alexnet_exp.data.split import Split
 from alexnet_exp.datamodule import ImageData
@@ -25,7 +26,6 @@ from alexnet_exp.devices import Placement
 from alexnet_exp.endings import own_interrupts
 from alexnet_exp.module import Tally, metrics_of
 from alexnet_exp.replicas import replica, replicas
-from alexnet_exp.runs.atomic import replacing
 from alexnet_exp.settings import UserError
 from alexnet_exp.trainer import build_trainer
 

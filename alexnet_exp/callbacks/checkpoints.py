@@ -12,11 +12,11 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from alexnet_exp.atomic import replacing
 from alexnet_exp.build import CARD
 from alexnet_exp.callbacks.recorder import AfterMetrics
 from alexnet_exp.module import metrics_of
 from alexnet_exp.runs import checksum
-from alexnet_exp.runs.atomic import replacing
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.schema import Keep
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from alexnet_exp.atomic import replacing
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -39,12 +40,5 @@ def _read(paths: Mapping[str, Path]) -> Arrays:
 
 
 def _write(path: Path, array: NDArray[np.generic]) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.save(file, array)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_exp.atomic import replacing
 from alexnet_exp.data.spec import PcaReading
 from alexnet_exp.data.split import Split
 
@@ -81,14 +81,10 @@ def cached_colour(split: Split, folder: Path, *key: Any) -> Colour:
     if (kept := _read(path)) is not None:
         return kept
     colour = fit_colour(split)
-    part = path.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(json.dumps({"std": colour.std, "vectors": colour.vectors}) + "\n")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as file:
+            file.write(json.dumps({"std": colour.std, "vectors": colour.vectors}).encode() + b"\n")
     return colour
 
 

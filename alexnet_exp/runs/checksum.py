@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.atomic import replacing
 from alexnet_exp.settings import UserError
 
 

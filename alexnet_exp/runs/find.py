@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from alexnet_exp.runs.atomic import follow
+from alexnet_exp.atomic import follow
 from alexnet_exp.runs.contents import is_run
 from alexnet_exp.settings import UserError
 

@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.runs.atomic import link, replacing
+from alexnet_exp.atomic import link, replacing
 from alexnet_exp.runs.contents import FORMAT, read_result
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.table import Table, Value

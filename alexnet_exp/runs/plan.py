@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.atomic import replacing
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.settings import UserError
 

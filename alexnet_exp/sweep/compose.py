@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet_exp.atomic import replacing
 from alexnet_exp.config import Problems, fitted, plain
-from alexnet_exp.runs.atomic import replacing
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError

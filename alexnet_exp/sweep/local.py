@@ -26,11 +26,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alexnet_exp import logs
+from alexnet_exp.atomic import replacing
 from alexnet_exp.cores import SHARE, cores
 from alexnet_exp.endings import Ending
 from alexnet_exp.launch import Group, Work, threads, warm
 from alexnet_exp.recording import record
-from alexnet_exp.runs.atomic import replacing
 from alexnet_exp.runs.contents import YAML_LOADER, read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.plan import Job

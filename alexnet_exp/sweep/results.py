@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.atomic import replacing
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.table import read_table
 from alexnet_exp.settings import UserError

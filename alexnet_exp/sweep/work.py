@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from alexnet_exp.atomic import follow
 from alexnet_exp.config import Problems, fitted
 from alexnet_exp.endings import ending_of, interruptible
-from alexnet_exp.runs.atomic import follow
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import FAILED
 from alexnet_exp.settings import UserError

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_exp.runs.atomic import replacing
+from alexnet_exp.atomic import replacing
 from alexnet_exp.runs.contents import is_run, read_result
 from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.plan import Plan

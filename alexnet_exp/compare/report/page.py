@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from alexnet_exp import __version__
+from alexnet_exp.atomic import replacing
 from alexnet_exp.compare.claim import ANALOGUE, figure_text, sentence, status_text
 from alexnet_exp.compare.compare import verdict_text
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Interval, Verdict
@@ -26,7 +27,6 @@ from alexnet_exp.compare.report.curves import Curves, read_curves
 from alexnet_exp.compare.report.methods import methods
 from alexnet_exp.compare.report.pictures import Picture, Pictures, read_pictures
 from alexnet_exp.compare.text import main_and_rest, markdown_table
-from alexnet_exp.runs.atomic import replacing
 from alexnet_exp.runs.metric import difference_text, value_text
 from alexnet_exp.settings import UserError
 
