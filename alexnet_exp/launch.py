@@ -18,7 +18,6 @@ import pickle
 import secrets
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -28,18 +27,30 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp import logs, validate
+from alexnet_exp import logs, stopping, validate
+from alexnet_exp.children import end_with_parent
 from alexnet_exp.cores import cores
-from alexnet_exp.endings import Ending, ending_of, interruptible
+from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.forked import begin
 from alexnet_exp.settings import FAILED, INTERRUPTED
+from alexnet_exp.stopping import SIGNALS, interruptible, uninterrupted
 
-RENDEZVOUS_TIMEOUT = timedelta(minutes=2)
-# Seconds for the other ranks to tell endings of their own, when one has ended badly; and for all to end after Ctrl-C.
+# For the ranks to meet, and for any of them to wait for another later: one may write a large checkpoint to a slow disk.
+TIMEOUT = timedelta(minutes=15)
+# Seconds for the other ranks to tell endings of their own, when one has ended badly; for a process that has told its
+# ending to be gone; for all to end after a signal: a slow step is to be ended, and a large checkpoint written.
 OWN_WORDS = 1.0
-GRACE = 10.0
+LEAVING = 10.0
+GRACE = 600.0
 # What the fork server imports once for all. The last brings the rest of ours, and makes more than modules ready.
-PRELOAD = ["torch", "torchvision", "pytorch_lightning", "alexnet_exp.train", "alexnet_exp.preloaded"]
+PRELOAD = [
+    "alexnet_exp.fork_server",
+    "torch",
+    "torchvision",
+    "pytorch_lightning",
+    "alexnet_exp.train",
+    "alexnet_exp.preloaded",
+]
 # Variables of whoever started this process, by which a child would take itself for one rank of another group.
 MISLEADING = (
     *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -47,6 +58,8 @@ MISLEADING = (
     *("SLURM_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID", "SLURM_STEPID"),
     "SLURM_STEP_NUM_TASKS",
 )
+RENDEZVOUS = ".rendezvous-"  # how the files begin by which ranks meet
+MEETING = "ALEXNET_EXP_MEETING"  # the variable that tells a rank the name of its own
 LOST_SERVER = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
 
 Work = Callable[[Mapping[str, Any], Path], Ending]
@@ -64,19 +77,24 @@ def warm() -> None:
 def run_ranks(work: Work, ranks: int, backend: str, container: Mapping[str, Any], folder: Path) -> Ending:
     """Does `work(container, folder)` in `ranks` processes; returns the first ending that is not done, or rank 0's.
 
-    When one ends badly the others are ended too: they would wait for it in their next collective. No process is left,
-    however this one ends.
+    When one ends badly the others are ended too: they would wait for it in their next collective. A signal is passed on
+    to all, and a second one ends them at once. No process is left, however this one ends.
     """
+    group = None
     with interruptible():
-        group = Group(work, container, folder, ranks, backend, threads=threads(os.environ, ranks))
         try:
+            with uninterrupted():
+                group = Group(work, container, folder, ranks, backend, threads=threads(os.environ, ranks))
             try:
                 return _until_ended(group)
             except KeyboardInterrupt:
-                group.interrupt()
+                group.interrupt(stopping.wish() or signal.SIGINT)
                 return _until_ended(group)
+        except KeyboardInterrupt as stop:
+            return ending_of(stop)
         finally:
-            group.kill()
+            if group is not None:
+                group.kill()
 
 
 def threads(environment: Mapping[str, str], processes: int) -> int:
@@ -96,7 +114,7 @@ class Group:
 
     environment: the children's whole environment, but for the variables of ranks (None: this process's, as it is now).
     threads: torch's, in each process (None: as torch chooses). own_log: stdout and stderr go to the folder's train.log,
-    each further rank's to its own, and the processes hear Ctrl-C from `interrupt` alone.
+    each further rank's to its own. They hear of a terminal's Ctrl-C from `interrupt` alone.
 
     Raises OSError or EOFError when no process can be started.
     """
@@ -112,12 +130,11 @@ class Group:
         threads: int | None = None,
         own_log: bool = False,
     ):
-        self._rendezvous = folder / f".rendezvous-{secrets.token_hex(4)}"
+        self._rendezvous = folder / f"{RENDEZVOUS}{secrets.token_hex(4)}"
         self._ranks: list[_Rank] = []
-        self._own_log = own_log
         self._ending: Ending | None = None
         self._deadline: float | None = None
-        self._interrupted = False
+        self._asked: signal.Signals | None = None  # by which signal they were asked to stop
         self.wordless = False  # whether the ending is nobody's own words
         context = _context()
         preload = tuple(PRELOAD) if _method() == "forkserver" else ()
@@ -133,7 +150,7 @@ class Group:
                 process = context.Process(target=begin, args=(preload, pickle.dumps(life), theirs))
                 process.start()
                 theirs.close()
-                self._ranks.append(_Rank(number, process, pipe))
+                self._ranks.append(_Rank(number, ranks, process, pipe))
         except BaseException:
             self.kill()
             raise
@@ -155,25 +172,29 @@ class Group:
                 return None
             self.wordless = not any(rank.told is self._ending and not rank.wordless for rank in self._ranks)
             together = len(self._ranks) == 1 or all(rank.told and _is_well(rank.told) for rank in self._ranks)
-            self._deadline = time.monotonic() + (GRACE if together else 0.0)
+            self._deadline = time.monotonic() + (LEAVING if together else 0.0)
         if self.timeout() and not all(rank.has_exited() for rank in self._ranks):
             return None
         self.kill()
         return self._ending
 
-    def interrupt(self) -> None:
-        """Passes Ctrl-C on. What has not ended `GRACE` seconds later is killed by `poll`."""
-        self._interrupted = True
+    def interrupt(self, number: signal.Signals) -> None:
+        """Passes a signal on. What has not ended `GRACE` seconds later is killed by `poll`."""
+        self._asked = number
         self._deadline = time.monotonic() + GRACE
         for rank in self._ranks:
             if not rank.has_exited():
                 with suppress(ProcessLookupError):
-                    os.kill(rank.process.pid, signal.SIGINT)
+                    os.kill(rank.process.pid, number)
+
+    def give_up(self) -> None:
+        """Waits no longer for those that were interrupted: the next `poll` kills them."""
+        self._deadline = time.monotonic()
 
     def kill(self) -> None:
         """Leaves no process. What they had to save is saved: files are replaced, never rewritten."""
         for rank in self._ranks:
-            rank.kill(with_children=self._own_log)
+            rank.kill()
         for rank in self._ranks:
             rank.close()
         self._ranks = []
@@ -183,14 +204,23 @@ class Group:
         """The group's ending, as far as its ranks have told; None while it can still become another."""
         for rank in self._ranks:
             rank.listen()
+        if self._asked is None:
+            self._hear_of_signal()
         late = self.timeout() == 0.0
-        if self._interrupted:
-            return self._after_interrupt(late)
+        if self._asked is not None:
+            return self._after_interrupt(stopping.error(self._asked), late)
         if all(rank.told for rank in self._ranks):
             return self._cause()
         if self._deadline is None and any(rank.told and not _is_well(rank.told) for rank in self._ranks):
             self._deadline = time.monotonic() + OWN_WORDS
         return self._cause() if late else None
+
+    def _hear_of_signal(self) -> None:
+        """A signal that did not come from here, and perhaps to one rank alone, is one for all: they have to save."""
+        for rank in self._ranks:
+            if rank.told and rank.told.status == "interrupted":
+                self.interrupt(signal.SIGINT if rank.told.code == INTERRUPTED else signal.SIGTERM)
+                return
 
     def _cause(self) -> Ending:
         """The ending that the others come from."""
@@ -204,14 +234,14 @@ class Group:
         # what met every rank alike, such as a loss that is no number, rank 0 has recorded itself
         return bad.get(0) or next(iter(bad.values()))
 
-    def _after_interrupt(self, late: bool) -> Ending | None:
+    def _after_interrupt(self, stop: KeyboardInterrupt, late: bool) -> Ending | None:
         """Rank 0's ending. A rank that has ended is removed at once: one that waits for it hears of the signal then."""
         first, *others = self._ranks
         for rank in others:
             if rank.told:
-                rank.kill(with_children=self._own_log)
+                rank.kill()
         if late or (first.told and first.wordless):  # ended before it could listen to signals, or never did
-            return Ending("interrupted", INTERRUPTED, "by Ctrl-C (SIGINT)")
+            return ending_of(stop)
         return first.told
 
 
@@ -225,6 +255,7 @@ class _Rank:
     """One process as its parent sees it. told: its ending; wordless: it died without telling, and it is ours."""
 
     number: int
+    of: int
     process: Any
     pipe: Connection
     told: Ending | None = None
@@ -245,7 +276,7 @@ class _Rank:
             self._silent = True
         if exited:
             self.wordless = True
-            who = f"rank {self.number}" if self.number else "the process"
+            who = f"rank {self.number}" if self.of > 1 else "the process"
             self.told = Ending("failed", FAILED, f"{who} ended without a word, {_how(self.process.exitcode)}")
 
     def has_exited(self) -> bool:
@@ -259,8 +290,9 @@ class _Rank:
             return [] if self.told else [self.pipe]
         return [self.process.sentinel, *([] if self.told or self._silent else [self.pipe])]
 
-    def kill(self, with_children: bool) -> None:
-        if with_children and hasattr(os, "killpg") and self.process.exitcode in (None, LOST_SERVER):
+    def kill(self) -> None:
+        """With the processes that it has started, unless it has ended in peace: what it left running is to run on."""
+        if hasattr(os, "killpg") and (self.wordless or self.process.exitcode in (None, LOST_SERVER)):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
@@ -328,18 +360,21 @@ class Life:
 
     def live(self, pipe: Connection, missing: list[str]) -> None:
         """From the first moment to the process's end; `missing` is what the fork server was to have imported."""
-        _die_with_parent(self.own_log)
-        try:
-            # by inheritance it is ignored where a script started the sweep in the background
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._settle_in(missing)
-            validate.learn(self.known)
-            self._join()
-            ending = self.work(self.container, self.folder)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        except BaseException as error:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not take the words away
-            ending = ending_of(error)
+        end_with_parent(group=True)
+        with interruptible(insist=False):
+            try:
+                self._settle_in(missing)
+                validate.learn(self.known)
+                self._join()
+                ending = self.work(self.container, self.folder)
+            except BaseException as error:
+                ending = ending_of(error)
+            with suppress(KeyboardInterrupt):  # from here on it ends by itself
+                for each in SIGNALS:
+                    signal.signal(each, signal.SIG_IGN)
+            self._end(ending, pipe)
+
+    def _end(self, ending: Ending, pipe: Connection) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         pipe.send(ending)
@@ -380,31 +415,15 @@ class Life:
             return
         import torch.distributed as dist
 
+        os.environ[MEETING] = self.rendezvous.name
+        # by themselves they listen where the host's name leads, which may be the whole network's to speak to
+        loopback = "lo0" if sys.platform == "darwin" else "lo"
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
         dist.init_process_group(
             self.backend,
             init_method=self.rendezvous.resolve().as_uri(),
             rank=self.rank,
             world_size=self.ranks,
-            timeout=RENDEZVOUS_TIMEOUT,
+            timeout=TIMEOUT,
         )
-
-
-def _die_with_parent(own_group: bool) -> None:
-    """Ends this process when the one that asked for it is gone; a fork server's child is not told otherwise.
-
-    own_group: in a process group of its own, so that the processes which it starts end with it.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel
-    own_group = own_group and hasattr(os, "setpgid")
-    if own_group:
-        os.setpgid(0, 0)
-
-    def watch() -> None:
-        wait([sentinel])
-        if own_group:
-            os.killpg(0, signal.SIGKILL)
-        os._exit(FAILED)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

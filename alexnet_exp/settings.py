@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The exit codes of the command line.
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+# The exit codes of the command line. REQUEUE, after SIGTERM or SIGUSR1, is sysexits' EX_TEMPFAIL: to be run again.
+DONE, FAILED, BAD_INPUT, REQUEUE, INTERRUPTED = 0, 1, 2, 75, 130
 # The environment variable that shows the traceback of any error.
 TRACEBACK = "ALEXNET_EXP_TRACEBACK"
 
@@ -22,6 +22,7 @@ class UserError(Exception):
     """What the user can mend; `str(error)` is what to print, without a traceback. The process then exits with 2."""
 
 
+LONGEST_VALUE = 300  # characters of a value that a problem tells
 NO_VALUE = object()  # of a problem with words that are no setting at all
 
 
@@ -35,8 +36,10 @@ class Problem:
 
     def __str__(self) -> str:
         if self.value is NO_VALUE:
-            return f"{self.key}: {self.instead}"
-        return f"{self.key}={shown(self.value)}: {self.instead}"
+            return one_line(f"{self.key}: {self.instead}")
+        value = shown(self.value)
+        value = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}..."
+        return one_line(f"{self.key}={value}: {self.instead}")
 
     def under(self, prefix: str) -> Problem:
         """The same problem seen from the configuration's root: `lr` of the node `optim` is `optim.lr`."""
@@ -112,6 +115,11 @@ class Checks:
 
 def _finite(value: Any) -> str:
     return " and finite" if value == math.inf else ""
+
+
+def one_line(text: str) -> str:
+    """`text` for a message of one line, whatever is in it: what cannot be printed is escaped."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def shown(value: Any) -> str:

@@ -1,100 +1,121 @@
-"""Which ending an exception means, and what a signal does."""
+"""Which ending an exception means, and that Lightning leaves signals to us."""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Callable
+import sys
+import time
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+import torch
 
-from alexnet_exp.endings import NotFiniteError, Terminated, ending_of, interruptible, own_interrupts
+from alexnet_exp.endings import NotFiniteError, ending_of, own_interrupts
 from alexnet_exp.settings import UserError
+from alexnet_exp.stopping import ECHO, SIGNALS, Terminated, at_boundaries, error, interruptible, wish
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code", "reason"),
+    ("raised", "status", "code", "reason"),
     [
         (KeyboardInterrupt(), "interrupted", 130, "by Ctrl-C (SIGINT)"),
-        (SIGTERMException(), "interrupted", 143, "by SIGTERM"),
+        (Terminated(), "interrupted", 75, "by SIGTERM"),
+        (Terminated(signal.SIGUSR1), "interrupted", 75, "by SIGUSR1"),
         (UserError("data.root=x: no such folder"), "failed", 2, "data.root=x: no such folder"),
         (NotFiniteError("the loss is nan"), "failed", 1, "the loss is nan"),
         (ValueError("first\nsecond"), "failed", 1, "ValueError: first"),
         (SystemExit(3), "failed", 1, "SystemExit: 3"),
     ],
 )
-def test_an_exception_is_an_ending(error: BaseException, status: str, code: int, reason: str) -> None:
-    ending = ending_of(error)
+def test_an_exception_is_an_ending(raised: BaseException, status: str, code: int, reason: str) -> None:
+    ending = ending_of(raised)
     assert (ending.status, ending.code, ending.reason) == (status, code, reason)
-    unexpected = isinstance(error, ValueError | SystemExit) and not isinstance(error, UserError | SIGTERMException)
-    assert bool(ending.trace) == unexpected
+    assert bool(ending.trace) == isinstance(raised, ValueError | SystemExit)
 
 
-def test_the_first_ctrl_c_raises_and_the_second_does_not_disturb_the_ending() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with interruptible():
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-                raise AssertionError("not interrupted")
-            except KeyboardInterrupt:
-                os.kill(os.getpid(), signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "put back"
-    finally:
-        signal.signal(signal.SIGINT, before)
+@pytest.fixture
+def trainer() -> pl.Trainer:
+    return pl.Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu", max_epochs=1
+    )
 
 
-def test_another_thread_leaves_signals_alone() -> None:
-    before, entered = signal.getsignal(signal.SIGINT), []
+class Model(pl.LightningModule):
+    """Sends itself signals in its first step."""
 
-    def work() -> None:
-        with interruptible():
-            entered.append(signal.getsignal(signal.SIGINT))
+    def __init__(self, *numbers: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.numbers = numbers
+        self.steps = 0
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert entered == [before]
+    def training_step(self, batch: torch.Tensor, number: int) -> torch.Tensor:
+        for each in self.numbers if self.steps == 0 else ():
+            os.kill(os.getpid(), each)
+        self.steps += 1
+        return self.weight.sum()
 
-
-def test_lightnings_exit_is_the_interrupt_that_it_was() -> None:
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    with pytest.raises(SystemExit), own_interrupts(trainer):
-        raise SystemExit(1)
-    trainer.state.status = pl.trainer.states.TrainerStatus.INTERRUPTED
-    with pytest.raises(KeyboardInterrupt), own_interrupts(trainer):
-        raise SystemExit(1)
-    with pytest.raises(SIGTERMException), own_interrupts(trainer):
-        raise SIGTERMException
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize(("sent", "raised", "code"), [(signal.SIGINT, KeyboardInterrupt, 130), (15, Terminated, 143)])
-def test_the_first_signal_stops_and_the_second_does_nothing(sent: int, raised: type[BaseException], code: int) -> None:
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+class Boundary(pl.Callback):
+    """Stops after the step in which a signal was heard."""
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        if wish():
+            raise error()
+
+
+def fit(trainer: pl.Trainer, model: Model) -> None:
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3, 1)))
+    with interruptible(), own_interrupts(trainer), at_boundaries():
+        trainer.fit(model, batches)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_lightning_ends_at_the_boundary_with_the_signal_that_was_sent(trainer: pl.Trainer, number: int) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    trainer.callbacks.append(Boundary())
+    model = Model(number)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        _stopped(sent, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert type(stopped.value) is raised
-    assert ending_of(stopped.value).code == code
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+        fit(trainer, model)
+    expected = KeyboardInterrupt if number == signal.SIGINT else Terminated
+    assert (type(stopped.value), model.steps) == (expected, 1)
+    assert getattr(stopped.value, "signal", signal.SIGINT) == number
+    assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_what_is_broken_by_the_signal_is_no_error_of_its_own() -> None:
+def test_a_second_signal_does_not_wait_for_the_boundary(trainer: pl.Trainer) -> None:
+    model = Model(signal.SIGTERM, signal.SIGINT)
+    with pytest.raises(Terminated):
+        fit(trainer, model)
+    assert model.steps == 0
+
+
+def test_lightnings_teardown_hears_a_second_ctrl_c(trainer: pl.Trainer) -> None:
+    class Late(pl.Callback):
+        """While Lightning, told of the first, ends its work."""
+
+        def on_exception(self, *arguments: Any) -> None:
+            time.sleep(ECHO)
+            os.kill(os.getpid(), signal.SIGINT)
+            torn_down.append("went on")
+
+    torn_down: list[str] = []
+    trainer.callbacks += [Boundary(), Late()]
     with pytest.raises(KeyboardInterrupt):
-        _stopped(signal.SIGINT, _break)
-    with pytest.raises(AttributeError), interruptible(sigterm=True):
-        _break()
+        fit(trainer, Model(signal.SIGINT))
+    assert torn_down == []
 
 
-def _stopped(sent: int, then: Callable[[], None]) -> None:
-    with interruptible(sigterm=True):
-        try:
-            os.kill(os.getpid(), sent)
-        finally:
-            then()
+def test_an_exit_of_other_code_is_left_alone(trainer: pl.Trainer) -> None:
+    class Exit(pl.Callback):
+        def on_train_start(self, *arguments: Any) -> None:
+            sys.exit(3)
 
-
-def _break() -> None:
-    raise AttributeError("left half-way")
+    trainer.callbacks.append(Exit())
+    with pytest.raises(SystemExit, match="3"):
+        fit(trainer, Model())

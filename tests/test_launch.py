@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch.distributed as dist
 import alexnet_exp.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
 from alexnet_exp.endings import Ending
 from alexnet_exp.launch import rank_environment, run_ranks
+from alexnet_exp.stopping import ECHO
+from tests.sweep.jobs import are_gone, is_running, pids_in
 
 
 def rank() -> int:
@@ -95,45 +98,152 @@ def test_a_rank_that_cannot_speak_is_spoken_for(tmp_path: Path, work: Any, said:
     assert no_child_is_left()
 
 
-KILLED_PARENT = """
-import os, time
+PARENT = """
+import os, subprocess, sys, time
+from contextlib import nullcontext
+from multiprocessing import forkserver
 from pathlib import Path
-from alexnet_exp.launch import rank_environment, run_ranks
+from alexnet_exp import launch
+from alexnet_exp.endings import Ending, ending_of
+from alexnet_exp.stopping import at_boundaries, error, wish
 
-def linger(container, folder):
-    (folder / f"pid{os.environ['RANK']}").write_text(str(os.getpid()))
-    time.sleep(600)
+def step(container, folder):
+    rank = os.environ["RANK"]
+    child = subprocess.Popen(["sleep", "600"])
+    (folder / f"pids{rank}").write_text(f"{os.getpid()} {child.pid}\\n")
+    until = time.monotonic() + 600
+    try:
+        with at_boundaries():
+            while time.monotonic() < until:
+                time.sleep(0.05)
+                if wish() and container["how"] != "deaf":
+                    time.sleep(0.5 if rank == "0" else 0)  # rank 0 saves, which takes longer
+                    (folder / f"saved{rank}").touch()
+                    raise error()
+    except KeyboardInterrupt as stop:
+        return ending_of(stop)
 
 if __name__ == "__main__":
-    run_ranks(linger, 2, "gloo", {}, Path("."))
+    launch.PRELOAD = ["alexnet_exp.fork_server", "torch"]
+    launch.warm()
+    Path("server").write_text(f"{forkserver._forkserver._forkserver_pid}\\n")
+    ending = launch.run_ranks(step, 2, "gloo", {"how": sys.argv[1]}, Path("."))
+    print(f"{ending.status}: {ending.reason}")
+    sys.exit(ending.code)
 """
 
 
-def test_no_rank_outlives_a_killed_parent(tmp_path: Path) -> None:
-    (tmp_path / "parent.py").write_text(KILLED_PARENT)
-    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path)
-    files = [tmp_path / f"pid{rank}" for rank in (0, 1)]
-    deadline = time.monotonic() + 60
-    while not all(file.exists() and file.read_text() for file in files):
-        assert parent.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    parent.kill()
-    parent.wait()
-    assert all(is_gone(int(file.read_text())) for file in files)
+class Parent:
+    """A process whose two ranks, each with a process of its own, are in the middle of something."""
+
+    def __init__(self, folder: Path, how: str = "", **options: Any):
+        self.folder = folder
+        (folder / "parent.py").write_text(PARENT)
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "process_group": 0}
+        self.process = subprocess.Popen(
+            [sys.executable, "parent.py", how], cwd=folder, env=environment, **(pipes | options)
+        )
+        self.ranks: list[int] = []
+        self.children: list[int] = []
+
+    def begin(self) -> None:
+        first, its, second, others = pids_in(*(self.folder / f"pids{rank}" for rank in (0, 1)))
+        self.ranks, self.children = [first, second], [its, others]
+
+    @property
+    def server(self) -> int:
+        return int((self.folder / "server").read_text())
+
+    @property
+    def saved(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("saved*"))
+
+    def ended(self) -> tuple[int, str]:
+        """The exit code and the ending, once it has ended; none of its ranks and none of their processes is left."""
+        out, _ = self.process.communicate(timeout=60)
+        assert are_gone([*self.ranks, *self.children])
+        return self.process.returncode, out.strip()
 
 
-def is_gone(pid: int, seconds: float = 8) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        if Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z":
-            return True
-        time.sleep(0.1)
-    return False
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[Callable[..., Parent]]:
+    started: list[Parent] = []
+
+    def start(*arguments: Any, **options: Any) -> Parent:
+        started.append(Parent(tmp_path, *arguments, **options))
+        started[-1].begin()
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
+
+
+Start = Callable[..., Parent]
+ENDINGS = {
+    signal.SIGINT: (130, "interrupted: by Ctrl-C (SIGINT)"),
+    signal.SIGTERM: (75, "interrupted: by SIGTERM"),
+    signal.SIGUSR1: (75, "interrupted: by SIGUSR1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", list(ENDINGS))
+@pytest.mark.parametrize("to", ["the parent", "its group", "every process"])
+def test_a_signal_reaches_every_rank_as_one(parent: Start, number: signal.Signals, to: str) -> None:
+    """By `kill`, by a terminal, and as a scheduler does, which signals all that is in a job."""
+    running = parent()
+    if to == "every process":
+        for pid in (*running.ranks, running.server):
+            os.kill(pid, number)
+    (os.kill if to == "the parent" else os.killpg)(running.process.pid, number)
+    running.process.wait(timeout=60)
+    assert running.saved == ["saved0", "saved1"]
+    for pid in running.children:  # the ranks' own, who ended in peace
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert running.ended() == ENDINGS[number]
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_all_at_once(parent: Start) -> None:
+    running = parent("deaf")
+    running.process.send_signal(signal.SIGTERM)
+    time.sleep(2 * ECHO)
+    assert all(map(is_running, running.ranks)), "they are given time"
+    running.process.send_signal(signal.SIGTERM)
+    assert running.ended() == ENDINGS[signal.SIGTERM]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all(parent: Start) -> None:
+    running = parent()
+    os.kill(running.ranks[1], signal.SIGTERM)
+    running.process.wait(timeout=60)
+    assert running.saved == ["saved0", "saved1"]
+    for pid in running.children:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert running.ended() == ENDINGS[signal.SIGTERM]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["parent", "fork server", "rank 0", "rank 1"])
+def test_nobody_outlives_a_process_that_is_killed(parent: Start, who: str) -> None:
+    running = parent()
+    number = {"parent": running.process.pid, "fork server": running.server, "rank 0": running.ranks[0]}
+    os.kill(number.get(who, running.ranks[1]), signal.SIGKILL)
+    code, said = running.ended()
+    if who == "parent":
+        assert code == -signal.SIGKILL
+    elif who == "fork server":
+        assert (code, said.partition(", ")[0]) == (1, "failed: rank 0 ended without a word")
+    else:
+        expected = f"failed: {who} ended without a word, by signal SIGKILL; the system may have been out of memory"
+        assert (code, said) == (1, expected)
+    assert are_gone([running.server])
 
 
 def test_a_single_process_is_no_rank() -> None:

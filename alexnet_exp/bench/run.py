@@ -31,7 +31,7 @@ from alexnet_exp.callbacks.recorder import Recorder, memory_used
 from alexnet_exp.data.split import Streamed
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, place
-from alexnet_exp.endings import Ending, interruptible, own_interrupts
+from alexnet_exp.endings import Ending, own_interrupts
 from alexnet_exp.model import columns_count
 from alexnet_exp.model.count import layers
 from alexnet_exp.model.spec import Network
@@ -39,6 +39,7 @@ from alexnet_exp.model.stage import fused_path
 from alexnet_exp.replicas import replicas
 from alexnet_exp.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.settings import DONE, UserError
+from alexnet_exp.stopping import interruptible
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
 

@@ -11,34 +11,31 @@ import json
 import logging
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from alexnet_exp import logs
+from alexnet_exp import logs, stopping
 from alexnet_exp.atomic import replacing
 from alexnet_exp.cores import SHARE, cores
 from alexnet_exp.endings import Ending
 from alexnet_exp.launch import Group, Work, threads, warm
 from alexnet_exp.recording import record
-from alexnet_exp.runs.contents import YAML_LOADER, read_result
+from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.schema import Trainer
 from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, UserError
+from alexnet_exp.stopping import uninterrupted
+from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.gpus import VISIBLE, Gpus, Share, visible
 from alexnet_exp.sweep.pool import Ended
 from alexnet_exp.validate import typed
+
+LOOK = 0.5  # seconds between two looks at whether a second signal has come
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +105,8 @@ class LocalPool:
         container: dict[str, Any] = {}
         try:
             container, need = self._look_at(job)
-            environment = {**os.environ, **_env_set(job.folder, container)}
-            with _uninterrupted(later=True):
+            environment = {**os.environ, **variables.of_job(job.folder)}
+            with uninterrupted():
                 self._start(job, container, need, environment, begun)
         except UserError as error:
             self._settle(job, container, Ending("failed", BAD_INPUT, str(error)), begun)
@@ -165,14 +162,20 @@ class LocalPool:
             file.write(f"{reason}\n".encode())
 
     def close(self) -> list[Ended]:
-        """Interrupts what runs, waits a few seconds for it to say so in its folder, kills the rest."""
+        """Passes on the signal that asked this process to stop, and waits until what runs has saved and said so.
+
+        What takes longer than `launch.GRACE` is killed, and all at once when this process is asked a second time.
+        """
         atexit.unregister(self.close)
         ended: list[Ended] = []
-        with _uninterrupted():
+        with uninterrupted(later=False):
             for running in self._running:
-                running.group.interrupt()
+                running.group.interrupt(stopping.wish() or signal.SIGTERM)
             while self._running or self._ended:
-                ended += self.wait(1.0)
+                if stopping.insisted():
+                    for running in self._running:
+                        running.group.give_up()
+                ended += self.wait(LOOK)
         return ended
 
     @property
@@ -202,7 +205,7 @@ class LocalPool:
     def _collect(self) -> None:
         """Takes those that have ended out of the running ones."""
         for running in list(self._running):
-            with _uninterrupted(later=True):
+            with uninterrupted():
                 ending = running.group.poll()
                 if ending is not None:
                     self._running.remove(running)
@@ -234,24 +237,6 @@ def need_of(container: Mapping[str, Any]) -> Need:
     return Need(count(devices), gpus, trainer.num_nodes)
 
 
-def _env_set(folder: Path, container: Mapping[str, Any]) -> dict[str, str]:
-    """The variables of `hydra.job.env_set`, as Hydra noted them beside the job's configuration."""
-    file = folder / ".hydra" / "hydra.yaml"
-    if not file.exists():
-        return {}
-    try:
-        noted = {**container, **yaml.load(file.read_bytes(), Loader=YAML_LOADER)}
-        found: Any = noted
-        for key in ("hydra", "job", "env_set"):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        if not found:  # as nearly always: OmegaConf would take its time over all the rest
-            return {}
-        variables: Any = OmegaConf.select(OmegaConf.create(noted), "hydra.job.env_set")
-        return {str(key): str(variables[key]) for key in variables or {}}
-    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{file}: hydra.job.env_set cannot be read ({' '.join(str(error).split())})") from None
-
-
 def _recorded(folder: Path, container: Mapping[str, Any], ending: Ending, group: Group | None) -> Ending:
     """The ending, with result.json saying it. Raises UserError while another process holds the folder."""
     run = RunFolder(folder)
@@ -275,19 +260,3 @@ def _last_words(run: RunFolder, pid: int) -> Ending | None:
     if result.get("pid") != pid or result["status"] not in ("done", "pruned"):
         return None
     return Ending(result["status"], DONE, result.get("error", ""), recorded=True)
-
-
-@contextmanager
-def _uninterrupted(later: bool = False) -> Iterator[None]:
-    """Inside, Ctrl-C does nothing; with `later` it does what it would have done, once the block has ended."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen: list[FrameType | None] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(frame))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if later and seen and callable(before):
-        before(signal.SIGINT, seen[0])

@@ -1,6 +1,10 @@
 """The jobs of a sweep on a SLURM cluster, through submitit; and what such a job does when its turn has come.
 
-    <sweep>/slurm/    what was submitted, and what SLURM and the processes printed before a job's own train.log began
+    <sweep>/slurm/    what was submitted, and what SLURM and the processes printed before a job's own train.log began;
+                      <number>.stop tells a job that is being stopped for good
+
+A job whose time is up, or that is to make room for another, saves, has itself put into the queue again, unless SLURM
+does that anyway, and exits with REQUEUE; it then goes on in its folder.
 
 Jobs that ask for the same are one array. A job's claim is handed over to the queue, so that the sweep can be left
 alone: the same command, or a worker, sees in the claim which of SLURM's jobs it is and does not start it again.
@@ -21,27 +25,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp import logs
-from alexnet_exp.endings import Ending
+from alexnet_exp import logs, stopping
+from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.recording import record
 from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
 from alexnet_exp.schema import COLUMNS
-from alexnet_exp.settings import DONE, FAILED, Problem, Refused, UserError
-from alexnet_exp.settings import INTERRUPTED as INTERRUPTED_CODE
+from alexnet_exp.settings import DONE, FAILED, REQUEUE, Problem, Refused, UserError
+from alexnet_exp.stopping import SIGNALS, interruptible, uninterrupted
+from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.claim import SLURM, Claim, Claims
 from alexnet_exp.sweep.pool import Ended
-from alexnet_exp.sweep.run import OPEN, WELL, status_of
-from alexnet_exp.sweep.slurm_queue import ENDED, FORGOTTEN, Queue, own_id, own_restarts
+from alexnet_exp.sweep.run import OPEN, WELL, make_ready, status_of
+from alexnet_exp.sweep.slurm_queue import ENDED, FORGOTTEN, Queue, own_id, own_restarts, states
 from alexnet_exp.sweep.slurm_settings import SlurmSettings
 
 FOLDER = "slurm"
 LARGEST_ARRAY = 1000  # SLURM's own limit, unless a cluster has set another
-# Seconds between two looks at the queue; for jobs to end after Ctrl-C; for a folder to show what its job wrote last.
+# Seconds between two looks at the queue; for jobs to save and end, when asked, and that SLURM warns them before their
+# time is up; for a folder to show what its job wrote last.
 LOOK = 0.5
-GRACE = 90.0
+GRACE = 120
 SETTLE = 30.0
 # Seconds for whoever submitted a job to hand its claim over; for rank 0 to make the folder ready for the others.
 HANDING_OVER = 60.0
@@ -164,19 +170,30 @@ class SlurmPool:
         (job.folder / PRUNE).write_text(reason + "\n", encoding="utf-8")
 
     def close(self) -> list[Ended]:
-        """Cancels what has not ended. What was running says that it was interrupted, what was waiting stays open."""
+        """Passes on the signal that asked this process to stop, and waits until what runs has saved and said so.
+
+        What was waiting in the queue is cancelled, and stays open; so is what takes longer than `GRACE`, and all at
+        once when this process is asked a second time.
+        """
         ended = [Ended(job, _interrupted("before it was submitted"), 0.0) for job in self._new]
         self._new = []
         if not self._running:
             return ended
-        numbers = [each.number for each in self._running]
-        subprocess.run(["scancel", *numbers], capture_output=True, check=False)
-        deadline = time.monotonic() + GRACE
-        while self._running and time.monotonic() < deadline:
-            ended += self._ended(cancelled_here=True)
-            time.sleep(LOOK)
-        for each in self._running:  # SLURM will end them; it does not say when
-            ended.append(Ended(each.job, _interrupted("cancelled, as Ctrl-C asked"), each.seconds()))
+        with uninterrupted(later=False):
+            for each in self._running:
+                _stop_file(self.folder, each.number).touch()
+            name = (stopping.wish() or signal.SIGTERM).name.removeprefix("SIG")
+            numbers = [each.number for each in self._running]
+            _scancel("--state=PENDING", *numbers)
+            _scancel(f"--signal={name}", *numbers)
+            deadline = time.monotonic() + GRACE
+            while self._running and time.monotonic() < deadline and not stopping.insisted():
+                ended += self._ended(cancelled_here=True)
+                time.sleep(LOOK)
+            if self._running:  # SLURM will end them; it does not say when
+                _scancel(*(each.number for each in self._running))
+        for each in self._running:
+            ended.append(Ended(each.job, _interrupted("cancelled"), each.seconds()))
         self._running = []
         return ended
 
@@ -233,7 +250,7 @@ class _Submitted:
             return None  # a file system that several machines share tells with a delay
         if status not in (OPEN, DIED, RUNNING):
             result = read_result(self.job.folder)
-            code = DONE if status in WELL else INTERRUPTED_CODE if status == INTERRUPTED else FAILED
+            code = DONE if status in WELL else REQUEUE if status == INTERRUPTED else FAILED
             return Ending(status, code, result.get("error", ""), recorded=True)
         if status == OPEN and cancelled_here:
             return _interrupted("cancelled while it waited in the queue")
@@ -249,14 +266,23 @@ class _Submitted:
             return Ending("failed", FAILED, f"SLURM job {self.number} was cancelled before it began")
         said = f"SLURM job {self.number} ended as {state}"
         if state in CUT_OFF and status != OPEN:
-            return Ending("interrupted", INTERRUPTED_CODE, said)
+            return Ending("interrupted", REQUEUE, said)
         file = printed / f"{self.number}_0_log.err"
         last = _last_line(file)
         return Ending("failed", FAILED, f"{said}: {last}" if last else f"{said}; {file} may say why")
 
 
 def _interrupted(reason: str) -> Ending:
-    return Ending("interrupted", INTERRUPTED_CODE, reason)
+    return Ending("interrupted", ending_of(stopping.error()).code, reason)
+
+
+def _stop_file(sweep: Path, number: str) -> Path:
+    """By which the job of this number knows that it is not to be put into the queue again."""
+    return sweep / FOLDER / f"{number}.stop"
+
+
+def _scancel(*arguments: str) -> None:
+    subprocess.run(["scancel", *arguments], capture_output=True, check=False)
 
 
 def _last_line(file: Path) -> str:
@@ -305,6 +331,8 @@ def submit(sweep: Path, asked: Resources, settings: SlurmSettings, name: str, fo
         setup=list(settings.setup),
         # a rank that has failed ends the others, which would wait for it
         srun_args=["--kill-on-bad-exit=1"],
+        # a shorter limit has room for a shorter warning
+        signal_delay_s=min(GRACE, 30 * settings.timeout_min) if settings.timeout_min else GRACE,
         wckey=None,
         additional_parameters={"requeue": True, **settings.additional_parameters},
     )
@@ -331,42 +359,103 @@ def _outside_of_jobs() -> Iterator[None]:
 
 def be_job(path: str) -> None:
     """What SLURM runs, in every task of a job: trains into the folder, and ends the process with its exit code."""
+    notice = _Notice()
     # of submitit's handlers, two do nothing but tell, and one starts the job again when its time is up
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, _time_is_up)
+    signal.signal(signal.SIGUSR2, notice.hear)
     logging.getLogger("submitit").propagate = False  # its words are about itself, and not for train.log
     folder = Path(path)
-    sweep = folder.parent
-    mark = sweep / FOLDER / f"{own_id()}_{own_restarts()}.ready"
-    if int(os.environ.get("SLURM_PROCID", "0")) > 0:
-        if not _is_ready(mark):
-            return
-        sys.exit(_train(folder) or None)
-    claim = _claim(folder)
-    try:
-        runs = _makes_ready(folder) if claim is not None or _is_ours(folder) else False
-        mark.write_text("run" if runs else "skip")
-        code = _train(folder) if runs else DONE
-    finally:
-        mark.unlink(missing_ok=True)
-        if claim is not None:
-            claim.release()
+    before = _saved(folder)
+    with interruptible():
+        try:
+            code = _be_rank_0(folder) if _is_rank_0() else _be_another_rank(folder)
+        except KeyboardInterrupt as stop:
+            code = ending_of(stop).code
+        for each in SIGNALS:  # what is still to do is short, and SLURM repeats itself
+            signal.signal(each, signal.SIG_IGN)
+        if code == REQUEUE and _is_rank_0():
+            _requeue(folder, new=_saved(folder) != before or not notice.time_is_up)
     if code != DONE:
         sys.exit(code)
 
 
+class _Notice:
+    """SIGUSR2, by which SLURM says before a job's time limit that it is near; see `submit`."""
+
+    time_is_up = False
+
+    def hear(self, number: int, frame: Any) -> None:
+        self.time_is_up = True
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def _is_rank_0() -> bool:
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def _be_rank_0(folder: Path) -> int:
+    mark = _mark(folder)
+    claim = _claim(folder)
+    try:
+        runs = _makes_ready(folder) if claim is not None or _is_ours(folder) else False
+        mark.write_text("run" if runs else "skip")
+        return _train(folder) if runs else DONE
+    finally:
+        mark.unlink(missing_ok=True)
+        if claim is not None:
+            claim.release()
+
+
+def _be_another_rank(folder: Path) -> int:
+    return _train(folder) if _is_ready(_mark(folder)) else DONE
+
+
+def _mark(folder: Path) -> Path:
+    """The file in which rank 0 tells the others whether this job is to be run."""
+    return folder.parent / FOLDER / f"{own_id()}_{own_restarts()}.ready"
+
+
+def _saved(folder: Path) -> bytes | None:
+    """What changes whenever a checkpoint is saved."""
+    try:
+        return (folder / "checkpoints" / "last.ckpt.sha256").read_bytes()
+    except OSError:
+        return None
+
+
+def _requeue(folder: Path, new: bool) -> None:
+    """Puts this job into the queue again, where it goes on.
+
+    Not where SLURM has it cancelled or put back already, nor where somebody stops it for good. new: whether it has come
+    further; a job that saves nothing within its time limit would begin for ever.
+    """
+    number = own_id()
+    if number is None or _stop_file(folder.parent, number).exists():
+        return
+    if (states([number]) or {}).get(number) != "RUNNING":
+        return
+    if not new:
+        logs.note(folder, "ERROR", "not requeued: nothing was saved within the time limit; raise it (timeout_min)")
+        return
+    told = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
+    said = "requeued" if told.returncode == 0 else f"could not be requeued: {told.stderr.strip()}"
+    logs.note(folder, "INFO" if told.returncode == 0 else "ERROR", f"SLURM job {number}: {said}")
+
+
 def _makes_ready(folder: Path) -> bool:
-    """Whether the job is to be run; its folder then has nothing of an earlier life of it."""
+    """Whether the job is to be run; its folder then has nothing of an earlier life of it but what it goes on with."""
     if status_of(folder) in WELL:
         return False
-    RunFolder(folder).set_aside()
+    unusable = make_ready(Job(0, folder, ()))
+    if unusable:
+        raise UserError(f"{folder}: {unusable.error}")
     if own_restarts():
         logs.note(folder, "INFO", f"requeued by SLURM, restart {own_restarts()}")
     return True
 
 
 def _train(folder: Path) -> int:
+    os.environ.update(variables.of_job(folder))
     import torch
 
     from alexnet_exp.train import train
@@ -406,10 +495,3 @@ def _is_ready(mark: Path) -> bool:
                 return word == "run"
         time.sleep(LOOK)
     raise RuntimeError(f"rank 0 has not begun within {GETTING_READY:g} seconds")
-
-
-def _time_is_up(number: int, frame: Any) -> None:
-    """SLURM's warning before a job's time limit: ends the run as SIGTERM does, while there is time to write it down."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    log.warning("SLURM: the time limit is near")
-    os.kill(os.getpid(), signal.SIGTERM)

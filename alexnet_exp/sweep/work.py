@@ -7,10 +7,11 @@ from pathlib import Path
 
 from alexnet_exp.atomic import follow
 from alexnet_exp.config import Problems, fitted
-from alexnet_exp.endings import ending_of, interruptible
+from alexnet_exp.endings import ending_of
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import FAILED
 from alexnet_exp.settings import UserError
+from alexnet_exp.stopping import interruptible
 from alexnet_exp.sweep import results
 from alexnet_exp.sweep.compose import check_devices
 from alexnet_exp.sweep.pool import Pool
@@ -68,7 +69,7 @@ def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
         teller.ended(outcome)
 
     stopped: KeyboardInterrupt | None = None
-    with interruptible(sigterm=True):
+    with interruptible():
         try:
             if to_do:
                 pool = local_pool(jobs, "--jobs")

@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).with_name("cluster.sh")
 CANNOT = 3
 PATIENCE = 180  # seconds, for a machine that has other things to do
 PYTHON = [sys.executable, "-m", "alexnet_exp"]
-LONG = 150  # epochs, of a run that is still running when it is looked for
+LONG = 60  # epochs, of a run that is still running when it is looked for
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,25 @@ def test_a_job_that_is_requeued_ends_done_one_that_fails_or_is_cancelled_is_pass
     log = (folder / "train.log").read_text()
     assert log.count("requeued by SLURM, restart 1") == 1
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG + 1))
-    before = read_result(folder / "earlier" / "1")
-    assert (before["status"], before["error"]) == ("interrupted", "by SIGTERM")
+    assert "interrupted: by SIGTERM" in log
+    assert "goes on from" in log
+    assert not (folder / "earlier").exists()
+
+
+@pytest.mark.parametrize(("sent", "reason"), [("USR1", "USR1"), ("TERM", "TERM"), ("USR2", "USR1")])
+def test_a_job_that_is_given_notice_saves_and_goes_on_after_the_queue(shell: Shell, sent: str, reason: str) -> None:
+    """USR1 and TERM as before a preemption; USR2 as submitit has SLURM say that the time limit is near."""
+    process = shell.start(*shell.sweep("seed=1", f"trainer.max_epochs={LONG}"))
+    folder = until(lambda: shell.folders().get(1), process)
+    until(lambda: len(read_metrics(folder)) > 1, process)
+    number = number_of(shell, folder)
+    shell.run("scancel", f"--signal={sent}", number)
+    code, summary, errors = told(process)
+    assert (code, summary["counts"]) == (0, {"done": 1}), errors
+    log = (folder / "train.log").read_text()
+    said = (f"interrupted: by SIG{reason}", f"SLURM job {number}: requeued", "by SLURM, restart 1", "goes on from")
+    assert [log.count(words) for words in said] == [1, 1, 1, 1], log
+    assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG + 1))
 
 
 def test_tasks_are_ranks(shell: Shell) -> None:

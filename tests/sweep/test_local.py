@@ -20,10 +20,11 @@ from alexnet_exp.runs import provenance
 from alexnet_exp.runs.contents import read_result, read_steps
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.settings import Refused
+from alexnet_exp.stopping import ECHO, interruptible
 from alexnet_exp.sweep import local
 from alexnet_exp.sweep.local import LocalPool, need_of
 from tests.sweep import works
-from tests.sweep.jobs import are_gone, pids_in, plain_job, run_all, tiny_job, wait_until
+from tests.sweep.jobs import are_gone, is_running, pids_in, plain_job, run_all, tiny_job, wait_until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,11 +99,11 @@ def test_the_environment_is_that_of_the_call_without_the_ranks_of_others(
     for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "PL_GLOBAL_SEED", "SLURM_PROCID"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    hydra = {"job": {"env_set": {"SET": "${oc.env:MARK}, seed ${seed}", "MARK2": 5}}}
+    hydra = {"job": {"env_set": {"SET": "as it stands: ${oc.env:MARK}", "MARK2": 5}}}
     run_all(pool, job := plain_job(tmp_path / "job", CPU, hydra), two := plain_job(tmp_path / "two", CPU_2))
     seen = around(job)["environment"]
     assert "MARK" not in around(first)["environment"]
-    assert (seen["MARK"], seen["SET"], seen["MARK2"]) == ("of now", "of now, seed 3", "5")
+    assert (seen["MARK"], seen["SET"], seen["MARK2"]) == ("of now", "as it stands: ${oc.env:MARK}", "5")
     assert not {"MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "PL_GLOBAL_SEED"} & seen.keys()
     assert not {"WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"} & seen.keys()
     for rank in "01":
@@ -314,6 +315,26 @@ def test_a_job_without_a_configuration_fails(local_pool: Pools, tmp_path: Path) 
     assert "config.yaml: cannot be read" in read_result(job.folder)["error"]
 
 
+@pytest.mark.parametrize(
+    ("hydra", "said"),
+    [
+        ({"job": {"env_set": {"PYTHONPATH": "/tmp/evil"}}}, "hydra.job.env_set.PYTHONPATH: decides which code runs"),
+        ({"job": {"env_set": {"ALEXNET_EXP_ALLOW": "os"}}}, "hydra.job.env_set.ALEXNET_EXP_ALLOW: decides"),
+        ({"job": {"env_set": {"LD_PRELOAD": "/tmp/evil.so"}}}, "hydra.job.env_set.LD_PRELOAD: decides which code runs"),
+        ({"job": {"env_set": ["PATH=/tmp/evil"]}}, "hydra.job.env_set must be names of variables with their values"),
+        ({"job": {"env_set": {"A": {"_target_": "os.system"}}}}, "hydra.job.env_set must be names of variables"),
+        ({"job": {"env_set": {"A=B": "1"}}}, "hydra.job.env_set must be names of variables"),
+    ],
+)
+def test_a_folder_cannot_say_which_code_runs(local_pool: Pools, tmp_path: Path, hydra: Any, said: str) -> None:
+    job = plain_job(tmp_path / "job", CPU, hydra)
+    ended = run_all(local_pool(work=works.look_around), job)["job"].ending
+    assert (ended.status, ended.code) == ("failed", 2)
+    assert f"hydra.yaml: {said}" in ended.reason
+    assert len(ended.reason.splitlines()) == 1
+    assert not (job.folder / "around.json").exists()
+
+
 def test_several_nodes_are_for_a_cluster(local_pool: Pools, tmp_path: Path) -> None:
     job = plain_job(tmp_path / "job", {"trainer": {"accelerator": "cpu", "num_nodes": 2}})
     ended = run_all(local_pool(work=works.speak), job)
@@ -380,6 +401,36 @@ def test_a_rank_that_raises_ends_its_job_alone(local_pool: Pools, tmp_path: Path
 # That none is left
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [
+        (signal.SIGINT, 130, "by Ctrl-C (SIGINT)"),
+        (signal.SIGTERM, 75, "by SIGTERM"),
+        (signal.SIGUSR1, 75, "by SIGUSR1"),
+    ],
+)
+def test_close_passes_on_the_signal_that_came(
+    local_pool: Pools, tmp_path: Path, number: int, code: int, reason: str
+) -> None:
+    """One job is in a step, which it ends, and saves; the other is where it can be left at once."""
+    pool = local_pool(2, work=works.step)
+    jobs = [plain_job(tmp_path / name, CPU | {"step": name == "in a step"}) for name in ("in a step", "elsewhere")]
+    for job in jobs:
+        pool.start(job)
+    wait_until(lambda: all((job.folder / "begun").exists() for job in jobs))
+    ended = {}
+    with interruptible():
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            ended = {each.job.folder.name: each.ending for each in pool.close()}
+    for job in jobs:
+        ending = ended[job.folder.name]
+        assert (ending.status, ending.code, ending.reason) == ("interrupted", code, reason)
+        assert read_result(job.folder)["error"] == reason
+    assert [(job.folder / "saved").exists() for job in jobs] == [True, False]
+
+
 def test_close_interrupts_what_runs(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "GRACE", 2.0)
     pool = local_pool(3, work=works.linger)
@@ -392,7 +443,7 @@ def test_close_interrupts_what_runs(local_pool: Pools, tmp_path: Path, monkeypat
     pids = pids_in(*(job.folder / "pids" for job in jobs))
     ended = {each.job.folder.name: each.ending for each in pool.close()}
     for job in jobs:
-        assert (ended[job.folder.name].status, ended[job.folder.name].code) == ("interrupted", 130)
+        assert (ended[job.folder.name].status, ended[job.folder.name].code) == ("interrupted", 75)
         assert read_result(job.folder)["status"] == "interrupted"
     assert pool.running() == []
     deaf, its_child = pids[2:]
@@ -413,7 +464,7 @@ def test_close_interrupts_training_with_two_ranks(local_pool: Pools, tmp_path: P
     assert {each.ending.status for each in pool.close()} == {"interrupted"}
     for job in jobs:
         result = read_result(job.folder)
-        assert (result["status"], result["error"]) == ("interrupted", "by Ctrl-C (SIGINT)")
+        assert (result["status"], result["error"]) == ("interrupted", "by SIGTERM")
         assert "Traceback" not in (job.folder / "train.log").read_text()
 
 
@@ -422,14 +473,14 @@ import os
 import sys
 from pathlib import Path
 from alexnet_exp import launch
-from alexnet_exp.endings import interruptible
+from alexnet_exp.stopping import interruptible
 from alexnet_exp.sweep import local
 from alexnet_exp.sweep.local import LocalPool
 from tests.sweep import works
 from tests.sweep.jobs import plain_job
 
 if __name__ == "__main__":
-    launch.PRELOAD, launch.GRACE = ["torch"], 3.0
+    launch.PRELOAD = ["alexnet_exp.fork_server", "torch"]
     pool = LocalPool(2, work=works.linger)
     cpu = {"trainer": {"accelerator": "cpu"}, "deaf": sys.argv[1] == "deaf"}
     with interruptible():
@@ -441,7 +492,7 @@ if __name__ == "__main__":
         except KeyboardInterrupt:
             Path("closing").touch()
             print(sorted(each.ending.status for each in pool.close()), flush=True)
-            os._exit(130)  # a second Ctrl-C that comes this late is the interpreter's affair
+            os._exit(130)
 """
 
 
@@ -464,27 +515,27 @@ def test_no_job_outlives_a_killed_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ignored", [False, True])
-def test_ctrl_c_and_a_second_one(tmp_path: Path, ignored: bool) -> None:
+@pytest.mark.parametrize("deaf", [False, True])
+def test_ctrl_c_and_where_that_does_not_help_a_second_one(tmp_path: Path, deaf: bool) -> None:
     # started in the background by a script, SIGINT is ignored by inheritance: by the fork server's children too
-    how = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)} if ignored else {}
-    process = sweep(tmp_path, "deaf" if ignored else "", process_group=0, **how)
+    how = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)} if deaf else {}
+    process = sweep(tmp_path, "deaf" if deaf else "", process_group=0, **how)
     files = (tmp_path / "a" / "pids", tmp_path / "b" / "pids")
     pids = pids_in(*files)
     os.killpg(process.pid, signal.SIGINT)
     wait_until(lambda: (tmp_path / "closing").exists() or process.poll() is not None)
-    time.sleep(0.2)
-    if process.poll() is None:
+    if deaf:
+        time.sleep(2 * ECHO)
+        assert all(map(is_running, pids)), "they are given time"
         os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout.strip()) == (130, "['interrupted', 'interrupted']"), stderr
     assert "Traceback" not in stderr
     for name in ("a", "b"):
-        assert read_result(tmp_path / name)["status"] == "interrupted"
-    assert are_gone(pids[::2])
-    for pid in pids[1::2]:
-        if not ignored:
-            os.kill(pid, signal.SIGKILL)  # as above
+        assert read_result(tmp_path / name)["error"] == "by Ctrl-C (SIGINT)"
+    assert are_gone(pids if deaf else pids[::2])
+    for pid in () if deaf else pids[1::2]:
+        os.kill(pid, signal.SIGKILL)  # as above
 
 
 @pytest.mark.slow

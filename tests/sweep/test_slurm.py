@@ -12,7 +12,7 @@ from alexnet_exp.devices import launched
 from alexnet_exp.launch import rank_environment
 from alexnet_exp.settings import Refused, UserError
 from alexnet_exp.sweep import slurm_queue
-from alexnet_exp.sweep.slurm import Resources, check, need_submitit, resources
+from alexnet_exp.sweep.slurm import Resources, _requeue, check, need_submitit, resources
 from alexnet_exp.sweep.slurm_queue import FORGOTTEN, Queue, own_id, states
 from alexnet_exp.sweep.slurm_settings import SlurmSettings
 
@@ -152,3 +152,48 @@ def test_a_job_of_an_array_goes_by_the_number_that_it_had_while_it_waited(variab
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
     assert own_id() == number
+
+
+@pytest.fixture
+def scontrol(tmp_path, squeue, monkeypatch):
+    """A controller in whose queue job 7 is as `be` says, and the folder of that job; what it is asked is in `told`."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    for key in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    folder = tmp_path / "sweep" / "job"
+    folder.mkdir(parents=True)
+    (tmp_path / "sweep" / "slurm").mkdir()
+
+    def requeued(state: str, new: bool) -> str:
+        squeue(f"7|{state}")
+        _requeue(folder, new)
+        told = tmp_path / "told"
+        return told.read_text().strip() if told.exists() else ""
+
+    return requeued, folder
+
+
+def test_a_job_that_saved_is_requeued(scontrol):
+    requeued, folder = scontrol
+    assert requeued("RUNNING", new=True) == "requeue 7"
+    assert "SLURM job 7: requeued" in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "PENDING", "CANCELLED", "PREEMPTED"])
+def test_a_job_that_slurm_has_taken_back_or_cancelled_is_left_to_it(scontrol, state):
+    requeued, _ = scontrol
+    assert requeued(state, new=True) == ""
+
+
+def test_a_job_that_is_stopped_for_good_is_not_requeued(scontrol):
+    requeued, folder = scontrol
+    (folder.parent / "slurm" / "7.stop").touch()
+    assert requeued("RUNNING", new=True) == ""
+
+
+def test_a_job_that_saves_nothing_within_its_limit_does_not_begin_for_ever(scontrol):
+    requeued, folder = scontrol
+    assert requeued("RUNNING", new=False) == ""
+    assert "not requeued: nothing was saved within the time limit" in (folder / "train.log").read_text()

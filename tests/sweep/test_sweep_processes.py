@@ -43,6 +43,7 @@ class Act(pl.Callback):
         hold = Path(os.environ["HERE"], "hold")
         if self.what == "hold" and hold.exists():
             hold.with_name("held").write_text(str(os.getpid()))
+            hold.with_name(f"held{os.getpid()}").touch()
             while hold.exists():
                 time.sleep(0.02)
 '''
@@ -153,27 +154,62 @@ def test_a_job_that_fails_and_one_whose_process_is_killed(command: Command, tmp_
 
 
 @pytest.mark.parametrize(
-    ("number", "ignored", "code"),
-    [(signal.SIGINT, False, 130), (signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)],
+    ("number", "code", "reason"),
+    [
+        (signal.SIGINT, 130, "by Ctrl-C (SIGINT)"),
+        (signal.SIGTERM, 75, "by SIGTERM"),
+        (signal.SIGUSR1, 75, "by SIGUSR1"),
+    ],
 )
-def test_a_sweep_that_is_stopped_in_its_first_job(
-    command: Command, tmp_path: Path, number: signal.Signals, ignored: bool, code: int
+def test_a_sweep_that_is_stopped_has_its_jobs_save(
+    command: Command, tmp_path: Path, number: signal.Signals, code: int, reason: str
 ) -> None:
+    """Two jobs, each in the middle of a step; what the third would be stays open."""
     (tmp_path / "hold").touch()
     # started in the background by a script, SIGINT is ignored by inheritance
-    how = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)} if ignored else {}
-    process = command(*acts("hold", "nothing", "later"), WHERE, "-m", process_group=0, **how)
-    held = wait_for(tmp_path / "held", process)
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
-    else:
-        os.kill(process.pid, number)
+    how = {"preexec_fn": lambda: signal.signal(number, signal.SIG_IGN)}
+    line = (*acts("hold"), "seed=1,2,3", "hydra.launcher.jobs=2", WHERE, "-m")
+    process = command(*line, process_group=0, **how)
+    logs = [tmp_path / "sweep" / job.folder.name / "train.log" for job in _held(process, tmp_path)]
+    os.killpg(process.pid, number)  # as a terminal does
+    wait_until(lambda: all(f"{number.name}: stopping" in log.read_text() for log in logs))
+    (tmp_path / "hold").unlink()
     got, told, lines = ended(process)
     assert got == code, lines
-    assert (told["status"], told["counts"]) == ("interrupted", {"interrupted": 1, "open": 2})
-    assert statuses() == ["interrupted", "open", "open"]
+    assert (told["status"], told["counts"]) == ("interrupted", {"interrupted": 2, "open": 1})
+    assert not [line for line in lines if "Traceback" in line]
+    for job in jobs()[:2]:
+        result = read_result(job.folder)
+        assert (result["status"], result["error"]) == ("interrupted", reason)
+        assert (job.folder / "checkpoints" / "last.ckpt").exists()
+        assert is_gone(result["pid"])
+
+
+def test_a_second_signal_ends_a_sweeps_jobs_in_the_middle_of_a_step(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    process = command(*acts("hold", "later"), WHERE, "-m", process_group=0)
+    held = wait_for(tmp_path / "held", process)
+    log = jobs()[0].folder / "train.log"
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "SIGTERM: stopping" in log.read_text())
+    process.send_signal(signal.SIGINT)
+    got, told, lines = ended(process)
+    assert got == 75, lines
+    assert (told["status"], told["counts"]) == ("interrupted", {"interrupted": 1, "open": 1})
+    assert read_result(jobs()[0].folder)["error"] == "by SIGTERM"
     assert is_gone(held)
     assert not [line for line in lines if "Traceback" in line]
+
+
+def _held(process: subprocess.Popen[str], folder: Path) -> list[Job]:
+    """The first two jobs, once both have begun with a step that does not end."""
+    wait_for(folder / "held", process)
+
+    def both() -> bool:
+        return len(list(folder.glob("held?*"))) == 2
+
+    wait_until(both, 180)
+    return jobs()[:2]
 
 
 def test_two_workers_share_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

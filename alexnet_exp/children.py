@@ -1,0 +1,62 @@
+"""Processes that end with whoever started them, however that ends, and that a group's signals do not end before."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import wait
+
+from alexnet_exp.stopping import SIGNALS
+
+ENDED = 1  # the exit code of a process that had to
+
+
+def end_with_parent(*, group: bool = False) -> None:
+    """From now on this process ends when the one that asked for it is gone; a fork server's child is not told else.
+
+    group: it gets a process group of its own, which ends as a whole: the processes that it starts end with it.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+    group = group and hasattr(os, "setpgid")
+    if group:
+        os.setpgid(0, 0)
+
+    def watch() -> None:
+        wait([sentinel])
+        if group:
+            os.killpg(0, signal.SIGKILL)
+        os._exit(ENDED)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def loader_worker(number: int) -> None:
+    """What a data loader's worker does first (`worker_init_fn`).
+
+    It ends with the process that it decodes for. What is sent to all processes at once, by a terminal or a scheduler,
+    it does not hear: without it the step that is to be saved could not be ended.
+    """
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_with_parent()
+        return
+    # before any thread is started: it would not block what its starter does not
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    by = parent.pid
+
+    def listen_to_parent() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != by:
+            pass
+        os._exit(ENDED)
+
+    threading.Thread(target=listen_to_parent, name="parent-signals", daemon=True).start()

@@ -1,0 +1,202 @@
+"""Stopping when a signal asks for it: SIGINT (Ctrl-C), SIGTERM, and SIGUSR1, by which SLURM and others give notice.
+
+Inside `interruptible` the first one raises `error()` wherever the code is; inside `at_boundaries` it only sets a flag,
+for which a loop asks `wish()` where it can be left without a loss. The second one raises at once, everywhere. The third
+does what the system does by default, so that a native call that hangs can be left too. No torch here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# Seconds within which the same signal again is no second one: `timeout` and others signal a process and its group.
+ECHO = 0.25
+
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGUSR1. Whoever ends its work in order on Ctrl-C does so here too."""
+
+    def __init__(self, number: signal.Signals = signal.SIGTERM):
+        super().__init__(number.name)
+        self.signal = number
+
+
+@dataclass
+class _State:
+    """Of this process, since it entered `interruptible`; changed by handlers, which run in the main thread alone."""
+
+    insist: bool = True
+    pid: int = field(default_factory=os.getpid)
+    before: dict[signal.Signals, Handler] = field(default_factory=dict)
+    wish: signal.Signals | None = None
+    heard: int = 0
+    last: tuple[int, float] = (0, 0.0)
+    raised: bool = False  # the exception went out from wherever the code was
+    owed: bool = False  # it is to go out where a block ends
+    boundaries: int = 0
+    held: int = 0
+
+
+_state: _State | None = None
+
+
+def wish() -> signal.Signals | None:
+    """The signal that asked this process to stop; None while none did."""
+    return _state.wish if _state is not None else None
+
+
+def error(heard_elsewhere: signal.Signals | None = None) -> KeyboardInterrupt:
+    """The exception that the wish means: KeyboardInterrupt for SIGINT, `Terminated` for the others.
+
+    heard_elsewhere: the signal, where another process of the run was asked and this one agrees.
+    """
+    asked = heard_elsewhere or wish()
+    return KeyboardInterrupt() if asked in (None, signal.SIGINT) else Terminated(asked)
+
+
+def insisted() -> bool:
+    """Whether it was asked a second time: what is not done at once is to be left."""
+    return _state is not None and _state.heard > 1
+
+
+@contextmanager
+def interruptible(*, insist: bool = True) -> Iterator[None]:
+    """Inside, this process listens to `SIGNALS`, also where they were ignored or blocked by inheritance.
+
+    The first raises `error()`, and so does a second; a third is the system's affair. An error of code that was left
+    half-way comes out as the signal that it was left by. insist: False where whoever started this process kills it if
+    it does not end in time: further signals, which then are copies of the first, do nothing. Blocks may be nested: the
+    outermost counts. Outside of the main thread nothing changes: whoever owns that handles signals.
+    """
+    global _state
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    outermost = _state is None
+    if _state is None:
+        _state = _State(insist, before={each: signal.getsignal(each) for each in SIGNALS})
+    state = _state
+    listen()
+    try:
+        yield
+    except Exception as broken:
+        if state.raised:
+            raise error() from broken
+        raise
+    finally:
+        if outermost:
+            _put_back(state)
+            _state = None
+
+
+@contextmanager
+def at_boundaries() -> Iterator[None]:
+    """Inside, the first signal raises nothing: the code asks for `wish()` where it can be left, and raises `error()`.
+
+    Raised here at the latest, unless another exception comes out.
+    """
+    state = _state
+    if state is None:
+        yield
+        return
+    state.boundaries += 1
+    try:
+        yield
+    finally:
+        state.boundaries -= 1
+    if state.wish is not None:
+        state.raised, state.owed = True, False
+        raise error()
+
+
+@contextmanager
+def uninterrupted(*, later: bool = True) -> Iterator[None]:
+    """Inside, no signal raises. What it would have raised comes out at the end, unless another exception does.
+
+    later: whether it does; else the code has asked `insisted()`, and done what there was to do.
+    """
+    state = _state
+    if state is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    state.held += 1
+    try:
+        yield
+    finally:
+        state.held -= 1
+    if state.held or not state.owed or (state.boundaries and state.heard == 1):
+        return
+    state.owed = False
+    if later:
+        state.raised = True
+        raise error()
+
+
+def listen() -> None:
+    """Inside `interruptible`: puts the handlers where they are to be, also where other code has set its own."""
+    state = _state
+    if state is None or threading.current_thread() is not threading.main_thread():
+        return
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL if state.heard > 1 else _hear)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    state = _state
+    if state is None or state.pid != os.getpid():  # heard a moment before it was put back, or by a child just forked
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    now = time.monotonic()
+    if state.heard and (not state.insist or (number == state.last[0] and now - state.last[1] < ECHO)):
+        return
+    state.last = number, now
+    state.heard += 1
+    if state.wish is None:
+        state.wish = signal.Signals(number)
+    if state.heard > 1:
+        listen()
+    if state.held or (state.boundaries and state.heard == 1):
+        state.owed = True
+        if not state.held:
+            _say(state.wish)
+        return
+    state.raised = True
+    raise error()
+
+
+def _say(number: signal.Signals) -> None:
+    """Not by the log, whose lock the interrupted code may hold; and once, where several ranks hear it."""
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        with suppress(OSError):
+            os.write(2, f"{number.name}: stopping once this step is saved; again to leave at once\n".encode())
+
+
+def _put_back(state: _State) -> None:
+    for each, handler in state.before.items():
+        signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+def _forget() -> None:
+    """In a child that was forked: what its parent listens to is no affair of its own."""
+    global _state
+    if _state is not None:
+        state, _state = _state, None
+        _put_back(state)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

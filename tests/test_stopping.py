@@ -1,0 +1,339 @@
+"""What signals do, in this process and in real ones: at a boundary, at once, and when nothing else helps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_exp.endings import ending_of
+from alexnet_exp.stopping import (
+    ECHO,
+    SIGNALS,
+    Terminated,
+    at_boundaries,
+    error,
+    insisted,
+    interruptible,
+    listen,
+    uninterrupted,
+    wish,
+)
+
+EACH = pytest.mark.parametrize(
+    ("number", "kind", "code", "reason"),
+    [
+        (signal.SIGINT, KeyboardInterrupt, 130, "by Ctrl-C (SIGINT)"),
+        (signal.SIGTERM, Terminated, 75, "by SIGTERM"),
+        (signal.SIGUSR1, Terminated, 75, "by SIGUSR1"),
+    ],
+)
+
+
+@contextmanager
+def stops(kind: type[KeyboardInterrupt] = KeyboardInterrupt, **options: bool) -> Iterator[list[KeyboardInterrupt]]:
+    """Inside, the process is interruptible, and a signal is to raise just that out of it."""
+    stopped: list[KeyboardInterrupt] = []
+    try:
+        with interruptible(**options):
+            yield stopped
+    except KeyboardInterrupt as stop:
+        stopped.append(stop)
+    assert [type(stop) for stop in stopped] == [kind]
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_put_back() -> Any:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    yield
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert wish() is None
+
+
+@EACH
+def test_a_signal_raises_at_once(number: int, kind: type[KeyboardInterrupt], code: int, reason: str) -> None:
+    with stops(kind) as stopped:
+        send(number)
+        raise AssertionError("not interrupted")
+    ending = ending_of(stopped[0])
+    assert (ending.status, ending.code, ending.reason) == ("interrupted", code, reason)
+
+
+@EACH
+def test_at_boundaries_it_is_a_wish(
+    number: int, kind: type[KeyboardInterrupt], code: int, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps = 0
+    with stops(kind) as stopped, at_boundaries():
+        assert wish() is None
+        for step in range(4):
+            if step == 2:
+                send(number)
+            steps += 1
+            if wish():
+                raise error()
+    assert (steps, ending_of(stopped[0]).reason) == (3, reason)
+    name = signal.Signals(number).name
+    assert capfd.readouterr().err == f"{name}: stopping once this step is saved; again to leave at once\n"
+
+
+def test_a_wish_that_nobody_asked_for_is_raised_at_the_end() -> None:
+    went_on = False
+    with stops(Terminated):
+        with at_boundaries():
+            send(signal.SIGTERM)
+            went_on = True
+        raise AssertionError("not raised")
+    assert went_on
+
+
+def test_another_error_at_a_boundary_is_not_the_signals() -> None:
+    def save() -> None:
+        with interruptible(), at_boundaries():
+            send(signal.SIGTERM)
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save()
+
+
+def test_what_was_left_half_way_is_no_error_of_its_own() -> None:
+    with stops(Terminated):
+        try:
+            send(signal.SIGTERM)
+        finally:
+            raise AttributeError("left half-way")
+    with pytest.raises(AttributeError), interruptible():
+        raise AttributeError("of its own")
+
+
+def test_a_second_one_raises_at_once_and_the_first_is_the_reason() -> None:
+    with stops(Terminated) as stopped, at_boundaries():
+        send(signal.SIGTERM)
+        assert not insisted()
+        try:
+            send(signal.SIGINT)
+        finally:
+            assert insisted()
+            assert {signal.getsignal(each) for each in SIGNALS} == {signal.SIG_DFL}
+        raise AssertionError("not raised")
+    assert ending_of(stopped[0]).reason == "by SIGTERM"
+
+
+def test_the_same_signal_twice_in_a_moment_is_one() -> None:
+    """`timeout` sends to the process and to its group."""
+    with stops(Terminated), at_boundaries():
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert not insisted()
+        time.sleep(ECHO)
+        send(signal.SIGTERM)
+        raise AssertionError("not raised")
+
+
+def test_where_the_parent_kills_further_signals_are_copies() -> None:
+    with stops(Terminated, insist=False), at_boundaries():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+            send(number)
+        assert (wish(), insisted()) == (signal.SIGTERM, False)
+        went_on = True
+    assert went_on
+
+
+def test_uninterrupted_holds_it_back() -> None:
+    done = []
+    with stops(Terminated):
+        with uninterrupted():
+            with uninterrupted():
+                send(signal.SIGTERM)
+                done.append("inner")
+            done.append("outer")
+        done.append("never")
+    assert done == ["inner", "outer"]
+    with interruptible():
+        with uninterrupted(later=False):
+            send(signal.SIGTERM)
+        assert wish() == signal.SIGTERM
+        with pytest.raises(Terminated):
+            send(signal.SIGINT)
+
+
+def test_uninterrupted_within_boundaries_leaves_it_to_the_boundary() -> None:
+    with stops(Terminated), at_boundaries():
+        with uninterrupted():
+            send(signal.SIGTERM)
+        went_on = True
+    assert went_on
+
+
+def test_nested_blocks_are_one() -> None:
+    with stops():
+        with stops():
+            send(signal.SIGINT)
+        assert wish() == signal.SIGINT
+        time.sleep(ECHO)
+        send(signal.SIGINT)
+
+
+def test_listening_again_where_other_code_has_made_the_process_deaf() -> None:
+    with stops():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        send(signal.SIGINT)
+        listen()
+        send(signal.SIGINT)
+        raise AssertionError("not raised")
+
+
+def test_another_thread_leaves_signals_alone() -> None:
+    before, entered = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with interruptible(), uninterrupted():
+            entered.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert entered == [before]
+
+
+def test_a_forked_child_is_no_part_of_it() -> None:
+    reader, writer = os.pipe()
+    with interruptible(), at_boundaries():
+        child = os.fork()
+        if child == 0:
+            os.write(writer, b"!")
+            time.sleep(60)
+            os._exit(0)
+        os.read(reader, 1)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+
+
+# Real processes
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from alexnet_exp.endings import ending_of
+from alexnet_exp.stopping import at_boundaries, error, interruptible, wish
+
+def step(number):
+    Path("step").write_text(str(number))
+    until = time.monotonic() + 600
+    while Path("hold").exists() and time.monotonic() < until:
+        try:
+            time.sleep(0.02)
+        except KeyboardInterrupt:
+            Path("raised").touch()
+            if "stubborn" not in sys.argv:
+                raise
+    Path("done").write_text(str(number))
+
+def main():
+    for number in range(10**6):
+        step(number)
+        if wish():
+            Path("saved").write_text(str(number))
+            raise error()
+
+with interruptible():
+    try:
+        with at_boundaries():
+            main()
+    except KeyboardInterrupt as stop:
+        ending = ending_of(stop)
+print(ending.reason)
+sys.exit(ending.code)
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Any:
+    """Starts the program in a step that does not end while the file `hold` is there."""
+    (tmp_path / "hold").touch()
+    (tmp_path / "program.py").write_text(PROGRAM)
+    processes: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        process = subprocess.Popen([sys.executable, "program.py", *arguments], env=environment, **pipes, **options)
+        processes.append(process)
+        appears(tmp_path / "step", process)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def appears(file: Path, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 60
+    while not (file.exists() and (file.name != "step" or file.read_text())):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@EACH
+def test_a_loop_ends_its_step_and_saves(
+    start: Start, tmp_path: Path, number: signal.Signals, kind: type[KeyboardInterrupt], code: int, reason: str
+) -> None:
+    # as a script in the background leaves it, and a fork server with blocked signals
+    def deaf() -> None:
+        signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+
+    process = start(preexec_fn=deaf)
+    process.send_signal(number)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(f"{number.name}: stopping")
+    assert not (tmp_path / "done").exists()
+    (tmp_path / "hold").unlink()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.strip(), err) == (code, reason, "")
+    assert (tmp_path / "saved").read_text() == (tmp_path / "done").read_text()
+
+
+def test_a_second_one_leaves_in_the_middle_of_a_step(start: Start, tmp_path: Path) -> None:
+    process = start()
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    process.stderr.readline()
+    time.sleep(ECHO)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out.strip()) == (75, "by SIGTERM")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_third_one_is_the_systems(start: Start, tmp_path: Path) -> None:
+    process = start("stubborn")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    process.stderr.readline()
+    time.sleep(ECHO)
+    process.send_signal(signal.SIGINT)
+    appears(tmp_path / "raised", process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
