@@ -26,6 +26,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """The temporary files in `folder`: those that killed processes left, if the caller knows that none is at work."""
+    return sorted(folder.glob(".*.tmp"))
+
+
 def link(path: Path, target: Path) -> None:
     """Makes `path` a relative link to `target`, replacing the link that was there.
 

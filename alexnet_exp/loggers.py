@@ -6,6 +6,8 @@ import importlib.util
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +20,7 @@ from alexnet_exp.extend import UserClass
 from alexnet_exp.schema import Config, Mlflow, TensorBoard, Wandb
 from alexnet_exp.settings import DONE, UserError
 from alexnet_exp.trackers.closing import Closing
+from alexnet_exp.trackers.guarded import Guarded
 from alexnet_exp.trackers.values import tested
 
 log = logging.getLogger(__name__)
@@ -50,13 +53,21 @@ class Reports:
 
 
 def build_loggers(config: Config, run: Path, parameters: Mapping[str, Any]) -> Reports:
-    """The loggers of `config.logger`, told the run's flat `parameters`. Raises `UserError` if a package is missing."""
+    """The loggers of `config.logger`, told the run's flat `parameters`. Raises `UserError` if a package is missing.
+
+    What a tracker cannot be told, at the start too, is a warning, and the run goes on (see `Guarded`); a logger of the
+    user's own class is as it is. In the folder of a run that goes on, they go on with what they had there.
+    """
     with ExitStack() as stack:
         reports = stack.enter_context(Reports())
         for settings in config.logger.values():
-            logger = _build(settings, config, run)
-            if logger is not None:
-                reports.loggers.append(logger)
+            logger = _build(settings, config, run, parameters)
+            if logger is None:
+                continue
+            reports.loggers.append(logger)
+            if isinstance(logger, Guarded):
+                logger.begin()
+            else:
                 logger.log_hyperparams(dict(parameters))
         stack.pop_all()  # all are there: whoever called closes them
     return reports
@@ -71,7 +82,7 @@ def _close(logger: Logger, ending: Ending, metrics: Mapping[str, float], step: i
     logger.finalize("success" if ending.code == DONE else "failed")
 
 
-def _build(settings: Any, config: Config, run: Path) -> Logger | None:
+def _build(settings: Any, config: Config, run: Path, parameters: Mapping[str, Any]) -> Logger | None:
     # each imported when it is chosen: none is needed to train
     if isinstance(settings, UserClass):
         built = settings.build()
@@ -80,17 +91,20 @@ def _build(settings: Any, config: Config, run: Path) -> Logger | None:
     if isinstance(settings, TensorBoard):
         from alexnet_exp.trackers import hparams
 
-        return hparams.start(Path(settings.dir) if settings.dir is not None else None, run)
+        board = Path(settings.dir) if settings.dir is not None else None
+        return Guarded("tensorboard", partial(hparams.start, board, run), run, parameters, server=False)
     if isinstance(settings, Mlflow):
         _need("mlflow")
-        from alexnet_exp.trackers import mlflow
+        from alexnet_exp.trackers import mlflow, mlflow_runs
 
-        return mlflow.start(settings, config, run)
+        server = mlflow_runs.is_server(settings.uri)
+        return Guarded("mlflow", partial(mlflow.start, settings, config, run), run, parameters, server)
     if isinstance(settings, Wandb):
         _need("wandb")
         from alexnet_exp.trackers import wandb
 
-        return wandb.start(settings, config, run)
+        start = partial(wandb.start, settings, config, run)
+        return Guarded("wandb", start, run, parameters, server=not settings.offline)
     return None  # csv: the run folder's own
 
 
@@ -99,3 +113,4 @@ def _need(package: str) -> None:
         raise UserError(
             f"logger={package}: the package {package} is not installed; pip install 'alexnet_exp[{package}]'"
         )
+    import_module(package)  # here: it takes seconds, in which no server is to blame

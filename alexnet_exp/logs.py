@@ -7,10 +7,11 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.settings import TRACEBACK
+from alexnet_exp.settings import TRACEBACK, UserError
 
 PACKAGE = "alexnet_exp"
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -31,9 +32,55 @@ class _Stderr(logging.StreamHandler[Any], _Ours):
     def stream(self) -> Any:
         return sys.stderr
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not isinstance(sys.exc_info()[1], OSError):  # stderr is a file on a full disk: a traceback would not fit
+            super().handleError(record)
 
-class _File(logging.FileHandler, _Ours):
-    """train.log."""
+
+class _File(_Ours):
+    """train.log, made by its first line. What the disk does not take is missing there, and nothing else happens."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._descriptor: int | None = None
+        self._missing = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record) + "\n"
+        if self._missing:
+            line = f"\n({self._missing} lines are missing here: the disk did not take them)\n{line}"
+        try:
+            if self._descriptor is None:
+                self._descriptor = _append_to(self.path)
+            _write_all(self._descriptor, line.encode("utf-8", "backslashreplace"))
+            self._missing = 0
+        except OSError:
+            self._missing += 1
+
+    def close(self) -> None:
+        super().close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class _Tolerant(io.RawIOBase):
+    """A file that lets go of what the disk does not take: neither a print nor the end of the process may fail by it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, content: Any) -> int:
+        with suppress(OSError):
+            _write_all(self._descriptor, bytes(content))
+        return len(content)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
 
 
 def configure(folder: Path | None, rank: int = 0) -> None:
@@ -52,7 +99,7 @@ def configure(folder: Path | None, rank: int = 0) -> None:
         console.setLevel(logging.DEBUG if os.environ.get(TRACEBACK) else logging.INFO)
         root.addHandler(console)
     if folder is not None:
-        file = _File(log_file(folder, rank), encoding="utf-8", delay=True)
+        file = _File(log_file(folder, rank))
         file.setFormatter(logging.Formatter(FORMAT))
         root.addHandler(file)
     root.setLevel(logging.WARNING)
@@ -73,23 +120,44 @@ def log_file(folder: Path, rank: int = 0) -> Path:
 
 
 def take_over_output(folder: Path, rank: int = 0) -> None:
-    """From now on stdout and stderr of this process, also what C code and its own children write, go to `log_file`."""
+    """From now on stdout and stderr of this process, also what C code and its own children write, go to `log_file`.
+
+    What the disk does not take is missing there. Raises UserError where the file cannot be opened.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    descriptor = os.open(log_file(folder, rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    path = log_file(folder, rank)
+    try:
+        descriptor = _append_to(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # it was opened for a terminal, perhaps, or for no language at all
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    sys.stdout, sys.stderr = _stream(1), _stream(2)
 
 
 def note(folder: Path, level: str, text: str) -> None:
-    """Adds a line to a run's train.log from outside of the run's own logging."""
+    """Adds a line to a run's train.log from outside of the run's own logging; where it cannot, there is none."""
     record = logging.LogRecord(PACKAGE, logging.getLevelNamesMapping()[level], "", 0, text, None, None)
-    with log_file(folder).open("a", encoding="utf-8") as file:
-        file.write(logging.Formatter(FORMAT).format(record) + "\n")
+    handler = _File(log_file(folder))
+    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.emit(record)
+    handler.close()
+
+
+def _append_to(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _stream(descriptor: int) -> io.TextIOWrapper:
+    buffer = io.BufferedWriter(_Tolerant(descriptor))
+    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def _is_stderr(file: Path) -> bool:

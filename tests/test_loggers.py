@@ -13,6 +13,7 @@ import pytest
 
 from alexnet_exp.config import composed
 from alexnet_exp.loggers import build_loggers
+from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.settings import UserError
 from tests.conftest import Run, train_into
 
@@ -94,6 +95,42 @@ def test_wandb_has_the_jobs_of_a_sweep_as_a_group_and_how_each_ended(
         assert logged.summary[key] == pytest.approx(value)
 
 
+@pytest.mark.slow
+def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config, _ = composed(["logger=wandb"])
+    folder = RunFolder(tmp_path / "run")
+    with build_loggers(config, folder.path, {"seed": 1}) as reports:
+        reports.loggers[0].log_metrics({"val/top1": 0.3, "seconds": 1.5}, 3)
+    # killed when metrics.csv had one row more than W&B; the checkpoint is of the first one
+    for epoch in (1, 2):
+        folder.append_metrics({"epoch": epoch, "step": 3 * epoch, "val/top1": 0.3 * epoch, "seconds": 1.5})
+    with build_loggers(config, folder.path, {"seed": 1}) as reports:
+        for epoch in (2, 3):
+            reports.loggers[0].log_metrics({"val/top1": 0.3 * epoch, "seconds": 1.5}, 3 * epoch)
+    first, second = _of_wandb(folder.path), _of_wandb(folder.path, attempt=1)
+    assert first.id == second.id
+    assert first.history["trainer/global_step"] == [3]
+    assert second.history["trainer/global_step"] == [6, 9]
+    assert second.history["val/top1"] == pytest.approx([0.6, 0.9])
+
+
+@pytest.mark.slow
+def test_wandb_without_a_user_goes_on_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    wandb.teardown()  # or it keeps what it read from the environment in a test before
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-such-file"))
+    run = train_into(tmp_path / "run", "logger=wandb", "logger.wandb.offline=false")
+    assert (run.code, run.result["status"]) == (0, "done")
+    assert "the run goes on offline there, and is sent later by: wandb sync " in run.log
+    assert _of_wandb(run.path).history["trainer/global_step"] == [3, 6, 6]  # the last is of the test
+
+
 def _raise(*arguments: object) -> None:
     raise RuntimeError("no more")
 
@@ -106,17 +143,18 @@ class Logged:
     config: dict[str, object] = field(default_factory=dict)
     summary: dict[str, object] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
+    id: str = ""
     group: str = ""
     job_type: str = ""
     notes: str = ""
     exit_code: int | None = None
 
 
-def _of_wandb(run: Path) -> Logged:
+def _of_wandb(run: Path, attempt: int = 0) -> Logged:
     from wandb.proto import wandb_internal_pb2
 
     found = Logged()
-    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    file = sorted(run.glob("wandb/offline-run-*/*.wandb"))[attempt]
     for data in _leveldb_records(file.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
         for item in record.history.item:
@@ -128,6 +166,7 @@ def _of_wandb(run: Path) -> Logged:
         if record.HasField("run"):
             found.group, found.job_type = record.run.run_group, record.run.job_type
             found.tags, found.notes = list(record.run.tags), record.run.notes
+            found.id = record.run.run_id
         if record.HasField("exit"):
             found.exit_code = record.exit.exit_code
     return found

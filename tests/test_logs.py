@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import resource
+import shutil
 import subprocess
 import sys
 import warnings
@@ -92,3 +94,56 @@ def test_where_stderr_is_the_log_each_line_is_written_once(tmp_path: Path) -> No
     assert (ended.stdout, ended.stderr) == ("", "")
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert [line.split(" ", 2)[-1] for line in lines] == ["INFO once", "plain", "ERROR note"]
+
+
+def test_a_log_on_a_full_disk_says_what_is_missing_and_nothing_else_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(tmp_path)
+    log.info("one")
+    file = tmp_path / "train.log"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, before[1]))  # takes ten characters of a line
+    try:
+        for word in ("two", "three"):
+            log.warning(word)
+        logs.note(tmp_path, "ERROR", "from outside")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.info("four")
+    assert capsys.readouterr().err == "one\ntwo\nthree\nfour\n"
+    lines = file.read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[0].endswith("INFO one")
+    assert len(lines[1]) == 10
+    assert lines[2] == "(2 lines are missing here: the disk did not take them)"
+    assert lines[3].endswith("INFO four")
+
+
+def test_a_log_whose_folder_is_gone_is_not_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    logs.configure(folder)
+    shutil.rmtree(folder)
+    log.error("failed: it is gone")
+    logs.note(folder, "ERROR", "from outside")
+    logs.configure(None)
+    assert capsys.readouterr().err == "failed: it is gone\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_whose_log_is_full_ends_as_it_would(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys; from alexnet_exp import logs; logs.take_over_output(pathlib.Path('.'));"
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+        "print('x' * 100_000); print('y', file=sys.stderr); sys.stdout.flush(); sys.exit(7)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "", "")
+    assert (tmp_path / "train.log").read_text() == ""
+
+
+def test_output_that_cannot_go_to_the_log_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train.log").mkdir()
+    with pytest.raises(logs.UserError, match=r"train\.log: cannot be written \(Is a directory\)"):
+        logs.take_over_output(tmp_path)

@@ -1,48 +1,65 @@
 """The folder of one run: the only interface between training and everything after it.
 
-What lies in it, by name and by column, is a contract: other tools may read it.
+What lies in it, by name and by column, is a contract: other tools may read it. A full disk does not stop a run, and a
+folder that is gone does (`faults` tells them apart).
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.atomic import link, replacing
+from alexnet_exp.atomic import leftovers, link, replacing
 from alexnet_exp.runs.contents import FORMAT, read_result
+from alexnet_exp.runs.faults import UnwritableError, is_lost
 from alexnet_exp.runs.lock import locked
-from alexnet_exp.runs.table import Table, Value
+from alexnet_exp.runs.table import Table, Value, cut_back
 
 METRICS = (
     *("epoch", "step", "lr", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5"),
     *("seconds", "images_per_s"),
 )
 STEPS = ("step", "loss", "lr")
+STEPS_FILE = "steps.csv"
 EARLIER = "earlier"  # the folder of what earlier attempts left
 PRUNE = "prune"  # the file whose presence asks a run to end after its epoch; it says why
+RESULT = "result.json"
+
+log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """Writes a run's folder, which is created if need be. One process at a time: see `lock`."""
+    """Writes a run's folder, which is created if need be. One process at a time: see `lock`.
+
+    What a full disk does not take is kept in memory, in its order, and written with whatever is written next; one line
+    in the log says so, and one that it has been written. A folder that is gone or has become read-only raises
+    `UnwritableError`, and is not made anew.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        self._identity = _identity(path)
         self._tables: dict[str, Table] = {}
+        self._facts: dict[str, Any] = {}  # those that result.json does not have yet
+        self._waiting: dict[str, Callable[[], None]] = {}  # by the name of the file that is to be written
+        self._failures: dict[str, OSError] = {}  # why they wait
 
     @property
     def result(self) -> Path:
         """What the run is and came to, as JSON."""
-        return self.path / "result.json"
+        return self.path / RESULT
 
     @property
     def log(self) -> Path:
@@ -68,21 +85,95 @@ class RunFolder:
     def begin(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Writes result.json anew with status `running`; `config` is nested and is stored flat, under dotted keys.
 
-        A run that goes on in its folder keeps the `start` it had.
+        A run that goes on in its folder keeps the `start` it had. Raises UnwritableError where it cannot be written,
+        also on a full disk: a run that has not begun can wait.
         """
         now = _now()
         start = read_result(self.path).get("start", now) if self.result.exists() else now
+        for leftover in (*leftovers(self.path), *leftovers(self.path / "checkpoints")):
+            with suppress(OSError):
+                leftover.unlink()  # of a process that was killed, as big as a checkpoint
         head = {"format": FORMAT, "status": "running", "start": start, "pid": os.getpid(), "host": socket.gethostname()}
-        self._write(head | dict(facts) | {"config": flatten(config)})
+        try:
+            self._look()
+            self._write(head | dict(facts) | {"config": flatten(config)})
+        except OSError as error:
+            raise UnwritableError(self.path, RESULT, error) from None
 
     def update(self, **facts: Any) -> None:
         """Adds facts to result.json, or replaces them."""
-        self._write(read_result(self.path) | facts)
+        self._facts |= facts
+        self.save(RESULT, self._write_facts)
 
     def finish(self, status: str, **facts: Any) -> None:
-        """Closes result.json with `status` done, pruned, failed or interrupted, the time of the end, and more facts."""
+        """Closes result.json with `status` done, pruned, failed or interrupted, the time of the end, and more facts.
+
+        Raises UnwritableError where it cannot be written.
+        """
         assert status in ("done", "pruned", "failed", "interrupted"), status
         self.update(**{"status": status, "end": _now()} | facts)
+        if RESULT in self._failures:
+            raise UnwritableError(self.path, RESULT, self._failures[RESULT])
+
+    def save(self, name: str, write: Callable[[], None]) -> None:
+        """Calls `write`, which writes the file `name` of this folder and raises OSError where it cannot.
+
+        If the disk is full it is called again, with all else that waits, whenever something is written.
+        """
+        self._waiting[name] = write
+        self.write_waiting()
+
+    def write_waiting(self) -> str | None:
+        """Tries to write what waits for room. What is still not written then, and why, in one line; None: nothing."""
+        failures: dict[str, OSError] = {}
+        for name, write in list(self._waiting.items()):
+            try:
+                self._look()
+                write()
+            except OSError as error:
+                if is_lost(error):
+                    raise UnwritableError(self.path, name, error) from None
+                failures[name] = error
+            else:
+                del self._waiting[name]
+        before, self._failures = self._failures, failures
+        if not failures:
+            if before:
+                log.warning("the disk takes what is written again: nothing is missing")
+            return None
+        first = next(iter(failures.values()))
+        unwritten = f"{', '.join(failures)} cannot be written ({first.strerror or first})"
+        if not before:
+            log.error(f"{unwritten}: kept in memory until the disk takes it; training goes on")
+        return unwritten
+
+    def settle(self) -> str | None:
+        """Waits until the disk has the tables: no crash of the machine may take rows that a checkpoint counts on.
+
+        What is not written, and why, as `write_waiting` has it; None: nothing is missing.
+        """
+        unwritten = self.write_waiting()
+        if unwritten is None:
+            for name, table in self._tables.items():
+                try:
+                    table.sync()
+                except OSError as error:
+                    if is_lost(error):
+                        raise UnwritableError(self.path, name, error) from None
+                    return f"{name} cannot be written ({error.strerror or error})"
+        return unwritten
+
+    def cut_back(self, step: int, epoch: int) -> None:
+        """Takes back the rows behind `step` and `epoch`, from where the run goes on: they will be written again.
+
+        Where the run goes on from an older checkpoint, or not to the last bit, they would be of another training.
+        """
+        for file in [self.path / STEPS_FILE, *self.path.glob("metrics*.csv")]:
+            try:
+                cut_back(file, step if file.name == STEPS_FILE else epoch)
+            except OSError as error:
+                raise UnwritableError(self.path, file.name, error) from None
+        self._tables.clear()
 
     def set_aside(self) -> Path | None:
         """Moves what an earlier attempt left to earlier/<n>, but not its checkpoints: a run then starts from nothing.
@@ -105,6 +196,9 @@ class RunFolder:
             else:
                 path.rename(place / path.name)
         self._tables.clear()
+        self._waiting.clear()
+        self._failures.clear()
+        self._facts.clear()
         return place
 
     def append_metrics(self, row: Mapping[str, Value]) -> None:
@@ -118,37 +212,70 @@ class RunFolder:
 
     def append_steps(self, rows: Iterable[tuple[int, float, float]]) -> None:
         """Adds rows of step, loss and learning rate to steps.csv, leaving out steps that are there already."""
-        self._table("steps.csv").append(STEPS, rows, flush=False)  # the training would wait for the disk
+        table = self._table(STEPS_FILE)
+        table.add(STEPS, rows)
+        self.save(STEPS_FILE, lambda: table.write(flush=False))  # flushed, the training would wait for the disk
 
     def write_patch(self, patch: str) -> None:
-        """Keeps the uncommitted part of the code as code.patch; no file if there is none."""
-        if patch:
+        """Keeps the uncommitted part of the code as code.patch; no file if there is none.
+
+        Raises UnwritableError as `begin` does.
+        """
+        try:
+            if not patch:
+                (self.path / "code.patch").unlink(missing_ok=True)  # of an attempt with other code
+                return
             with replacing(self.path / "code.patch") as file:
                 file.write(patch.encode(errors="surrogateescape"))
+        except OSError as error:
+            raise UnwritableError(self.path, "code.patch", error) from None
 
     def link_latest(self, outputs: Path) -> None:
-        """Makes `outputs`/latest lead to this run."""
-        link(outputs / "latest", self.path)
+        """Makes `outputs`/latest lead to this run; where it cannot, the log says so."""
+        try:
+            link(outputs / "latest", self.path)
+        except OSError as error:
+            log.warning(f"{outputs / 'latest'} does not lead to this run: {error.strerror or error}")
 
     def _append_metrics(self, row: Mapping[str, Value], number: int) -> None:
-        table = self._table("metrics.csv" if number == 1 else f"metrics-{number}.csv")
+        name = "metrics.csv" if number == 1 else f"metrics-{number}.csv"
+        table = self._table(name)
         usual = METRICS if number == 1 else ("epoch",)
         columns = table.columns or [*usual, *(key for key in row if key not in usual)]
         late = {key: value for key, value in row.items() if key not in columns}
         if late:
             # first, because the row of metrics.csv is what tells that an epoch has been recorded
             self._append_metrics({"epoch": row["epoch"], **late}, number + 1)
-        table.append(columns, [[row.get(column) for column in columns]])
+        table.add(columns, [[row.get(column) for column in columns]])
+        self.save(name, table.write)
 
     def _within(self, name: str) -> Path:
         folder = self.path / name
-        folder.mkdir(exist_ok=True)
+        try:
+            self._look()
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            if is_lost(error):
+                raise UnwritableError(self.path, name, error) from None
+            raise
         return folder
 
     def _table(self, name: str) -> Table:
         if name not in self._tables:
-            self._tables[name] = Table(self.path / name)
+            try:
+                self._tables[name] = Table(self.path / name)
+            except OSError as error:
+                raise UnwritableError(self.path, name, error) from None
         return self._tables[name]
+
+    def _look(self) -> None:
+        """Raises FileNotFoundError where the folder is gone, also where another has its name by now."""
+        if _identity(self.path) != self._identity:
+            raise FileNotFoundError(errno.ENOENT, "another folder has its name")
+
+    def _write_facts(self) -> None:
+        self._write(read_result(self.path) | self._facts)
+        self._facts = {}
 
     def _write(self, record: Mapping[str, Any]) -> None:
         with replacing(self.result) as file:
@@ -175,6 +302,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.name
     return str(value) if isinstance(value, Path) else value
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _now() -> str:

@@ -6,8 +6,10 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from alexnet_exp.atomic import replacing
 from alexnet_exp.settings import UserError
 
 Value = float | int | None
@@ -17,22 +19,21 @@ class Table:
     """Rows whose first column is a whole number that rises: an epoch, a step.
 
     Rows that are there already are not added again, so that a run which goes on from a checkpoint can repeat them. A
-    last line that was cut off when its writer was killed is dropped on opening. Floats are written to be read back to
-    the same bits.
+    last line that was cut off when its writer was killed is dropped by the first write. Floats are written to be read
+    back to the same bits.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.columns: list[str] = []
         self.last: int | None = None
+        self._size = 0  # up to here the file is known to be whole lines
+        self._waiting: list[bytes] = []
         if path.exists():
             self._open()
 
-    def append(self, columns: Sequence[str], rows: Iterable[Sequence[Value]], flush: bool = True) -> None:
-        """Adds the rows that come after the last one; `columns` become the header of a new file.
-
-        flush: waits until the disk has them. Without it they outlive this process all the same, but not the machine.
-        """
+    def add(self, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
+        """Takes the rows that come after the last one, for `write`; `columns` become the header of a new file."""
         fresh = [row for row in rows if self.last is None or _key(row) > self.last]
         if not fresh:
             return
@@ -42,29 +43,73 @@ class Table:
             self.columns = list(columns)
             writer.writerow(self.columns)
         writer.writerows([[_text(value) for value in row] for row in fresh])
-        with self.path.open("ab") as file:
-            file.write(text.getvalue().encode())
-            if flush:
-                file.flush()
-                os.fsync(file.fileno())
+        self._waiting.append(text.getvalue().encode())
         self.last = _key(fresh[-1])
 
+    def write(self, flush: bool = True) -> None:
+        """Appends what was added. Where an `OSError` ends it, the file is as it was, and the next call has it all.
+
+        flush: waits until the disk has them. Without it they outlive this process all the same, but not the machine.
+        """
+        if not self._waiting:
+            return
+        content = b"".join(self._waiting)
+        # a file that has had rows is not made anew: without its head it would look like a whole one
+        new = os.O_CREAT if self._size == 0 else 0
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | new, 0o666)
+        try:
+            if os.fstat(descriptor).st_size > self._size:
+                os.ftruncate(descriptor, self._size)
+            try:
+                _write_all(descriptor, content)
+                if flush:
+                    os.fsync(descriptor)
+            except OSError:
+                with suppress(OSError):  # then the next write does it
+                    os.ftruncate(descriptor, self._size)
+                raise
+        finally:
+            os.close(descriptor)
+        self._size += len(content)
+        self._waiting = []
+
+    def sync(self) -> None:
+        """Waits until the disk has what has been written."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def _open(self) -> None:
-        with self.path.open("r+b") as file:
-            content = file.read()
-            end = content.rfind(b"\n") + 1
-            if end < len(content):
-                file.truncate(end)
+        content = self.path.read_bytes()
+        self._size = end = content.rfind(b"\n") + 1
         # only two lines are parsed: a long run has a million steps
         first, last = content[: content.find(b"\n")], content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end]
         if end == 0:
             return
-        self.columns = next(csv.reader([first.decode()]))
+        self.columns = next(csv.reader([first.decode(errors="replace")]))
         if len(first) + 1 < end:
             try:
                 self.last = int(last.partition(b",")[0])
             except ValueError:
                 raise UserError(f"{self.path}: the last row does not begin with a whole number") from None
+
+
+def cut_back(path: Path, last: int) -> None:
+    """Takes away the rows of the table in `path` behind number `last`; with its last row the file goes too."""
+    if not path.is_file():
+        return
+    head, *rows = path.read_bytes().splitlines(keepends=True) or [b""]
+    kept = [row for row in rows if row.endswith(b"\n") and _is_up_to(row, last)]
+    if not kept:
+        path.unlink()
+    elif len(kept) < len(rows):
+        with replacing(path) as file:
+            file.writelines([head, *kept])
+
+
+def _is_up_to(row: bytes, last: int) -> bool:
+    number = row.partition(b",")[0]
+    return not number.isdigit() or int(number) <= last  # what is no row of ours is no affair of ours
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -89,3 +134,9 @@ def _text(value: Value) -> str:
 def _key(row: Sequence[Value]) -> int:
     assert isinstance(row[0], int), f"{row[0]!r} cannot order the rows of a table"
     return row[0]
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]

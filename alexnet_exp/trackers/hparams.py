@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import time
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.metadata import (
@@ -17,15 +21,19 @@ from tensorboard.plugins.hparams.metadata import (
     SESSION_START_INFO_TAG,
 )
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from alexnet_exp.atomic import replacing
 from alexnet_exp.endings import Ending
-from alexnet_exp.trackers.closing import Closing
+from alexnet_exp.trackers.closing import ROW, Tracker
 from alexnet_exp.trackers.values import as_typed, final
 
+NOTE = "tensorboard.json"  # in the run's folder: where its events are
+EVENTS = "events.out.tfevents.*"
 ASIDE = "earlier"  # in place of the word by which TensorBoard knows a file of its own
 
 
-class HParamsLogger(TensorBoardLogger, Closing):
+class HParamsLogger(TensorBoardLogger, Tracker):
     """Writes the row's settings at the start and its status at the end.
 
     It writes no list of columns, as Lightning's does into each run: TensorBoard takes the first list that it finds for
@@ -59,6 +67,12 @@ class HParamsLogger(TensorBoardLogger, Closing):
         self.save()
         self.experiment.close()
 
+    def abandon(self) -> None:
+        """Its writer is a thread with an open file."""
+        if self._experiment is not None:
+            with suppress(Exception):  # it has failed before
+                self._experiment.close()
+
     def _write(self, tag: str, data: HParamsPluginData) -> None:
         data.version = PLUGIN_DATA_VERSION
         plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=data.SerializeToString())
@@ -69,13 +83,52 @@ class HParamsLogger(TensorBoardLogger, Closing):
 def start(folder: Path | None, run: Path) -> HParamsLogger:
     """In the run's folder; where a folder of several runs is given, under the run's name in it.
 
-    What an earlier attempt of this run has written is renamed, so that TensorBoard passes over it: a run is one row.
+    Where this run wrote there before it was cut off, it goes on: its row of hyperparameters is written anew, once.
+    What an earlier attempt has written, which was set aside, is renamed, so that TensorBoard passes over it: a run is
+    one row.
     """
     if folder is None:
         logger = HParamsLogger(run, name="", version="tensorboard", default_hp_metric=False)
     else:
         logger = HParamsLogger(folder, name=run.parent.name, version=run.name, default_hp_metric=False)
-    for earlier in [Path(logger.log_dir), *run.glob("earlier/*/tensorboard")]:
-        for file in earlier.glob("events.out.tfevents.*"):
+    place, note = Path(logger.log_dir), run / NOTE
+    goes_on = _noted(note) == str(place.resolve())
+    if goes_on:
+        steps = [_without_row(file) for file in sorted(place.glob(EVENTS))]
+        logger.logged = max((step for step in steps if step is not None), default=None)
+    for earlier in [*([] if goes_on else [place]), *run.glob("earlier/*/tensorboard")]:
+        for file in earlier.glob(EVENTS):
             file.rename(file.with_name(file.name.replace("tfevents", ASIDE)))
+    with replacing(note) as written:
+        written.write((json.dumps({"dir": str(place.resolve())}) + "\n").encode())
     return logger
+
+
+def _noted(note: Path) -> str | None:
+    try:
+        return str(json.loads(note.read_text(encoding="utf-8"))["dir"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _without_row(file: Path) -> int | None:
+    """Takes the row of hyperparameters out of a file of events, and returns the step of its last row of metrics.
+
+    TensorBoard believes the first row that it finds of a run, which says how that ended before it went on.
+    """
+    kept, dropped, last = [], False, None
+    for content in RawEventFileLoader(str(file)).Load():
+        event = Event.FromString(content)
+        tags = {value.tag for value in event.summary.value}
+        if tags & {SESSION_START_INFO_TAG, SESSION_END_INFO_TAG}:
+            dropped = True
+            continue
+        kept.append(content)
+        if ROW in tags:
+            last = event.step
+    if dropped:
+        with replacing(file) as written:
+            writer = RecordWriter(written)
+            for content in kept:
+                writer.write(content)
+    return last

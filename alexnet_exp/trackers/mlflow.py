@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import MLFlowLogger
 from alexnet_exp.endings import Ending
 from alexnet_exp.schema import Config, Mlflow
 from alexnet_exp.trackers import mlflow_runs
-from alexnet_exp.trackers.closing import Closing
+from alexnet_exp.trackers.closing import ROW, Tracker
 from alexnet_exp.trackers.values import as_typed, final
 
 if TYPE_CHECKING:
@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 LONGEST_VALUE, AT_ONCE = 6000, 100  # MLflow's limits: characters a parameter, parameters a call
 
 
-class MlflowLogger(MLFlowLogger, Closing):
+class MlflowLogger(MLFlowLogger, Tracker):
     """Lightning's logger of metrics, on a run that is there, and that is closed when all of it has ended."""
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
-        """Each setting as a parameter, under its dotted name; what is too long for MLflow says how much is missing."""
+        """Each setting as a parameter, under its dotted name; what is too long for MLflow says how much is missing.
+
+        Those that the run has stay, since MLflow does not change any: one that a resumed run has otherwise is a tag.
+        """
         from mlflow.entities import Param
 
-        found = [Param(re.sub(r"[^\w.\-: /]", "_", key)[:250], _cut(as_typed(value))) for key, value in params.items()]
+        named = {re.sub(r"[^\w.\-: /]", "_", key)[:250]: _cut(as_typed(value)) for key, value in params.items()}
+        there = dict(self.experiment.get_run(self.run_id).data.params)
+        found = [Param(key, value) for key, value in named.items() if key not in there]
+        for key in named.keys() & there.keys():
+            if named[key] != there[key]:
+                tag = named[key][: mlflow_runs.LONGEST_TAG]
+                self.experiment.set_tag(self.run_id, f"resumed.{key}"[:250], tag)
         for first in range(0, len(found), AT_ONCE):
             self.experiment.log_batch(self.run_id, params=found[first : first + AT_ONCE])
 
@@ -47,9 +56,12 @@ class MlflowLogger(MLFlowLogger, Closing):
 
 
 def start(settings: Mlflow, config: Config, run: Path) -> MlflowLogger:
-    """The logger of a new MLflow run, which stands for the folder `run`."""
+    """The logger of the MLflow run that stands for the folder `run`: the one it had, or a new one."""
     uri, run_id = mlflow_runs.begin(settings, config, run)
-    return MlflowLogger(tracking_uri=uri, run_id=run_id)
+    logger = MlflowLogger(tracking_uri=uri, run_id=run_id)
+    history = logger.experiment.get_metric_history(run_id, ROW)
+    logger.logged = max((point.step for point in history), default=None)
+    return logger
 
 
 def _cut(text: str) -> str:

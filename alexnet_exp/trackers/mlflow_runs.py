@@ -33,23 +33,29 @@ PARENT = "mlflow.parentRunId"
 # A pruned run is no finished one: whoever averages what is FINISHED must not get half-trained networks among them.
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"}
 LONGEST_TAG = 5000  # characters that every version of MLflow takes
+# Of a server that does not answer. MLflow's own are 120 s and 7 retries, which make a quarter of an hour a call.
+IMPATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+
+log = logging.getLogger(__name__)
 
 
 def begin(settings: Mlflow, config: Config, run: Path) -> tuple[str, str]:
-    """Makes the MLflow run of the folder `run`, and what it needs: database, experiment, parent. Its URI and its id.
+    """Opens the MLflow run of the folder `run`, and what it needs: database, experiment, parent. Its URI and its id.
 
-    Where the folder had one, of an attempt that was cut off, that is closed and deleted in MLflow's sense: hidden, and
-    `mlflow runs restore` brings it back. So a job that ran twice is one child.
+    Where the folder has one, a run that goes on in its folder goes on there too. One of an earlier attempt, which was
+    set aside, is closed and deleted in MLflow's sense: hidden, and `mlflow runs restore` brings it back. So a job that
+    ran twice is one child.
     """
-    from mlflow import MlflowClient
-
     logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # it tells of every table of a new database
     run = run.resolve()
     sweep = sweep_of(run)
     home = outputs_of(run) or sweep or run
     uri = settings.uri or f"sqlite:///{home / 'mlflow.db'}"
-    with _waiting(_lock_of(uri, run)):
-        client = MlflowClient(uri)
+    lock = _lock_of(uri, run)
+    if not is_server(uri):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with _waiting(lock):
+        client = _client(uri)
         location = None if settings.uri else (home / "mlartifacts").as_uri()
         experiment = _experiment(client, settings.experiment or experiment_of(run, config.name), location)
         tags = {"run": str(run), "seed": str(config.seed), "note": config.note[:LONGEST_TAG]}
@@ -60,8 +66,10 @@ def begin(settings: Mlflow, config: Config, run: Path) -> tuple[str, str]:
             parent = _parent(client, experiment, sweep)
             experiment, tags[PARENT] = parent.info.experiment_id, parent.info.run_id
         _supersede(client, run)
-        made = _create(client, experiment, run, tags)
-    return uri, made.info.run_id
+        noted = _noted(run)
+        found = _run(client, noted["run_id"]) if noted else None
+        found = _create(client, experiment, run, tags) if found is None else _reopened(client, found)
+    return uri, found.info.run_id
 
 
 def end(client: MlflowClient, run_id: str, status: str) -> None:
@@ -83,13 +91,30 @@ def settle(sweep: Path) -> None:
     noted = _noted(sweep)
     if noted is None:
         return
+    try:
+        with _waiting(_lock_of(noted["uri"], sweep / "any")):
+            client = _client(noted["uri"])
+            parent = _run(client, noted["run_id"])
+            if parent is not None:
+                _settle(client, parent)
+    except Exception as error:  # the sweep itself has ended well
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        log.warning(f"logger=mlflow: was not told how the sweep ended: {reason}; result.json of each job has it")
+
+
+def is_server(uri: str | None) -> bool:
+    """Whether MLflow is reached over a network there; a path, or a file of SQLite, is not."""
+    return uri is not None and not uri.startswith(("sqlite:", "file:")) and ("://" in uri or uri == "databricks")
+
+
+def _client(uri: str) -> MlflowClient:
+    """One that does not wait for long, but where the user's environment says how long."""
     from mlflow import MlflowClient
 
-    with _waiting(_lock_of(noted["uri"], sweep / "any")):
-        client = MlflowClient(noted["uri"])
-        parent = _run(client, noted["run_id"])
-        if parent is not None:
-            _settle(client, parent)
+    if is_server(uri):
+        for name, value in IMPATIENCE.items():
+            os.environ.setdefault(name, value)
+    return MlflowClient(uri)
 
 
 def _settle(client: MlflowClient, parent: Run) -> None:
@@ -144,9 +169,15 @@ def _parent(client: MlflowClient, experiment: str, sweep: Path) -> Run:
     found = _run(client, noted["run_id"]) if noted else None
     if found is None:
         return _create(client, experiment, sweep, {"run": str(sweep), "kind": "sweep"})
-    if found.info.status != "RUNNING":  # it had ended: here is a job to run again, or one more trial
-        client.update_run(found.info.run_id, status="RUNNING")
-    return found
+    return _reopened(client, found)  # it may have ended: here is a job to run again, or one more trial
+
+
+def _reopened(client: MlflowClient, run: Run) -> Run:
+    if run.info.status != "RUNNING":
+        client.update_run(run.info.run_id, status="RUNNING")
+    for tag in {"status", "error"} & run.data.tags.keys():  # of how it had ended
+        client.delete_tag(run.info.run_id, tag)
+    return run
 
 
 def _create(client: MlflowClient, experiment: str, folder: Path, tags: Mapping[str, str]) -> Run:
@@ -159,7 +190,7 @@ def _create(client: MlflowClient, experiment: str, folder: Path, tags: Mapping[s
 
 
 def _supersede(client: MlflowClient, run: Path) -> None:
-    for folder in [run, *run.glob("earlier/*")]:
+    for folder in run.glob("earlier/*"):
         noted = _noted(folder)
         earlier = _run(client, noted["run_id"]) if noted else None
         if earlier is not None:
@@ -200,8 +231,11 @@ def _lock_of(uri: str, run: Path) -> Path:
 @contextmanager
 def _waiting(lock: Path) -> Iterator[None]:
     """Holds the lock, waiting for it as long as it takes."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileNotFoundError:  # the run's folder is gone, and with it whoever had to take turns; it is not made anew
+        yield
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

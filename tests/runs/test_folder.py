@@ -1,10 +1,15 @@
 """The run folder as a contract: what is written, and what a reader sees at any moment."""
 
 import csv
+import errno
 import json
+import logging
 import math
 import os
+import resource
+import shutil
 import threading
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_exp.endings import Ending
+from alexnet_exp.recording import record
 from alexnet_exp.runs.contents import read_metrics, read_result, read_steps
+from alexnet_exp.runs.faults import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder
 
 # the contract, as other tools know it
@@ -198,3 +206,167 @@ def test_latest_leads_to_the_newest_run_and_moves_with_the_outputs(tmp_path):
     outputs.rename(tmp_path / "moved")
     assert (tmp_path / "moved" / "latest").resolve() == (tmp_path / "moved" / "bn" / "b").resolve()
     assert [path.name for path in (tmp_path / "moved").iterdir() if path.name.startswith(".")] == []
+
+
+@contextmanager
+def full_disk():
+    """Inside, the disk takes nothing."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)  # beyond it Python gets EFBIG, as it ignores the signal
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def begun(path):
+    folder = RunFolder(path)
+    folder.begin({"seed": 1}, {"device": "cpu"})
+    folder.append_metrics(row(1))
+    folder.append_steps([(1, 2.5, 0.1)])
+    return folder
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, caplog):
+    folder = begun(tmp_path / "run")
+    with full_disk():
+        folder.append_steps([(2, 2.25, 0.1)])
+        folder.append_metrics(row(2))
+        folder.append_metrics(row(3, **{"val/f1": 0.5}))  # opens a further table
+        folder.update(epochs=3)
+        folder.update(metrics={"val/top1": 0.5})
+        folder.save("predictions/test.npz", lambda: folder.predictions("test").write_bytes(b"labels"))
+        assert [r["epoch"] for r in read_metrics(folder.path)] == [1]
+        assert read_result(folder.path)["status"] == "running"
+    folder.append_steps([(3, 2.0, 0.1)])
+    assert [(r["epoch"], r.get("val/f1")) for r in read_metrics(folder.path)] == [(1, None), (2, None), (3, 0.5)]
+    assert [step for step, *_ in read_steps(folder.path)] == [1, 2, 3]
+    assert (read_result(folder.path)["epochs"], read_result(folder.path)["metrics"]) == (3, {"val/top1": 0.5})
+    assert (folder.path / "predictions" / "test.npz").read_bytes() == b"labels"
+    assert warnings(caplog) == [
+        "steps.csv cannot be written (File too large): kept in memory until the disk takes it; training goes on",
+        "the disk takes what is written again: nothing is missing",
+    ]
+    with full_disk():
+        folder.append_metrics(row(4))
+        assert len(warnings(caplog)) == 3, "it is said anew"
+
+
+def test_what_still_has_no_room_at_the_end_is_named(tmp_path):
+    folder = begun(tmp_path / "run")
+    assert folder.write_waiting() is None
+    (tmp_path / "run" / "metrics.csv").rename(tmp_path / "kept")
+    (tmp_path / "run" / "metrics.csv").symlink_to("/dev/full")
+    folder.append_metrics(row(2))
+    folder.append_steps([(2, 2.25, 0.1)])
+    assert folder.write_waiting() == "metrics.csv cannot be written (No space left on device)"
+    folder.finish("failed")  # the rest has room
+    assert read_result(folder.path)["status"] == "failed"
+    message = r"run: .*cannot be written \(result.json: File too large\)"
+    with full_disk(), pytest.raises(UnwritableError, match=message):
+        folder.finish("failed")
+
+
+def test_a_run_does_not_begin_on_a_full_disk(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with full_disk():
+        with pytest.raises(UnwritableError, match=r"run: .*cannot be written \(result.json: File too large\)"):
+            folder.begin({}, {})
+        with pytest.raises(UnwritableError, match=r"run: .*cannot be written \(code.patch: File too large\)"):
+            folder.write_patch("+1\n")
+    assert list(folder.path.iterdir()) == []
+
+
+def test_a_run_that_is_done_but_not_written_has_failed(tmp_path, caplog):
+    folder = begun(tmp_path / "run")
+    (folder.path / "metrics.csv").unlink()
+    (folder.path / "metrics.csv").symlink_to("/dev/full")
+    folder.append_metrics(row(2))
+    ending = record(folder, {}, Ending("done", 0), {"epochs": 2})
+    reason = f"{folder.path}: metrics.csv cannot be written (No space left on device)"
+    assert ending == Ending("failed", 1, reason, recorded=True)
+    result = read_result(folder.path)
+    assert (result["status"], result["error"], result["epochs"]) == ("failed", reason, 2)
+    assert warnings(caplog)[-1] == f"failed: {reason}"
+
+    with full_disk():
+        ending = record(folder, {}, Ending("done", 0), {"epochs": 2})
+        assert (ending.status, ending.code) == ("failed", 1)
+
+
+def test_how_a_run_without_its_folder_ended_is_recorded_nowhere(tmp_path, caplog):
+    folder = begun(tmp_path / "run")
+    shutil.rmtree(folder.path)
+    ending = record(folder, {"seed": 1}, Ending("done", 0))
+    said = f"{folder.path}: the run's folder is gone (result.json: No such file or directory)"
+    assert ending == Ending("failed", 1, said, recorded=True)
+    assert warnings(caplog) == [f"failed: {said}"]
+    assert list(tmp_path.iterdir()) == []
+
+
+WRITES = {
+    "steps.csv": lambda folder: folder.append_steps([(2, 2.25, 0.1)]),
+    "metrics.csv": lambda folder: folder.append_metrics(row(2)),
+    "result.json": lambda folder: folder.update(epochs=2),
+    "checkpoints": lambda folder: folder.checkpoints,
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_folder_that_is_gone_ends_the_run_and_is_not_made_anew(tmp_path, name):
+    folder = begun(tmp_path / "run")
+    shutil.rmtree(folder.path)
+    with pytest.raises(UnwritableError) as lost:
+        WRITES[name](folder)
+    assert str(lost.value) == f"{folder.path}: the run's folder is gone ({name}: No such file or directory)"
+    with pytest.raises(UnwritableError, match="is gone"):
+        folder.begin({}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_another_folder_of_the_same_name_is_left_alone(tmp_path, name):
+    folder = begun(tmp_path / "run")
+    folder.path.rename(tmp_path / "moved")
+    folder.path.mkdir()
+    with pytest.raises(UnwritableError, match=r"is gone .*: another folder has its name"):
+        WRITES[name](folder)
+    assert list(folder.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_folder_that_has_become_read_only_ends_the_run(tmp_path, monkeypatch, number):
+    folder = begun(tmp_path / "run")
+
+    def refuse(path, *arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UnwritableError) as lost:
+        folder.append_metrics(row(2))
+    said = f"{folder.path}: the run's folder cannot be written (metrics.csv: {os.strerror(number)})"
+    assert str(lost.value) == said
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ETIMEDOUT])
+def test_what_can_pass_is_waited_for(number):
+    assert not is_lost(OSError(number, os.strerror(number)))
+
+
+def test_what_killed_processes_left_goes_when_the_run_goes_on(tmp_path):
+    folder = begun(tmp_path / "run")
+    left = [folder.path / ".result.json.7.tmp", folder.checkpoints / ".last.ckpt.7.tmp"]
+    for file in left:
+        file.write_bytes(b"half")
+    RunFolder(folder.path).begin({}, {})
+    assert not [file for file in left if file.exists()]
+
+
+def test_latest_that_cannot_be_set_is_told(tmp_path, caplog):
+    (tmp_path / "latest").mkdir()
+    begun(tmp_path / "run").link_latest(tmp_path)
+    assert warnings(caplog) == [f"{tmp_path / 'latest'} does not lead to this run: Is a directory"]

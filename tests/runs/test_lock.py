@@ -1,5 +1,7 @@
 """The lock of a run folder, with real processes."""
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -9,6 +11,7 @@ import sys
 import pytest
 
 from alexnet_exp.runs.contents import state
+from alexnet_exp.runs.faults import UnwritableError
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.settings import UserError
@@ -133,3 +136,47 @@ def test_a_finished_run_is_what_it_says(tmp_path, status):
 def test_a_run_without_a_lock_file_died(tmp_path):
     RunFolder(tmp_path).begin({}, {})
     assert state(tmp_path) == "died"
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system without locks, for this process."""
+
+    def refuse(descriptor, kind):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_where_the_file_system_has_no_locks_the_name_of_a_living_process_is_one(tmp_path, holder, no_locks):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(UserError) as refused, folder.lock():
+        pass
+    name = f"process {holder.pid} on {socket.gethostname()}"
+    assert str(refused.value) == f"{tmp_path} is in use by {name}; if that is gone, delete {tmp_path / '.lock'}"
+    assert state(tmp_path) == "running"
+    holder.kill()
+    holder.wait()
+    assert state(tmp_path) == "died"
+    with folder.lock():
+        assert in_use(tmp_path)
+        with pytest.raises(UserError, match="is in use by"), RunFolder(tmp_path).lock():
+            pass
+        assert in_use(tmp_path), "who was refused has not let go of it for the one who holds it"
+    assert not in_use(tmp_path)
+
+
+def test_without_locks_a_process_of_another_machine_is_taken_for_alive(tmp_path, no_locks):
+    (tmp_path / ".lock").write_text("process 1 on another-machine")
+    with pytest.raises(UserError, match=r"in use by process 1 on another-machine; if that is gone, delete .*\.lock"):
+        RunFolder(tmp_path).lock().__enter__()
+    (tmp_path / ".lock").unlink()
+    with RunFolder(tmp_path).lock():
+        pass
+
+
+def test_a_folder_that_cannot_have_a_lock_is_refused(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    (folder.path / ".lock").mkdir()
+    with pytest.raises(UnwritableError, match=r"the run's folder cannot be written \(.lock: Is a directory\)"):
+        folder.lock().__enter__()
