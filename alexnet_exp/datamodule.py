@@ -77,7 +77,7 @@ class ImageData(pl.LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal training and test images."""
+        """Equal for equal training and test images; of a folder of large ones by their names and sizes in bytes."""
         return self.source.fingerprint
 
     @property
@@ -261,6 +261,9 @@ class ImageData(pl.LightningDataModule):
             return source
         if sum(a.nbytes for a in arrays.values()) > DEVICE_SHARE * torch.cuda.mem_get_info(self._device)[0]:
             return source
+        for split in resident.values():
+            if isinstance(split, Kept):
+                split.check()
         moved = {key: array.to(self._device) for key, array in arrays.items()}
         return replace(source, **{name: split.on(moved[id(split.array)]) for name, split in resident.items()})  # type: ignore[arg-type]
 

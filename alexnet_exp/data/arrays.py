@@ -1,15 +1,22 @@
-"""Arrays that took a while to read, kept as .npy files in the user's cache folder and mapped into memory from there."""
+"""Arrays that took a while to read, kept as .npy files in the user's cache folder and mapped into memory from there.
+
+Behind its array, where readers of .npy files do not look, each file has the checksum of it.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_exp.atomic import replacing
+
+CHECKSUM = np.dtype("<u4")
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -35,10 +42,22 @@ def mapped_arrays(folder: Path, stem: str, names: tuple[str, ...], make: Callabl
 
 
 def _read(paths: Mapping[str, Path]) -> Arrays:
+    """Raises ValueError for a file that is damaged."""
     # "c": torch warns of an array that it could not write to
-    return {name: np.load(path, mmap_mode="c") for name, path in paths.items()}
+    arrays = {name: np.load(path, mmap_mode="c") for name, path in paths.items()}
+    for name, path in paths.items():
+        with path.open("rb") as file:
+            file.seek(-CHECKSUM.itemsize, os.SEEK_END)
+            if file.read() != _checksum(arrays[name]):
+                raise ValueError(f"{path}: damaged")
+    return arrays
 
 
 def _write(path: Path, array: NDArray[np.generic]) -> None:
     with replacing(path) as file:
         np.save(file, array)
+        file.write(_checksum(array))
+
+
+def _checksum(array: NDArray[np.generic]) -> bytes:
+    return CHECKSUM.type(crc32(np.ascontiguousarray(array).data)).tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import tarfile
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +36,11 @@ ARRAYS = ("train-labels", "test-labels", "fingerprint", "test", "train")
 # What reading a damaged archive or batch raises.
 DAMAGE = (
     *(OSError, EOFError, tarfile.TarError, zlib.error, pickle.UnpicklingError, MemoryError),
-    *(ValueError, TypeError, LookupError, AttributeError),
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, ImportError),
 )
+MOST = 1 << 30  # bytes of an archive, unpacked, or of a batch; the official ones have 178 MB
+IMAGES = 50_000  # of one batch: CIFAR-100's training images
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -160,23 +164,59 @@ def _states(place: Path, archive: Archive) -> list[str]:
     return [f"{file.resolve()}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}" for file in files]
 
 
-def _files(path: Path, names: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
+def _files(path: Path, names: set[str]) -> Iterator[tuple[str, Any]]:
     if path.is_dir():
         for name in sorted(names):
             with (path / name).open("rb") as file:
-                yield name, file
+                yield name, _Bounded(file)
         return
-    with tarfile.open(path) as tar:
-        for member in tar:
-            name = member.name.rpartition("/")[2]
-            if name in names and (content := tar.extractfile(member)) is not None:
-                yield name, content
+    with path.open("rb") as packed:
+        begins = packed.read(len(GZIP))
+        packed.seek(0)
+        content: Any = _Bounded(gzip.GzipFile(fileobj=packed) if begins == GZIP else packed)
+        with tarfile.open(fileobj=content, mode="r:") as tar:
+            for member in tar:
+                name = member.name.rpartition("/")[2]
+                # no link, which could lead to itself
+                if name in names and member.isreg() and (inner := tar.extractfile(member)) is not None:
+                    yield name, inner
 
 
-def _batch(file: IO[bytes], labels_key: str, classes: int) -> Resident:
+class _Bounded:
+    """A binary file of which at most MOST bytes are read: a small archive can unpack to any number of them."""
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        self._refuse(self.tell() + max(0, size))
+        return bytes(self._file.read(size if size >= 0 else MOST))
+
+    def readline(self) -> bytes:
+        return bytes(self._file.readline(MOST))
+
+    def seek(self, position: int) -> int:
+        self._refuse(position)
+        return int(self._file.seek(position))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def _refuse(self, position: int) -> None:
+        if position > MOST:
+            raise ValueError(f"it unpacks to more than {MOST >> 20} MB")
+
+
+def _batch(file: Any, labels_key: str, classes: int) -> Resident:
     # the batches were pickled by Python 2: latin1 is how its byte strings become keys and array contents
     batch = ArrayUnpickler(file, encoding="latin1").load()
-    pixels, labels = np.asarray(batch["data"]), np.asarray(batch[labels_key])
+    pixels, labels = batch["data"], batch[labels_key]
+    # lists of lists of one list are a billion numbers to who makes an array of them
+    if not isinstance(labels, np.ndarray) and not all(type(label) is int for label in labels[: IMAGES + 1]):
+        raise ValueError("labels are not a list of numbers")
+    if not isinstance(pixels, np.ndarray) or len(labels) > IMAGES:
+        raise ValueError(f"not an array of pixels, or more than {IMAGES:,} labels")
+    labels = np.asarray(labels)
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * 32 * 32):
         raise ValueError(f"pixels of {pixels.dtype} {pixels.shape} instead of uint8 ({len(labels)}, 3072)")
     if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < classes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_exp.data.imagenet import class_names, find_imagenet
-from alexnet_exp.data.listing import Layout, find_layout, list_files, refuse_heic_name
+from alexnet_exp.data.listing import Layout, find_layout, list_files, one_line, refuse_heic_name
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
 from alexnet_exp.settings import UserError
 
@@ -93,7 +94,12 @@ def _image_size(path: Path) -> tuple[int, int]:
 
     refuse_heic_name(path)
     try:
-        with Image.open(path) as image:
+        # half of what is refused Pillow only warns of
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not an image that can be read; replace or remove it") from error
+    except Image.DecompressionBombError as error:
+        many = str(error).partition(",")[0]  # "Image size (N pixels) exceeds limit of M pixels"
+        raise UserError(f"{one_line(path)}: {many}; make it smaller, or remove it") from error
+    # a damaged header makes Pillow raise almost anything
+    except Exception as error:
+        raise UserError(f"{one_line(path)}: not an image that can be read; replace or remove it") from error

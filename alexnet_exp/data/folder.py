@@ -59,10 +59,12 @@ def open_imagenet(spec: ImageNet) -> Source:
 
 def large(files: Files, size: int, spec: Folder | ImageNet, how: list[str]) -> Streamed:
     """`files` as squares of side `size`, decoded once or at each use, as `spec` has it; `how` is told which."""
-    array, note = kept(files, size, spec.decode, cache_folder(spec.cache))
+    images, note = kept(files, size, spec.decode, cache_folder(spec.cache))
     how.append(note)
-    labels = torch.tensor(files.labels)
-    return Streamed(files.paths(), labels, size) if array is None else Kept(files.paths(), labels, array)
+    labels, noted = torch.tensor(files.labels), torch.tensor(files.stamps).view(-1, 2)
+    if images is None:
+        return Streamed(files.paths(), labels, size, noted)
+    return Kept(files.paths(), labels, images, noted)
 
 
 def _joined(how: list[str]) -> str:

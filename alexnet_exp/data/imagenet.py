@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from alexnet_exp.data.devkit import NAME, Devkit, find_devkit, read_devkit
-from alexnet_exp.data.listing import Files, Layout, class_folders, find_layout, loose_images
+from alexnet_exp.data.listing import Files, Layout, class_folders, find_layout, loose_images, one_line
 from alexnet_exp.data.spec import ImageNet
 from alexnet_exp.settings import UserError
 
@@ -154,4 +154,4 @@ def _some(names: list[str], what: str) -> str:
 
 
 def _listed_briefly(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return one_line(", ".join(names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")

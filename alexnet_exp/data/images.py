@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,26 +20,34 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_exp.cores import cores
-from alexnet_exp.data.listing import heic
+from alexnet_exp.data.listing import Stamp, heic, one_line, unreadable
 from alexnet_exp.kernels.images import centre_square
 from alexnet_exp.settings import UserError
 
 JPEG_START = b"\xff\xd8\xff"
+# The markers of a JPEG's frame header, which has its size; the three left out are tables.
+JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+# Of a file that declares more no memory is asked for: it may be a trap, and is no photograph. The limit is Pillow's,
+# which warns, in two lines, from half of it on.
+MOST_PIXELS = 178_956_970
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+BRING_BACK = "bring it back and resume the run, or start a new one"
 # Below this many images a progress bar is noise.
 PROGRESS_FROM = 2000
 # What a thread is given at once: small images decode faster than tasks change hands.
 CHUNK = 64
 
 
-def read_image(path: str | Path, size: int) -> Tensor:
+def read_image(path: str | Path, size: int, stamp: Stamp | None = None) -> Tensor:
     """uint8 [3, size, size]: the short side resized to `size` (bilinear, antialiased), then the centre square.
 
-    Grey becomes three equal channels, CMYK and palettes RGB, transparency white; EXIF rotation is applied. Raises
-    UserError with the path for a file that is missing, truncated, HEIC or no image.
+    Grey becomes three equal channels, CMYK and palettes RGB, transparency white; EXIF rotation is applied. Of several
+    frames the first is taken. Raises UserError with the path for a file that is missing, truncated, HEIC or no image,
+    has more pixels than `MOST_PIXELS`, or is another one than `stamp` says.
     """
+    data = _content(path, stamp)
     try:
-        data = np.fromfile(path, dtype=np.uint8)
         start = data[:64].tobytes()
         # an AVIF may name mif1 as well, and Pillow reads it
         if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS and b"avif" not in start:
@@ -47,21 +57,41 @@ def read_image(path: str | Path, size: int) -> Tensor:
         raise
     # a damaged file makes a decoder raise almost anything: struct.error, zlib.error, IndexError
     except Exception as error:
-        raise UserError(f"{path}: not an image that can be read; replace or remove it ({_reason(error)})") from error
+        raise UserError(
+            f"{one_line(path)}: not an image that can be read; replace or remove it ({_reason(error)})"
+        ) from error
 
 
-def read_images(paths: Sequence[str], size: int, doing: str = "") -> Iterator[Tensor]:
-    """`read_image` of each path, in order, decoded by a thread a core; `doing` names a progress bar on stderr."""
+def _content(path: str | Path, stamp: Stamp | None) -> NDArray[np.uint8]:
+    """The bytes of a file that is still what `stamp` says."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a million of them)
+            data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+            read = file.readinto(data.data) if len(data) else 0
+            # after it was read: whoever writes into it meanwhile is noticed
+            now = Stamp.of(os.fstat(file.fileno()))
+    except OSError as error:
+        # a run's files are counted and numbered: one that is gone cannot be left out
+        instead = "replace or remove it" if stamp is None else BRING_BACK
+        raise UserError(unreadable(path, error, instead)) from error
+    if stamp is not None and now != stamp:
+        was = "another time of change" if now.size == stamp.size else f"{now.size:,} bytes, they were {stamp.size:,}"
+        raise UserError(f"{one_line(path)}: has changed since the data were opened ({was}); {BRING_BACK}")
+    return data[:read]
+
+
+def read_images(files: Sequence[tuple[str, Stamp]], size: int, doing: str = "") -> Iterator[Tensor]:
+    """`read_image` of each file, in order, decoded by a thread a core; `doing` names a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import track
 
-    quiet = not doing or len(paths) < PROGRESS_FROM
-    yield from track(_in_chunks(paths, size), doing, len(paths), disable=quiet, console=Console(stderr=True))
+    quiet = not doing or len(files) < PROGRESS_FROM
+    yield from track(_in_chunks(files, size), doing, len(files), disable=quiet, console=Console(stderr=True))
 
 
-def _in_chunks(paths: Sequence[str], size: int) -> Iterator[Tensor]:
+def _in_chunks(files: Sequence[tuple[str, Stamp]], size: int) -> Iterator[Tensor]:
     """At most two chunks a thread are ahead of the reader, who may be slower than they are: a disk."""
-    chunks = iter([paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)])
+    chunks = iter([files[start : start + CHUNK] for start in range(0, len(files), CHUNK)])
     with ThreadPoolExecutor(cores()) as threads:
         ahead = deque(threads.submit(_read_chunk, size, chunk) for chunk in islice(chunks, 2 * cores()))
         try:
@@ -74,13 +104,16 @@ def _in_chunks(paths: Sequence[str], size: int) -> Iterator[Tensor]:
                 future.cancel()
 
 
-def _read_chunk(size: int, paths: Sequence[str]) -> list[Tensor]:
-    return [read_image(path, size) for path in paths]
+def _read_chunk(size: int, files: Sequence[tuple[str, Stamp]]) -> list[Tensor]:
+    return [read_image(path, size, stamp) for path, stamp in files]
 
 
 def _decode(data: NDArray[np.uint8]) -> Tensor:
     """uint8 [3, H, W]; [1, H, W] for a grey JPEG."""
+    if not len(data):
+        raise ValueError("the file is empty")
     if data[:3].tobytes() == JPEG_START:
+        _refuse_vast(*_jpeg_size(data))
         pixels: Tensor = decode_jpeg(torch.from_numpy(data), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
         # libjpeg leaves CMYK to its caller; Pillow knows Adobe's inverted kind
         if len(pixels) != 4:
@@ -90,7 +123,25 @@ def _decode(data: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
+def _jpeg_size(data: NDArray[np.uint8]) -> tuple[int, int]:
+    """Height and width by the frame header; 0, 0 where there is none, of which the decoder tells."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in JPEG_FRAMES:
+            return int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return 0, 0
+
+
+def _refuse_vast(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} are more than {MOST_PIXELS} pixels")
+
+
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, of which nothing says the range")
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
@@ -105,6 +156,7 @@ def _square(pixels: Tensor, size: int) -> Tensor:
     short = min(height, width)
     if short != size:
         height, width = height * size // short, width * size // short
+        _refuse_vast(height, width)
         square = centre_square(pixels, height, width, size)
         if square is not None:
             return square
@@ -114,7 +166,12 @@ def _square(pixels: Tensor, size: int) -> Tensor:
 
 
 def _reason(error: Exception) -> str:
-    """The last part of the error's first line: torchvision puts the source file and line before it."""
+    """The error's first line, or what of it tells a user something."""
     if isinstance(error, UnidentifiedImageError):  # its own words name a buffer in memory
         return "no format that is known"
-    return str(error).splitlines()[0].rsplit(", ", 1)[-1] if str(error) else type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):  # "Image size (N pixels) exceeds limit of M pixels, could be"
+        return str(error).partition(",")[0]
+    line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, RuntimeError):  # torchvision's has source file and line before it
+        line = line.rsplit(", ", 1)[-1]
+    return one_line(line) or type(error).__name__

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
+from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from alexnet_exp.settings import UserError
 
@@ -28,6 +33,17 @@ class Layout:
     empty: list[str]
 
 
+class Stamp(NamedTuple):
+    """What tells a file from what it is after a change: its size in bytes and the time when it was last written."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(status.st_size, status.st_mtime_ns)
+
+
 @dataclass(frozen=True)
 class Files:
     """Image files under `folder`, as `CLASS/FILE` in sorted order, and the index of each one's class."""
@@ -39,6 +55,29 @@ class Files:
     def paths(self) -> list[str]:
         """The files' full paths."""
         return [os.path.join(self.folder, name) for name in self.names]  # noqa: PTH118 (a million of them)
+
+    @cached_property
+    def stamps(self) -> array[int]:
+        """Each file's size and time of change, one after the other; they are looked up once, with one call a file."""
+        return stamps(self.paths())
+
+    def stamp(self, row: int) -> Stamp:
+        """What file number `row` was when this was first asked of any of them."""
+        return Stamp(*self.stamps[2 * row : 2 * row + 2])
+
+
+def stamps(paths: list[str]) -> array[int]:
+    """`Files.stamps` of these. Raises UserError for a file that is not there, or is none: a folder, a pipe."""
+    noted = array("q")
+    for path in paths:
+        try:
+            status = os.stat(path)  # noqa: PTH116 (a million of them)
+        except OSError as error:
+            raise UserError(unreadable(path, error)) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{one_line(path)}: is named as an image, but is no file; remove it")
+        noted.extend(Stamp.of(status))
+    return noted
 
 
 def find_layout(root: str | None) -> Layout:
@@ -59,10 +98,14 @@ def find_layout(root: str | None) -> Layout:
     train = base / "train" if parted else base
     folders = class_folders(train)
     classes = [name for name in folders if next(_images_in(train / name), None)]
+    for name in classes:
+        _check_name(train / name)
     if not classes:
         raise UserError(f"data.root={root}: no images in class folders; lay them as train/CLASS/* or CLASS/*")
     if len(classes) == 1:
-        raise UserError(f"data.root={root}: only one class, {classes[0]}, in {train}; at least two are needed")
+        raise UserError(
+            f"data.root={root}: only one class, {one_line(classes[0])}, in {train}; at least two are needed"
+        )
     val, test = (_part(base / part, classes, root) if parted else None for part in ("val", "test"))
     return Layout(train, val, test, classes, [name for name in folders if name not in classes])
 
@@ -86,7 +129,7 @@ def class_folders(folder: Path) -> list[str]:
     """Sorted names of the folders in `folder`; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    with os.scandir(folder) as entries:
+    with _listed(folder) as entries:
         return sorted(e.name for e in entries if not e.name.startswith((".", "__MACOSX")) and e.is_dir())
 
 
@@ -101,9 +144,21 @@ def refuse_heic_name(path: Path) -> None:
         raise UserError(heic(path))
 
 
+def one_line(text: str | Path) -> str:
+    """`text`, such as a path, for a message of one line, whatever bytes it has: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def unreadable(path: str | Path, error: OSError, instead: str = "replace or remove it") -> str:
+    """The line for a file that the system does not give."""
+    return f"{one_line(path)}: cannot be read ({error.strerror or error}); {instead}"
+
+
 def heic(path: str | Path) -> str:
     """The line that a HEIC file gets."""
-    return f"{path}: HEIC images cannot be read; convert it to JPEG (for instance: magick photo.heic photo.jpg)"
+    return (
+        f"{one_line(path)}: HEIC images cannot be read; convert it to JPEG (for instance: magick photo.heic photo.jpg)"
+    )
 
 
 def _part(folder: Path, classes: list[str], root: str) -> Path | None:
@@ -111,14 +166,37 @@ def _part(folder: Path, classes: list[str], root: str) -> Path | None:
     found = [name for name in class_folders(folder) if next(_images_in(folder / name), None)]
     unknown = sorted(set(found) - set(classes))
     if unknown:
-        named = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        named = one_line(", ".join(unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise UserError(f"data.root={root}: {folder.name}/ has classes that train/ lacks: {named}; move or remove them")
     return folder if found else None
 
 
+def _check_name(folder: Path) -> None:
+    """The classes' names go into files of text. Raises UserError for one that is no text."""
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{one_line(folder)}: the folder's name is not in UTF-8, and is a class's; rename it") from None
+
+
 def _images_in(folder: Path) -> Iterator[str]:
-    """Names of the image files directly in `folder`; hidden files (.DS_Store, ._x.jpg) and other types are left out."""
-    with os.scandir(folder) as entries:
+    """Names of the image files directly in `folder`; hidden files (.DS_Store, ._x.jpg) and other types are left out.
+
+    Raises UserError for what is named as an image, but is a folder, a pipe or a link that leads nowhere.
+    """
+    with _listed(folder) as entries:
         for entry in entries:
             if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                if not entry.is_file():
+                    raise UserError(f"{one_line(entry.path)}: is named as an image, but is no file; remove it")
                 yield entry.name
+
+
+@contextmanager
+def _listed(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """The entries of `folder`. Raises UserError where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            yield entries
+    except OSError as error:
+        raise UserError(unreadable(folder, error, "make it readable, or remove it")) from error

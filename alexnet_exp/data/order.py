@@ -7,17 +7,15 @@ So each image of an epoch counts exactly once, nothing is padded or dropped, and
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from alexnet_exp.data.images import read_image
 from alexnet_exp.data.split import Split, Streamed
+from alexnet_exp.data.workers import Decoder
 from alexnet_exp.seeds import derive
 from alexnet_exp.settings import UserError
 
@@ -85,6 +83,13 @@ class ResidentLoader:
         for share in self._shares():
             yield self.split.images(share), self.split.labels[share.to(self.split.labels.device)]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the place in the epoch is what `start` says. Lightning takes a loader without one for lost."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to load, as `state_dict` has nothing."""
+
     def _shares(self) -> Iterator[Tensor]:
         order = self.order()
         for batch in range(self.start(), len(self.plan)):
@@ -107,66 +112,13 @@ class StreamedLoader(ResidentLoader):
         pin_memory: bool = False,
     ):
         super().__init__(split, plan, order, start)
-        self.requests = _Requests()
-        self.decoder: DataLoader[Tensor | UserError] = DataLoader(
-            _Decoder(split.size),
-            batch_size=None,
-            sampler=self.requests,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            multiprocessing_context=_worker_context() if workers else None,
-            # the loader draws a seed for its workers, which use none: not from the run's random numbers
-            generator=torch.Generator(),
-        )
+        self.decoder = Decoder(split, workers, pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
         shares = list(self._shares())
-        self.requests.paths = [[self.split.paths[i] for i in share.tolist()] for share in shares]
-        for share, images in zip(shares, self.decoder, strict=True):
-            if isinstance(images, UserError):
-                raise images
+        for share, images in zip(shares, self.decoder.decode(shares), strict=True):
             yield images, self.split.labels[share]
 
     def close(self) -> None:
-        """Ends the workers, also in the middle of an epoch: whoever holds an iterator of it would keep them alive."""
-        workers = getattr(self.decoder, "_iterator", None)
-        if workers is not None:
-            workers._shutdown_workers()  # torch has no public name for it
-            self.decoder._iterator = None
-
-
-class _Requests(Sampler[list[str]]):
-    """The paths of each batch of the coming epoch, which go to the workers: these hold no list of all files."""
-
-    def __init__(self) -> None:
-        self.paths: list[list[str]] = []
-
-    def __iter__(self) -> Iterator[list[str]]:
-        return iter(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-class _Decoder(Dataset[Tensor | UserError]):
-    """Decodes the files of a batch."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def __getitem__(self, paths: list[str]) -> Tensor | UserError:
-        try:
-            return torch.stack([read_image(path, self.size) for path in paths])
-        except UserError as error:
-            # raised here, it would reach the user wrapped in the worker's traceback
-            return error
-
-
-def _worker_context() -> BaseContext:
-    """A fork of a process with threads or a CUDA context may hang; a fork server has neither and imports torch once."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+        """Ends the workers, also in the middle of an epoch."""
+        self.decoder.close()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from alexnet_exp.data.images import read_image, read_images
+from alexnet_exp.data.listing import Stamp, stamps
+from alexnet_exp.data.mapped import MappedImages
 
 # Statistics of images that are read from files come from this many of them, evenly spaced.
 STATISTICS_SAMPLE = 4096
@@ -119,61 +121,103 @@ class Resident(Split):
 
 
 class Streamed(Split):
-    """Images decoded from their files whenever they are asked for, as RGB squares of side `size`."""
+    """Images decoded from their files whenever they are asked for, as RGB squares of side `size`.
 
-    def __init__(self, paths: list[str], labels: Tensor, size: int):
+    `noted` [N, 2], int64: each file's `Stamp` when the data were opened. A file that is another one by the time it is
+    read is refused: the run's fingerprint, its statistics and its earlier epochs were of what it was.
+    """
+
+    def __init__(self, paths: list[str], labels: Tensor, size: int, noted: Tensor | None = None):
         self.paths, self.labels, self.size = paths, labels, size
+        self.noted = torch.tensor(stamps(paths)).view(-1, 2) if noted is None else noted
         self.shape = (3, size, size)
 
     def images(self, indices: Tensor) -> Tensor:
-        return torch.stack([read_image(self.paths[i], self.size) for i in indices.tolist()])
+        return torch.stack([read_image(path, self.size, stamp) for path, stamp in self.files(indices)])
+
+    def files(self, indices: Tensor) -> list[tuple[str, Stamp]]:
+        """The files of the images at `indices`, and what each was when the data were opened."""
+        return [
+            (self.paths[i], Stamp(*stamp))
+            for i, stamp in zip(indices.tolist(), self.noted[indices].tolist(), strict=True)
+        ]
 
     def select(self, indices: Tensor) -> Streamed:
-        return Streamed([self.paths[i] for i in indices.tolist()], self.labels[indices], self.size)
+        return Streamed([self.paths[i] for i in indices.tolist()], self.labels[indices], self.size, self.noted[indices])
 
     def hashed(self) -> bytes:
-        """Of names, sizes in bytes, labels and the stored side: reading every pixel would take minutes."""
+        """Of names, sizes in bytes, labels and the stored side: reading every pixel would take minutes.
+
+        So it does not tell a file from another one of the same name and size, such as one with a pixel painted over.
+        Within a run the files' times of change do that.
+        """
         digest = hashlib.blake2b(str(self.shape).encode(), digest_size=16)
-        for path in self.paths:
+        for path, size in zip(self.paths, self.noted[:, 0].tolist(), strict=True):
             name = "/".join(path.replace(os.sep, "/").split("/")[-2:])
-            digest.update(f"{name}\0{os.stat(path).st_size}\n".encode("utf-8", "surrogateescape"))  # noqa: PTH116
+            digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
         digest.update(self.labels.cpu().numpy().data)
         return digest.digest()
 
     def _chunks(self) -> Iterator[Tensor]:
-        step = math.ceil(len(self.paths) / STATISTICS_SAMPLE)
-        for image in read_images(self.paths[::step], self.size, "Measuring the mean"):
+        for image in read_images(self.files(self._sample()), self.size, "Measuring the mean"):
             yield image[None]
+
+    def _sample(self) -> Tensor:
+        """Of which images the statistics are."""
+        return torch.arange(0, len(self.paths), math.ceil(len(self.paths) / STATISTICS_SAMPLE))
 
 
 class Kept(Streamed):
-    """Images of files that were decoded once, into `array` [M, 3, size, size]; `rows` [N] of it are this split's.
+    """Images of files that were decoded once, into `kept`, of which `rows` [N] are this split's.
 
     To all who ask it is what it would be if the files were decoded anew: its hash is of the files, its statistics are
-    of the same ones of them.
+    of the same ones of them. `array` [M, 3, size, size]: the same pixels, on the device where they lie. An image that
+    is damaged in the cache is decoded anew, as long as its file is what it was.
     """
 
-    def __init__(self, paths: list[str], labels: Tensor, array: Tensor, rows: Tensor | None = None):
-        super().__init__(paths, labels, array.shape[-1])
-        self.array = array
-        self.rows = torch.arange(len(labels), device=array.device) if rows is None else rows
+    def __init__(
+        self,
+        paths: list[str],
+        labels: Tensor,
+        kept: MappedImages,
+        noted: Tensor | None = None,
+        rows: Tensor | None = None,
+        array: Tensor | None = None,
+    ):
+        super().__init__(paths, labels, kept.array.shape[-1], noted)
+        self.kept = kept
+        self.array = kept.array if array is None else array
+        self.rows = torch.arange(len(labels), device=self.array.device) if rows is None else rows
 
     def images(self, indices: Tensor) -> Tensor:
+        self.check(indices)
         return self.array.index_select(0, self.rows[indices.to(self.array.device)])
 
     def select(self, indices: Tensor) -> Kept:
         chosen = indices.to(self.array.device)
         paths = [self.paths[i] for i in indices.tolist()]
-        return Kept(paths, self.labels[chosen], self.array, self.rows[chosen])
+        return Kept(paths, self.labels[chosen], self.kept, self.noted[indices.cpu()], self.rows[chosen], self.array)
 
     def on(self, array: Tensor) -> Kept:
-        """The same split on a copy of its array that lies on another device."""
-        return Kept(self.paths, self.labels.to(array.device), array, self.rows.to(array.device))
+        """The same split on a copy of its array that lies on another device; `check` comes before the copying."""
+        return Kept(self.paths, self.labels.to(array.device), self.kept, self.noted, self.rows.to(array.device), array)
+
+    def check(self, indices: Tensor | None = None) -> None:
+        """Mends those of the images at `indices` (None: of all) that are damaged in the cache. Once for each of them.
+
+        Raises UserError where the file of one cannot be read, or has changed.
+        """
+        if self.array is not self.kept.array:
+            return  # a copy, of what was checked
+        chosen = torch.arange(len(self.paths)) if indices is None else indices
+        for number in self.kept.damaged(self.rows[chosen]).tolist():
+            index = chosen[number]
+            (image,) = super().images(index[None])
+            self.kept.mend(int(self.rows[index]), image)
 
     def _chunks(self) -> Iterator[Tensor]:
-        step = math.ceil(len(self.paths) / STATISTICS_SAMPLE)
-        for rows in torch.split(self.rows[::step], max(1, CHUNK_BYTES // math.prod(self.shape))):
-            yield self.array.index_select(0, rows)
+        for part in torch.split(self._sample(), max(1, CHUNK_BYTES // math.prod(self.shape))):
+            yield self.images(part)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,9 @@ from torch import Tensor
 
 from alexnet_exp.data import cache
 from alexnet_exp.data.cache import decoded, kept
-from alexnet_exp.data.listing import Files, list_files
+from alexnet_exp.data.images import read_image
+from alexnet_exp.data.listing import Files, Stamp, list_files
+from alexnet_exp.data.mapped import MappedImages
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Decode, Folder, ImageNet
 from alexnet_exp.data.split import Kept, Resident, Streamed
@@ -40,7 +43,8 @@ def test_holds_the_pixels_in_the_order_of_the_files(files: Files, tmp_path: Path
     expected = np.stack([np.array(Image.open(path)).transpose(2, 0, 1) for path in files.paths()])
     assert np.array_equal(decoded(files, 8, tmp_path / "cache").numpy(), expected)
     (file,) = (tmp_path / "cache").iterdir()
-    assert np.array_equal(np.load(file), expected)
+    for mode in (None, "r"):
+        assert np.array_equal(np.load(file, mmap_mode=mode), expected), "a plain .npy file to others"
 
 
 def test_is_read_without_decoding_again(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +93,7 @@ def test_a_broken_image_leaves_no_file(files: Files, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(files: Files, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"data\.cache=.*file.*cannot be written .* write data\.cache=FOLDER"):
+    with pytest.raises(UserError, match=r"data\.cache=.*file.*cannot be used .* write data\.cache=FOLDER"):
         decoded(files, 8, tmp_path / "file")
 
 
@@ -112,7 +116,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def test_a_full_disk_leaves_no_file(files: Files, tmp_path: Path) -> None:
-    with files_of_at_most(600), pytest.raises(UserError, match=r"cannot be written \(File too large\)"):
+    with files_of_at_most(600), pytest.raises(UserError, match=r"cannot be used \(File too large\)"):
         decoded(files, 8, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     assert len(decoded(files, 8, tmp_path / "cache")) == 5
@@ -143,34 +147,117 @@ def test_a_file_that_stands_is_read_where_nothing_can_be_written(
     assert "Read-only file system" in how
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4])
-def test_an_interrupted_one_is_continued_from_what_was_on_the_disk(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
-    """Two images are synced at once here; image number `at` is the one that a Ctrl-C meets."""
-    monkeypatch.setattr(cache, "SYNC_BYTES", 2 * 3 * 8 * 8)
-    read_images = cache.read_images
-    asked: list[int] = []
+def pixels(files: Files) -> Tensor:
+    return torch.from_numpy(np.stack([np.array(Image.open(path)).transpose(2, 0, 1) for path in files.paths()]))
 
-    def interrupted(paths: Sequence[str], size: int, doing: str) -> Iterator[Tensor]:
-        for number, image in enumerate(read_images(paths, size, doing)):
-            if number == at:
-                raise KeyboardInterrupt
-            yield image
 
-    def counted(paths: Sequence[str], size: int, doing: str) -> Iterator[Tensor]:
-        asked.append(len(paths))
-        return read_images(paths, size, doing)
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images were to be decoded, at each time that any were."""
+    read_images, numbers = cache.read_images, list[int]()
 
-    monkeypatch.setattr(cache, "read_images", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        decoded(files, 8, tmp_path / "cache")
+    def counted(asked_for: Sequence[tuple[str, Stamp]], size: int, doing: str) -> Iterator[Tensor]:
+        numbers.append(len(asked_for))
+        return read_images(asked_for, size, doing)
+
     monkeypatch.setattr(cache, "read_images", counted)
-    images = decoded(files, 8, tmp_path / "cache")
-    # a block counts once something of the next one stands behind it
-    assert asked == [5 if at <= 2 else 3]
-    assert np.array_equal(images, np.stack([np.array(Image.open(p)).transpose(2, 0, 1) for p in files.paths()]))
+    return numbers
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from alexnet_exp.data import cache
+from alexnet_exp.data.listing import list_files
+read_images = cache.read_images
+def until(*arguments):
+    for number, image in enumerate(read_images(*arguments)):
+        if number == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield image
+cache.read_images = until
+cache.decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def killed_writer(files: Files, tmp_path: Path) -> Callable[[int], None]:
+    """`killed_writer(n)`: a process that fills the cache, and is killed when it has written n images."""
+
+    def run(images: int) -> None:
+        command = [sys.executable, "-c", KILLED, str(files.folder), str(tmp_path / "cache"), str(images)]
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_a_killed_writer_is_continued(
+    files: Files, tmp_path: Path, killed_writer: Callable[[int], None], asked: list[int], at: int
+) -> None:
+    killed_writer(at)
+    assert not list((tmp_path / "cache").glob("*.npy")), "what is not whole has another name"
+    assert torch.equal(decoded(files, 8, tmp_path / "cache"), pixels(files))
+    # what the process had handed to the system is there; up to 8 kB it had not
+    assert len(asked) == 1
+    assert 5 - at <= asked[0] <= 5
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 4])
+@pytest.mark.parametrize("damage", ["", "flipped", "header", "sums", "longer", "no sums"])
+def test_an_interrupted_writer_is_continued_from_what_is_whole(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int], at: int, damage: str
+) -> None:
+    with monkeypatch.context() as patch:
+        read_images = cache.read_images
+
+        def interrupted(*arguments: object) -> Iterator[Tensor]:
+            for number, image in enumerate(read_images(*arguments)):  # type: ignore[arg-type]
+                if number == at:
+                    raise KeyboardInterrupt
+                yield image
+
+        patch.setattr(cache, "read_images", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            decoded(files, 8, tmp_path / "cache")
+    asked.clear()
+    (part,) = (tmp_path / "cache").glob("*.part")
+    (sums,) = (tmp_path / "cache").glob("*.sums")
+    image_bytes = 3 * 8 * 8
+    header = part.stat().st_size - at * image_bytes
+    whole = at
+    if damage == "flipped" and at:
+        flip(part, header + (at - 1) * image_bytes + 5)
+        whole = at - 1
+    elif damage == "header":
+        flip(part, 3)
+        whole = 0
+    elif damage == "sums" and at:
+        flip(sums, 1)
+        whole = 0
+    elif damage == "longer":
+        with part.open("ab") as file:
+            file.write(bytes(100))
+        with sums.open("ab") as file:
+            file.write(bytes(6))
+    elif damage == "no sums":
+        sums.unlink()
+        whole = 0
+    images = decoded(files, 8, tmp_path / "cache")
+    assert asked == [5 - whole]
+    assert torch.equal(images, pixels(files))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def flip(path: Path, at: int) -> None:
+    """One bit of the file's byte number `at`."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 4]))
 
 
 def test_of_two_that_want_it_one_decodes(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +272,34 @@ def test_of_two_that_want_it_one_decodes(files: Files, tmp_path: Path, monkeypat
         found = list(threads.map(lambda _: decoded(files, 8, tmp_path / "cache"), range(4)))
     assert len(calls) == 1
     assert all(torch.equal(images, found[0]) for images in found)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+FILL = """
+import sys
+from pathlib import Path
+from alexnet_exp.data.cache import decoded
+from alexnet_exp.data.listing import list_files
+print(flush=True)
+sys.stdin.readline()
+print(int(decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2])).long().sum()))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_fill_one_cache_at_once(tmp_path: Path, make_images: Callable[..., Path]) -> None:
+    many = list_files(make_images(tmp_path / "many", {"a": 200, "b": 200}, (8, 8)), ["a", "b"])
+    command = [sys.executable, "-c", FILL, str(many.folder), str(tmp_path / "cache")]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has imported everything
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    sums = [int(process.communicate()[0]) for process in processes]
+    assert sums == [int(pixels(many).long().sum())] * 2
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -211,7 +326,7 @@ def test_a_disk_that_fills_up_meanwhile(files: Files, tmp_path: Path) -> None:
         array, how = kept(files, 8, Decode.auto, tmp_path / "cache")
         assert array is None
         assert "decoded at each use (data.cache=" in how
-        with pytest.raises(UserError, match="cannot be written"):
+        with pytest.raises(UserError, match="cannot be used"):
             kept(files, 8, Decode.once, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -275,7 +390,8 @@ TOUCH = "import sys, numpy; a = numpy.load(sys.argv[1], mmap_mode='c'); a.sum();
 def test_two_processes_share_the_pages(tmp_path: Path) -> None:
     size = 64 * 3 * 128 * 128
     np.save(tmp_path / "images.npy", np.ones((64, 3, 128, 128), dtype=np.uint8))
-    images = Resident(cache.mapped(tmp_path / "images.npy"), torch.zeros(64, dtype=torch.long))
+    array = MappedImages(tmp_path / "images.npy", (64, 3, 128, 128), 128).array
+    images = Resident(array, torch.zeros(64, dtype=torch.long))
     parts = images.select(torch.arange(0, 64, 2)), images.select(torch.arange(1, 64, 2))  # as train and validation
     for part in parts:
         part.images(torch.arange(32)).sum()
@@ -287,3 +403,130 @@ def test_two_processes_share_the_pages(tmp_path: Path) -> None:
         other.communicate()
     assert shared >= size
     assert private <= 2 * 4096  # the page of the file's header may be this process's own
+
+
+# The header of these small files: a multiple of 64 bytes.
+HEADER = 128
+
+
+@pytest.mark.parametrize("where", ["header", "first pixel", "last pixel", "checksum"])
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_damaged_file_is_never_used(
+    files: Files,
+    tmp_path: Path,
+    where: str,
+    writable: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    images = decoded(files, 8, tmp_path / "cache").clone()
+    (file,) = (tmp_path / "cache").iterdir()
+    whole = file.read_bytes()
+    at = {"header": 40, "first pixel": HEADER, "last pixel": HEADER + images.numel() - 1, "checksum": len(whole) - 3}
+    flip(file, at[where])
+    if not writable:
+        open_it = Path.open
+        monkeypatch.setattr(Path, "open", lambda path, mode="r", *a, **k: open_it(path, refused(mode), *a, **k))
+    if where == "header" and not writable:
+        with pytest.raises(UserError, match="cannot be used"):
+            decoded(files, 8, tmp_path / "cache")
+        return
+    assert torch.equal(decoded(files, 8, tmp_path / "cache"), images)
+    monkeypatch.undo()
+    assert (file.read_bytes() == whole) == writable
+    assert len(caplog.records) == (where != "header")
+    assert all(f"{file}: image" in record.message and "\n" not in record.message for record in caplog.records)
+
+
+def refused(mode: str) -> str:
+    """`mode`, unless it is one for writing: what a folder of another user's does."""
+    if mode in ("r+b", "a+b"):
+        raise PermissionError(13, "Permission denied")
+    return mode
+
+
+def test_a_file_of_another_version_is_not_read(
+    files: Files, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded(files, 8, tmp_path / "cache")
+    before = set((tmp_path / "cache").iterdir())
+    monkeypatch.setattr(cache, "DECODER", "0")
+    decoded(files, 8, tmp_path / "cache")
+    assert asked == [5, 5]
+    assert set((tmp_path / "cache").iterdir()).isdisjoint(before)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """The superuser may read everything; another user may not."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_cache_that_may_not_be_read(files: Files, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "cache"
+    decoded(files, 8, folder)
+    (file,) = folder.iterdir()
+    for above in (tmp_path, *tmp_path.parents):
+        if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o055)  # pytest's own are private
+    (file if what == "file" else folder).chmod(0)
+    said = r"data\.cache=.*: cannot be used \(Permission denied\); write data\.cache=FOLDER"
+    try:
+        with as_nobody():
+            for ask in (lambda: decoded(files, 8, folder), lambda: kept(files, 8, Decode.once, folder)):
+                with pytest.raises(UserError, match=said):
+                    ask()
+            array, how = kept(files, 8, Decode.auto, folder)
+        assert array is None
+        assert "Permission denied" in how
+    finally:
+        folder.chmod(0o755)
+
+
+@pytest.fixture
+def kept_split(large: Path) -> Kept:
+    split = open_source(ImageNet(root=str(large), size=66, decode=Decode.once), 1).test
+    assert isinstance(split, Kept)
+    return split
+
+
+def test_a_damaged_image_is_decoded_anew_when_it_is_used(kept_split: Kept, caplog: pytest.LogCaptureFixture) -> None:
+    truth = torch.stack([read_image(path, 66) for path in kept_split.paths])
+    file = kept_split.kept.path
+    whole = file.read_bytes()
+    for row in (2, 5, 6):
+        flip(file, HEADER + row * 3 * 66 * 66 + 77)
+    picked = kept_split.select(torch.tensor([6, 0, 5]))
+    assert not torch.equal(picked.array[picked.rows], truth[[6, 0, 5]]), "damaged, and mapped"
+    assert torch.equal(picked.images(torch.tensor([2, 1, 0, 0])), truth[[5, 0, 6, 6]])
+    assert len(caplog.records) == 1, "of many, one is told"
+    # of what the statistics are, too
+    assert torch.equal(kept_split.statistics().pixel_mean, truth.double().mean(0).float())
+    assert file.read_bytes() == whole, "mended for those who come later"
+
+
+def test_a_damaged_image_whose_file_has_changed_is_refused(kept_split: Kept) -> None:
+    flip(kept_split.kept.path, HEADER + 2 * 3 * 66 * 66)
+    os.utime(kept_split.paths[2], ns=(1, 1))
+    with pytest.raises(UserError) as error:
+        kept_split.images(torch.tensor([2]))
+    assert str(error.value).startswith(f"{kept_split.paths[2]}: has changed since the data were opened")
+    with pytest.raises(UserError):  # still not used
+        kept_split.check()
+    assert len(kept_split.images(torch.tensor([1, 3]))) == 2
+
+
+def test_a_file_that_changes_while_it_is_decoded_is_refused(files: Files, tmp_path: Path) -> None:
+    assert files.stamps
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(files.paths()[3])
+    with pytest.raises(UserError, match=r"b.000\.png: has changed since the data were opened"):
+        decoded(files, 8, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []

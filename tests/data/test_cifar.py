@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import copyreg
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -195,6 +198,90 @@ def test_a_pickle_that_wants_to_run_something_does_not(tmp_path: Path, place: st
         write_archive(tmp_path / "cifar-10-python.tar.gz", evil)
     assert "it wants to load" in failure(spec(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+class Calls:
+    """Pickles to a call of `function` with `arguments`."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize(
+    "function",
+    [getattr, eval, __import__, codecs.encode, copyreg._reconstructor, np.save, np.lib.format.read_array, os.system],
+)
+def test_a_pickle_names_nothing_but_arrays(function: Callable[..., object], tmp_path: Path) -> None:
+    """Steps by which an unpickler that knows a little too much has been led to a shell."""
+    batch = pickle.dumps({"data": Calls(function, str(tmp_path / "ran")), "labels": [0]}, protocol=2)
+    write_folder(tmp_path / "cifar-10-batches-py", batches() | {"data_batch_1": batch})
+    assert "it wants to load" in failure(spec(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["os\nsystem", "numpy\nndarray.__class__", "numpy.core.multiarray\nscalar", "numpy\nload"]
+)
+@pytest.mark.parametrize("protocol", [0, 4])
+def test_by_no_way_of_naming_it(name: str, protocol: int, tmp_path: Path) -> None:
+    module, _, attribute = name.partition("\n")
+    texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, attribute)]
+    found = f"c{name}\n".encode() if protocol == 0 else b"\x80\x04" + b"".join(texts) + b"\x93"
+    write_folder(tmp_path / "cifar-10-batches-py", batches() | {"data_batch_1": found + b"."})
+    assert f"it wants to load {module}.{attribute}" in failure(spec(tmp_path))
+
+
+def test_labels_that_are_lists_of_lists_are_not_made_an_array(tmp_path: Path) -> None:
+    """Twelve lists of ten times the one before: a trillion numbers in a few bytes."""
+    labels: list[object] = [0] * 10
+    for _ in range(12):
+        labels = [labels] * 10
+    batch = pickle.dumps({"data": PIXELS["test_batch"], "labels": labels}, protocol=3)
+    write_folder(tmp_path / "cifar-10-batches-py", batches() | {"data_batch_1": batch})
+    assert "labels are not a list of numbers" in failure(spec(tmp_path))
+
+
+@pytest.mark.parametrize("rows", [2**40, 2**62])
+def test_an_array_that_says_it_is_huge(rows: int, tmp_path: Path) -> None:
+    huge = Calls(np.ndarray, (rows, 3072), np.dtype(np.uint8))
+    batch = pickle.dumps({"data": huge, "labels": [0] * 4}, protocol=2)
+    write_folder(tmp_path / "cifar-10-batches-py", batches() | {"data_batch_1": batch})
+    assert "damaged, or not" in failure(spec(tmp_path))
+
+
+def test_links_and_devices_of_an_archive_are_passed_over(tmp_path: Path) -> None:
+    """Also a link to itself, which an unwary reader would follow for ever."""
+    path = tmp_path / "cifar-10-python.tar.gz"
+    kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.SYMTYPE]
+    with tarfile.open(path, "w:gz") as tar:
+        for name, kind in zip(NAMES, kinds, strict=False):
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.type, member.linkname = kind, f"cifar-10-batches-py/{name}"
+            tar.addfile(member)
+    assert "missing" in failure(spec(tmp_path))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_archive_that_unpacks_to_more_than_the_real_ones_is_refused(
+    packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cifar, "MOST", 1 << 20)
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz" if packed else "w") as tar:
+        for name, content in [("readme", bytes(3 << 20)), *batches().items()]:
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert "it unpacks to more than 1 MB" in failure(spec(tmp_path))
+
+
+def test_an_archive_that_is_not_compressed_is_read(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "cifar-10-python.tar.gz", batches())
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+    assert_right(spec(tmp_path))
 
 
 def test_members_that_point_outside_are_not_written(tmp_path: Path) -> None:

@@ -85,6 +85,36 @@ def test_a_broken_header_is_named(tmp_path: Path, make_images: MakeImages) -> No
     assert str(tmp_path / "a" / "000.png") in one_line(tmp_path)
 
 
+def test_a_bomb_is_named_with_its_size(
+    tmp_path: Path, make_images: MakeImages, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_images(tmp_path, {"a": 1, "b": 1})
+    # a PPM has its size in words
+    (tmp_path / "a" / "000.png").write_bytes(b"P6 30000 30000 255 ")
+    assert one_line(tmp_path) == (
+        f"{tmp_path}/a/000.png: Image size (900000000 pixels) exceeds limit of 178956970 pixels; "
+        "make it smaller, or remove it"
+    )
+    (tmp_path / "a" / "000.png").write_bytes(b"P6 30000 3000 255 ")
+    assert of_folder(tmp_path).size == 256
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("cut", range(0, 60, 7))
+def test_any_damage_to_a_header_is_one_line(tmp_path: Path, make_images: MakeImages, cut: int) -> None:
+    make_images(tmp_path, {"a": 1, "b": 1})
+    path = tmp_path / "a" / "000.png"
+    content = path.read_bytes()
+    for damaged in (content[:cut], content[:cut] + b"\xff" * 20 + content[cut + 20 :]):
+        path.write_bytes(damaged)
+        told = ""
+        try:
+            of_folder(tmp_path)
+        except UserError as error:
+            told = str(error)
+        assert not told or told.startswith(f"{path}: ")
+
+
 def test_a_heic_file_gets_its_line(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"a": 1, "b": 1})
     (tmp_path / "b" / "photo.HEIC").write_bytes(b"")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
+import resource
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageCms
 
 from alexnet_exp.data.images import read_image, read_images
+from alexnet_exp.data.listing import Stamp
 from alexnet_exp.kernels import images as kernels
 from alexnet_exp.settings import UserError
 
@@ -140,6 +146,141 @@ def encoded(kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def one_line_about(path: Path | str, **stamp: Stamp) -> str:
+    """The one line by which `path` is refused, without its name, which it begins with."""
+    with pytest.raises(UserError) as error:
+        read_image(path, 32, **stamp)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    assert text.isprintable()
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.tif", "a.png"])
+def test_of_many_frames_the_first_is_taken(tmp_path: Path, name: str) -> None:
+    frames = [Image.fromarray(np.full((32, 32, 3), value, dtype=np.uint8)) for value in range(100, 250, 2)]
+    frames[0] = Image.fromarray(QUARTERS)
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    assert Image.open(tmp_path / name).n_frames > 20  # type: ignore[attr-defined]
+    assert corners(tmp_path / name) == [RED, GREEN, WHITE, BLUE]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 3)])
+def test_the_smallest_images(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (255, 255, 255)).save(tmp_path / name)
+    image = read_image(tmp_path / name, 32)
+    assert (image.shape, image.dtype, image.unique().tolist()) == ((3, 32, 32), torch.uint8, [255])
+
+
+def declared_png(width: int, height: int) -> bytes:
+    """A PNG that says it has this size; its pixels are one byte."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (header, data, b"IEND")
+    )
+
+
+def declared_jpeg(width: int, height: int) -> bytes:
+    """A whole small JPEG, whose frame header says another size."""
+    content = encoded("JPEG")
+    at = content.index(b"\xff\xc0")
+    return content[: at + 5] + struct.pack(">HH", height, width) + content[at + 9 :]
+
+
+@pytest.mark.parametrize(("kind", "declared"), [("png", declared_png), ("jpg", declared_jpeg)])
+@pytest.mark.parametrize("size", [(30_000, 30_000), (60_000, 3_000)])
+def test_a_bomb_is_refused_before_memory_is_taken(
+    tmp_path: Path, kind: str, declared: Callable[[int, int], bytes], size: tuple[int, int]
+) -> None:
+    path = tmp_path / f"bomb.{kind}"
+    path.write_bytes(declared(*size))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "pixels" in one_line_about(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB; the smaller has 540 MB
+
+
+def test_a_size_that_is_only_declared(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(declared_png(900, 700))
+    assert one_line_about(tmp_path / "a").startswith("not an image that can be read")
+
+
+def test_what_is_far_too_thin_is_refused(tmp_path: Path) -> None:
+    """Its short side enlarged to 256, it would have 2 GB."""
+    Image.new("L", (30_000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(UserError, match=r"line\.png: not .*\(7680000 x 256 are more than 178956970 pixels"):
+        read_image(tmp_path / "line.png", 256)
+
+
+@pytest.mark.parametrize(("mode", "name"), [("CMYK", "a.tif"), ("LAB", "a.tif"), ("YCbCr", "a.tif"), ("P", "a.png")])
+def test_rare_pixels(tmp_path: Path, mode: str, name: str) -> None:
+    colour = Image.new("RGB", (32, 32), (200, 50, 50))
+    if mode == "LAB":
+        profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(colour, *profiles, outputMode=mode)
+        assert image is not None
+    else:
+        image = colour.convert(mode)
+    image.save(tmp_path / name)
+    assert Image.open(tmp_path / name).mode == mode
+    assert (read_image(tmp_path / name, 32)[:, 4, 4].int() - torch.tensor([200, 50, 50])).abs().max() <= 5
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_16_bit_of_either_byte_order(tmp_path: Path, order: str) -> None:
+    """A TIFF by hand: its fields are (tag, type, count, value), the pixels lie behind the header."""
+    pixels = np.full((32, 32), 200 * 256 + 7, dtype=f"{order}u2").tobytes()
+    fields = [(256, 32), (257, 32), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 32), (279, len(pixels))]
+    content = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8 + len(pixels)) + pixels
+    content += struct.pack(f"{order}H", len(fields))
+    content += b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in fields)
+    (tmp_path / "a.tif").write_bytes(content + struct.pack(f"{order}I", 0))
+    assert read_image(tmp_path / "a.tif", 32).unique().tolist() == [200]
+
+
+def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((32, 32), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
+    assert "floating-point" in one_line_about(tmp_path / "a.tif")
+
+
+def test_an_empty_file_and_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    assert "the file is empty" in one_line_about(tmp_path / "empty.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    assert one_line_about(tmp_path / "folder.jpg") == "cannot be read (Is a directory); replace or remove it"
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.png", b"two\nlines.png", b"\x1b[31m.png"):
+        path = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118
+        Image.fromarray(QUARTERS).save(tmp_path / "plain.png")
+        (tmp_path / "plain.png").rename(os.fsdecode(path))
+        assert read_image(os.fsdecode(path), 32).shape == (3, 32, 32)
+        Path(os.fsdecode(path)).write_bytes(b"broken")
+        with pytest.raises(UserError) as error:
+            read_image(os.fsdecode(path), 32)
+        assert str(error.value).isprintable(), "any terminal and log can take it, in one line"
+
+
+def test_a_file_that_is_not_what_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(QUARTERS).save(path)
+    noted = Stamp.of(path.stat())
+    assert read_image(path, 32, noted).shape == (3, 32, 32)
+    os.utime(path, ns=(noted.mtime_ns, noted.mtime_ns + 4_000_000))
+    told = one_line_about(path, stamp=noted)
+    assert told.startswith("has changed since the data were opened (another time of change); bring it back")
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert f"({noted.size + 4} bytes, they were {noted.size})" in one_line_about(path, stamp=noted)
+    path.unlink()
+    assert one_line_about(path, stamp=noted) == (
+        "cannot be read (No such file or directory); bring it back and resume the run, or start a new one"
+    )
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"no image", encoded("JPEG")[:900], encoded("JPEG")[:30], encoded("PNG")[:900], encoded("GIF")[:40]],
@@ -170,7 +311,8 @@ def test_many_are_read_in_order_and_a_broken_one_ends_it(tmp_path: Path) -> None
     paths = [str(tmp_path / f"{i}.png") for i in range(150)]
     for i, path in enumerate(paths):
         Image.new("RGB", (8, 8), (i, i, i)).save(path)
-    assert [int(image[0, 0, 0]) for image in read_images(paths, 8)] == list(range(150))
+    files = [(path, Stamp.of(Path(path).stat())) for path in paths]
+    assert [int(image[0, 0, 0]) for image in read_images(files, 8)] == list(range(150))
     Path(paths[77]).write_bytes(b"broken")
     with pytest.raises(UserError, match=r"77\.png"):
-        list(read_images(paths, 8))
+        list(read_images(files, 8))

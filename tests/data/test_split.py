@@ -91,4 +91,5 @@ def test_the_fingerprint_of_files_is_of_names_and_sizes(streamed: Streamed, tmp_
     assert fingerprint(moved, None) == before
     with Path(paths[0]).open("ab") as file:
         file.write(b"\0")
-    assert fingerprint(moved, None) != before
+    assert fingerprint(Streamed(paths, streamed.labels, 8), None) != before
+    assert fingerprint(moved, None) == before, "of what they were when they were listed"

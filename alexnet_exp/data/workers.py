@@ -1,0 +1,161 @@
+"""Decoding the files of batches in processes of their own, which are replaced where one of them is killed."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from alexnet_exp.children import loader_worker
+from alexnet_exp.data.images import read_image
+from alexnet_exp.data.listing import Stamp
+from alexnet_exp.data.split import Streamed
+from alexnet_exp.settings import UserError
+
+log = logging.getLogger(__name__)
+
+# In one epoch. A worker that was killed once too often is killed for a reason that stays.
+RESTARTS = 3
+# Seconds in which a worker's end shows, after what it was sending has failed.
+LAST_WORDS = 1.0
+LOST_SERVER = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
+REASONS = {
+    "SIGKILL": "it may have been out of memory",
+    "SIGBUS": "the shared memory, /dev/shm, may be full",
+}
+
+Request = Sequence[tuple[str, Stamp]]  # the files of one batch
+
+
+class Decoder:
+    """Batches of a split's images, uint8 [B, 3, size, size], by `workers` processes that outlive an epoch.
+
+    With 0 workers this process decodes. A batch depends on its files alone, so that the workers can be started anew
+    wherever they are: what they had not delivered is asked for again.
+    """
+
+    def __init__(self, split: Streamed, workers: int, pin_memory: bool = False):
+        self.workers = workers
+        self._requests = _Requests(split)
+        self._loader: DataLoader[Tensor | UserError] = DataLoader(
+            _Files(split.size),
+            batch_size=None,
+            sampler=self._requests,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            multiprocessing_context=_context() if workers else None,
+            worker_init_fn=loader_worker if workers else None,
+            # the loader draws a seed for its workers, which use none: not from the run's random numbers
+            generator=torch.Generator(),
+        )
+
+    def decode(self, shares: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The images at each share's indices, in order. Raises UserError, naming the file, for one that is damaged."""
+        delivered = restarts = 0
+        while delivered < len(shares):
+            self._requests.left = shares[delivered:]
+            try:
+                for images in self._loader:
+                    if isinstance(images, UserError):
+                        raise images
+                    yield images
+                    delivered += 1
+                return
+            # what torch raises of a dead worker, and what a message raises that it could not finish
+            except (RuntimeError, OSError, EOFError) as error:
+                reason = self._death(error)
+                self.close()
+                if reason is None:
+                    raise
+                if restarts == RESTARTS:
+                    raise UserError(
+                        f"data.workers={self.workers}: {reason}, {restarts + 1} times in this epoch; "
+                        "write fewer, or a smaller data.batch_size"
+                    ) from error
+                restarts += 1
+                log.warning(f"{reason}; restarted, nothing is lost")
+
+    def close(self) -> None:
+        """Ends the workers, also in the middle of an epoch: whoever holds an iterator of it would keep them alive."""
+        iterator = self._loader._iterator
+        if iterator is None:
+            return
+        self._loader._iterator = None
+        iterator._shutdown_workers()  # type: ignore[attr-defined] # torch has no public name for it
+        for process in _processes(iterator):
+            if process.is_alive():
+                process.kill()
+
+    def _death(self, error: Exception) -> str | None:
+        """What ended a worker, if one has ended; None where the error is of another kind."""
+        processes = _processes(self._loader._iterator)
+        if processes:
+            wait([process.sentinel for process in processes], LAST_WORDS)
+        ended = [process.exitcode for process in processes if process.exitcode is not None]
+        if ended:
+            return _told(ended)
+        # before it had an iterator: while the processes were started
+        if self.workers and self._loader._iterator is None and isinstance(error, OSError | EOFError):
+            return f"a loader worker could not be started ({error})"
+        return None
+
+
+class _Requests(Sampler[Request]):
+    """What is still to be decoded. It goes to the workers batch by batch: these hold no list of all files."""
+
+    def __init__(self, split: Streamed) -> None:
+        self.split = split
+        self.left: Sequence[Tensor] = []
+
+    def __iter__(self) -> Iterator[Request]:
+        return map(self.split.files, self.left)
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+class _Files(Dataset[Tensor | UserError]):
+    """Decodes the files of a batch."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __getitem__(self, request: Request) -> Tensor | UserError:
+        try:
+            return torch.stack([read_image(path, self.size, stamp) for path, stamp in request])
+        except UserError as error:
+            # raised here, it would reach the user wrapped in the worker's traceback
+            return error
+
+
+def _context() -> BaseContext:
+    """A fork of a process with threads or a CUDA context may hang; a fork server has neither and imports torch once."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["alexnet_exp.fork_server", __name__])
+    return context
+
+
+def _processes(iterator: object) -> list[BaseProcess]:
+    return list(getattr(iterator, "_workers", []))
+
+
+def _told(codes: list[int]) -> str:
+    """In words, how workers with these exit codes ended: by a signal, if one did."""
+    code = min(codes)
+    if code == LOST_SERVER:
+        return "the fork server of the loader workers was killed"
+    if code >= 0:
+        return f"a loader worker ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"a loader worker was killed by {name}" + (f"; {REASONS[name]}" if name in REASONS else "")

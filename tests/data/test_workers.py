@@ -1,0 +1,265 @@
+"""Loader workers that are killed, that hear signals, and whose process is gone: real processes, real signals."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_exp.data import workers as module
+from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data.split import Resident, Streamed
+from alexnet_exp.settings import UserError
+
+N, BATCH = 40, 2
+
+
+@pytest.fixture
+def streamed(tmp_path: Path, make_images: Callable[..., Path]) -> Streamed:
+    folder = make_images(tmp_path / "images", {"a": N // 2, "b": N // 2}, (8, 8))
+    labels = torch.tensor([0] * (N // 2) + [1] * (N // 2))
+    return Streamed([str(p) for p in sorted(folder.rglob("*.png"))], labels, 8)
+
+
+class Epochs:
+    """A loader with two workers, and what its epochs hold, out of memory."""
+
+    def __init__(self, split: Streamed, start: int = 0):
+        self.epoch = 0
+        plan = Plan(N, BATCH)
+        memory = Resident(split.images(torch.arange(N)), split.labels)
+        self.others = set(multiprocessing.active_children())
+        self.loader = StreamedLoader(split, plan, self.order, lambda: start, workers=2)
+        self.expected = ResidentLoader(memory, plan, self.order, lambda: start)
+
+    def order(self) -> torch.Tensor:
+        return epoch_order(N, 1, self.epoch, shuffle=True)
+
+    def workers(self) -> list[int]:
+        return [process.pid for process in set(multiprocessing.active_children()) - self.others if process.pid]
+
+    def check(self, got: list[Batch]) -> None:
+        expected = list(self.expected)
+        assert len(got) == len(expected)
+        for (images, labels), (wanted, wanted_labels) in zip(got, expected, strict=True):
+            assert torch.equal(images, wanted)
+            assert torch.equal(labels, wanted_labels)
+
+
+@pytest.fixture
+def epochs(streamed: Streamed) -> Iterator[Epochs]:
+    made = Epochs(streamed)
+    yield made
+    made.loader.close()
+    assert made.workers() == []
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def through(epochs: Epochs, at: dict[int, Callable[[], None]]) -> list[Batch]:
+    """An epoch's batches; before batch number k is asked for, at[k] is done."""
+    batches, got = iter(epochs.loader), []
+    for number in range(len(epochs.loader) + 1):
+        at.get(number, lambda: None)()
+        if (batch := next(batches, None)) is None:
+            return got
+        got.append(batch)
+    raise AssertionError("more batches than there are")
+
+
+def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def test_an_epoch_goes_on_where_a_worker_was_killed(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
+    epochs.check(through(epochs, {7: lambda: kill(epochs.workers()[:1])}))
+    assert warnings_of(caplog) == [
+        "a loader worker was killed by SIGKILL; it may have been out of memory; restarted, nothing is lost"
+    ]
+    # of the new ones, which stay for the next epoch
+    epochs.epoch, before = 1, sorted(epochs.workers())
+    epochs.check(list(epochs.loader))
+    assert sorted(epochs.workers()) == before
+    assert len(warnings_of(caplog)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [1, 2, 13, 19])
+@pytest.mark.parametrize("how_many", [1, 2])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_no_moment_loses_or_repeats_a_batch(
+    epochs: Epochs, at: int, how_many: int, epoch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for epochs.epoch in range(epoch):
+        epochs.check(list(epochs.loader))
+    epochs.epoch = epoch
+    epochs.check(through(epochs, {at: lambda: kill(epochs.workers()[:how_many])}))
+    # one that had nothing left to deliver may go unnoticed until the next epoch
+    assert len(warnings_of(caplog)) <= 1
+    epochs.epoch += 1
+    epochs.check(list(epochs.loader))
+    assert len(warnings_of(caplog)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_kills_at_random_times(epochs: Epochs, seed: int) -> None:
+    """Not between batches, as above: while workers decode, send, wait or start."""
+    random = torch.Generator().manual_seed(seed)
+    killer = "import os,sys,time; time.sleep(float(sys.argv[1])); os.kill(int(sys.argv[2]), 9)"
+    for epochs.epoch in range(3):
+        started: list[subprocess.Popen[bytes]] = []
+
+        def start(started: list[subprocess.Popen[bytes]] = started) -> None:
+            delay = 0.05 * torch.rand((), generator=random).item()
+            started.append(subprocess.Popen([sys.executable, "-c", killer, str(delay), str(epochs.workers()[0])]))
+
+        epochs.check(through(epochs, {1: start}))
+        for process in started:
+            process.wait()
+
+
+@pytest.mark.slow
+def test_between_two_epochs(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
+    epochs.check(list(epochs.loader))
+    kill(epochs.workers())
+    epochs.epoch = 1
+    epochs.check(list(epochs.loader))
+    assert len(warnings_of(caplog)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="there is none here")
+def test_when_the_fork_server_is_killed(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
+    epochs.check(through(epochs, {4: lambda: kill([forkserver._forkserver._forkserver_pid])}))  # type: ignore[attr-defined]
+    epochs.epoch = 1
+    epochs.check(list(epochs.loader))
+    # it may be heard of while workers are still ending, so that one is told of as well
+    assert 1 <= len(warnings_of(caplog)) <= 2
+    assert all(line.endswith("restarted, nothing is lost") for line in warnings_of(caplog))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_is_refused(
+    epochs: Epochs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESTARTS", 1)
+    with pytest.raises(UserError) as error:
+        through(epochs, {3: lambda: kill(epochs.workers()), 9: lambda: kill(epochs.workers(), signal.SIGBUS)})
+    assert str(error.value) == (
+        "data.workers=2: a loader worker was killed by SIGBUS; the shared memory, /dev/shm, may be full, "
+        "2 times in this epoch; write fewer, or a smaller data.batch_size"
+    )
+    assert len(warnings_of(caplog)) == 1
+    # counted by the epoch
+    epochs.epoch = 1
+    epochs.check(list(epochs.loader))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("change", ["gone", "shorter", "another of the same size"])
+def test_a_file_that_changes_in_mid_epoch_is_refused_by_name(streamed: Streamed, workers: int, change: str) -> None:
+    loader = StreamedLoader(streamed, Plan(N, BATCH), lambda: torch.arange(N), workers=workers)
+    batches = iter(loader)
+    got = [next(batches) for _ in range(3)]
+    path = Path(streamed.paths[31])
+    content = path.read_bytes()
+    if change == "gone":
+        path.unlink()
+    elif change == "shorter":
+        path.write_bytes(content[:-9])
+    else:
+        time.sleep(0.02)  # the clock of a file system has ticks, of up to 10 ms
+        path.write_bytes(content[:-9] + bytes(9))
+    with pytest.raises(UserError) as error:
+        got += batches
+    loader.close()
+    assert len(got) == 15, "all batches before that with the file"
+    assert str(error.value).startswith(f"{path}: ")
+    assert ("cannot be read" if change == "gone" else "has changed") in str(error.value)
+    assert "resume" in str(error.value)
+
+
+@pytest.mark.parametrize("start", [0, 5, 19])
+def test_from_where_a_run_goes_on(streamed: Streamed, start: int) -> None:
+    epochs = Epochs(streamed, start)
+    epochs.check(list(epochs.loader))
+    epochs.loader.close()
+    assert len(list(epochs.expected)) == N // BATCH - start
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who sent a signal")
+def test_what_a_terminal_or_scheduler_sends_to_all_is_not_for_them(
+    epochs: Epochs, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tell() -> None:
+        for pid in epochs.workers():
+            for name in ("INT", "TERM", "USR1"):
+                subprocess.run(["kill", f"-{name}", str(pid)], check=True)
+
+    batches = iter(epochs.loader)
+    got = [next(batches) for _ in range(2)]  # one of each: both have begun
+    before = sorted(epochs.workers())
+    tell()
+    got += list(batches)
+    epochs.check(got)
+    assert sorted(epochs.workers()) == before
+    assert warnings_of(caplog) == []
+
+
+ALONE = """
+import sys, time, multiprocessing, torch
+from pathlib import Path
+from alexnet_exp.data.order import Plan, StreamedLoader
+from alexnet_exp.data.split import Streamed
+if __name__ == "__main__":
+    paths = sorted(map(str, Path(sys.argv[1]).rglob("*.png")))
+    split = Streamed(paths, torch.zeros(len(paths), dtype=torch.long), 8)
+    loader = StreamedLoader(split, Plan(len(paths), 2), lambda: torch.arange(len(paths)), workers=2)
+    batches = iter(loader)
+    next(batches)
+    from multiprocessing import forkserver
+    pids = [process.pid for process in multiprocessing.active_children()]
+    print(*pids, forkserver._forkserver._forkserver_pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def alive(pid: int) -> bool:
+    """Whether there is a process, and no dead one that nobody has asked for."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells of processes there")
+def test_none_outlives_a_process_that_is_killed(streamed: Streamed, tmp_path: Path) -> None:
+    (tmp_path / "alone.py").write_text(ALONE)
+    command = [sys.executable, str(tmp_path / "alone.py"), str(tmp_path / "images")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 3
+        assert all(map(alive, pids))
+        process.kill()
+    deadline = time.monotonic() + 60
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [pid for pid in pids if alive(pid)]
+    kill(left)
+    assert left == []
