@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 CARD = "alexnet_exp"  # the key of a checkpoint under which the card lies
 CARD_FORMAT = 1
+STANDING = "alexnet_exp_standing"  # the one under which lies what Lightning does not keep of where a training stands
 
 
 @dataclass

@@ -8,6 +8,7 @@ step waits for them, and an image of a smaller batch counts like any other.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,12 +33,16 @@ LOGITS_AT_ONCE = 2**20
 class Tally:
     """Sums of loss, top-1 hits, top-5 hits and images since the last `read`, kept on the device.
 
-    Double precision where the device has it, so that 1.2 million images are counted to the last one.
+    Double precision where the device has it, so that 1.2 million images are counted to the last one. What `state` gives
+    in mid-epoch and `restore` takes back leads to the same sums, to the last bit: the same batches are summed up
+    together.
     """
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._losses: list[Tensor] = []  # of batches that wait too, whose hits have been counted already
+        self._hits: Tensor | None = None
         self._logits = 0
 
     def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -48,21 +53,45 @@ class Tally:
         """
         self._waiting.append((loss_sum.detach(), logits.detach(), labels))
         self._logits += logits.numel()
-        if len(self._waiting) >= BATCHES_AT_ONCE or self._logits >= LOGITS_AT_ONCE:
+        if len(self._waiting) + len(self._losses) >= BATCHES_AT_ONCE or self._logits >= LOGITS_AT_ONCE:
             self._sum_up()
 
     @torch.no_grad()
-    def _sum_up(self) -> None:
+    def _count(self) -> None:
+        """Counts the hits of the batches that wait, [top-1, top-5, images], and lets their logits go."""
         if not self._waiting:
             return
         losses, logits, labels = zip(*self._waiting, strict=True)
-        self._waiting, self._logits = [], 0
         ranks = rank_of_truth(torch.cat(logits), torch.cat(labels))
         kind = _widest(ranks.device)
         images = torch.full((), len(ranks), device=ranks.device, dtype=kind)
-        loss = torch.stack(losses).to(kind).sum()
-        new = torch.stack([loss, (ranks < 1).sum().to(kind), (ranks < 5).sum().to(kind), images])
+        hits = torch.stack([(ranks < 1).sum().to(kind), (ranks < 5).sum().to(kind), images])
+        self._hits = hits if self._hits is None else self._hits + hits
+        self._waiting = []
+        self._losses += losses
+
+    @torch.no_grad()
+    def _sum_up(self) -> None:
+        self._count()
+        if self._hits is None:
+            return
+        loss = torch.stack(self._losses).to(self._hits.dtype).sum()
+        new = torch.cat([loss[None], self._hits])
+        self._losses, self._hits, self._logits = [], None, 0
         self.sums = new if self.sums is None else self.sums + new
+
+    def state(self) -> dict[str, Any]:
+        """What has been added so far, as plain containers and tensors on the CPU."""
+        self._count()
+        kept = {"sums": self.sums, "hits": self._hits}
+        tensors = {key: value.cpu() for key, value in kept.items() if value is not None}
+        return {**tensors, "losses": [loss.cpu() for loss in self._losses], "logits": self._logits}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Takes back what `state` gave."""
+        self.sums, self._hits = (state[key].to(device) if key in state else None for key in ("sums", "hits"))
+        self._losses, self._logits = [loss.to(device) for loss in state["losses"]], state["logits"]
+        self._waiting = []
 
     def read(self, strategy: Any = None) -> dict[str, float]:
         """Means of what was added, over all ranks: loss, top1, top5 (0..1) and images; then starts again from nothing.
@@ -139,6 +168,7 @@ class AlexNetModule(pl.LightningModule):
         self.metrics: dict[str, float] = {}  # the means of this epoch, `split/metric`, to the last digit
         self.base_lrs: list[float] = []
         self.last_loss: Tensor | None = None
+        self.only_finite = False  # whether the epoch's means leave out batches whose loss is no number
         self.lay_out(channels_last)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -171,7 +201,8 @@ class AlexNetModule(pl.LightningModule):
         images, labels = batch
         logits = _wide(self(images))
         loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.loss.label_smoothing)
-        self.tally["train"].add(loss_sum, logits, labels)
+        if not self.only_finite or bool(loss_sum.isfinite()):
+            self.tally["train"].add(loss_sum, logits, labels)
         loss: Tensor = loss_sum * self._weight(batch_idx, len(labels))
         self.last_loss = loss.detach()
         return loss
@@ -271,10 +302,39 @@ class AlexNetModule(pl.LightningModule):
             group["lr"] = base * scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A collective, as saving is: what each rank has of an epoch that is not over goes into the one file."""
+        mine = self.tally["train"].state()
+        everyone: list[Any] = [mine]
+        if replicas(self.trainer) > 1:
+            everyone = [None] * replicas(self.trainer)
+            torch.distributed.all_gather_object(everyone, mine)
+        checkpoint["half_epoch"] = {"metrics": dict(self.metrics), "tallies": everyone}
         checkpoint["schedule_history"] = list(self.history)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint.get("schedule_history", []))
+        half = checkpoint.get("half_epoch")
+        if half is not None:
+            self.metrics = dict(half["metrics"])
+            self._restore_tally(half["tallies"])
+
+    def _restore_tally(self, tallies: Sequence[Mapping[str, Any]]) -> None:
+        rank = replica(self.trainer)
+        # where there were more ranks than now, the last one takes what theirs had, so that no image is lost
+        mine = tallies[rank : None if rank == replicas(self.trainer) - 1 else rank + 1]
+        device = self.trainer.strategy.root_device
+        parts = []
+        for state in mine:
+            part = Tally()
+            part.restore(state, device)
+            parts.append(part)
+        if len(parts) == 1:
+            self.tally["train"] = parts[0]
+        elif parts:
+            for part in parts:
+                part._sum_up()
+            found = [part.sums for part in parts if part.sums is not None]
+            self.tally["train"].sums = torch.stack(found).sum(0) if found else None
 
 
 def metrics_of(trainer: pl.Trainer, module: pl.LightningModule, splits: tuple[str, ...]) -> dict[str, float]:

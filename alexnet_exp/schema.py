@@ -61,11 +61,57 @@ class Loss:
         checks.done()
 
 
+class Unit(Enum):
+    """What the time between two checkpoints is counted in."""
+
+    steps = "steps"
+    seconds = "seconds"
+    epochs = "epochs"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The time between two checkpoints: so many optimizer steps, seconds, or epochs."""
+
+    count: int
+    unit: Unit
+
+    @classmethod
+    def read(cls, text: str) -> Interval | None:
+        """That of `500 steps`, `10 minutes`, `1 epoch`; None where the text is none."""
+        found = re.fullmatch(r"([1-9]\d{0,8}) +(step|second|minute|hour|epoch)s?", str(text).strip())
+        if found is None:
+            return None
+        count, word = int(found[1]), found[2]
+        in_seconds = {"second": 1, "minute": 60, "hour": 3600}
+        return cls(count * in_seconds[word], Unit.seconds) if word in in_seconds else cls(count, Unit(f"{word}s"))
+
+
 @dataclass
 class Checkpoint:
-    """`keep`: what stays in `checkpoints/` when the run is done (with Adam, 12 bytes a parameter and file)."""
+    """When a checkpoint is saved, and what stays.
 
+    every: how much a kill may cost, such as `500 steps`, `10 minutes` (also seconds, hours), `1 epoch`. Steps and times
+        also save in the middle of an epoch; an epoch's end and a signal to stop save anyway, only `N epochs` passes
+        over ends that bring nothing better.
+    keep: what stays in `checkpoints/` when the run is done (with Adam, 12 bytes a parameter and file).
+    """
+
+    every: str = "10 minutes"
     keep: Keep = Keep.all
+
+    def __post_init__(self) -> None:
+        checks = Checks(self)
+        instead = "must be a number of steps, minutes or epochs: '500 steps', '10 minutes', '1 epoch'"
+        checks.that("every", Interval.read(self.every) is not None, instead)
+        checks.done()
+
+
+class OnNan(Enum):
+    """What a loss or a gradient that is not a number does to a run."""
+
+    stop = "stop"
+    skip = "skip"
 
 
 @dataclass
@@ -93,7 +139,7 @@ class Test:
 
 @dataclass
 class Trainer:
-    """Lightning's Trainer, argument by argument, and `gpus`, `compile` and `channels_last`, which are ours.
+    """Lightning's Trainer, argument by argument, and `gpus`, `compile`, `channels_last` and `on_nan`, which are ours.
 
     gpus: null = one device, the best there is; 0 = the CPU; n = n GPUs; -1 = all; a list = those GPUs.
     accelerator, devices: Lightning's own, for what `gpus` cannot say (e.g. two processes on the CPU).
@@ -101,6 +147,8 @@ class Trainer:
     one column of the network; two devices where no number is given.
     precision: `auto` is bf16-mixed on a GPU or CPU that computes in it, else 32-true; what it became is recorded.
     channels_last: the memory layout of images and convolutions; null = what is faster there.
+    on_nan: `stop` ends the run where the loss is not a number; `skip` leaves out such steps, up to 100 in a row, and
+        waits for each step to be sure of it.
     accumulate_grad_batches, gradient_clip_val, deterministic, limit_train_batches, ...: as in Lightning.
     """
 
@@ -138,6 +186,7 @@ class Trainer:
     enable_progress_bar: bool | None = None
     compile: bool = False
     channels_last: bool | None = None
+    on_nan: OnNan = OnNan.stop
 
     def __post_init__(self) -> None:
         checks = Checks(self)
@@ -340,6 +389,8 @@ class Config:
     """A whole experiment. Nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a class.
 
     objective: the metric that ranks the jobs of a sweep and leads a search; a loss is made small, all else great.
+    resume: whether to go on with the run that the folder (`hydra.run.dir`) has, where it has one: for a command that a
+        scheduler types again.
     """
 
     name: str = "train"
@@ -347,6 +398,7 @@ class Config:
     tags: list[str] = field(default_factory=list)
     note: str = ""
     data_root: str | None = None
+    resume: bool = False
     objective: str = "val/top1"
     paper_claim: Any = None  # see paper_claim.PaperClaim: one, or a list of them
     model: Any = None

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
-from alexnet_exp import logs
+from alexnet_exp import logs, stopping
 from alexnet_exp.allocator import keep_freed_memory
 from alexnet_exp.build import Experiment, build, lay_out, prepare
 from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.callbacks.chosen import build_callbacks
+from alexnet_exp.callbacks.not_finite import SkipNotFinite
 from alexnet_exp.callbacks.progress import Progress, wants_bar
 from alexnet_exp.callbacks.prune import Prune
 from alexnet_exp.callbacks.recorder import Recorder
@@ -26,12 +25,13 @@ from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, check_ranks, chosen, count, launched, place
-from alexnet_exp.endings import Ending, ending_of, interruptible, own_interrupts
+from alexnet_exp.endings import Ending, ending_of, own_interrupts
 from alexnet_exp.evaluate import evaluate, save_predictions
 from alexnet_exp.facts import at_start, before_training
 from alexnet_exp.garbage import keep_what_is_there
 from alexnet_exp.kernels.native import native
 from alexnet_exp.launch import run_ranks
+from alexnet_exp.loading import read_checkpoint
 from alexnet_exp.loggers import Reports, build_loggers
 from alexnet_exp.model.stage import fused_path
 from alexnet_exp.recording import record
@@ -40,8 +40,9 @@ from alexnet_exp.runs.accuracy import summary_line
 from alexnet_exp.runs.contents import chosen_options
 from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.folder import RunFolder, flatten
-from alexnet_exp.schema import Config, Which
+from alexnet_exp.schema import Config, Interval, OnNan, Which
 from alexnet_exp.settings import BAD_INPUT, DONE, UserError
+from alexnet_exp.standing import Standing, attempts, settle, standing
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
 
@@ -51,7 +52,8 @@ log = logging.getLogger(__name__)
 def train(container: Mapping[str, Any], path: Path) -> int:
     """Runs the experiment into the folder `path`; returns the exit code, see `endings`.
 
-    Where several devices are asked for, every one gets a process, of which this one only waits for the end.
+    Where several devices are asked for, every one gets a process, of which this one only waits for the end. A folder
+    that has a checkpoint is gone on with from there, and ends as it would have, had nothing come between.
     """
     config = validate(container)
     accelerator, devices, _ = chosen(config.trainer)
@@ -63,7 +65,8 @@ def train(container: Mapping[str, Any], path: Path) -> int:
     if ending.status != "refused" and not ending.recorded:
         logs.configure(path)
         _say(ending)
-        record(RunFolder(path), container, ending)
+        if path.exists():  # else it would be made anew
+            record(RunFolder(path), container, ending)
     return ending.code
 
 
@@ -72,7 +75,7 @@ def train_rank(container: Mapping[str, Any], path: Path) -> Ending:
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     folder = RunFolder(path)
     logs.configure(path, rank)
-    with interruptible():
+    with stopping.interruptible():
         try:
             config = validate(container)
             with folder.lock() if rank == 0 else nullcontext():
@@ -87,8 +90,10 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, w
     """Runs, and writes into result.json how it ended, whatever happens."""
     if writes:
         code = provenance.running()
-        folder.begin(container, {**at_start(config, code), **chosen_options(folder.path)})
+        earlier = attempts(folder.path, code)
+        settle(folder)
         folder.write_patch(code.patch)
+        folder.begin(container, {**at_start(config, code), **chosen_options(folder.path), **earlier})
     try:
         with ExitStack() as stack:
             facts = _run(config, container, folder, writes, stack)
@@ -120,10 +125,15 @@ def _run(
     prepare(experiment)
     said = (f"seed {config.seed}", placement.device_name, placement.why, *ways)
     log.info("; ".join(filter(None, said)))
-    recorder = Recorder(folder if writes else None)
-    checkpoints = Checkpoints(folder, experiment.card, config.checkpoint.keep)
+    every = Interval.read(config.checkpoint.every)
+    assert every is not None
+    recorder = Recorder(folder if writes else None, config.trainer.on_nan)
+    fingerprint = getattr(experiment.data, "fingerprint", None)
+    checkpoints = Checkpoints(folder, experiment.card, recorder, every, config.checkpoint.keep, fingerprint)
     watch = Watch(len(experiment.card["classes"]), getattr(experiment.spec, "norm", None))
     callbacks = [*build_callbacks(config.callbacks), watch, recorder, checkpoints, Prune(folder.path)]
+    if config.trainer.on_nan is OnNan.skip and placement.precision != "16-mixed":
+        callbacks.insert(0, SkipNotFinite())
     if wants_bar(config.trainer.enable_progress_bar):
         callbacks.append(Progress())
     reports = stack.enter_context(build_loggers(config, folder.path, flatten(container)) if writes else Reports())
@@ -135,10 +145,10 @@ def _run(
         outputs = outputs_of(folder.path)
         if outputs is not None:  # not before: what is refused on its way here is no run to come back to
             folder.link_latest(outputs)
-    facts = _fit(experiment, trainer)
+    facts = _fit(experiment, trainer, checkpoints, standing(folder.path))
     facts |= {"images_per_s": recorder.images_per_s, "best_epoch": checkpoints.best_epoch}
     which, epoch = "last", checkpoints.epoch  # its weights are those in memory, also where saving them failed
-    if config.test.checkpoint is Which.best and checkpoints.best_epoch is not None:
+    if config.test.checkpoint is Which.best and checkpoints.best_epoch and checkpoints.file("best").exists():
         which, epoch = "best", checkpoints.best_epoch
     # of one state of the network: that of the checkpoint which is tested
     metrics = recorder.by_epoch.get(epoch, recorder.newest)
@@ -167,18 +177,29 @@ def _on_cpu(placement: Placement, compiled: bool) -> tuple[str, str]:
     return kernels, keep_freed_memory()
 
 
-def _fit(experiment: Experiment, trainer: pl.Trainer) -> dict[str, Any]:
+def _fit(
+    experiment: Experiment, trainer: pl.Trainer, checkpoints: Checkpoints, begun: Standing | None
+) -> dict[str, Any]:
+    """Trains, from where it had `begun`, and leaves the last weights in the network."""
     if experiment.config.trainer.compile:
         experiment.network.compile()  # in place: `torch.compile(network)` would rename every key of the checkpoint
-    started = time.perf_counter()
-    with own_interrupts(trainer):
-        trainer.fit(experiment.module, datamodule=experiment.data)
-    facts: dict[str, Any] = {"seconds": round(time.perf_counter() - started, 3), "epochs": trainer.current_epoch}
-    for stopping in trainer.early_stopping_callbacks:
-        reason = getattr(stopping, "stopping_reason_message", None)
-        if reason:
-            facts["stopped_early"] = reason.removesuffix(" Signaling Trainer to stop.")
-            log.info(f"stopped early, after epoch {trainer.current_epoch}: {facts['stopped_early']}")
+    if begun is not None:
+        log.info(f"goes on from {begun}")
+    with own_interrupts(trainer), stopping.at_boundaries():
+        trainer.fit(
+            experiment.module,
+            datamodule=experiment.data,
+            ckpt_path=None if begun is None else begun.path,
+            weights_only=None if begun is None else True,
+        )
+    if begun is not None and begun.step == trainer.global_step:
+        # there was nothing left to train, and Lightning has not told its callbacks that training ended
+        experiment.module.load_state_dict(begun.weights())
+    facts: dict[str, Any] = {"seconds": round(checkpoints.seconds, 3), "epochs": trainer.current_epoch}
+    reason = checkpoints.stopped_early(trainer)
+    if reason:
+        facts["stopped_early"] = reason
+        log.info(f"stopped early, after epoch {trainer.current_epoch}: {reason}")
     return facts
 
 
@@ -190,15 +211,14 @@ def _test(
         log.info("no test images: the run ends with validation")
         return {}
     if which == "best":
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        experiment.module.load_state_dict(state)
+        experiment.module.load_state_dict(read_checkpoint(best)["state_dict"])
     views = experiment.config.test.views
     tested = evaluate(experiment, placement, "test", views)
     predictions = tested.predictions
     images = len(predictions.labels) if predictions else None
     if folder:
         if predictions is not None:
-            save_predictions(folder.predictions("test"), predictions)
+            folder.save("predictions/test.npz", lambda: save_predictions(folder.predictions("test"), predictions))
         log.info(summary_line(tested.metrics, images, which, epoch, views, tested.centre))
     facts = {"metrics": tested.metrics, "tested": which, "test_images": images, "test_views": views}
     return facts | ({"test_centre": tested.centre} if views > 1 else {})

@@ -25,7 +25,7 @@ from alexnet_exp.strategy import strategy_of
 # Settings of ours that Lightning's Trainer does not know, and those that we pass as something else.
 OURS = (
     *("gpus", "compile", "channels_last", "accelerator", "devices", "strategy", "precision", "enable_progress_bar"),
-    "profiler",
+    *("profiler", "on_nan"),
 )
 NOTHING = nullcontext()
 
@@ -45,7 +45,7 @@ def build_trainer(
         # cuDNN's convolutions would round their factors to TF32's 10 bits by default: float32 here means float32
         torch.backends.cudnn.allow_tf32 = False
     passed = {key: value for key, value in vars(settings).items() if key not in OURS}
-    return pl.Trainer(
+    trainer = pl.Trainer(
         **passed,
         profiler=settings.profiler or Unobserved(),
         accelerator=placement.accelerator,
@@ -62,6 +62,13 @@ def build_trainer(
         enable_autolog_hparams=False,
         default_root_dir=os.devnull,
     )
+    # in every step it asks all ranks whether one has heard SIGTERM, and waits; see `callbacks/agreement.py`
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+    return trainer
+
+
+def _nothing() -> None:
+    pass
 
 
 def _environment() -> list[ClusterEnvironment]:

@@ -240,3 +240,24 @@ def test_a_run_without_an_end_needs_no_length(train_run: Callable[..., Run]) -> 
     assert run.code == 0, run.log
     spec = replace(Constant())
     assert {rate for _, _, rate in run.steps} == {run.result["config"]["optim.lr"] * factor(spec, 0, 0, 1)}
+
+
+@pytest.mark.parametrize("cut", [1, 49, 50, 51, 77])
+def test_a_tally_that_is_saved_and_restored_comes_to_the_same_bits(cut: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    batches = [
+        (torch.rand((), generator=generator) * 100, torch.randn(7, 9, generator=generator), torch.arange(7))
+        for _ in range(120)
+    ]
+    whole, part = Tally(), Tally()
+    for batch in batches:
+        whole.add(*batch)
+    for batch in batches[:cut]:
+        part.add(*batch)
+    state = part.state()
+    part.add(*batches[0])  # what comes after is not in it
+    resumed = Tally()
+    resumed.restore(state, torch.device("cpu"))
+    for batch in batches[cut:]:
+        resumed.add(*batch)
+    assert resumed.read() == whole.read()

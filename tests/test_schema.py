@@ -76,7 +76,7 @@ def test_every_argument_of_lightnings_trainer_is_a_key_or_ours_for_a_reason() ->
     theirs = set(inspect.signature(pl.Trainer).parameters)
     known = {field.name for field in dataclasses.fields(Trainer)}
     assert theirs - known == set(OURS)
-    assert known - theirs == {"gpus", "compile", "channels_last"}
+    assert known - theirs == {"gpus", "compile", "channels_last", "on_nan"}
 
 
 def test_lightnings_defaults_that_we_change_are_these() -> None:

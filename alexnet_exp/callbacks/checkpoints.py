@@ -5,20 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from alexnet_exp import stopping
 from alexnet_exp.atomic import replacing
-from alexnet_exp.build import CARD
-from alexnet_exp.callbacks.recorder import AfterMetrics
-from alexnet_exp.module import metrics_of
+from alexnet_exp.build import CARD, STANDING
+from alexnet_exp.callbacks.agreement import Agreement
+from alexnet_exp.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
+from alexnet_exp.datamodule import ImageData
+from alexnet_exp.endings import NotFiniteError
+from alexnet_exp.module import AlexNetModule, metrics_of
 from alexnet_exp.runs import checksum
+from alexnet_exp.runs.faults import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.schema import Keep
+from alexnet_exp.schema import Interval, Keep, Unit
+from alexnet_exp.settings import UserError
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +40,14 @@ class NotSavedError(OSError):
 class FlushedIO(TorchCheckpointIO):
     """Writes a checkpoint under a temporary name, flushes it, renames it: a crash leaves the old one or the new.
 
-    Raises `NotSavedError` where the disk is full, and leaves no part behind.
+    Raises `NotSavedError` where the disk is full, and leaves no part behind; `UnwritableError` where the folder is
+    gone.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            target.parent.mkdir(exist_ok=True)
             with replacing(target) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
@@ -46,39 +55,149 @@ class FlushedIO(TorchCheckpointIO):
             stop = error.__context__
             if isinstance(stop, KeyboardInterrupt | SystemExit):
                 raise stop from None
+            if isinstance(error, OSError) and is_lost(error):
+                raise UnwritableError(target.parent.parent, f"{target.parent.name}/{target.name}", error) from None
             if not _is_disk(error):
                 raise
             raise NotSavedError(_reason(error)) from error
 
 
 class Checkpoints(AfterMetrics):
-    """Saves after every epoch. Where the disk is full it says so, keeps the last good checkpoint, and training goes on.
+    """Saves at each epoch's end, and in between as `every` says, all that going on to the last bit needs.
 
-    `best` is by `val/top1`, the earlier of equals; without validation there is none. `epoch` is the last epoch that
-    ended, whether or not it could be saved.
+    In mid-epoch it saves between two optimizer steps alone, where no gradient is half accumulated and no validation is
+    due, and only where module and data are ours: a user's own may not know where in an epoch they stand. At the same
+    boundaries it hears of a signal to stop, on whichever rank: it saves, and raises what the signal means.
+
+    Where the disk is full it says so, keeps the last good checkpoint, and training goes on. Weights that are not
+    finite are never saved. `best` is by `val/top1`, the earlier of equals; without validation there is none. `epoch` is
+    the last epoch that ended, whether or not it could be saved.
     """
 
-    def __init__(self, folder: RunFolder, card: dict[str, Any], keep: Keep):
-        self.folder, self.card, self.keep = folder, card, keep
+    def __init__(
+        self,
+        folder: RunFolder,
+        card: dict[str, Any],
+        recorder: Recorder,
+        every: Interval,
+        keep: Keep,
+        fingerprint: str | None = None,
+    ):
+        self.folder, self.card, self.recorder, self.every, self.keep = folder, card, recorder, every, keep
+        self.fingerprint = fingerprint
         self.best: float | None = None
         self.best_epoch: int | None = None
         self.epoch = 0
-        self._saved_epoch: int | None = None
+        self.saving_seconds = 0.0
+        self._saved: str | None = None  # what `last` is of
+        self._saved_step = 0
+        self._saved_at = self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._stopped_early: str | None = None
+        self._ended: int | None = None  # the epoch at whose end the checkpoint that is being saved is saved
+        self._agreement = Agreement()
+        self._in_mid_epoch = True
+        self._between_epochs = self._just_saved = False
 
     def file(self, name: str) -> Path:
         """Where the checkpoint `name` (last, previous, best) lies."""
-        return self.folder.checkpoints / f"{name}.ckpt"
+        return self.folder.path / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, in all attempts together, as far as they were saved."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def stopped_early(self, trainer: pl.Trainer) -> str | None:
+        """Why early stopping ended the training, in this attempt or in one before."""
+        for callback in trainer.early_stopping_callbacks:
+            reason = getattr(callback, "stopping_reason_message", None)
+            if reason:
+                self._stopped_early = reason.removesuffix(" Signaling Trainer to stop.")
+        return self._stopped_early
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch}
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "fingerprint": self.fingerprint,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        if None not in (self.fingerprint, state_dict["fingerprint"]) and self.fingerprint != state_dict["fingerprint"]:
+            raise UserError(
+                f"{self.folder.path}: its data has changed since the run began (fingerprint "
+                f"{state_dict['fingerprint']}, now {self.fingerprint}); bring it back, or start a new run"
+            )
+        self.best, self.best_epoch, self.epoch = (state_dict[key] for key in ("best", "best_epoch", "epoch"))
+        self._seconds_before = state_dict["seconds"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CARD] = self.card
+        checkpoint[STANDING] = {
+            "ranks": trainer.world_size,
+            "between_epochs": self._ended is not None,
+            "should_stop": trainer.should_stop,
+            "stopped_early": self.stopped_early(trainer),
+            "random": torch.get_rng_state(),
+        }
+        if self._ended is not None:
+            _close_epoch(checkpoint["loops"]["fit_loop"])
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        standing = checkpoint.get(STANDING, {})
+        # or a training that early stopping has ended would go on for an epoch
+        trainer.should_stop = standing.get("should_stop", False)
+        self._stopped_early = standing.get("stopped_early")
+        if standing.get("ranks", trainer.world_size) != trainer.world_size:
+            log.warning(
+                f"saved by {standing['ranks']} processes, gone on with by {trainer.world_size}: the same experiment, "
+                "but sums are added up in another order, so it is not equal to the last bit"
+            )
+        if "random" in standing:  # what a data module of the user's draws from; ours draws from the seed alone
+            torch.set_rng_state(standing["random"].cpu())
+        self._saved_step = int(checkpoint["global_step"])
+        self._saved = f"step {self._saved_step}"
+        self._between_epochs = standing.get("between_epochs", False)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        if self._between_epochs:
+            # where a number of steps ends the training, Lightning would take the epoch that begins for one cut off
+            trainer.fit_loop.epoch_loop.restarting = False
+            self._between_epochs = False
+        ours = trainer.global_step
+        greatest, least = self._agreement.now(trainer, ours, -ours)
+        if greatest != -least:  # of disks that do not show all ranks the same, or not yet
+            stand = f"the ranks stand at different steps, {-least} to {greatest}"
+            raise UserError(f"{self.folder.path}: {stand}; resume again")
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._in_mid_epoch = isinstance(pl_module, AlexNetModule) and isinstance(data, ImageData)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._in_mid_epoch and not _is_boundary(trainer):
+            return
+        signal_number, due = self._agreement.ask(trainer, int(stopping.wish() or 0), int(self._is_due(trainer)))
+        # of several ranks the answer is a step old: one that was asked before a save says of it nothing
+        due, self._just_saved = due and not self._just_saved, False
+        if self._in_mid_epoch and (signal_number or due):
+            # raises where a loss since the last save is not a number
+            self.recorder.read_steps(trainer)
+            self._save_or_say(trainer, improved=False, what=f"step {trainer.global_step}")
+            self._just_saved = trainer.world_size > 1
+        if signal_number:
+            raise stopping.error(Signals(signal_number))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch = trainer.current_epoch + 1
@@ -87,17 +206,46 @@ class Checkpoints(AfterMetrics):
         improved = value is not None and (self.best is None or value > self.best)
         if improved:  # before saving: the checkpoint knows of itself that it is the best
             self.best, self.best_epoch = value, self.epoch
+        signal_number, _ = self._agreement.now(trainer, int(stopping.wish() or 0), 0)
+        passed_over = self.every.unit is Unit.epochs and self.epoch % self.every.count != 0
+        if improved or signal_number or not passed_over or _is_last_epoch(trainer):
+            self._ended = self.epoch
+            try:
+                saved = self._save_or_say(trainer, improved, f"epoch {self.epoch}")
+            finally:
+                self._ended = None
+            if not saved:
+                self.best, self.best_epoch = before
+        if signal_number:
+            raise stopping.error(Signals(signal_number))
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        if self.every.unit is Unit.steps:
+            return trainer.global_step - self._saved_step >= self.every.count
+        return self.every.unit is Unit.seconds and time.monotonic() - self._saved_at >= self.every.count
+
+    def _save_or_say(self, trainer: pl.Trainer, improved: bool, what: str) -> bool:
+        """Saves, and tells where that could not be done; whether it could, on every rank alike."""
+        begun = time.monotonic()
+        _refuse_not_finite(trainer)
         failure = self._save(trainer, improved)
-        if trainer.strategy.broadcast(failure is not None):
-            self.best, self.best_epoch = before
-        else:
-            self._saved_epoch = self.epoch
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step  # also where it failed: not every step
+        self.saving_seconds += self._saved_at - begun
+        failed = bool(trainer.strategy.broadcast(failure is not None))
         if failure is not None:
-            kept = f"that of epoch {self._saved_epoch} is kept" if self._saved_epoch else "there is none yet"
-            log.error(f"cannot save the checkpoint of epoch {self.epoch}: {failure}; {kept}; training goes on")
+            kept = f"that of {self._saved} is kept" if self._saved else "there is none yet"
+            log.error(f"cannot save the checkpoint of {what}: {failure}; {kept}; training goes on")
+        if not failed:
+            self._saved = what
+        return not failed
 
     def _save(self, trainer: pl.Trainer, improved: bool) -> str | None:
         """Saves, on rank 0; returns why it could not."""
+        # rows that still wait for room would be missing, if the run were killed and gone on with from here
+        unwritten = self.folder.settle() if trainer.is_global_zero else None
+        unwritten = trainer.strategy.broadcast(unwritten)
+        if unwritten:
+            return str(unwritten)
         fresh = self.file("next")
         try:
             trainer.save_checkpoint(fresh)
@@ -109,6 +257,8 @@ class Checkpoints(AfterMetrics):
         try:
             self._rotate(fresh, improved)
         except OSError as error:
+            if is_lost(error):
+                raise UnwritableError(self.folder.path, "checkpoints", error) from None
             return _reason(error)
         finally:
             fresh.unlink(missing_ok=True)
@@ -137,6 +287,42 @@ class Checkpoints(AfterMetrics):
         for name in drop:
             checksum.beside(self.file(name)).unlink(missing_ok=True)
             self.file(name).unlink(missing_ok=True)
+
+
+def _is_boundary(trainer: pl.Trainer) -> bool:
+    """Whether, behind this batch, a checkpoint holds all there is of the run: what Lightning keeps nowhere is empty.
+
+    Behind an epoch's last batch, or before a validation in mid-epoch, Lightning would go on after that validation.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    if loop._should_accumulate() or loop._num_ready_batches_reached() or fetcher is None:
+        return False
+    at_the_end = 0 <= trainer.max_steps <= trainer.global_step
+    return not at_the_end and not loop._should_check_val_fx(fetcher)
+
+
+def _is_last_epoch(trainer: pl.Trainer) -> bool:
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    ended = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+    return bool(trainer.should_stop) or ended or 0 <= steps <= trainer.global_step
+
+
+def _close_epoch(fit_loop: dict[str, Any]) -> None:
+    """Makes Lightning's counters those behind an epoch, where they are saved in its last hook.
+
+    From counters as they stand there it goes on rightly where a number of epochs ends the training, but where a number
+    of steps does, it would end that epoch a second time.
+    """
+    for counts in fit_loop["epoch_progress"].values():
+        counts["completed"] = counts["processed"]
+
+
+def _refuse_not_finite(trainer: pl.Trainer) -> None:
+    """Raises NotFiniteError, on every rank, where a weight of any is not finite: nobody could go on from that."""
+    finite = all(bool(torch.isfinite(each).all()) for each in trainer.lightning_module.parameters())
+    if not trainer.strategy.reduce_boolean_decision(finite):
+        raise NotFiniteError(f"a weight is not a number after step {trainer.global_step}; {NOT_FINITE_ADVICE}")
 
 
 def _name(source: Path, target: Path, digest: str | None) -> None:

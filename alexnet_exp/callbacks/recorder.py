@@ -19,9 +19,11 @@ from alexnet_exp.endings import NotFiniteError
 from alexnet_exp.module import metrics_of
 from alexnet_exp.replicas import replicas
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.schema import OnNan
 
 log = logging.getLogger(__name__)
 
+NOT_FINITE_ADVICE = "try a smaller optim.lr, or trainer.gradient_clip_val=1"
 STEPS_AT_ONCE = 50  # how many losses wait on the device before they are read: reading one stops the device
 # no wider than the usual terminal
 HEADER = "epoch   train loss  top-1  val loss  top-1  top-5      lr  img/s  seconds    MB"
@@ -36,13 +38,13 @@ class AfterMetrics(Checkpoint):
 
 
 class Recorder(AfterMetrics):
-    """Records on rank 0; every rank checks the losses, which are the means over all ranks.
+    """Records on rank 0; every rank checks the losses, which are the means over all ranks, unless `on_nan` skips.
 
     `newest` has the last value of each `split/metric`, `by_epoch` those of every epoch.
     """
 
-    def __init__(self, folder: RunFolder | None):
-        self.folder = folder
+    def __init__(self, folder: RunFolder | None, on_nan: OnNan = OnNan.stop):
+        self.folder, self.on_nan = folder, on_nan
         self.newest: dict[str, float] = {}
         self.by_epoch: dict[int, dict[str, float]] = {}
         self._waiting: list[tuple[int, Tensor, float]] = []
@@ -74,6 +76,28 @@ class Recorder(AfterMetrics):
         self._validation_seconds += time.perf_counter() - self._validation_start
         self._validated = True
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on must know. The losses have been read: the file has them up to here."""
+        return {
+            "newest": dict(self.newest),
+            "by_epoch": {epoch: dict(metrics) for epoch, metrics in self.by_epoch.items()},
+            "rate": self._rate,
+            "validated": self._validated,
+            "images": (self._images, self._all_images),
+            "seconds": (self._seconds, time.perf_counter() - self._epoch_start),
+            "seconds_of_epoch": (self._validation_seconds, self._training_seconds),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.newest.clear()  # it is known elsewhere as the run's metrics
+        self.newest.update(state_dict["newest"])
+        self.by_epoch = state_dict["by_epoch"]
+        self._rate, self._validated = state_dict["rate"], state_dict["validated"]
+        self._images, self._all_images = state_dict["images"]
+        self._seconds, since = state_dict["seconds"]
+        self._epoch_start = time.perf_counter() - since  # of an epoch that is not over; else it starts anew
+        self._validation_seconds, self._training_seconds = state_dict["seconds_of_epoch"]
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
@@ -98,9 +122,9 @@ class Recorder(AfterMetrics):
             self._waiting.append((trainer.global_step, loss, self._rate or 0.0))
         self._of_this_step, self._stepped = [], False
         if len(self._waiting) >= STEPS_AT_ONCE:
-            self._read_steps(trainer)
+            self.read_steps(trainer)
 
-    def _read_steps(self, trainer: pl.Trainer) -> None:
+    def read_steps(self, trainer: pl.Trainer) -> None:
         """Reads the waiting losses from the device, writes them, and stops the run where one is not a number.
 
         A collective: every rank gets here after the same step, and finds the same.
@@ -116,13 +140,11 @@ class Recorder(AfterMetrics):
         if self.folder is not None:
             self.folder.append_steps(rows)
         for step, loss, _ in rows:
-            if not math.isfinite(loss):
-                raise NotFiniteError(
-                    f"the loss is {loss} at step {step}; try a smaller optim.lr, or trainer.gradient_clip_val=1"
-                )
+            if self.on_nan is OnNan.stop and not math.isfinite(loss):
+                raise NotFiniteError(f"the loss is {loss} at step {step}; {NOT_FINITE_ADVICE}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._read_steps(trainer)
+        self.read_steps(trainer)
         seconds = time.perf_counter() - self._epoch_start
         training = self._training_seconds
         images = self._images * replicas(trainer)
@@ -153,7 +175,7 @@ class Recorder(AfterMetrics):
         """The steps before the one that failed are written. Of several ranks not: the others are not there to ask."""
         if trainer.world_size == 1:
             with suppress(NotFiniteError, OSError, RuntimeError):  # the first exception is the one to tell
-                self._read_steps(trainer)
+                self.read_steps(trainer)
 
 
 def epoch_line(row: dict[str, Any], epochs: int | None, memory: int) -> str:

@@ -1,29 +1,163 @@
-"""`resume FOLDER`: goes on with a sweep from its folder: what is done stays, what was cut off or failed runs again."""
+"""`resume PATH`: goes on with a run or a sweep, from its folder alone.
+
+A run goes on from its newest whole checkpoint, and ends as it would have, had nothing come between. Of a sweep what is
+done stays, what was cut off goes on, and what failed has another chance.
+"""
 
 from __future__ import annotations
 
-import os
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from alexnet_exp.atomic import replacing
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.runs.contents import is_run, read_config, state
+from alexnet_exp.runs.find import find
+from alexnet_exp.runs.folder import PRUNE
+from alexnet_exp.runs.links import refuse_links_out
+from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.plan import Plan
-from alexnet_exp.settings import UserError
+from alexnet_exp.runs.run import DONE, PRUNED
+from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
 from alexnet_exp.sweep.work import sweep_folder, work
 
 JOBS = "hydra.launcher.jobs="
+# What may change when a run goes on: how long it trains, where it computes and reads, what is kept and told of it.
+FREE = (
+    *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps"),
+    *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.on_nan"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
+    *("data.root", "data.workers", "data.cache", "data.decode", "data_root", "logger", "checkpoint", "test"),
+    *("tags", "note"),
+)
 
 
 def run(arguments: list[str]) -> int:
-    """Returns 0 where every job of the sweep has ended well; tells the end as the sweep itself does."""
-    parser = Parser("resume", "Goes on with a sweep where it was stopped.")
-    parser.add_argument("folder", metavar="FOLDER", help="the sweep's folder, one of its jobs', or last")
-    parser.add_argument("--jobs", type=int, metavar="N", help="how many at once; default: as the sweep was started")
-    given = parser.parse_args(arguments)
-    plan = Plan.read(sweep_folder(given.folder, OUTPUTS))
+    """Returns the exit code of the run, or 0 where every job of the sweep has ended well."""
+    parser = Parser("resume", "Goes on with a run or a sweep where it was stopped.")
+    parser.add_argument("folder", metavar="PATH", help="a run, the beginning of its name, or last; a sweep's folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of a run: trainer.max_epochs=20 trains on")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="of a sweep: how many at once; default: as it was started"
+    )
+    given = parser.parse_intermixed_args(arguments)
+    folder = _folder(given.folder)
+    if not (Plan.is_in(folder) or Plan.is_in(folder.parent)):
+        return _single(folder, given)
+    if given.overrides:
+        raise UserError(f"{given.overrides[0]}: {folder} is a sweep's, whose jobs go on as they were planned")
+    plan = Plan.read(sweep_folder(str(folder), OUTPUTS))
     if plan.kind == "search":
         return _search(plan, given.jobs)
     return work(plan, _jobs(plan) if given.jobs is None else given.jobs, again=True, wait=True, whole=True)
+
+
+def _folder(text: str) -> Path:
+    """The folder that is meant, of a run or a sweep; also that of a run which was killed before it could say a word."""
+    path = Path(text)
+    if text != "last" and (Plan.is_in(path) or is_run(path) or (path / ".hydra" / "config.yaml").is_file()):
+        return path
+    if text != "last" and path.is_dir():
+        raise UserError(f"{text}: no run or sweep lies there: it has neither result.json nor sweep.json")
+    return find(text, OUTPUTS)
+
+
+def _single(folder: Path, given: argparse.Namespace) -> int:
+    refuse_links_out(folder)
+    if given.jobs is not None:
+        raise UserError(f"--jobs {given.jobs}: {folder} is a single run's; --jobs is for a sweep")
+    before = read_config(folder)
+    if not is_run(folder) and "${" in str(before):  # Hydra writes it, and we without interpolation a moment later
+        raise UserError(f"{folder}: was killed before it began, and has nothing to go on with; type its command again")
+    container = changed(before, given.overrides)
+    status = state(folder) if is_run(folder) else None
+    if status in (DONE, PRUNED):
+        if container == before:
+            print(f"{folder}: is {status} already; trainer.max_epochs=N trains on")
+            return 0
+        if not any((folder / "checkpoints").glob("*.ckpt")):
+            raise UserError(f"{folder}: kept no checkpoint (checkpoint.keep) to go on from; start a new run")
+    return go_on(container, before, folder)
+
+
+def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path) -> int:
+    """Validates the configuration, notes it in the folder where it is another than `before`, and trains."""
+    from omegaconf import OmegaConf
+
+    from alexnet_exp.commands.train import tell
+    from alexnet_exp.config import fitted
+    from alexnet_exp.sweep.compose import check_devices
+    from alexnet_exp.train import train
+
+    refuse_links_out(folder)
+    if in_use(folder):
+        raise UserError(f"{folder}: is running now, there is nothing to go on with")
+    check_devices([fitted(container)])
+    _check_length(container, folder)
+    if container != before:
+        with replacing(folder / ".hydra" / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(container).encode())
+    (folder / PRUNE).unlink(missing_ok=True)
+    code = train(container, folder)
+    tell(folder, code)
+    return code
+
+
+def _check_length(container: dict[str, Any], folder: Path) -> None:
+    """Refuses a training that would end before the point at which the run stands."""
+    from alexnet_exp.standing import standing
+
+    stands = standing(folder)
+    epochs, steps = container["trainer"].get("max_epochs"), container["trainer"].get("max_steps", -1)
+    if stands is None:
+        return
+    if epochs is not None and epochs < stands.epoch + (stands.batch > 0):
+        done = f"{stands.epoch} epochs are done" + (", and a part of the next" if stands.batch else "")
+        raise Refused([Problem("trainer.max_epochs", epochs, f"{done}; write as many or more")])
+    if steps is not None and 0 <= steps < stands.step:
+        raise Refused([Problem("trainer.max_steps", steps, f"{stands.step} steps are done; write as many or more")])
+
+
+def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a run's configuration with some of its `FREE` settings changed; raises Refused for any other."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    copy: Any = _copied(config)
+    problems = []
+    for text in overrides:
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+            readable = bool(parsed.key_or_group)
+        except HydraException:
+            readable = False
+        if not readable:
+            problems.append(Problem(text, NO_VALUE, "cannot be read; write key=value"))
+            continue
+        key, value = parsed.key_or_group, parsed.value()
+        *path, name = key.split(".")
+        node = copy
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if parsed.is_sweep_override() or parsed.is_delete() or parsed.is_add():
+            problems.append(Problem(text, NO_VALUE, "a run that goes on takes single values: key=value"))
+        elif not isinstance(node, dict) or name not in node:
+            problems.append(Problem(key, value, "the run has no such setting"))
+        elif not any(key == free or key.startswith(f"{free}.") for free in FREE):
+            other = f"would make it another experiment than the one with {shown(node[name])}; start a new run"
+            problems.append(Problem(key, value, other))
+        else:
+            node[name] = value
+    if problems:
+        raise Refused(problems)
+    return dict(copy)
+
+
+def _copied(value: Any) -> Any:
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _jobs(plan: Plan) -> int:
@@ -36,18 +170,16 @@ def _search(plan: Plan, jobs: int | None) -> int:
     """A search asks for its next jobs as it goes, which only its command can do: so that is run again, as typed."""
     from alexnet_exp.commands import train
     from alexnet_exp.config import quoted
+    from alexnet_exp.sweep.stored import to_run_again
 
     folder = plan.folder.absolute()
-    try:
-        os.chdir(plan.cwd)
-    except OSError as error:
-        raise UserError(f"{plan.folder}: was started in {plan.cwd}, which is not there ({error.strerror})") from None
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     how = [f"hydra.sweep.dir={quoted(str(here))}", *([] if jobs is None else [f"{JOBS}{jobs}"])]
-    how = [word for word in how if word not in plan.command]
+    words = to_run_again(plan)
+    how = [word for word in how if word not in words]
     # behind the last override: behind a flag, Hydra's parser would not take any more of them
-    at = 1 + max((index for index, word in enumerate(plan.command) if _is_override(word)), default=-1)
-    return train.run([*plan.command[:at], *how, *plan.command[at:]])
+    at = 1 + max((index for index, word in enumerate(words) if _is_override(word)), default=-1)
+    return train.run([*words[:at], *how, *words[at:]])
 
 
 def _is_override(word: str) -> bool:

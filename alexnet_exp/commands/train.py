@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.atomic import replacing
 from alexnet_exp.config import (
     as_yaml,
     check_config_dir,
@@ -56,12 +57,63 @@ def run(arguments: list[str]) -> int:
         return _sweep(arguments, flags, settings)
     configs = composed_jobs([flags.overrides], flags.config_dir)
     check_devices(configs)
+    there = Path() if settings is None else Path(str(settings.hydra.run.dir))
+    if settings is not None and _has_run(there):
+        if _rank() == 0:
+            return _again(there, compose(flags.overrides, flags.config_dir), configs[0].resume)
+        if configs[0].resume:
+            return 0 if _is_over(there) else _join(there)
     ended: list[tuple[Path, int]] = []
     with_hydra(arguments, lambda config: ended.append(_one(config)))
     path, code = ended[0]
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        _tell(path, code)
+    if _rank() == 0:
+        tell(path, code)
     return code
+
+
+def _rank() -> int:
+    """Which rank this process is, where each of them was given the command."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def _has_run(folder: Path) -> bool:
+    """Whether a run lies already in the folder that the command names by `hydra.run.dir`; of rank 0, if not our own."""
+    return (folder / "result.json").exists() or (folder / "checkpoints").is_dir()
+
+
+def _is_over(folder: Path) -> bool:
+    from alexnet_exp.runs.contents import is_run, state
+
+    return is_run(folder) and state(folder) in ("done", "pruned")
+
+
+def _join(folder: Path) -> int:
+    """The part in it of a rank that is not the first, which alone looks whether it may go on."""
+    from alexnet_exp.runs.contents import read_config
+    from alexnet_exp.train import train
+
+    return train({**read_config(folder), "resume": False}, folder)
+
+
+def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
+    """Goes on with the run that lies in `folder`, where that was asked for and the command is still of that run."""
+    from alexnet_exp.commands.resume import go_on
+    from alexnet_exp.runs.contents import read_config
+    from alexnet_exp.runs.folder import flatten
+
+    if not resume:
+        raise UserError(f"hydra.run.dir={folder}: a run lies there; add resume=true to go on with it, or name another")
+    before = {**read_config(folder), "resume": False}
+    now, then = flatten({**container, "resume": False}), flatten(before)
+    differing = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+    if differing:
+        key = differing[0]
+        told = f"{key} is {then.get(key)!r} there and {now.get(key)!r} here"
+        raise UserError(f"hydra.run.dir={folder}: another experiment lies there: {told}; name another folder")
+    if _is_over(folder):
+        tell(folder, 0)
+        return 0
+    return go_on(before, before, folder)
 
 
 def _is_sweep(settings: DictConfig) -> bool:
@@ -86,8 +138,9 @@ def _settings(flags: argparse.Namespace) -> DictConfig | None:
 
 def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
     """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
-    from alexnet_exp.endings import ending_of, interruptible
+    from alexnet_exp.endings import ending_of
     from alexnet_exp.runs.plan import Plan
+    from alexnet_exp.stopping import interruptible
     from alexnet_exp.sweep.folder import choose, left_as_it_was
     from alexnet_exp.sweep.launcher import JobFailed, typed_as
     from alexnet_exp.sweep.run import Outcome
@@ -97,7 +150,7 @@ def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig
     ended: list[tuple[Path, int]] = []  # of jobs that a launcher of Hydra's own runs in this process
     ran: dict[Path, Outcome] = {}
     stopped: KeyboardInterrupt | None = None
-    with interruptible(sigterm=True):
+    with interruptible():
         try:
             with left_as_it_was(folder), typed_as(arguments) as ran:
                 # beside an override: behind a flag, Hydra's parser would not take any more of them
@@ -145,10 +198,11 @@ def _one(config: DictConfig) -> tuple[Path, int]:
     from hydra.core.hydra_config import HydraConfig
 
     path = Path(HydraConfig.get().runtime.output_dir)
-    container = plain(config)
+    container = {**plain(config), "resume": False}  # asks for something of this command, not of the experiment
     saved = path / ".hydra" / "config.yaml"
     if saved.exists():  # without interpolation: it is read back by yaml.safe_load, elsewhere, later
-        saved.write_text(OmegaConf.to_yaml(container), encoding="utf-8")
+        with replacing(saved) as file:
+            file.write(OmegaConf.to_yaml(container).encode())
     from alexnet_exp.train import train
 
     return path, train(container, path)
@@ -165,7 +219,7 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _tell(path: Path, code: int) -> None:
+def tell(path: Path, code: int) -> None:
     """The end of a run on stdout: a table and what to type next on a terminal, else one line of JSON."""
     if not (path / "result.json").exists():
         return

@@ -17,6 +17,7 @@ from alexnet_exp.config import Problems, fitted, plain
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
+from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.naming import differing, hash_of, job_hash, job_name, settings_of
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ def _composed(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str]
         config.hydra.runtime.output_dir = str(Path(master.hydra.sweep.dir).absolute())
     with _current(config):
         container = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-    return Composed(tuple(overrides), config, container)
+    variables.check(config.hydra.job.env_set)
+    # a sweep goes on with what is there anyway, and a job's hash is of the experiment
+    return Composed(tuple(overrides), config, container | ({"resume": False} if "resume" in container else {}))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,8 +136,10 @@ class JobsLauncher(Launcher):
             add(plan, outcome)
             teller.ended(outcome)
             each = by_folder[outcome.job.folder]
-            returns[outcome.job.folder] = returned = job_return(each, outcome, plan.objective)
+            returned = job_return(each, outcome, plan.objective)
             self.context.callbacks.on_job_end(config=each.config, job_return=returned)
+            # a long sweep would keep a second copy of every configuration
+            returns[outcome.job.folder] = replace(returned, cfg=None, hydra_cfg=None)
 
         outcomes = list(map(outcome_of, distinct))
         if pool is not None:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.runs import provenance
 from alexnet_exp.runs.contents import read_result, state
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.lock import in_use
@@ -65,13 +67,41 @@ def outcome_of(job: Job) -> Outcome:
     return Outcome(job, status, metrics, _seconds(result), error, result.get("images_per_s"))
 
 
-def set_aside(job: Job) -> Outcome | None:
-    """Makes room for a job's next attempt; the job's end, where its folder cannot be written."""
+def make_ready(job: Job) -> Outcome | None:
+    """Makes a job's folder ready for its next attempt; the job's end, where the folder cannot be written.
+
+    What can be gone on with stays, see `goes_on`; anything else that lies there is set aside.
+    """
     try:
-        RunFolder(job.folder).set_aside()
+        if not goes_on(job.folder):
+            RunFolder(job.folder).set_aside()
     except OSError as error:
         return Outcome(job, FAILED, error=f"its folder cannot be written ({error.strerror})")
     return None
+
+
+def goes_on(folder: Path) -> bool:
+    """Whether the next attempt goes on from a checkpoint of the one before: it has one, and the code is the same.
+
+    Code that was changed since is why many a job is run again; half a run of each would be neither.
+    """
+    if not any((folder / "checkpoints").glob("*.ckpt")):
+        return False
+    try:
+        then = read_result(folder).get("commit"), _text(folder / "code.patch")
+    except UserError:
+        return False
+    code = _code()
+    return then == (code.commit, code.patch)
+
+
+@cache
+def _code() -> provenance.Code:
+    return provenance.running()
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
 
 
 def in_queue(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
@@ -176,7 +206,7 @@ class _Loop:
         self.held[job.folder] = claim
         self.left.remove(job)
         self.retried.discard(job.folder)
-        unusable = set_aside(job)
+        unusable = make_ready(job)
         self.started(job)
         if unusable:
             self._tell(unusable)

@@ -268,10 +268,16 @@ def test_resume_runs_what_failed_and_work_only_when_asked(
     assert read_result(job_folders("mine")[1])["status"] == "done"
 
 
-def test_resume_refuses_what_is_no_sweep(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_refuses_what_is_neither_a_run_nor_a_sweep(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bare").mkdir()
     Path("single").mkdir()
     Path("single/result.json").write_text("{}")
-    for folder, answer in (("single", "single is that of a single run: "), ("nowhere", "nowhere: there is no such ")):
+    answers = {
+        "bare": "bare: no run or sweep lies there",
+        "single": "single/.hydra/config.yaml: cannot be read",
+        "nowhere": "nowhere is not a run; there ",
+    }
+    for folder, answer in answers.items():
         capsys.readouterr()
         assert main(["resume", folder]) == 2
         (line,) = capsys.readouterr().err.splitlines()

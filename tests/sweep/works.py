@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import torch.distributed as dist
 
 from alexnet_exp import logs
 from alexnet_exp.cores import cores
-from alexnet_exp.endings import Ending
+from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.stopping import at_boundaries, error, wish
 
 DONE = Ending("done", 0)
 
@@ -76,7 +78,7 @@ def come_to_harm(container: Mapping[str, Any], folder: Path) -> Ending:
 
 
 def linger(container: Mapping[str, Any], folder: Path) -> Ending:
-    """Goes on for long, with a process of its own; the pids are in the folder. May be deaf to Ctrl-C."""
+    """Goes on for long, with a process of its own; the pids are in the folder. May be deaf to signals."""
     child = subprocess.Popen(["sleep", "600"])
     (folder / "pids").write_text(f"{os.getpid()} {child.pid}\n")
     until = time.monotonic() + 600
@@ -102,3 +104,37 @@ def train_on_what_is_there(container: Mapping[str, Any], folder: Path) -> Ending
     ending = train_rank(container, folder)
     (folder / f"imported{os.environ.get('RANK', '')}.json").write_text(json.dumps(sorted(set(sys.modules) - before)))
     return ending
+
+
+def killed_training(container: Mapping[str, Any], folder: Path) -> Ending:
+    """A training of which one rank is killed at a training step: `KILLED_AT` has rank and number of the call."""
+    from alexnet_exp.module import AlexNetModule
+    from alexnet_exp.train import train_rank
+
+    rank, call = map(int, os.environ["KILLED_AT"].split())
+    original, calls = AlexNetModule.training_step, 0
+
+    def dying(self: AlexNetModule, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and int(os.environ.get("RANK", "0")) == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *arguments)
+
+    AlexNetModule.training_step = dying  # type: ignore[method-assign]
+    return train_rank(container, folder)
+
+
+def step(container: Mapping[str, Any], folder: Path) -> Ending:
+    """Steps without end; asked to stop, it ends the step that it is in and saves, where it is in one."""
+    try:
+        with at_boundaries() if container["step"] else nullcontext():
+            for number in range(600):
+                (folder / "begun").touch()
+                time.sleep(0.1)
+                if wish():
+                    (folder / "saved").write_text(str(number))
+                    raise error()
+    except KeyboardInterrupt as stop:
+        return ending_of(stop)
+    return DONE

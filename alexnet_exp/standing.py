@@ -1,0 +1,139 @@
+"""Where a run stands: the checkpoint that it goes on from, and what its folder says of its attempts so far."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_exp.atomic import leftovers
+from alexnet_exp.build import STANDING
+from alexnet_exp.launch import MEETING, RENDEZVOUS
+from alexnet_exp.loading import read_checkpoint
+from alexnet_exp.runs import checksum, provenance
+from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.run import DIED, RUNNING
+from alexnet_exp.settings import UserError
+
+log = logging.getLogger(__name__)
+
+NAMES = ("last", "previous", "best")  # in the order in which they are tried
+OF_AN_ATTEMPT = ("status", "commit", "dirty", "pid", "host", "end", "error")
+KEPT = ("metrics", "metrics_epoch", "epochs", "best_epoch", "seconds", "images_per_s")
+LEFT_OVER = (".*.partial", "next.ckpt")  # of a process that was killed while it saved
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A checkpoint to go on from: behind `step` optimizer steps, `epoch` epochs and `batch` batches of the next one."""
+
+    path: Path
+    step: int
+    epoch: int
+    batch: int
+
+    def __str__(self) -> str:
+        batch = f", batch {self.batch} of the next" if self.batch else ""
+        return f"{self.path.name}: step {self.step}, epoch {self.epoch} done{batch}"
+
+    def weights(self) -> dict[str, Any]:
+        """What validation and test use of it: the averaged weights, where they are averaged."""
+        weights: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)["state_dict"]
+        return weights
+
+
+def standing(run: Path) -> Standing | None:
+    """The newest checkpoint of a run that is whole; None where there is none, so that it starts from nothing.
+
+    Says so where a damaged one is passed over.
+    """
+    damaged = False
+    for path in _files(run):
+        try:
+            return _read(path)
+        except UserError as error:
+            log.warning(f"{error}; the checkpoint before it is taken")
+            damaged = True
+    if damaged:
+        log.warning(f"{run}: no checkpoint of it is whole: it starts over")
+    return None
+
+
+def _files(run: Path) -> list[Path]:
+    files = [run / "checkpoints" / f"{name}.ckpt" for name in NAMES]
+    return [file for file in files if file.exists()]
+
+
+def _read(path: Path) -> Standing:
+    content = read_checkpoint(path)
+    try:
+        loop = content["loops"]["fit_loop"]
+        epoch = int(loop["epoch_progress"]["current"]["processed"])
+        between = content[STANDING]["between_epochs"]
+        batch = 0 if between else int(loop["epoch_loop.batch_progress"]["current"]["ready"])
+        return Standing(path, int(content["global_step"]), epoch, batch)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a checkpoint that a training can go on from ({error!r})") from None
+
+
+def settle(run: RunFolder) -> Standing | None:
+    """Makes the folder that of a run which stands at its newest whole checkpoint, and returns that. The lock is held.
+
+    What a killed process left unfinished is removed, damaged checkpoints and rows behind that point too: else a damaged
+    file would be kept as `previous` in place of a whole one, and rows of a training that is no more would stay.
+    """
+    _clear(run)
+    found = standing(run.path)
+    for path in _files(run.path):
+        if found is None or not _is_whole(path):
+            path.unlink()
+            checksum.beside(path).unlink(missing_ok=True)
+    run.cut_back(*((found.step, found.epoch) if found else (0, 0)))
+    return found
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return checksum.verify(path) or bool(read_checkpoint(path))
+    except UserError:
+        return False
+
+
+def _clear(run: RunFolder) -> None:
+    left = [file for pattern in LEFT_OVER for file in (run.path / "checkpoints").glob(pattern)]
+    left += leftovers(run.path / "predictions")
+    # of other attempts: this one's ranks still meet by theirs
+    left += [file for file in run.path.glob(f"{RENDEZVOUS}*") if file.name != os.environ.get(MEETING)]
+    for file in left:
+        file.unlink(missing_ok=True)
+
+
+def attempts(run: Path, code: provenance.Code) -> dict[str, Any]:
+    """For result.json: how the attempts before this one ended, and what they came to, until this one comes to more.
+
+    Empty for a run that has none. code: of this attempt, which need not be that of the ones before. The lock is held.
+    """
+    earlier: dict[str, Any] = {}
+    with suppress(UserError):
+        earlier = read_result(run)
+    if not earlier:
+        return {}
+    told = {key: earlier[key] for key in OF_AN_ATTEMPT if key in earlier}
+    if told["status"] == RUNNING:  # its lock is ours
+        told["status"] = DIED
+    if (earlier.get("commit"), _patch(run)) != (code.commit, code.patch):
+        log.warning(f"not the code of the attempt before: commit {earlier.get('commit')} then, {code.commit} now")
+    before = earlier.get("attempts")
+    kept = {key: earlier[key] for key in KEPT if key in earlier}
+    return {**kept, "attempts": [*(before if isinstance(before, list) else []), told]}
+
+
+def _patch(run: Path) -> str:
+    file = run / "code.patch"
+    return file.read_text(encoding="utf-8", errors="surrogateescape") if file.is_file() else ""

@@ -1,0 +1,85 @@
+"""A job of a sweep that was cut off goes on from its checkpoint; one whose code has changed since starts anew."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp.__main__ import main
+from alexnet_exp.runs import provenance
+from alexnet_exp.runs.contents import read_result, state
+from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.sweep import run
+from alexnet_exp.sweep.run import goes_on, make_ready
+from tests.test_resume import assert_equal, wait_for
+
+SWEEP = ("seed=1,2", "trainer.max_epochs=12", "checkpoint.every=1 steps")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(
+    number: signal.Signals, command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    assert command(*SWEEP, f"hydra.sweep.dir={undisturbed}", "-m").wait(120) == 0
+    process = command(*SWEEP, f"hydra.sweep.dir={stopped}", "-m")
+    wait_for(lambda: any(stopped.glob("*/checkpoints/previous.ckpt")))
+    process.send_signal(number)
+    process.wait(60)
+    (cut,) = (path.parent for path in stopped.glob("*/result.json"))
+    wait_for(lambda: state(cut) in ("died", "interrupted"))
+    if number == signal.SIGTERM:
+        assert process.returncode == 75
+        assert read_result(cut)["error"] == "by SIGTERM"
+    assert main(["resume", str(stopped)]) == 0
+    assert [each["status"] for each in read_result(cut)["attempts"]] == [state_after(number)]
+    for job in Plan.read(stopped).jobs:
+        assert_equal(undisturbed / job.folder.name, job.folder)
+
+
+def state_after(number: signal.Signals) -> str:
+    return "died" if number == signal.SIGKILL else "interrupted"
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Job:
+    """A job that has a checkpoint, of today's code."""
+    folder = RunFolder(tmp_path / "job")
+    code = provenance.code()
+    folder.begin({}, {"commit": code.commit})
+    folder.write_patch(code.patch)
+    (folder.checkpoints / "last.ckpt").write_bytes(b"weights")
+    return Job(1, folder.path, ())
+
+
+def test_what_can_be_gone_on_with_stays(cut_off: Job) -> None:
+    assert goes_on(cut_off.folder)
+    assert make_ready(cut_off) is None
+    assert (cut_off.folder / "checkpoints" / "last.ckpt").exists()
+    assert not (cut_off.folder / "earlier").exists()
+
+
+@pytest.mark.parametrize("change", ["commit", "patch", "no checkpoint", "no result"])
+def test_what_cannot_be_gone_on_with_is_set_aside(change: str, cut_off: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cut_off.folder
+    if change == "commit":
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | {"commit": "another"}))
+    elif change == "patch":
+        code = provenance.code()
+        monkeypatch.setattr(run, "_code", lambda: provenance.Code(code.commit, True, code.patch + "+ a line\n"))
+    elif change == "no checkpoint":
+        (folder / "checkpoints" / "last.ckpt").unlink()
+    else:
+        (folder / "result.json").unlink()
+    assert not goes_on(folder)
+    assert make_ready(cut_off) is None
+    assert not (folder / "checkpoints").exists()
+    assert (folder / "earlier" / "1").is_dir()
