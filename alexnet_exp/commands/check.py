@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from alexnet_exp.commands.parser import with_overrides
 from alexnet_exp.config import composed
+from alexnet_exp.schema import Config
 
 
 def run(arguments: list[str]) -> int:
@@ -13,7 +14,12 @@ def run(arguments: list[str]) -> int:
     parser = with_overrides("check", "An experiment composed, validated, built, and one batch of it trained.")
     given = parser.parse_args(arguments)
     config, _ = composed(given.overrides, given.config_dir)
+    print(one_batch(config))
+    return 0
 
+
+def one_batch(config: Config) -> str:
+    """Builds the experiment and trains one batch of it on one device; returns what to tell of that, one line."""
     from alexnet_exp import logs
     from alexnet_exp.build import build, lay_out, prepare
     from alexnet_exp.devices import check_ranks, chosen, place
@@ -34,5 +40,4 @@ def run(arguments: list[str]) -> int:
     trainer.fit(experiment.module, datamodule=experiment.data)
     loss = getattr(experiment.module, "last_loss", None)
     said = f", loss {loss.item():.4f} on one batch" if loss is not None else ""
-    print(f"ok: {type(experiment.network).__name__} on {placement.device_name}, precision {placement.precision}{said}")
-    return 0
+    return f"ok: {type(experiment.network).__name__} on {placement.device_name}, precision {placement.precision}{said}"

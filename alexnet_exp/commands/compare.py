@@ -12,6 +12,7 @@ from alexnet_exp.commands.parser import Parser
 from alexnet_exp.compare.comparison import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.printable import printable
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import DONE, FAILED, UserError, one_of
@@ -206,7 +207,7 @@ def _claims(given: Namespace) -> int:
 
         show_claims(claims.as_table(table), table.notes)
     for line in found.skipped if found is not None else ():
-        print(f"skipped: {line}", file=sys.stderr)
+        print(printable(f"skipped: {line}"), file=sys.stderr)
     return DONE
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.printable import printable
 from alexnet_exp.runs.find import find
 from alexnet_exp.settings import UserError
 
@@ -39,5 +40,5 @@ def run(arguments: list[str]) -> int:
         else:
             print(name)
             for label, value in top:
-                print(f"  {value:7.2%}  {label}")
+                print(f"  {value:7.2%}  {printable(str(label))}")
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.compare.comparison import Table
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.printable import printable, spreadsheet_cell
 from alexnet_exp.runs.find import find
 from alexnet_exp.settings import UserError
 
@@ -43,7 +44,7 @@ def run(arguments: list[str]) -> int:
     if len(lines) > len(newest) and given.format == "table":
         print(f"{len(lines) - len(newest):,} older; --all shows them")
     for damaged in found.skipped:
-        print(f"skipped: {damaged}", file=sys.stderr)
+        print(printable(f"skipped: {damaged}"), file=sys.stderr)
     return 0
 
 
@@ -54,7 +55,7 @@ def _print(table: Table, form: str) -> None:
         print(json.dumps([dict(zip(table.keys, row, strict=True)) for row in table.rows], indent=1))
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows([table.keys, *table.rows])
+        writer.writerows([map(spreadsheet_cell, row) for row in (table.keys, *table.rows)])
     elif form == "markdown":
         print(text.markdown_table(table, len(table.rows)))
     elif sys.stdout.isatty():
@@ -79,7 +80,7 @@ def _show(arguments: list[str]) -> int:
         result = {"run": str(path), "status": found.status, "metrics": found.metrics, "choices": found.choices}
         print(json.dumps(result | found.facts | {"config": found.config}, indent=1))
         return 0
-    print("\n".join(description(found)))
+    print(printable("\n".join(description(found))))
     return 0
 
 
@@ -92,5 +93,5 @@ def _diff(arguments: list[str]) -> int:
     parser.add_argument("second", metavar="B")
     given = parser.parse_args(arguments)
     first, second = (as_run(path, str(path)) for path in (find(given.first, OUTPUTS), find(given.second, OUTPUTS)))
-    print("\n".join(difference(first, second)))
+    print(printable("\n".join(difference(first, second))))
     return 0

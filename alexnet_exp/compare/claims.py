@@ -31,6 +31,7 @@ from alexnet_exp.compare.select import value
 from alexnet_exp.compare.verdict import names
 from alexnet_exp.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.paths import conf_dir
+from alexnet_exp.printable import spreadsheet_cell
 from alexnet_exp.runs.contents import YAML_LOADER
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import Refused, UserError
@@ -200,7 +201,8 @@ def as_csv(claims: Claims) -> str:
     writer.writeheader()
     for row in _plain(claims):
         low, high = row["interval"] or (None, None)
-        writer.writerow(row | {"low": low, "high": high})
+        cells = row | {"low": low, "high": high}
+        writer.writerow({key: spreadsheet_cell(had) for key, had in cells.items()})
     return text.getvalue()
 
 

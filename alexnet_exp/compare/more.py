@@ -42,6 +42,8 @@ def typed(run: Run, seed_key: str = "seed") -> dict[str, str] | None:
     overrides = run.facts.get("overrides")
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
         return None
+    if any(text.lstrip("+~").startswith(("-", "hydra")) for text in overrides):
+        return None  # no setting of the experiment: a command to be copied must not have it from a run's folder
     by_key = {text.partition("=")[0].lstrip("+~"): text for text in overrides}
     return {key: text for key, text in by_key.items() if key != seed_key}
 

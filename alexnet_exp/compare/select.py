@@ -18,7 +18,7 @@ MISSING = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": l
 # Settings that say how a run is named, kept and watched, and cannot change what it comes to; and the seed.
 NOT_SETTINGS = (
     *("seed", "name", "tags", "note", "objective", "paper_claim", "data_root", "task_name", "hydra", "paths"),
-    *("extras", "logger", "checkpoint.keep", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+    *("extras", "logger", "checkpoint", "resume", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
 )
 # Groups whose options reach into every node of the configuration.
 GLOBAL_GROUPS = ("experiment",)

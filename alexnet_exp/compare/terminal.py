@@ -19,6 +19,7 @@ from alexnet_exp.compare.text import (
     text_rows,
     titles,
 )
+from alexnet_exp.printable import printable
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ STYLES = {DONE: "", RUNNING: "cyan", FAILED: "red", DIED: "red", INTERRUPTED: "y
 def show(comparison: Comparison, limit: int = RUNS) -> None:
     """Prints it to stdout: sentence, dot plot, one table, what to look out for, everything else."""
     if not sys.stdout.isatty():
-        print("\n".join(plain_lines(comparison, limit)))
+        print(printable("\n".join(plain_lines(comparison, limit))))
         return
     from rich.console import Console
 
@@ -63,21 +64,21 @@ def show_rich(comparison: Comparison, console: Console, limit: int = RUNS) -> No
     from rich.text import Text
 
     main, rest = main_and_rest(comparison)
-    console.print(Text(comparison.sentence, style="bold"))
+    console.print(Text(printable(comparison.sentence), style="bold"))
     dots = dots_text(comparison, min(console.width, 120), signs())
     if dots:
         console.print()
     for line in dots:
-        console.print(Text(line.text, style="dim" if line.grey else "", no_wrap=True, overflow="ellipsis"))
+        console.print(Text(printable(line.text), style="dim" if line.grey else "", no_wrap=True, overflow="ellipsis"))
     console.print()
     _print_table(main, console, limit, comparison.metric.key)
     if comparison.look_out:
         console.print(Text(f"{LOOK_OUT}:", style="bold yellow"))
         for said in comparison.look_out:
-            console.print(Text(f"  {said}"))
+            console.print(Text(f"  {printable(said)}"))
     for said in details(comparison):
         # not folded: commands are among them, to be copied
-        console.print(Text(said), soft_wrap=True)
+        console.print(Text(printable(said)), soft_wrap=True)
     if rest is not None:
         console.print()
         _print_table(rest, console, limit, comparison.metric.key)
@@ -86,7 +87,8 @@ def show_rich(comparison: Comparison, console: Console, limit: int = RUNS) -> No
 def show_claims(table: Table, notes: Sequence[str]) -> None:
     """Prints the table of claims, cells folded to the window on a terminal, and what must be known of it."""
     if not sys.stdout.isatty():
-        print("\n".join([*(aligned(table) if table.rows else []), *([""] if table.rows else []), *notes]))
+        lines = [*(aligned(table) if table.rows else []), *([""] if table.rows else []), *notes]
+        print(printable("\n".join(lines)))
         return
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -102,7 +104,7 @@ def show_claims(table: Table, notes: Sequence[str]) -> None:
         console.print(drawn)
         console.print()
     for note in notes:
-        console.print(Text(note))
+        console.print(Text(printable(note)))
 
 
 def aligned(table: Table, limit: int | None = None, metric: str = "") -> list[str]:
@@ -161,11 +163,13 @@ def fitting(table: Table, width: int, limit: int | None = None, metric: str = ""
 
 
 def _print_table(table: Table, console: Console, limit: int, metric: str) -> None:
+    from rich.text import Text
+
     shown = fitting(table, console.width, limit, metric)
     console.print(rich_table(shown, limit, metric))
     hidden = [title for key, title in zip(table.keys, table.titles, strict=True) if key not in shown.keys]
     if hidden:
-        console.print(f"in a wider window: {', '.join(hidden)}", style="dim")
+        console.print(Text(printable(f"in a wider window: {', '.join(hidden)}"), style="dim"))
     more = left_out(table, limit)
     if more:
         console.print(more)

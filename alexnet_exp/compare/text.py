@@ -16,6 +16,7 @@ from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Table
 from alexnet_exp.compare.dots import dots_text
 from alexnet_exp.compare.select import metric_keys, ranking_key, value
 from alexnet_exp.compare.verdict import images_text
+from alexnet_exp.printable import printable, spreadsheet_cell
 from alexnet_exp.runs.metric import difference_text, is_accuracy, value_text
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import shown
@@ -41,14 +42,14 @@ def markdown(comparison: Comparison, limit: int = RUNS) -> str:
         parts.append("\n".join(f"- {line}" for line in others))
     if rest is not None:
         parts.append(markdown_table(rest, limit, comparison.metric.key))
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts)) + "\n"
 
 
 def as_csv(comparison: Comparison) -> str:
     """Every run and every column, under their names in result.json, for a program."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(comparison.runs_table.keys)
+    writer.writerow(map(spreadsheet_cell, comparison.runs_table.keys))
     writer.writerows([["" if cell is None else _field(cell) for cell in row] for row in comparison.runs_table.rows])
     return text.getvalue()
 
@@ -152,14 +153,17 @@ def titles(table: Table, metric: str = "") -> list[str]:
     """The headings, with the unit of what is told in points."""
     points = is_accuracy(metric)
     return [
-        f"{title} (points)" if points and key in ("sd", "difference", "claim") else title
+        printable(f"{title} (points)" if points and key in ("sd", "difference", "claim") else title)
         for key, title in zip(table.keys, table.titles, strict=True)
     ]
 
 
 def text_rows(table: Table, limit: int | None = None, metric: str = "") -> list[list[str]]:
     """The table's first `limit` rows, each cell as text."""
-    return [[cell(key, had, metric) for key, had in zip(table.keys, row, strict=True)] for row in table.rows[:limit]]
+    return [
+        [printable(cell(key, had, metric)) for key, had in zip(table.keys, row, strict=True)]
+        for row in table.rows[:limit]
+    ]
 
 
 def is_number_column(table: Table, place: int) -> bool:
@@ -194,7 +198,7 @@ def _of_metric(key: str, had: float, metric: str) -> str:
 
 
 def _field(had: Any) -> Any:
-    return repr(had) if isinstance(had, float) else shown(had)
+    return repr(had) if isinstance(had, float) else spreadsheet_cell(shown(had))
 
 
 def _arm(arm: Arm) -> dict[str, Any]:

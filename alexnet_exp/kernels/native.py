@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -63,10 +64,21 @@ def native() -> Native:
 def _loaded(compiler: Path) -> ctypes.CDLL:
     path = _compiled(compiler)
     try:
-        return ctypes.CDLL(str(path))
-    except OSError:  # a disk that was full, a crash: what lies there is no library
+        return _opened(path)
+    except OSError:  # a disk that was full, a crash: what lies there is no library; or others could have written it
         path.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_compiled(compiler)))
+        return _opened(_compiled(compiler))
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    if not _only_ours(path.lstat()):
+        raise PermissionError(f"{path}: others may write it, so it is not loaded")
+    return ctypes.CDLL(str(path))
+
+
+def _only_ours(found: os.stat_result) -> bool:
+    """Whether nobody but this user, or root, can have written a file or put one into a folder: loading it runs it."""
+    return found.st_uid in (os.getuid(), 0) and not found.st_mode & 0o022 and not stat.S_ISLNK(found.st_mode)
 
 
 def _compiled(compiler: Path) -> Path:
@@ -74,13 +86,19 @@ def _compiled(compiler: Path) -> Path:
     sources = sorted(HERE.glob("*.c"))
     folder = cache_folder() / "kernels"
     path = folder / f"{_key(sources, compiler)}.so"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid == os.getuid() and found.st_mode & 0o022 and not stat.S_ISLNK(found.st_mode):
+        folder.chmod(0o755)  # some umasks let a group write what is made
+    if not _only_ours(folder.lstat()):
+        raise PermissionError(f"{folder}: others may write it, so nothing is loaded from there")
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         command = [str(compiler), *FLAGS, *map(str, sources), "-o", str(part), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        part.chmod(0o755)
         part.replace(path)  # whole or not at all, also where several processes compile at once
     finally:
         part.unlink(missing_ok=True)

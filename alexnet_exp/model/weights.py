@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,13 @@ def read_file(path: str | Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_why_not_unpickled(str(error))}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except Exception as error:  # a damaged pickle makes torch raise almost anything
         raise UserError(f"{path}: truncated, or not a file of weights ({_first_line(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state_dict or a checkpoint")
@@ -89,6 +93,24 @@ def _difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str
     ]
     found += [f"{key} is unknown here" for key in theirs if key not in ours]
     return "" if not found else found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
+
+
+def _check_archive(path: Path) -> None:
+    """Raises UserError for a zip file that unpacks to more than it is, or whose content is not what was written.
+
+    torch.save stores, and compresses nothing; it notes a CRC of each tensor, and torch.load does not look at it.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > path.stat().st_size:
+            why = "compressed, which torch.save never does; not read, since it could unpack to anything"
+            raise UserError(f"{path}: {why}")
+        damaged = file.testzip()
+    if damaged is not None:
+        raise UserError(f"{path}: damaged: {damaged} is not what was written (its CRC differs)")
 
 
 def _why_not_unpickled(message: str) -> str:

@@ -40,9 +40,13 @@ def noted(path: Path) -> str | None:
 
 def verify(path: Path) -> bool:
     """Whether `path` was checked: False when no checksum lies beside it. Raises UserError when the checksum differs."""
-    expected = noted(path)
+    try:
+        expected = noted(path)
+        found = None if expected is None else digest(path)
+    except OSError as error:  # a folder in its place
+        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
     if expected is None:
         return False
-    if digest(path) != expected:
+    if found != expected:
         raise UserError(f"{path}: damaged or cut short: its SHA-256 is not the one in {beside(path).name}")
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from alexnet_exp.runs.lock import in_use
+from alexnet_exp.runs.plain_yaml import Loader
 from alexnet_exp.runs.table import read_table
 from alexnet_exp.settings import UserError
 
 FORMAT = 1
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where it was compiled
+YAML_LOADER = Loader
 
 
 def is_run(path: Path) -> bool:
@@ -36,7 +38,7 @@ def read_result(path: Path) -> dict[str, Any]:
     file = path / "result.json"
     try:
         result = json.loads(_bytes(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(result, dict) or "status" not in result:
         raise UserError(f"{file}: not the result of a run: it has no status")
@@ -50,7 +52,7 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / ".hydra" / "config.yaml"
     try:
         config = yaml.load(_bytes(file), Loader=YAML_LOADER)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(config, dict):
         raise UserError(f"{file}: not a configuration: it holds no settings")
@@ -66,7 +68,7 @@ def chosen_options(path: Path) -> dict[str, Any]:
         hydra = yaml.load((path / ".hydra" / "hydra.yaml").read_bytes(), Loader=YAML_LOADER)["hydra"]
         choices = {group: option for group, option in hydra["runtime"]["choices"].items() if "/" not in group}
         return {"overrides": list(hydra["overrides"]["task"]), "choices": choices}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -96,7 +98,12 @@ def read_steps(path: Path) -> list[tuple[int, float, float]]:
 def _rows(file: Path) -> list[dict[str, str]]:
     if not file.exists():
         return []
-    columns, rows = read_table(file)
+    try:
+        columns, rows = read_table(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except csv.Error as error:
+        raise UserError(f"{file}: not a CSV file ({error})") from None
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
@@ -120,6 +127,8 @@ def _number(column: str, text: str) -> float | None:
 
 def _bytes(file: Path) -> bytes:
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe would be waited for
+            raise UserError(f"{file}: is no file")
         return file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None

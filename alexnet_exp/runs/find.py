@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alexnet_exp.atomic import follow
 from alexnet_exp.runs.contents import is_run
+from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.settings import UserError
 
 SHOWN = 4
@@ -16,8 +17,15 @@ def find(text: str, outputs: Path) -> Path:
     """The folder of the run that `text` means: a folder, `last`, or how the path of one run under `outputs` begins.
 
     The path may be begun at any of its parts: `bn/2026-11-24_10` and `2026-11-24_10` both find
-    `outputs/bn/2026-11-24_10-00-00-000000`. Raises UserError, naming candidates, when it means no run or several.
+    `outputs/bn/2026-11-24_10-00-00-000000`. Raises UserError, naming candidates, when it means no run or several, and
+    for a folder with links that lead out of it.
     """
+    run = _meant(text, outputs)
+    refuse_links_out(run)
+    return run
+
+
+def _meant(text: str, outputs: Path) -> Path:
     if text == "last":
         return _last(outputs)
     if is_run(Path(text)):
@@ -60,7 +68,9 @@ def weights_file(weights: str, outputs: Path) -> Path:
 
 def outputs_of(run: Path) -> Path | None:
     """The folder of all runs, where `latest` lies: the nearest `outputs` above the run; None for one put elsewhere."""
-    return next((parent for parent in run.resolve().parents if parent.name == "outputs"), None)
+    # as it is named first: the folder may be a link to a larger disk
+    parents = (*run.absolute().parents, *run.resolve().parents)
+    return next((parent for parent in parents if parent.name == "outputs"), None)
 
 
 def runs_under(outputs: Path) -> list[Path]:

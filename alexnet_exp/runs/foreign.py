@@ -150,7 +150,10 @@ def _read_metrics(table: Path) -> list[dict[str, float]]:
         text = table.read_bytes().decode(errors="replace")
     except OSError as error:
         raise UserError(f"{table}: cannot be read ({error.strerror})") from None
-    header, *lines = [row for row in csv.reader(io.StringIO(text[: text.rfind("\n") + 1])) if row] or [[]]
+    try:
+        header, *lines = [row for row in csv.reader(io.StringIO(text[: text.rfind("\n") + 1])) if row] or [[]]
+    except csv.Error as error:
+        raise UserError(f"{table}: not a CSV file ({error})") from None
     names = [metric_name(column) for column in header]
     if len(set(names)) < len(names):
         names = header
@@ -207,7 +210,7 @@ def _status(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float
     """
     if any(key.startswith("test/") for key in metrics):
         return DONE, ""
-    for log in sorted(folder.glob("*.log")):
+    for log in sorted(path for path in folder.glob("*.log") if path.is_file()):
         _, traceback, trace = log.read_text(errors="replace").rpartition("Traceback (most recent call last)")
         if traceback:
             # the exception is the first line behind the traceback that is not indented
@@ -220,7 +223,7 @@ def _status(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float
 def _overrides(folder: Path) -> list[str]:
     try:
         overrides = yaml.load((folder / ".hydra" / "overrides.yaml").read_bytes(), Loader=YAML_LOADER)
-    except (OSError, yaml.YAMLError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         return []
     return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
@@ -240,7 +243,7 @@ def _chosen(folder: Path) -> dict[str, str]:
         block.append(line)
     try:
         choices = yaml.load("\n".join(block), Loader=YAML_LOADER)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     if not isinstance(choices, dict):
         return {}

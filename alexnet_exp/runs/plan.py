@@ -17,6 +17,7 @@ from typing import Any
 
 from alexnet_exp.atomic import replacing
 from alexnet_exp.runs.contents import read_config
+from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.settings import UserError
 
 FORMAT = 1
@@ -38,7 +39,8 @@ class Job:
         return " ".join(f"{key}={value}" for key, value in self.varies.items())
 
     def container(self) -> dict[str, Any]:
-        """Its resolved configuration. Raises UserError where the folder has none."""
+        """Its resolved configuration. Raises UserError where the folder has none, or a link that leads out of it."""
+        refuse_links_out(self.folder)
         return read_config(self.folder)
 
 
@@ -64,8 +66,12 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
-        """The plan in `folder`; raises UserError, naming the file, where there is none or it is damaged."""
+        """The plan in `folder`; raises UserError, naming the file, where there is none or it is damaged.
+
+        Also where a link in the folder leads out of it.
+        """
         file = folder / FILE
+        refuse_links_out(folder)
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
             if stored["format"] != FORMAT:
@@ -78,7 +84,7 @@ class Plan:
             return cls(folder, list(_texts(stored["command"])), cwd, objective, kind, jobs)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); name the folder of a sweep") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file}: not the plan of a sweep ({error!r})") from None
 
     def write(self) -> None:

@@ -20,6 +20,7 @@ from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.compose import compose_jobs, lay_out
 from alexnet_exp.sweep.naming import settings_of, sweep_name
 from alexnet_exp.sweep.run import Outcome, outcome_of
+from alexnet_exp.sweep.stored import refuse_foreign
 
 COMMAND = ["sweep", "confirm"]
 SEED = "seed"
@@ -50,6 +51,8 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> Plan:
     target = folder.parent / name
     config_dir = str(Path(searched.cwd, flags.config_dir)) if flags.config_dir else None
     check_config_dir(config_dir)
+    for overrides in winners:
+        refuse_foreign(searched, overrides, config_dir)
     plan = Plan.read(target) if Plan.is_in(target) else Plan(target, command, str(Path.cwd()), searched.objective)
     with loaded([*how, f"hydra.sweep.dir={quoted(str(target))}"], config_dir) as (loader, master):
         lay_out(plan, compose_jobs(loader, master, batch))

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.metric import higher_is_better, label, value_text
 from alexnet_exp.runs.plan import Job, Plan
@@ -44,7 +45,7 @@ class Teller:
     def say(self, text: str) -> None:
         """A line that stays."""
         self.clear()
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def ended(self, outcome: Outcome) -> None:
         """The line of a job that has ended: number, what varies, objective, seconds, how."""
@@ -61,7 +62,7 @@ class Teller:
             return
         self.next_look = time.monotonic() + 1.0
         running_now = ", ".join(f"{job.number} ({job.label}){_epochs(job)}" for job in running) or "none here"
-        text = f"running: {running_now}; waiting: {waiting}"
+        text = printable(f"running: {running_now}; waiting: {waiting}")
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write(f"{_CLEAR}{text[:width]}")
         sys.stderr.flush()
@@ -166,7 +167,7 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
     table = Table(title=f"{plan.folder}: {stopped + '; ' if stopped else ''}{told}", title_justify="left")
     table.add_column("job", justify="right")
     for key in varies:
-        table.add_column(key)
+        table.add_column(Text(printable(key)))
     shown = [plan.objective] + ([TEST] if plan.objective != TEST else [])
     for key in shown:
         table.add_column(label(key), justify="right")
@@ -179,7 +180,8 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
         settings = [job.varies.get(key, "") for key in varies]
         seconds = "-" if outcome.seconds is None else f"{outcome.seconds:.1f}"
         # as texts: rich would take `[relu]` for markup
-        table.add_row(*map(Text, (str(job.number), *settings, *figures, seconds, status)))
+        cells = (str(job.number), *settings, *figures, seconds, status)
+        table.add_row(*(Text(printable(text)) for text in cells))
     Console().print(table)
     # not by rich, which would fold the lines that are to be copied
     if ended_well(outcomes):

@@ -21,7 +21,7 @@ from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNIN
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.claim import BEAT, Claim, Claims
 from alexnet_exp.sweep.pool import Ended, Pool
-from alexnet_exp.sweep.run import LOOK_ELSEWHERE, OPEN, Outcome, outcome_of, set_aside, status_of
+from alexnet_exp.sweep.run import LOOK_ELSEWHERE, OPEN, Outcome, make_ready, outcome_of, status_of
 from alexnet_exp.sweep.space import Value
 from alexnet_exp.sweep.study import RUN, Study
 
@@ -158,7 +158,7 @@ class Search:
             return
         self._last = job
         self._running[job.folder.name] = trial
-        unusable = set_aside(job)
+        unusable = make_ready(job)
         self.started(job)
         if unusable:
             del self._running[job.folder.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,50 @@ def test_a_library_that_cannot_be_loaded(content: bytes, sources: Path, tmp_path
     library = again().library
     assert library is not None
     assert library.twice(21) == 42
+
+
+def test_a_library_that_others_may_have_written_is_not_loaded(sources: Path, tmp_path: Path) -> None:
+    """Whoever may write it runs what he likes in this process: it is compiled again."""
+    again()
+    (file,) = cached(tmp_path)
+    (sources / "other.c").write_text(TWICE.replace("2 * x", "13"))
+    planted = tmp_path / "planted.so"
+    subprocess.run(["cc", "-shared", "-fPIC", str(sources / "other.c"), "-o", str(planted)], check=True)
+    (sources / "other.c").unlink()
+    file.unlink()
+    planted.replace(file)
+    file.chmod(0o666)
+    library = again().library
+    assert library is not None
+    assert library.twice(21) == 42
+    assert file.stat().st_mode & 0o022 == 0
+
+
+def test_a_link_in_place_of_the_library_is_not_followed(sources: Path, tmp_path: Path) -> None:
+    again()
+    (file,) = cached(tmp_path)
+    file.replace(tmp_path / "elsewhere.so")
+    file.symlink_to(tmp_path / "elsewhere.so")
+    assert again().library is not None
+    assert not file.is_symlink()
+
+
+def test_a_cache_folder_that_others_may_write_is_closed_to_them(sources: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "alexnet_exp" / "kernels"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert again().library is not None
+    assert folder.stat().st_mode & 0o022 == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_cache_folder_of_another_user_is_not_used(sources: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "alexnet_exp" / "kernels"
+    folder.mkdir(parents=True)
+    os.chown(folder, 12345, 12345)
+    found = again()
+    assert found.library is None
+    assert found.why == f"{folder}: others may write it, so nothing is loaded from there"
 
 
 def test_a_cache_that_cannot_be_written(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

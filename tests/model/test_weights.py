@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,18 @@ def test_code_in_a_pickle_is_named_and_not_run(tiny: Tiny, tmp_path: Path, new_f
     line = refusal(tiny(), path)
     assert line == "holds more than tensors and plain containers (posix.system); not read, since that could run code"
     assert not canary.exists()
+
+
+def test_a_file_that_unpacks_to_more_than_it_is(tiny: Tiny, tmp_path: Path) -> None:
+    """torch.save stores its members as they are, so that what is compressed is no file of torch's."""
+    torch.save(tiny().state_dict(), tmp_path / "plain.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.ckpt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert refusal(tiny(), tmp_path / "packed.ckpt").startswith("compressed, which torch.save never does")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

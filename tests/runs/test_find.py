@@ -111,3 +111,10 @@ def test_all_runs_lie_under_the_nearest_outputs_whatever_lies_between():
     run, job = Path("/a/outputs/train/2026"), Path("/a/outputs/train/sweep_1/0")
     assert outputs_of(run) == outputs_of(job) == Path("/a/outputs")
     assert outputs_of(Path("/elsewhere/train/2026")) is None
+
+
+def test_the_folder_of_runs_may_be_a_link_to_another_disk(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "large")
+    assert outputs_of(tmp_path / "outputs" / "train" / "run") == tmp_path / "outputs"
+    assert outputs_of(tmp_path / "elsewhere" / "run") is None

@@ -51,7 +51,9 @@ def read_pictures(arms: Sequence[Arm], runs: Sequence[Run], budget: int = BUDGET
     for run in _fairly(arms, runs):
         for file in sorted((run.path / "plots").glob("*.png")):
             # the first that does not fit ends it: to try all others would take a second for each thirty
-            picture = None if full else _embedded(run, file)
+            # a link out of the run would put a picture of this machine's into a page that is sent on
+            inside = file.resolve().is_relative_to(run.path.resolve())
+            picture = _embedded(run, file) if inside and not full else None
             full = full or (picture is not None and used + len(picture.uri) > budget)
             if full:
                 left_out += 1
