@@ -5,6 +5,7 @@ Only what a command needs is imported: `--help` takes a tenth of a second, torch
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -12,7 +13,9 @@ from importlib import import_module
 
 from alexnet_exp import __version__
 from alexnet_exp.endings import ending_of
+from alexnet_exp.printable import printable
 from alexnet_exp.settings import BAD_INPUT, FAILED, TRACEBACK, UserError
+from alexnet_exp.stopping import interruptible
 
 COMMANDS = {
     "train": "one experiment, as the overrides say (this is the default)",
@@ -25,13 +28,18 @@ COMMANDS = {
     "compare": "runs side by side, which was better, and is it noise: PATH... [--baseline KEY=VALUE] [--html FILE]",
     "runs": "the latest runs and how far they are; show RUN; diff A B",
     "sweep": "the jobs of a sweep: work FOLDER; confirm FOLDER --top N --seeds N",
-    "resume": "goes on with a sweep: FOLDER",
+    "resume": "goes on with a run or a sweep where it was stopped: PATH [trainer.max_epochs=N]",
     "plot": "a run's curves, filters, predictions and nearest images as PNG: RUN [--only NAMES]; or: schedule",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command line; returns the exit code: 0 well, 1 failed, 2 bad input, 130 interrupted."""
+    """Runs one command line; returns the exit code: 0 well, 1 failed, 2 bad input, 75 terminated, 130 Ctrl-C."""
+    with interruptible():
+        return _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         given = _take_allowed(given)
@@ -51,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
@@ -62,7 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        print(f"{type(error).__name__}: {error}".splitlines()[0] + f" ({TRACEBACK}=1 shows where)", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print(printable(f"{str(error.filename)[:100]}...: too long for the name of a file"), file=sys.stderr)
+            return BAD_INPUT
+        line = printable(f"{type(error).__name__}: {error}".splitlines()[0])
+        print(f"{line} ({TRACEBACK}=1 shows where)", file=sys.stderr)
         return FAILED
 
 

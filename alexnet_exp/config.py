@@ -434,6 +434,7 @@ def _cause(error: Exception) -> str:
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
+    lines[0] = re.sub(r"^\w+ raised while resolving interpolation: ", "cannot be resolved: ", lines[0])
     file = re.match(r"In '([^']+)': \w+ raised while composing config:$", lines[0])
     if file is None or len(lines) == 1:
         return lines[0]

@@ -147,11 +147,19 @@ def typed(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _typed(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
-    problems: list[Problem] = []
+    problems = [
+        # OmegaConf would resolve it: ${oc.env:TOKEN} in a folder of somebody else's
+        Problem(".".join(path), value, "must be plain; ${...} is resolved on the command line and in conf/ alone")
+        for path, value in _leaves(node)
+        if "${" in str(value)
+    ]
+    problems += _nested_elements(cls, node)
+    if problems:
+        raise Refused([problem.under(prefix) if prefix else problem for problem in problems])
     try:
         merged = OmegaConf.unsafe_merge(OmegaConf.structured(cls), dict(node))  # it may change its first: ours is new
     except OmegaConfBaseException:
-        merged, problems = _leaf_by_leaf(cls, node, prefix)
+        merged, problems = _part_by_part(cls, node, prefix)
     told = {problem.key for problem in problems}  # what was refused has its default now, which may not do either
     problems += [problem for problem in _out_of_range(merged) if problem.key not in told]
     if problems:
@@ -159,20 +167,43 @@ def _typed(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
     return OmegaConf.to_object(merged)
 
 
-def _leaf_by_leaf(cls: type, node: Mapping[str, Any], prefix: str) -> tuple[Any, list[Problem]]:
-    """What of `node` fits `cls`, and a problem for each setting that does not: OmegaConf itself stops at the first."""
+def _part_by_part(cls: type, node: Mapping[str, Any], prefix: str) -> tuple[Any, list[Problem]]:
+    """What of `node` fits `cls`, and a problem for each setting that does not: OmegaConf itself stops at the first.
+
+    A part is taken apart only where it does not fit as a whole: a merge takes its time.
+    """
     merged, problems = OmegaConf.structured(cls), []
-    for path, value in _leaves(node):
+    waiting: list[tuple[tuple[str, ...], Any]] = [((str(key),), value) for key, value in reversed(list(node.items()))]
+    while waiting:
+        path, value = waiting.pop()
         nested: Any = value
         for key in reversed(path):
             nested = {key: nested}
         try:
             merged = OmegaConf.merge(merged, nested)
-        except ConfigKeyError as error:
-            problems.append(_unknown_key(error, path, prefix, value))
         except OmegaConfBaseException as error:
-            problems.append(Problem(".".join(path), value, _expected(cls, path, value) or _first_line(error)))
+            if isinstance(value, Mapping) and value and _is_group(cls, path):
+                waiting += [((*path, str(key)), inner) for key, inner in reversed(list(value.items()))]
+            elif isinstance(error, ConfigKeyError):
+                problems.append(_unknown_key(error, path, prefix, value))
+            else:
+                problems.append(Problem(".".join(path), value, _expected(cls, path, value) or _first_line(error)))
     return merged, problems
+
+
+def _is_group(cls: type, path: tuple[str, ...]) -> bool:
+    """Whether the field at `path` holds settings of its own, or there is no such field."""
+    kind, _ = _without_none(_kind(cls, path))
+    return kind is None or kind is Any or dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict
+
+
+def _nested_elements(cls: type, node: Mapping[str, Any]) -> Iterator[Problem]:
+    """The lists of single values that hold lists or groups: OmegaConf takes these for elements of any type."""
+    for path, value in _leaves(node):
+        if isinstance(value, list) and any(isinstance(element, list | Mapping) for element in value):
+            kind, _ = _without_none(_kind(cls, path))
+            if typing.get_origin(kind) is list and typing.get_args(kind) != (Any,):
+                yield Problem(".".join(path), value, _expected(cls, path, value) or "")
 
 
 def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -213,6 +244,20 @@ def nearest_anywhere(key: str) -> str | None:
 
 def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
     """What the field at `path` takes, in words; None where its type says nothing that a person would write."""
+    kind, optional = _without_none(_kind(cls, path))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return one_of(value, [member.name for member in kind])
+    if typing.get_origin(kind) is list:
+        words = "a list, such as " + ("[a,b]" if typing.get_args(kind) == (str,) else "[1,2]")
+    elif dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
+        words = "a group of settings, not one value"
+    else:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "")
+    return f"must be {words}{', or null' if optional else ''}" if words else None
+
+
+def _kind(cls: type, path: tuple[str, ...]) -> Any:
+    """The type of the field at `path`; None where there is none."""
     kind: Any = cls
     for key in path:
         kind, _ = _without_none(kind)
@@ -222,16 +267,7 @@ def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
             kind = typing.get_args(kind)[1]
         else:
             return None
-    kind, optional = _without_none(kind)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return one_of(value, [member.name for member in kind])
-    if typing.get_origin(kind) is list:
-        words = "a list, such as " + ("[a,b]" if typing.get_args(kind) == (str,) else "[1,2]")
-    elif dataclasses.is_dataclass(kind):
-        words = "a group of settings, not one value"
-    else:
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "")
-    return f"must be {words}{', or null' if optional else ''}" if words else None
+    return kind
 
 
 def _without_none(kind: Any) -> tuple[Any, bool]:

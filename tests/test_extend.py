@@ -194,6 +194,22 @@ def test_a_shell_command_is_refused_even_where_torch_is_allowed(role: str, monke
     assert line == f"{role}._target_=torch.utils.collect_env.run: must be a subclass of {ROLES[role].base}"
 
 
+@pytest.mark.parametrize("target", ["subprocess.Popen", "builtins.eval", "torch.save", "os.system", "os._exit"])
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_what_is_no_class_of_the_role_is_not_called_wherever_it_is_allowed(role: str, target: str) -> None:
+    """A package's name is no boundary: each of these is in one that somebody may have allowed."""
+    allow(["subprocess", "builtins", "torch", "os"])
+    assert refused(role, _target_=target, args="touch owned") == [
+        f"{role}._target_={target}: must be a subclass of {ROLES[role].base}"
+    ]
+
+
+def test_a_target_inside_an_argument_is_a_plain_value() -> None:
+    node = {"_target_": "mine.Anything", "inner": {"_target_": "os.system", "command": "touch owned"}}
+    assert UserClass("model", node, "model").build().settings == {"inner": node["inner"]}
+    assert not Path("owned").exists()
+
+
 @pytest.mark.parametrize(
     ("role", "node", "line"),
     [

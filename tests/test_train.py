@@ -299,7 +299,7 @@ def test_sigterm_is_recorded_as_an_interruption(train_run: TrainRun, faulty: str
 
     threading.Thread(target=terminate, daemon=True).start()
     run = train_run("run", "+callbacks.linger._target_=faulty.Linger", "trainer.max_epochs=5000")
-    assert (run.code, run.result["status"], run.result["error"]) == (143, "interrupted", "by SIGTERM")
+    assert (run.code, run.result["status"], run.result["error"]) == (75, "interrupted", "by SIGTERM")
 
 
 def test_check_leaves_nothing_behind(

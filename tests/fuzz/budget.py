@@ -1,0 +1,33 @@
+"""Which experiments a test can pay for: a large network is right, and takes long."""
+
+from __future__ import annotations
+
+from alexnet_exp.data.spec import Digits, Random
+from alexnet_exp.match import facts_of, match
+from alexnet_exp.model.count import layers, totals
+from alexnet_exp.model.spec import Network
+from alexnet_exp.schema import Config
+
+MULTIPLY_ADDS = 100_000_000
+PARAMETERS = 5_000_000
+PIXELS = 20_000_000
+
+
+def affordable(config: Config) -> bool:
+    """Whether one batch is trained in a moment, in little memory."""
+    spec, _, _ = match(config)
+    known = facts_of(config)
+    assert isinstance(spec, Network)
+    assert known is not None
+    total = totals(layers(spec))
+    images = {Digits: 1797, Random: getattr(config.data, "n", 0) * 2}.get(type(config.data), 16)
+    side = max(known.size, int(spec.input_size or 0)) + 2 * config.data.pad
+    return (
+        total.multiply_adds * min(config.data.batch_size, images) < 100 * MULTIPLY_ADDS
+        and total.multiply_adds < MULTIPLY_ADDS
+        and total.parameters < PARAMETERS
+        and images * known.size**2 < PIXELS
+        and side**2 * min(config.data.batch_size, images) < PIXELS
+        and not config.data.workers  # processes, of which each imports torch
+        and not config.trainer.compile
+    )

@@ -1,0 +1,57 @@
+"""Any composition either is refused, with one clear line a problem, or trains one batch."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from PIL import Image
+
+from alexnet_exp.commands.check import one_batch
+from alexnet_exp.config import fitted
+from alexnet_exp.settings import UserError
+from tests.fuzz.budget import affordable
+from tests.fuzz.clear import check
+from tests.fuzz.configurations import experiments
+
+Experiment = tuple[dict[str, Any], dict[str, Any]]
+FOLDER = "images"  # below the test's own folder, where it runs
+
+
+@pytest.fixture(autouse=True)
+def images(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / FOLDER / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / FOLDER / name / f"{number}.png")
+
+
+@settings(settings.get_profile("fuzz"), max_examples=20)
+@given(experiments(FOLDER))
+def test_an_experiment_is_refused_clearly_or_trains_a_batch(drawn: Experiment) -> None:
+    refused_or_trained(drawn)
+
+
+@pytest.mark.slow
+@settings(settings.get_profile("hunt"), max_examples=1500)
+@given(experiments(FOLDER))
+def test_many_experiments_are_refused_clearly_or_train_a_batch(drawn: Experiment) -> None:
+    refused_or_trained(drawn)
+
+
+def refused_or_trained(drawn: Experiment) -> None:
+    container, said = drawn
+    try:
+        config = fitted(container)
+        assume(affordable(config))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert one_batch(config).startswith("ok: ")
+    except UserError as refused:
+        check(refused, given=repr(said))

@@ -1,0 +1,214 @@
+"""A run's files after an accident: told in a line, never a traceback, never a number that is not in the file."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_exp.__main__ import main
+from alexnet_exp.runs.contents import read_config, read_metrics, read_result, read_steps
+from alexnet_exp.runs.many import as_run
+from alexnet_exp.settings import BAD_INPUT, DONE, TRACEBACK, UserError
+from tests.conftest import Run
+from tests.fuzz.clear import check, complaint
+from tests.fuzz.damage import RAW, damaged, damaged_json
+
+NAME = "outputs/train/run"
+OTHER = "outputs/train/other"
+TABLES = ("metrics.csv", "metrics-2.csv", "steps.csv")
+TEXTS = (*TABLES, "result.json", ".hydra/config.yaml")
+CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/best.ckpt.sha256")
+FILES = (*TEXTS, *CHECKPOINTS, "predictions/test.npz", "train.log")
+READING = (
+    ("compare", "outputs"),
+    ("compare", "outputs", "--html", "report.html"),
+    ("runs",),
+    ("runs", "show", NAME),
+    ("runs", "show", NAME, "--format", "json"),
+    ("runs", "diff", NAME, OTHER),
+)
+USING = (
+    ("eval", NAME),
+    ("predict", NAME, "image.png"),
+    ("plot", NAME, "--only", "curves,confusion,filters"),
+    ("export", NAME, "--format", "safetensors", "--out", "exported"),
+    ("resume", NAME),
+)
+
+
+@pytest.fixture
+def folder(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run and another beside it, with nothing damaged yet."""
+    monkeypatch.setenv(TRACEBACK, "1")  # what nobody expected is raised as it is, not told in a line
+    shutil.copytree(finished.path, tmp_path / OTHER)
+    shutil.copytree(finished.path, tmp_path / NAME)
+    (tmp_path / NAME / "metrics-2.csv").write_text("epoch,val/top1_precise_bn\n0,0.5\n1,0.625\n")
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "image.png")
+    return tmp_path / NAME
+
+
+@st.composite
+def accidents(draw: st.DrawFn, folder: Path, names: tuple[str, ...]) -> tuple[str, bytes | None]:
+    """A file's name, and what it holds now; None: a folder stands in its place."""
+    name = draw(st.sampled_from(names))
+    content = (folder / name).read_bytes()
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        return name, None
+    if kind == 1:
+        return name, b""
+    return name, draw(damaged_json(content) if name.endswith(".json") and kind < 8 else damaged(content))
+
+
+class Damaged:
+    """Around a block: one file of the folder is as the accident left it."""
+
+    def __init__(self, path: Path, content: bytes | None):
+        self.path, self.content, self.before = path, content, path.read_bytes()
+
+    def __enter__(self) -> None:
+        self.path.unlink()
+        if self.content is None:
+            self.path.mkdir()
+        else:
+            self.path.write_bytes(self.content)
+
+    def __exit__(self, *_: object) -> None:
+        if self.path.is_dir():
+            self.path.rmdir()
+        self.path.write_bytes(self.before)
+
+
+def answered(command: tuple[str, ...], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    code = main(list(command))
+    said = capsys.readouterr().err
+    assert code in (DONE, BAD_INPUT)
+    if code == BAD_INPUT:
+        last = said.rstrip("\n").split("\n")[-1]  # before it is the traceback that was asked for
+        assert complaint(last, given=name) is None
+        assert Path(name).name in last or NAME in last
+
+
+def test_readers_of_a_damaged_run_say_which_file_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    @settings(settings.get_profile("fuzz"), max_examples=60)
+    @given(accidents(folder, TEXTS), st.sampled_from(READING))
+    def each(accident: tuple[str, bytes | None], command: tuple[str, ...]) -> None:
+        with Damaged(folder / accident[0], accident[1]):
+            answered(command, accident[0], capsys)
+
+    each()
+
+
+@pytest.mark.slow
+def test_every_command_over_a_damaged_run_says_which_file_it_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @settings(settings.get_profile("hunt"), max_examples=400)
+    @given(accidents(folder, FILES), st.sampled_from(READING + USING))
+    def each(accident: tuple[str, bytes | None], command: tuple[str, ...]) -> None:
+        with Damaged(folder / accident[0], accident[1]):
+            answered(command, accident[0], capsys)
+
+    each()
+
+
+def numbers_in(content: bytes) -> set[float]:
+    """Every number that stands in a table, found without reading it as one."""
+    found = set()
+    for token in re.split(r'[,\r\n"]', content.decode(errors="replace")):
+        try:
+            found.add(float(token))
+        except ValueError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("reader", [read_metrics, read_steps])
+def test_what_is_read_of_a_damaged_table_stands_in_it(folder: Path, reader: Callable[[Path], list[Any]]) -> None:
+    names = TABLES[:2] if reader is read_metrics else TABLES[2:]
+
+    @settings(settings.get_profile("fuzz"), max_examples=200)
+    @given(accidents(folder, names))
+    def each(accident: tuple[str, bytes | None]) -> None:
+        with Damaged(folder / accident[0], accident[1]):
+            try:
+                rows = reader(folder)
+            except UserError as error:
+                check(error, accident[0])
+                return
+            there = {number for name in names for number in numbers_in((folder / name).read_bytes())}
+        for row in rows:
+            values = row.values() if isinstance(row, dict) else row
+            assert all(value is None or value in there or math.isnan(value) for value in values)
+
+    each()
+
+
+def test_what_is_read_of_a_damaged_result_stands_in_it(folder: Path) -> None:
+    @settings(settings.get_profile("fuzz"), max_examples=200)
+    @given(accidents(folder, ("result.json",)))
+    def each(accident: tuple[str, bytes | None]) -> None:
+        with Damaged(folder / accident[0], accident[1]):
+            try:
+                run = as_run(folder, "run")
+            except UserError as error:
+                check(error, "result.json")
+                return
+            said = json.loads((folder / "result.json").read_bytes())
+        assert run.status == str(said["status"])
+        assert all(said["metrics"][key] == value for key, value in run.metrics.items())
+        assert all(math.isfinite(value) for value in run.metrics.values())
+
+    each()
+
+
+@pytest.mark.parametrize("raw", RAW)
+def test_json_and_yaml_that_nobody_writes_are_refused_or_read(folder: Path, raw: str) -> None:
+    for name, reader in (("result.json", read_result), (".hydra/config.yaml", read_config)):
+        with Damaged(folder / name, b'{"status": ' + raw.encode() + b"}"):
+            try:
+                reader(folder)
+            except UserError as error:
+                check(error, name)
+            else:
+                assert name != "result.json"  # it has no format; a configuration may hold such a value
+
+
+@pytest.mark.parametrize("checked", [True, False], ids=["with a checksum", "without one"])
+def test_a_checkpoint_with_a_byte_turned_is_refused_or_the_same(folder: Path, checked: bool) -> None:
+    """Without a checksum beside it, turned bytes are found where they are of weights: by the archive's own."""
+    import torch
+
+    from alexnet_exp.loading import load
+
+    whole = load(folder).state_dict()
+    file = folder / CHECKPOINTS[0]
+    content = file.read_bytes()
+    if not checked:
+        file.with_name("best.ckpt.sha256").unlink()
+
+    @settings(settings.get_profile("fuzz"), max_examples=25)
+    @given(st.integers(0, len(content) - 1), st.integers(0, 7))
+    def each(place: int, bit: int) -> None:
+        turned = content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :]
+        with Damaged(file, turned):
+            try:
+                read = load(folder).state_dict()
+            except UserError as error:
+                check(error, "best.ckpt")
+                return
+        assert not checked
+        assert all(torch.equal(read[key], value) for key, value in whole.items())
+
+    each()
