@@ -43,6 +43,9 @@ def _main(arguments: list[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         given = _take_allowed(given)
+        for word in given:
+            if "=" not in word and not word.isprintable():
+                raise UserError(f"{word!r}: no run, file or command is named so")
         if given and given[0] in ("-h", "--help"):
             print(_help())
             return 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# All but tab and new line; and what turns the direction of writing round, so that a text reads as another.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# All but tab and new line; what turns the direction of writing round, so that a text reads as another; bytes that are
+# no text.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

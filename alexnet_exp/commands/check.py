@@ -35,7 +35,7 @@ def one_batch(config: Config) -> str:
     # one device: for more Lightning would run this command again
     first = placement.devices[:1] if isinstance(placement.devices, list) else 1
     alone = replace(placement, devices=first, strategy="auto")
-    config.trainer.fast_dev_run = True
+    config.trainer.fast_dev_run, config.trainer.num_nodes = True, 1  # or it would wait for the other machines
     trainer = build_trainer(config.trainer, alone, [], [])
     trainer.fit(experiment.module, datamodule=experiment.data)
     loss = getattr(experiment.module, "last_loss", None)

@@ -107,7 +107,7 @@ def test_a_command_line_ends_well_or_is_refused_clearly(
 
 
 @pytest.mark.slow
-@settings(settings.get_profile("hunt"), max_examples=1500)
+@settings(settings.get_profile("hunt"), max_examples=250)
 @given(word=st.sampled_from(READING), words=st.lists(WORDS, max_size=3))
 def test_many_command_lines_end_well_or_are_refused_clearly(
     word: str, words: list[str], capsys: pytest.CaptureFixture[str]

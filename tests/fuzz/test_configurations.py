@@ -39,7 +39,7 @@ def test_an_experiment_is_refused_clearly_or_trains_a_batch(drawn: Experiment) -
 
 
 @pytest.mark.slow
-@settings(settings.get_profile("hunt"), max_examples=1500)
+@settings(settings.get_profile("hunt"), max_examples=150)
 @given(experiments(FOLDER))
 def test_many_experiments_are_refused_clearly_or_train_a_batch(drawn: Experiment) -> None:
     refused_or_trained(drawn)

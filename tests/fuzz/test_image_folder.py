@@ -126,7 +126,7 @@ def test_a_damaged_image_is_read_or_refused_by_name(tmp_path: Path, picture: tup
 
 
 @pytest.mark.slow
-@settings(settings.get_profile("hunt"), max_examples=20_000)
+@settings(settings.get_profile("hunt"), max_examples=3_000)
 @given(bad_pictures(), st.sampled_from([1, 8, 40]))
 def test_many_damaged_images_are_read_or_refused_by_name(tmp_path: Path, picture: tuple[str, bytes], size: int) -> None:
     read_or_refused(tmp_path, picture, size)

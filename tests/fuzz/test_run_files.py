@@ -114,7 +114,7 @@ def test_readers_of_a_damaged_run_say_which_file_it_is(folder: Path, capsys: pyt
 def test_every_command_over_a_damaged_run_says_which_file_it_is(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @settings(settings.get_profile("hunt"), max_examples=400)
+    @settings(settings.get_profile("hunt"), max_examples=40)
     @given(accidents(folder, FILES), st.sampled_from(READING + USING))
     def each(accident: tuple[str, bytes | None], command: tuple[str, ...]) -> None:
         with Damaged(folder / accident[0], accident[1]):
