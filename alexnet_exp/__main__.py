@@ -44,7 +44,7 @@ def _main(arguments: list[str] | None) -> int:
     try:
         given = _take_allowed(given)
         for word in given:
-            if "=" not in word and not word.isprintable():
+            if "=" not in word and len(f"{word}.".splitlines()) > 1:
                 raise UserError(f"{word!r}: no run, file or command is named so")
         if given and given[0] in ("-h", "--help"):
             print(_help())

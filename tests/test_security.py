@@ -269,7 +269,14 @@ def test_yaml_with_aliases_that_do_not_multiply_is_read(tmp_path: Path) -> None:
     assert read_config(tmp_path) == {"a": [1, 2], "b": [1, 2], "c": {"x": 1, "y": [1, 2]}}
 
 
-SHELLS = ["torch.utils.collect_env.run", "subprocess.Popen", "builtins.eval", "torch.save", "os.system", "mine.Net"]
+SHELLS = [
+    "torch.utils.collect_env.run",
+    "subprocess.Popen",
+    "builtins.eval",
+    "torch.save",
+    "os.system",
+    "strangers_own.Net",
+]
 
 
 @pytest.mark.parametrize("target", SHELLS)
@@ -278,14 +285,14 @@ def test_a_run_folder_names_no_class_that_was_not_allowed(
     role: str, target: str, run: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ALEXNET_EXP_ALLOW", raising=False)
-    Path("mine.py").write_text(f"open({str(canary)!r}, 'w')\n")
+    Path("strangers_own.py").write_text(f"open({str(canary)!r}, 'w')\n")
     monkeypatch.syspath_prepend(str(Path.cwd()))
     node = {"_target_": target, "command": f"touch {canary}", "args": f"touch {canary}"}
-    set_config(run, **{role: {"x": node} if role in ("logger", "callbacks") else node}, allow=["mine", "os"])
+    set_config(run, **{role: {"x": node} if role in ("logger", "callbacks") else node}, allow=["strangers_own", "os"])
     capsys.readouterr()
     assert main(["resume", str(run), "trainer.max_epochs=3"]) == 2
     assert f"package {target.partition('.')[0]} is not allowed" in capsys.readouterr().err
-    assert "mine" not in sys.modules
+    assert "strangers_own" not in sys.modules
 
 
 def test_a_network_in_a_checkpoints_card_is_held_to_the_same(

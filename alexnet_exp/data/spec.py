@@ -224,7 +224,8 @@ class Random(Data):
         checks = super().checks()
         checks.at_least("size", 1)
         checks.that("channels", self.channels in (1, 3), "must be 1 (grey) or 3 (colour)")
-        checks.between("classes", 2, 1_000_000)
+        checks.at_least("classes", 2)
+        checks.that("classes", self.classes <= 1_000_000, "must be at most 1000000")
         checks.at_least("n", 8)
         return checks
 

@@ -64,7 +64,7 @@ class Decoder:
         while delivered < len(shares):
             self._requests.left = shares[delivered:]
             try:
-                for images in self._loader:
+                for images in self._iterator():
                     if isinstance(images, UserError):
                         raise images
                     yield images
@@ -84,16 +84,23 @@ class Decoder:
                 restarts += 1
                 log.warning(f"{reason}; restarted, nothing is lost")
 
+    def _iterator(self) -> Iterator[Tensor | UserError]:
+        iterator = iter(self._loader)
+        if self.workers:
+            event = getattr(iterator, "_workers_done_event", None)
+            if not isinstance(event, _Done):
+                iterator._workers_done_event = _Done(event)  # type: ignore[attr-defined]
+        return iterator
+
     def close(self) -> None:
         """Ends the workers, also in the middle of an epoch: whoever holds an iterator of it would keep them alive."""
         iterator = self._loader._iterator
         if iterator is None:
             return
         self._loader._iterator = None
+        for process in _processes(iterator):  # they have nothing to put in order
+            process.kill()
         iterator._shutdown_workers()  # type: ignore[attr-defined] # torch has no public name for it
-        for process in _processes(iterator):
-            if process.is_alive():
-                process.kill()
 
     def _death(self, error: Exception) -> str | None:
         """What ended a worker, if one has ended; None where the error is of another kind."""
@@ -107,6 +114,24 @@ class Decoder:
         if self.workers and self._loader._iterator is None and isinstance(error, OSError | EOFError):
             return f"a loader worker could not be started ({error})"
         return None
+
+
+class _Done:
+    """In place of the event by which torch tells its workers to end: ours are killed.
+
+    A worker that is killed in the moment in which it looks at that event takes the event's lock along, and whoever
+    looks next, to find out which worker is dead, would wait for ever.
+    """
+
+    def __init__(self, event: object):
+        self.event = event  # kept: workers that are still starting look for it by its name
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
 
 
 class _Requests(Sampler[Request]):
