@@ -444,7 +444,7 @@ def test_a_run_that_is_running_is_left_alone(tmp_path: Path, capsys: pytest.Capt
     stopped(run, *CASES["no validation"])
     with RunFolder(run).lock():
         assert main(["resume", str(run)]) == 2
-    assert "is running now" in capsys.readouterr().err
+    assert f"{run} is in use by process {os.getpid()} on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

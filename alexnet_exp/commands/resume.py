@@ -18,7 +18,7 @@ from alexnet_exp.runs.contents import is_run, read_config, state
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.folder import PRUNE
 from alexnet_exp.runs.links import refuse_links_out
-from alexnet_exp.runs.lock import in_use
+from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE, PRUNED
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
@@ -93,8 +93,8 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path) -> in
     from alexnet_exp.train import train
 
     refuse_links_out(folder)
-    if in_use(folder):
-        raise UserError(f"{folder}: is running now, there is nothing to go on with")
+    with locked(folder):  # refused before anything is changed, where it is running now
+        pass
     check_devices([fitted(container)])
     _check_length(container, folder)
     if container != before:
