@@ -51,15 +51,18 @@ class Standing:
 def standing(run: Path) -> Standing | None:
     """The newest checkpoint of a run that is whole; None where there is none, so that it starts from nothing.
 
-    Says so where a damaged one is passed over.
+    Says so where a damaged one is passed over. Raises UserError for one that is whole and was not made to go on from,
+    as by an earlier version: to start over in its place would lose it.
     """
     damaged = False
     for path in _files(run):
         try:
-            return _read(path)
+            content = read_checkpoint(path)
         except UserError as error:
             log.warning(f"{error}; the checkpoint before it is taken")
             damaged = True
+        else:
+            return _of(path, content)
     if damaged:
         log.warning(f"{run}: no checkpoint of it is whole: it starts over")
     return None
@@ -70,8 +73,7 @@ def _files(run: Path) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
-def _read(path: Path) -> Standing:
-    content = read_checkpoint(path)
+def _of(path: Path, content: dict[str, Any]) -> Standing:
     try:
         loop = content["loops"]["fit_loop"]
         epoch = int(loop["epoch_progress"]["current"]["processed"])
@@ -85,14 +87,15 @@ def _read(path: Path) -> Standing:
 def settle(run: RunFolder) -> Standing | None:
     """Makes the folder that of a run which stands at its newest whole checkpoint, and returns that. The lock is held.
 
-    What a killed process left unfinished is removed, damaged checkpoints and rows behind that point too: else a damaged
-    file would be kept as `previous` in place of a whole one, and rows of a training that is no more would stay.
+    What a killed process left unfinished is removed, and rows behind that point, which are of a training that is no
+    more. A damaged checkpoint gets the name `NAME.ckpt.damaged`: by its own it would be kept as `previous`, in place of
+    a whole one.
     """
     _clear(run)
     found = standing(run.path)
     for path in _files(run.path):
         if found is None or not _is_whole(path):
-            path.unlink()
+            path.replace(path.with_name(f"{path.name}.damaged"))
             checksum.beside(path).unlink(missing_ok=True)
     run.cut_back(*((found.step, found.epoch) if found else (0, 0)))
     return found

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -404,7 +405,24 @@ def test_where_no_checkpoint_is_whole_it_starts_over_and_says_so(
         file.write_bytes(b"nothing")
     assert attempt(run) == 0
     assert "no checkpoint of it is whole: it starts over" in (run / "train.log").read_text()
+    assert (run / "checkpoints" / "last.ckpt.damaged").read_bytes() == b"nothing"
     assert_equal(undisturbed("no validation"), run)
+
+
+def test_a_whole_checkpoint_of_another_making_is_refused_and_stays(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stopped(run, *CASES["no validation"])
+    newest = run / "checkpoints" / "last.ckpt"
+    content = torch.load(newest, weights_only=True)
+    del content["loops"]
+    newest.unlink()
+    torch.save(content, newest)
+    checksum.write(newest)
+    before = {file.name: file.read_bytes() for file in (run / "checkpoints").iterdir()}
+    steps = (run / "steps.csv").read_bytes()
+    assert attempt(run) == 2
+    assert {file.name: file.read_bytes() for file in (run / "checkpoints").iterdir()} == before
+    assert (run / "steps.csv").read_bytes() == steps
 
 
 def test_data_that_has_changed_since_is_refused(tmp_path: Path) -> None:
