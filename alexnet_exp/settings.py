@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 # The exit codes of the command line. REQUEUE, after SIGTERM or SIGUSR1, is sysexits' EX_TEMPFAIL: to be run again.
@@ -117,9 +119,10 @@ def _finite(value: Any) -> str:
     return " and finite" if value == math.inf else ""
 
 
-def one_line(text: str) -> str:
-    """`text` for a message of one line, whatever is in it: what cannot be printed is escaped."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+def one_line(text: str | PathLike[str]) -> str:
+    """`text`, such as a path, for a message of one line, whatever is in it: what cannot be printed is escaped."""
+    letters = os.fspath(text)
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in letters)
 
 
 def shown(value: Any) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_exp.data.imagenet import class_names, find_imagenet
-from alexnet_exp.data.listing import Layout, find_layout, list_files, one_line, refuse_heic_name
+from alexnet_exp.data.listing import Layout, find_layout, list_files, refuse_heic_name
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, one_line
 
 # Images up to this side are decoded once and held in memory; larger ones are read from their files every epoch.
 RESIDENT_SIDE = 64

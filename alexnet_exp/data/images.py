@@ -20,9 +20,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_exp.cores import cores
-from alexnet_exp.data.listing import Stamp, heic, one_line, unreadable
+from alexnet_exp.data.listing import Stamp, heic, unreadable
 from alexnet_exp.kernels.images import centre_square
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, one_line
 
 JPEG_START = b"\xff\xd8\xff"
 # The markers of a JPEG's frame header, which has its size; the three left out are tables.

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, one_line
 
 # HEIC is listed so that it is refused by name, not silently left out.
 HEIC_SUFFIXES = {".heic", ".heif"}
@@ -142,11 +142,6 @@ def refuse_heic_name(path: Path) -> None:
     """Raises UserError if the name of `path` says that it is HEIC."""
     if path.suffix.lower() in HEIC_SUFFIXES:
         raise UserError(heic(path))
-
-
-def one_line(text: str | Path) -> str:
-    """`text`, such as a path, for a message of one line, whatever bytes it has: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def unreadable(path: str | Path, error: OSError, instead: str = "replace or remove it") -> str:
