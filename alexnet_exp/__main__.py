@@ -62,7 +62,7 @@ def _main(arguments: list[str] | None) -> int:
     except UserError as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        print(printable(str(error)), file=sys.stderr)
+        print(printable(str(error)).replace("\t", r"\t"), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_exp.atomic import replacing
 from alexnet_exp.build import Experiment
 from alexnet_exp.data.split import Split
 from alexnet_exp.datamodule import ImageData
@@ -26,10 +25,9 @@ from alexnet_exp.devices import Placement
 from alexnet_exp.endings import own_interrupts
 from alexnet_exp.module import Tally, metrics_of
 from alexnet_exp.replicas import replica, replicas
+from alexnet_exp.runs.predictions import write_predictions
 from alexnet_exp.settings import UserError
 from alexnet_exp.trainer import build_trainer
-
-ALL_CLASSES = 20  # above this many classes only the most probable ones are kept
 
 
 @dataclass
@@ -39,10 +37,9 @@ class Predictions:
     labels: NDArray[np.int64]
     logs: NDArray[np.float32]
 
-    @property
-    def probabilities(self) -> NDArray[np.float16]:
-        """As they are saved: float16 [N, classes]."""
-        return np.exp(self.logs).astype(np.float16)
+    def save(self, path: Path) -> None:
+        """Writes them as a run keeps them."""
+        write_predictions(path, self.labels, np.exp(self.logs).astype(np.float16))
 
 
 @dataclass
@@ -168,16 +165,3 @@ def _indices(trainer: pl.Trainer, experiment: Experiment, split: str, count: int
     if isinstance(experiment.data, ImageData):
         return np.asarray(experiment.data.indices(split)[:count])
     return np.arange(count) * replicas(trainer) + replica(trainer)
-
-
-def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes `labels` and `probabilities`; of many classes the 20 most probable, with their `classes`."""
-    probabilities = predictions.probabilities
-    arrays: dict[str, Any] = {"labels": predictions.labels}
-    if probabilities.shape[1] > ALL_CLASSES:
-        top = np.argsort(-probabilities, axis=1, kind="stable")[:, :ALL_CLASSES].astype(np.int32)
-        arrays |= {"classes": top, "probabilities": np.take_along_axis(probabilities, top, axis=1)}
-    else:
-        arrays["probabilities"] = probabilities
-    with replacing(path) as file:
-        np.savez_compressed(file, **arrays)

@@ -67,7 +67,10 @@ def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> 
     path = checkpoint_path(folder, checkpoint)
     content = read_checkpoint(path)
     card = content[CARD]
-    refuse_another_network(path, card["model"], read_config(folder)["model"], folder)
+    model = read_config(folder).get("model")
+    if not isinstance(model, Mapping):
+        raise UserError(f"{folder / '.hydra' / 'config.yaml'}: not the configuration of a run: it has no model")
+    refuse_another_network(path, card["model"], model, folder)
     spec, ends = _spec(card, path), Ends(card["input_size"], card["in_channels"], len(card["classes"]), 1.0)
     network, preprocess = build_network(spec, ends)
     classifier = Classifier(network, preprocess, card, path)

@@ -26,7 +26,7 @@ from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, check_ranks, chosen, count, launched, place
 from alexnet_exp.endings import Ending, ending_of, own_interrupts
-from alexnet_exp.evaluate import evaluate, save_predictions
+from alexnet_exp.evaluate import evaluate
 from alexnet_exp.facts import at_start, before_training
 from alexnet_exp.garbage import keep_what_is_there
 from alexnet_exp.kernels.native import native
@@ -40,6 +40,7 @@ from alexnet_exp.runs.accuracy import summary_line
 from alexnet_exp.runs.contents import chosen_options
 from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.folder import RunFolder, flatten
+from alexnet_exp.runs.predictions import FILE
 from alexnet_exp.schema import Config, Interval, OnNan, Which
 from alexnet_exp.settings import BAD_INPUT, DONE, UserError
 from alexnet_exp.standing import Standing, attempts, settle, standing
@@ -218,7 +219,7 @@ def _test(
     images = len(predictions.labels) if predictions else None
     if folder:
         if predictions is not None:
-            folder.save("predictions/test.npz", lambda: save_predictions(folder.predictions("test"), predictions))
+            folder.save(FILE, lambda: predictions.save(folder.predictions("test")))
         log.info(summary_line(tested.metrics, images, which, epoch, views, tested.centre))
     facts = {"metrics": tested.metrics, "tested": which, "test_images": images, "test_views": views}
     return facts | ({"test_centre": tested.centre} if views > 1 else {})

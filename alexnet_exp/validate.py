@@ -98,6 +98,8 @@ def _group(group: str, node: Any) -> Any:
         return None if node is None else UserClass("module", node, "module")
     if group in NODES:
         return _node(group, NODES[group], node, group)
+    if not isinstance(node or {}, Mapping):
+        raise Refused([Problem(group, node, f"must be a group of settings; write {group}=NAME")])
     problems, found = [], {}
     for key, entry in (node or {}).items():
         if entry is None:

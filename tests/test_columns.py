@@ -160,15 +160,18 @@ def go_on(container: Mapping[str, Any], folder: Path) -> Ending:
     from alexnet_exp.build import build, prepare
     from alexnet_exp.callbacks.checkpoints import Checkpoints
     from alexnet_exp.callbacks.chosen import build_callbacks
+    from alexnet_exp.callbacks.recorder import Recorder
     from alexnet_exp.devices import place
     from alexnet_exp.runs.folder import RunFolder
-    from alexnet_exp.schema import Keep
+    from alexnet_exp.schema import Interval, Keep, Unit
     from alexnet_exp.trainer import build_trainer
 
     config = validate(container["config"])
     experiment = build(config)
     prepare(experiment)
-    callbacks = [*build_callbacks(config.callbacks), Checkpoints(RunFolder(folder), experiment.card, Keep.all)]
+    every = Interval(1, Unit.epochs)
+    checkpoints = Checkpoints(RunFolder(folder), experiment.card, Recorder(None), every, Keep.all)
+    callbacks = [*build_callbacks(config.callbacks), checkpoints]
     trainer = build_trainer(config.trainer, place(config.trainer), callbacks, [])
     trainer.fit(experiment.module, datamodule=experiment.data, ckpt_path=container["from"], weights_only=True)
     return Ending("done", 0)

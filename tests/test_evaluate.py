@@ -20,7 +20,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.build import refuse_views
 from alexnet_exp.data.spec import Digits
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.evaluate import Predictions, Together, save_predictions
+from alexnet_exp.evaluate import Predictions, Together
 from alexnet_exp.loading import load
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.schema import Test as TestSettings
@@ -30,7 +30,7 @@ from tests.conftest import Run, opened_data, train_into
 
 def test_few_classes_are_saved_whole(tmp_path: Path) -> None:
     probabilities = np.full((3, 20), 0.05, dtype=np.float16)
-    save_predictions(tmp_path / "test.npz", Predictions(np.arange(3), np.log(probabilities.astype(np.float32))))
+    Predictions(np.arange(3), np.log(probabilities.astype(np.float32))).save(tmp_path / "test.npz")
     saved = np.load(tmp_path / "test.npz")
     assert set(saved.files) == {"labels", "probabilities"}
     np.testing.assert_array_equal(saved["probabilities"], probabilities)
@@ -41,7 +41,7 @@ def test_of_many_classes_the_most_probable_are_saved_with_their_numbers(tmp_path
     probabilities = np.random.default_rng(0).permuted(np.tile(np.linspace(0, 1, 100), (5, 1)), axis=1)
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities.astype(np.float32))
-    save_predictions(tmp_path / "test.npz", Predictions(np.arange(5), logs))
+    Predictions(np.arange(5), logs).save(tmp_path / "test.npz")
     saved = np.load(tmp_path / "test.npz")
     assert saved["classes"].shape == saved["probabilities"].shape == (5, 20)
     for row in range(5):

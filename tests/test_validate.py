@@ -77,6 +77,7 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
         ({"optim.betas": 1}, "optim.betas=1: must be a list, such as [1,2]"),
         ({"model.lrn": 3}, "model.lrn=3: must be a group of settings, not one value"),
         ({"model": "lrn"}, "model=lrn: must be a group of settings; write model=NAME"),
+        ({"callbacks": [1]}, "callbacks=[1]: must be a group of settings; write callbacks=NAME"),
         ({"optim.name": "sgdd"}, "optim.name=sgdd: did you mean sgd? one of sgd, krizhevsky, adam, adamw"),
         ({"callbacks.ema.decay": 0.9}, "callbacks.ema: is not among the callbacks chosen; add it with callbacks=ema"),
         ({"seed": -1}, "seed=-1: must be at least 0"),

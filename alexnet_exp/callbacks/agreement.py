@@ -24,18 +24,25 @@ class Agreement:
         """The greatest of each of `values` over all ranks, one step late; of one rank its own, at once."""
         if trainer.world_size == 1:
             return values
-        if self._group is None:
-            self._group = dist.new_group(backend="gloo")
         answer = self._answer() or (0,) * len(values)
-        said = torch.tensor(values, dtype=torch.int64)
-        self._asked = dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group, async_op=True), said
+        self._ask(values)
         return answer
 
     def now(self, trainer: pl.Trainer, *values: int) -> tuple[int, ...]:
         """The same, with what was asked before, and waited for."""
-        before = self.ask(trainer, *values)
-        last = self._answer()
-        return before if last is None else tuple(map(max, before, last))
+        if trainer.world_size == 1:
+            return values
+        before = self._answer()
+        self._ask(values)
+        answer = self._answer()
+        assert answer is not None
+        return answer if before is None else tuple(map(max, before, answer))
+
+    def _ask(self, values: tuple[int, ...]) -> None:
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        said = torch.tensor(values, dtype=torch.int64)
+        self._asked = dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group, async_op=True), said
 
     def _answer(self) -> tuple[int, ...] | None:
         if self._asked is None:

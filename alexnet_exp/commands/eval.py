@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     save = _save_path(given.save)
 
     from alexnet_exp import logs
-    from alexnet_exp.evaluate import Together, save_predictions
+    from alexnet_exp.evaluate import Together
 
     logs.configure(None)
     together, several = Together(), len(runs) > 1
@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
     if together.runs < len(runs) and (save is not None or several):
         raise UserError("eval: a test_step of your own must return logits, or there is nothing to average and save")
     if save is not None:
-        save_predictions(save, together.predictions)
+        together.predictions.save(save)
     _tell(found, together, given.split)
     return 0
 

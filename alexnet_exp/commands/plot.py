@@ -19,6 +19,7 @@ from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.contents import read_config, read_metrics, read_result
 from alexnet_exp.runs.find import find
+from alexnet_exp.runs.predictions import FILE, read_predictions
 from alexnet_exp.settings import UserError, one_of
 from alexnet_exp.validate import validate
 
@@ -174,21 +175,21 @@ def _curves(job: _Job) -> Path:
 
 
 def _confusion(job: _Job) -> Path:
-    import numpy as np
-
     from alexnet_exp.plots.confusion import confusion_matrix
 
-    saved = job.run / "predictions" / "test.npz"
+    saved = job.run / FILE
     if not saved.exists():
         raise _MissingError("the run kept no predictions of test images")
-    with np.load(saved, allow_pickle=False) as arrays:
-        labels, probabilities = arrays["labels"], arrays["probabilities"]
-        predictions = probabilities.argmax(1)
-        if "classes" in arrays:
-            predictions = arrays["classes"][np.arange(len(labels)), predictions]
-    classes = read_result(job.run).get("class_names") or [str(index) for index in range(int(labels.max()) + 1)]
+    kept = read_predictions(saved)
+    guesses = kept.guesses(1)[:, 0]
+    classes = read_result(job.run).get("class_names")
+    most = int(max(kept.labels.max(), guesses.max()))
+    if not isinstance(classes, list) or not classes:
+        classes = list(range(most + 1))
+    if most >= len(classes):
+        raise UserError(f"{saved}: of a class {most}, and the run has {len(classes)}")
     file = job.folder / "confusion_matrix.png"
-    confusion_matrix(labels, predictions, classes, file)
+    confusion_matrix(kept.labels, guesses, list(map(str, classes)), file)
     return file
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from alexnet_exp.runs.predictions import FILE, read_predictions
 from alexnet_exp.runs.run import Run
+from alexnet_exp.settings import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 
-FILE = "predictions/test.npz"
 WITHIN = {"test/top1": 1, "test/top5": 5}  # the metrics that predictions tell, and how many guesses each allows
 DRAWS = 1000
 SEEDS_DRAWN = 20  # seeds of an arm from which on they are drawn too
@@ -108,19 +109,8 @@ def _with_welch(
 
 
 def _rights(run: Run, guesses: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-    import zipfile
-
-    import numpy as np
-
     try:
-        with np.load(run.path / FILE, allow_pickle=False) as stored:
-            labels, probabilities = stored["labels"], stored["probabilities"]
-            classes = stored["classes"] if "classes" in stored.files else None
-        if guesses == 1:
-            best = probabilities.argmax(axis=1)[:, None]
-        else:
-            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :guesses]
-        guessed = best if classes is None else np.take_along_axis(classes, best, axis=1)
-        return labels, (guessed == labels[:, None]).any(axis=1)
-    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile):
+        kept = read_predictions(run.path / FILE)
+    except UserError:
         return None
+    return kept.labels, (kept.guesses(guesses) == kept.labels[:, None]).any(axis=1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -67,7 +68,10 @@ def accidents(draw: st.DrawFn, folder: Path, names: tuple[str, ...]) -> tuple[st
         return name, None
     if kind == 1:
         return name, b""
-    return name, draw(damaged_json(content) if name.endswith(".json") and kind < 8 else damaged(content))
+    if kind < 8 and name.endswith((".json", ".yaml")):
+        as_json = content if name.endswith(".json") else json.dumps(yaml.safe_load(content)).encode()  # JSON is YAML
+        return name, draw(damaged_json(as_json))
+    return name, draw(damaged(content))
 
 
 class Damaged:
