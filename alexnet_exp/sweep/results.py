@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alexnet_exp.atomic import replacing
+from alexnet_exp.printable import spreadsheet_cell
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.table import read_table
 from alexnet_exp.settings import UserError
@@ -54,7 +55,8 @@ def _write(plan: Plan, rows: list[dict[str, str]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: int(row["number"])))
+    for row in sorted(rows, key=lambda row: int(row["number"])):
+        writer.writerow({column: spreadsheet_cell(text) for column, text in row.items()})
     with replacing(plan.folder / FILE) as file:
         file.write(text.getvalue().encode())
 

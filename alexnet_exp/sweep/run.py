@@ -85,14 +85,15 @@ def goes_on(folder: Path) -> bool:
 
     Code that was changed since is why many a job is run again; half a run of each would be neither.
     """
-    if not any((folder / "checkpoints").glob("*.ckpt")):
-        return False
-    try:
-        then = read_result(folder).get("commit"), _text(folder / "code.patch")
-    except UserError:
+    if not any((folder / "checkpoints").glob("*.ckpt")) or not (folder / "result.json").exists():
         return False
     code = _code()
-    return then == (code.commit, code.patch)
+    if _text(folder / "code.patch") != code.patch:
+        return False
+    try:
+        return bool(read_result(folder).get("commit") == code.commit)
+    except UserError:  # damaged: no reason to lose the checkpoints, which have checksums of their own
+        return True
 
 
 @cache

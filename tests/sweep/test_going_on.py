@@ -66,6 +66,12 @@ def test_what_can_be_gone_on_with_stays(cut_off: Job) -> None:
     assert not (cut_off.folder / "earlier").exists()
 
 
+def test_a_damaged_result_costs_no_checkpoint(cut_off: Job) -> None:
+    (cut_off.folder / "result.json").write_text('{"status": "runn')
+    assert make_ready(cut_off) is None
+    assert (cut_off.folder / "checkpoints" / "last.ckpt").exists()
+
+
 @pytest.mark.parametrize("change", ["commit", "patch", "no checkpoint", "no result"])
 def test_what_cannot_be_gone_on_with_is_set_aside(change: str, cut_off: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = cut_off.folder

@@ -184,6 +184,15 @@ def test_results_csv_has_a_row_for_each_job_that_began(plan: Plan) -> None:
     assert rows(plan) == found, "written anew it is the same"
 
 
+def test_a_spreadsheet_computes_nothing_of_results_csv(plan: Plan) -> None:
+    for error in ("=HYPERLINK(1)", "@SUM(1)\x1b[2J"):
+        results.add(plan, Outcome(plan.jobs[0], "failed", error=error))
+        results.add(plan, Outcome(plan.jobs[1], "done", {"val/loss": -1.0}))
+        found = rows(plan)
+        assert found[0]["error"] == "'" + error.replace("\x1b", r"\x1b")
+        assert found[1]["val/loss"] == "-1.0"
+
+
 def test_a_damaged_results_csv_is_written_anew(plan: Plan) -> None:
     (plan.folder / results.FILE).write_text("number,seed\n1\n")
     results.add(plan, Outcome(plan.jobs[0], "done", {"test/top1": 0.5, "val/loss": 1.0}))
