@@ -106,7 +106,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def until(condition: Callable[[], object]) -> None:
     """Waits until it holds."""
-    for _ in range(3000):
+    for _ in range(12_000):
         if condition():
             return
         threading.Event().wait(0.01)
@@ -316,6 +316,7 @@ class Server:
         os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{folder / 'server.db'}"
         os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = str(folder / "artifacts")
         handlers._tracking_store = None
+        handlers._get_tracking_store()  # makes its tables now: the first request might run out of time
         self.port = 0
         self.start()
 
@@ -343,6 +344,7 @@ def test_an_mlflow_server_that_dies_and_comes_back_has_every_row_once(
     monkeypatch.setattr(guarded, "END", 120.0)
     monkeypatch.setattr(guarded, "END_LOST", 120.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     server = Server(tmp_path)
     uri = f"http://127.0.0.1:{server.port}"
     client = mlflow.MlflowClient(uri)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -435,6 +436,18 @@ def test_data_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     assert result["status"] == "failed"
     assert "its data has changed since the run began" in result["error"]
     assert list((run / "checkpoints").glob("last.ckpt"))
+
+
+def test_where_rank_0_refuses_a_folder_no_other_rank_waits_for_it(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished.path, tmp_path / "run")
+    for rank, said in (("0", f"hydra.run.dir={run}: a run lies there; add resume=true"), ("1", "")):
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        assert main([*TINY, f"hydra.run.dir={run}"]) == 2
+        assert capfd.readouterr().err.startswith(said)
+    assert (run / "result.json").read_bytes() == (finished.path / "result.json").read_bytes()
 
 
 def test_a_folder_that_has_a_run_is_gone_on_with_where_that_is_asked_for(

@@ -25,7 +25,7 @@ from alexnet_exp.config import (
 )
 from alexnet_exp.runs.accuracy import margin
 from alexnet_exp.runs.contents import read_result
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import BAD_INPUT, UserError
 from alexnet_exp.sweep.compose import check_devices
 
 # Lines of the table at the end: the metric's key, and how it is called there.
@@ -63,6 +63,8 @@ def run(arguments: list[str]) -> int:
             return _again(there, compose(flags.overrides, flags.config_dir), configs[0].resume)
         if configs[0].resume:
             return 0 if _is_over(there) else _join(there)
+        if _has_ended(there):
+            return BAD_INPUT  # rank 0 says why; to wait for it would be in vain
     ended: list[tuple[Path, int]] = []
     with_hydra(arguments, lambda config: ended.append(_one(config)))
     path, code = ended[0]
@@ -85,6 +87,14 @@ def _is_over(folder: Path) -> bool:
     from alexnet_exp.runs.contents import is_run, state
 
     return is_run(folder) and state(folder) in ("done", "pruned")
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether the run in `folder` is not one that rank 0 has just begun; of one that died, no other rank can know."""
+    from alexnet_exp.runs.contents import is_run, read_result
+    from alexnet_exp.runs.run import RUNNING
+
+    return is_run(folder) and read_result(folder)["status"] != RUNNING
 
 
 def _join(folder: Path) -> int:
