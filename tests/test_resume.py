@@ -212,20 +212,19 @@ def _photographs(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(
-    ("number", "code", "reason"),
+    ("ranks", "number", "code", "reason"),
     [
-        (signal.SIGTERM, 75, "by SIGTERM"),
-        (signal.SIGUSR1, 75, "by SIGUSR1"),
-        (signal.SIGINT, 130, "by Ctrl-C (SIGINT)"),
+        (1, signal.SIGTERM, 75, "by SIGTERM"),
+        (1, signal.SIGINT, 130, "by Ctrl-C (SIGINT)"),
+        (2, signal.SIGUSR1, 75, "by SIGUSR1"),
     ],
 )
 def test_a_signal_costs_nothing(
+    ranks: int,
     number: signal.Signals,
     code: int,
     reason: str,
-    ranks: int,
     command: Callable[..., subprocess.Popen[str]],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,

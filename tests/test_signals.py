@@ -101,8 +101,9 @@ def start(command: Any, tmp_path: Path, images: Path) -> Iterator[Callable[..., 
 Start = Callable[..., Running]
 
 
-@pytest.mark.parametrize(("number", "code", "reason"), ENDINGS)
-@pytest.mark.parametrize("more", [[], ["trainer=ddp_cpu"]], ids=["one process", "two ranks"])
+@pytest.mark.parametrize(
+    ("more", "number", "code", "reason"), [*(([], *ending) for ending in ENDINGS), (["trainer=ddp_cpu"], *ENDINGS[0])]
+)
 def test_a_signal_to_every_process_saves_and_ends(
     start: Start, more: list[str], number: signal.Signals, code: int, reason: str
 ) -> None:

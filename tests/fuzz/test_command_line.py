@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from alexnet_exp.__main__ import COMMANDS, main
 from alexnet_exp.settings import BAD_INPUT, DONE
 from tests.fuzz.clear import complaint
+from tests.fuzz.hunting import hunt
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = [line.split(" = ")[0] for line in (ROOT / "tests" / "public_keys.txt").read_text().splitlines() if " = " in line]
@@ -107,7 +108,7 @@ def test_a_command_line_ends_well_or_is_refused_clearly(
 
 
 @pytest.mark.slow
-@settings(settings.get_profile("hunt"), max_examples=250)
+@hunt(120)
 @given(word=st.sampled_from(READING), words=st.lists(WORDS, max_size=3))
 def test_many_command_lines_end_well_or_are_refused_clearly(
     word: str, words: list[str], capsys: pytest.CaptureFixture[str]

@@ -17,6 +17,7 @@ from alexnet_exp.settings import UserError
 from tests.fuzz.budget import affordable
 from tests.fuzz.clear import check
 from tests.fuzz.configurations import experiments
+from tests.fuzz.hunting import hunt
 
 Experiment = tuple[dict[str, Any], dict[str, Any]]
 FOLDER = "images"  # below the test's own folder, where it runs
@@ -39,7 +40,7 @@ def test_an_experiment_is_refused_clearly_or_trains_a_batch(drawn: Experiment) -
 
 
 @pytest.mark.slow
-@settings(settings.get_profile("hunt"), max_examples=150)
+@hunt(100)
 @given(experiments(FOLDER))
 def test_many_experiments_are_refused_clearly_or_train_a_batch(drawn: Experiment) -> None:
     refused_or_trained(drawn)

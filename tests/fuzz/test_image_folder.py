@@ -20,6 +20,7 @@ from alexnet_exp.data.spec import Folder
 from alexnet_exp.settings import UserError, one_line
 from tests.fuzz.clear import check
 from tests.fuzz.damage import damaged
+from tests.fuzz.hunting import hunt
 
 # Modes that a format can hold, and the suffix that names it.
 KINDS = {
@@ -125,7 +126,7 @@ def test_a_damaged_image_is_read_or_refused_by_name(tmp_path: Path, picture: tup
 
 
 @pytest.mark.slow
-@settings(settings.get_profile("hunt"), max_examples=3_000)
+@hunt(1500)
 @given(bad_pictures(), st.sampled_from([1, 8, 40]))
 def test_many_damaged_images_are_read_or_refused_by_name(tmp_path: Path, picture: tuple[str, bytes], size: int) -> None:
     read_or_refused(tmp_path, picture, size)

@@ -23,6 +23,7 @@ from alexnet_exp.settings import BAD_INPUT, DONE, TRACEBACK, UserError
 from tests.conftest import Run
 from tests.fuzz.clear import check, complaint
 from tests.fuzz.damage import RAW, damaged, damaged_json
+from tests.fuzz.hunting import hunt
 
 NAME = "outputs/train/run"
 OTHER = "outputs/train/other"
@@ -118,7 +119,7 @@ def test_readers_of_a_damaged_run_say_which_file_it_is(folder: Path, capsys: pyt
 def test_every_command_over_a_damaged_run_says_which_file_it_is(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @settings(settings.get_profile("hunt"), max_examples=40)
+    @hunt(40)
     @given(accidents(folder, FILES), st.sampled_from(READING + USING))
     def each(accident: tuple[str, bytes | None], command: tuple[str, ...]) -> None:
         with Damaged(folder / accident[0], accident[1]):

@@ -157,7 +157,6 @@ def test_a_job_that_fails_and_one_whose_process_is_killed(command: Command, tmp_
     ("number", "code", "reason"),
     [
         (signal.SIGINT, 130, "by Ctrl-C (SIGINT)"),
-        (signal.SIGTERM, 75, "by SIGTERM"),
         (signal.SIGUSR1, 75, "by SIGUSR1"),
     ],
 )
