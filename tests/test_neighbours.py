@@ -176,7 +176,7 @@ def test_where_the_data_is_gone_the_rest_is_drawn(run: Path, capsys: pytest.Capt
     out, err = capsys.readouterr()
     assert [Path(line).stem for line in out.split()] == ["learning_curves", "confusion_matrix", "filters"]
     (said,) = err.splitlines()
-    assert said.startswith("plot: no predictions and neighbours: data.root=gone: there is no such folder")
+    assert "run: no predictions and neighbours: data.root=gone: there is no such folder" in said
     assert main(["plot", "run", "--only", "predictions"]) == 2
 
 
@@ -185,4 +185,4 @@ def test_a_run_that_kept_no_checkpoint_has_its_curves(run: Path, capsys: pytest.
     assert main(["plot", "run"]) == 0
     out, err = capsys.readouterr()
     assert [Path(line).stem for line in out.split()] == ["learning_curves", "confusion_matrix"]
-    assert err == "plot: no filters and predictions and neighbours: the run has no checkpoint\n"
+    assert err.endswith("run: no filters and predictions and neighbours: the run has no checkpoint\n")

@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
             failed.append(str(error))
     if missing and not failed and not given.only and sum(map(len, missing.values())) == len(wanted):
         raise UserError(f"plot: {path} has nothing to draw yet: no epoch has ended")
-    told = [f"plot: no {' and '.join(names)}: {why}" for why, names in missing.items()]
+    told = [f"plot: {path}: no {' and '.join(names)}: {why}" for why, names in missing.items()]
     if failed or (told and given.only):
         raise UserError("\n".join(dict.fromkeys([*failed, *told])))
     for line in told:

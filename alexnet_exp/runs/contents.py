@@ -19,8 +19,11 @@ YAML_LOADER = Loader
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is the folder of a run, in whatever state."""
-    return (path / "result.json").is_file()
+    """Whether `path` is the folder of a run, in whatever state; not one that this user may not look into."""
+    try:
+        return (path / "result.json").is_file()
+    except OSError:
+        return False
 
 
 def state(path: Path) -> str:

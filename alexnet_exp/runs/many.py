@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from alexnet_exp.runs.contents import read_result, state
+from alexnet_exp.runs.contents import is_run, read_result, state
 from alexnet_exp.runs.run import RUNNING, Run
 from alexnet_exp.settings import UserError
 
@@ -122,7 +122,7 @@ class _Reader:
         """`real` is the folder without links, `name` what its run is called."""
         if real in self._seen:
             return
-        if (folder / "result.json").is_file():
+        if is_run(folder):
             self._seen.add(real)
             self._own(folder, name or Path(real).name)
             return

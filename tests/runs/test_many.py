@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -126,14 +127,15 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
 def test_a_folder_that_may_not_be_read_is_skipped(tmp_path, monkeypatch):
     write(tmp_path / "good")
     (tmp_path / "closed").mkdir()
-    scandir = os.scandir
+    scandir, stat = os.scandir, Path.stat
 
-    def refuse(path):
-        if str(path).endswith("closed"):
+    def refused(path):
+        if "closed" in str(path):
             raise PermissionError(13, "Permission denied")
-        return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", lambda path: refused(path) or scandir(path))
+    # what the system says of a file in such a folder, to all but root
+    monkeypatch.setattr(Path, "stat", lambda path, **how: refused(path.parent) or stat(path, **how))
     found = runs.read(tmp_path)
     assert len(found) == 1
     assert "closed" in found.skipped[0]
