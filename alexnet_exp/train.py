@@ -24,7 +24,7 @@ from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.devices import Placement, check_ranks, chosen, count, launched, place
+from alexnet_exp.devices import Placement, check_ranks, chosen, count, launched, no_gpu_looked_for, place
 from alexnet_exp.endings import Ending, ending_of, own_interrupts
 from alexnet_exp.evaluate import evaluate
 from alexnet_exp.facts import at_start, before_training
@@ -146,7 +146,8 @@ def _run(
         outputs = outputs_of(folder.path)
         if outputs is not None:  # not before: what is refused on its way here is no run to come back to
             folder.link_latest(outputs)
-    facts = _fit(experiment, trainer, checkpoints, standing(folder.path))
+    with no_gpu_looked_for(placement.accelerator):
+        facts = _fit(experiment, trainer, checkpoints, standing(folder.path))
     facts |= {"images_per_s": recorder.images_per_s, "best_epoch": checkpoints.best_epoch}
     which, epoch = "last", checkpoints.epoch  # its weights are those in memory, also where saving them failed
     if config.test.checkpoint is Which.best and checkpoints.best_epoch and checkpoints.file("best").exists():

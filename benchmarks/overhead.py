@@ -2,10 +2,10 @@
 
     python -m benchmarks overhead
 
-The framework's side is a whole run's: Lightning, metrics, steps.csv in a run folder, the watch, the progress bar. The
-bare side takes the same images from the same array, cuts and mirrors them, and makes the same step (forward, loss,
-backward, optimizer) in the same precision and memory layout, with nothing else. The two change places after every
-step, in one process: whatever else the machine does meets both alike.
+The framework's side is a whole run's: Lightning, metrics, steps.csv in a run folder, the watch, the look whether a
+checkpoint is due, the progress bar. The bare side takes the same images from the same array, cuts and mirrors them, and
+makes the same step (forward, loss, backward, optimizer) in the same precision and memory layout, with nothing else. The
+two change places after every step, in one process: whatever else the machine does meets both alike.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ import torch.nn.functional as F
 
 from alexnet_exp.allocator import keep_freed_memory
 from alexnet_exp.build import Experiment, build, lay_out, prepare
+from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.callbacks.progress import Progress
 from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.config import compose
 from alexnet_exp.data.order import Batch
-from alexnet_exp.devices import Placement, place
+from alexnet_exp.devices import Placement, no_gpu_looked_for, place
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.optim.optimizers import build_optimizer
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.schema import Config
+from alexnet_exp.schema import Config, Interval
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
 from benchmarks.rows import Goal, Row
@@ -117,9 +118,14 @@ def fit(config: Config, folder: Path, clock: pl.Callback) -> None:
     run = RunFolder(folder)
     run.begin({}, {})
     watch = Watch(len(experiment.card["classes"]), None)
-    callbacks = [watch, Recorder(run), Silent(), clock]
+    every = Interval.read(config.checkpoint.every)
+    assert every is not None
+    recorder = Recorder(run)
+    checkpoints = Checkpoints(run, experiment.card, recorder, every, config.checkpoint.keep)
+    callbacks = [watch, recorder, checkpoints, Silent(), clock]
     trainer = build_trainer(config.trainer, placement, callbacks, [])
-    trainer.fit(experiment.module, datamodule=experiment.data)
+    with no_gpu_looked_for(placement.accelerator):
+        trainer.fit(experiment.module, datamodule=experiment.data)
 
 
 def opened(config: Config) -> tuple[Experiment, Placement]:

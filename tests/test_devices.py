@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from alexnet_exp.commands import train
-from alexnet_exp.devices import chosen, launched, place
+from alexnet_exp.devices import ASKS_NVML, chosen, launched, no_gpu_looked_for, place
 from alexnet_exp.schema import Trainer
 from alexnet_exp.settings import Refused, UserError
+from tests.conftest import Run
 
 Machine = Callable[..., None]
 
@@ -177,3 +179,26 @@ def test_float32_is_not_rounded_to_tf32_in_convolutions(precision, rounds, monke
     settings = Trainer(gpus=0, precision=precision, max_epochs=1)
     build_trainer(settings, place(settings), [], [])
     assert torch.backends.cudnn.allow_tf32 is rounds
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_a_step_on_the_cpu_does_not_search_for_nvml(
+    train_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches = []
+    monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda: searches.append(1) or -1)
+    monkeypatch.setenv(ASKS_NVML, "1")  # as Lightning sets it
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    torch.optim.AdamW([weight]).step()
+    assert searches, "torch's optimizers ask no more: no_gpu_looked_for can go"
+    searches.clear()
+    assert train_run("cpu", "optim=adamw", "trainer.max_epochs=5").code == 0
+    assert len(searches) < 15, "no more than its steps"
+    assert os.environ[ASKS_NVML] == "1"
+
+
+def test_on_a_gpu_nvml_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ASKS_NVML, "1")
+    with no_gpu_looked_for("cuda"):
+        assert os.environ[ASKS_NVML] == "1"
