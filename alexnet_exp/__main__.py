@@ -14,7 +14,7 @@ from importlib import import_module
 from alexnet_exp import __version__
 from alexnet_exp.endings import ending_of
 from alexnet_exp.printable import printable
-from alexnet_exp.settings import BAD_INPUT, FAILED, TRACEBACK, UserError
+from alexnet_exp.settings import BAD_INPUT, FAILED, TRACEBACK, UserError, refusal
 from alexnet_exp.stopping import interruptible
 
 COMMANDS = {
@@ -62,7 +62,7 @@ def _main(arguments: list[str] | None) -> int:
     except UserError as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        print(printable(str(error)).replace("\t", r"\t"), file=sys.stderr)
+        print(refusal(error), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)

@@ -197,7 +197,7 @@ def no_gpu_looked_for(accelerator: str) -> Iterator[None]:
     """Around a training on the CPU of a machine without a GPU: torch's optimizers ask for one at every step.
 
     Lightning has them ask NVML, whose library is then searched on the disk each time: 0.15 ms. CUDA itself knows in 2
-    us, and where it has no device it cannot spoil a fork, for which Lightning does so.
+    us; that a look of CUDA's spoils a fork, which is Lightning's reason, is so only where there is a device.
     """
     if accelerator != "cpu" or torch.cuda.is_available():
         yield

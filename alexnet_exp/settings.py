@@ -125,6 +125,11 @@ def one_line(text: str | PathLike[str]) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in letters)
 
 
+def refusal(error: UserError) -> str:
+    """An error's text for a terminal: its lines, whatever is in them."""
+    return "\n".join(map(one_line, str(error).split("\n")))
+
+
 def shown(value: Any) -> str:
     """A value as one writes it in YAML or behind `key=`: null, true, [a, b]."""
     if value is None:

@@ -40,9 +40,9 @@ from alexnet_exp.runs.accuracy import summary_line
 from alexnet_exp.runs.contents import chosen_options
 from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.folder import RunFolder, flatten
-from alexnet_exp.runs.predictions import FILE
+from alexnet_exp.runs.predictions import OF_TEST
 from alexnet_exp.schema import Config, Interval, OnNan, Which
-from alexnet_exp.settings import BAD_INPUT, DONE, UserError
+from alexnet_exp.settings import BAD_INPUT, DONE, UserError, refusal
 from alexnet_exp.standing import Standing, attempts, settle, standing
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
@@ -83,7 +83,7 @@ def train_rank(container: Mapping[str, Any], path: Path) -> Ending:
                 return _recorded(config, container, folder, writes=rank == 0)
         except UserError as error:
             if rank == 0:
-                print(error, file=sys.stderr)
+                print(refusal(error), file=sys.stderr)
             return Ending("refused", BAD_INPUT, str(error))
 
 
@@ -220,7 +220,7 @@ def _test(
     images = len(predictions.labels) if predictions else None
     if folder:
         if predictions is not None:
-            folder.save(FILE, lambda: predictions.save(folder.predictions("test")))
+            folder.save(OF_TEST, lambda: predictions.save(folder.predictions("test")))
         log.info(summary_line(tested.metrics, images, which, epoch, views, tested.centre))
     facts = {"metrics": tested.metrics, "tested": which, "test_images": images, "test_views": views}
     return facts | ({"test_centre": tested.centre} if views > 1 else {})

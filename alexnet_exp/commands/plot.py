@@ -19,7 +19,7 @@ from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.contents import read_config, read_metrics, read_result
 from alexnet_exp.runs.find import find
-from alexnet_exp.runs.predictions import FILE, read_predictions
+from alexnet_exp.runs.predictions import OF_TEST, read_predictions
 from alexnet_exp.settings import UserError, one_of
 from alexnet_exp.validate import validate
 
@@ -177,7 +177,7 @@ def _curves(job: _Job) -> Path:
 def _confusion(job: _Job) -> Path:
     from alexnet_exp.plots.confusion import confusion_matrix
 
-    saved = job.run / FILE
+    saved = job.run / OF_TEST
     if not saved.exists():
         raise _MissingError("the run kept no predictions of test images")
     kept = read_predictions(saved)

@@ -24,7 +24,8 @@ from alexnet_exp.config import (
     with_hydra,
 )
 from alexnet_exp.runs.accuracy import margin
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.contents import is_run, read_config, read_result, state
+from alexnet_exp.runs.run import RUNNING
 from alexnet_exp.settings import BAD_INPUT, UserError
 from alexnet_exp.sweep.compose import check_devices
 
@@ -84,22 +85,16 @@ def _has_run(folder: Path) -> bool:
 
 
 def _is_over(folder: Path) -> bool:
-    from alexnet_exp.runs.contents import is_run, state
-
     return is_run(folder) and state(folder) in ("done", "pruned")
 
 
 def _has_ended(folder: Path) -> bool:
     """Whether the run in `folder` is not one that rank 0 has just begun; of one that died, no other rank can know."""
-    from alexnet_exp.runs.contents import is_run, read_result
-    from alexnet_exp.runs.run import RUNNING
-
     return is_run(folder) and read_result(folder)["status"] != RUNNING
 
 
 def _join(folder: Path) -> int:
     """The part in it of a rank that is not the first, which alone looks whether it may go on."""
-    from alexnet_exp.runs.contents import read_config
     from alexnet_exp.train import train
 
     return train({**read_config(folder), "resume": False}, folder)
@@ -108,7 +103,6 @@ def _join(folder: Path) -> int:
 def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     """Goes on with the run that lies in `folder`, where that was asked for and the command is still of that run."""
     from alexnet_exp.commands.resume import go_on
-    from alexnet_exp.runs.contents import read_config
     from alexnet_exp.runs.folder import flatten
 
     if not resume:

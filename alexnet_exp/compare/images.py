@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.runs.predictions import FILE, read_predictions
+from alexnet_exp.runs.predictions import OF_TEST, read_predictions
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import UserError
 
@@ -110,7 +110,7 @@ def _with_welch(
 
 def _rights(run: Run, guesses: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
     try:
-        kept = read_predictions(run.path / FILE)
+        kept = read_predictions(run.path / OF_TEST)
     except UserError:
         return None
     return kept.labels, (kept.guesses(guesses) == kept.labels[:, None]).any(axis=1)

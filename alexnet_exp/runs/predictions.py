@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FILE = "predictions/test.npz"
+OF_TEST = "predictions/test.npz"  # within the run's folder
 ALL_CLASSES = 20  # above this many classes only the most probable ones are kept
 
 
@@ -32,11 +32,20 @@ class Kept:
         """[N, count]: the most probable classes, the first of equals first."""
         import numpy as np
 
-        if count == 1:
-            best = self.probabilities.argmax(axis=1)[:, None]
-        else:
-            best = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
-        return best if self.classes is None else np.take_along_axis(self.classes, best, axis=1)
+        best = _most_probable(self.probabilities, count)
+        guessed: NDArray[np.int64] = best if self.classes is None else np.take_along_axis(self.classes, best, axis=1)
+        return guessed
+
+
+def _most_probable(probabilities: NDArray[np.float16], count: int) -> NDArray[np.int64]:
+    import numpy as np
+
+    found: NDArray[np.int64]
+    if count == 1:  # without sorting, the same
+        found = probabilities.argmax(axis=1)[:, None]
+    else:
+        found = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+    return found
 
 
 def write_predictions(path: Path, labels: NDArray[np.int64], probabilities: NDArray[np.float16]) -> None:
@@ -45,7 +54,7 @@ def write_predictions(path: Path, labels: NDArray[np.int64], probabilities: NDAr
 
     arrays: dict[str, Any] = {"labels": labels}
     if probabilities.shape[1] > ALL_CLASSES:
-        top = np.argsort(-probabilities, axis=1, kind="stable")[:, :ALL_CLASSES].astype(np.int32)
+        top = _most_probable(probabilities, ALL_CLASSES).astype(np.int32)
         arrays |= {"classes": top, "probabilities": np.take_along_axis(probabilities, top, axis=1)}
     else:
         arrays["probabilities"] = probabilities

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, settings
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 settings.register_profile("fuzz", derandomize=True, **COMMON)  # type: ignore[arg-type]
-settings.register_profile("hunt", **COMMON)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

@@ -12,4 +12,4 @@ TIMES = int(os.environ.get("ALEXNET_EXP_HUNT", "0"))
 
 def hunt(examples: int) -> settings:
     """Settings for a test of that many examples, or of a multiple: `ALEXNET_EXP_HUNT=20 pytest -m slow tests/fuzz`."""
-    return settings(settings.get_profile("hunt"), max_examples=examples * max(1, TIMES), derandomize=TIMES == 0)
+    return settings(settings.get_profile("fuzz"), max_examples=examples * max(1, TIMES), derandomize=TIMES == 0)
