@@ -1,10 +1,11 @@
-"""Replacing a file so that a reader finds either the old content or the new one, never a part."""
+"""A file replaced so that a reader finds the old content or the new one, never a part; one process at a time at it."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,36 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[BinaryIO]:
+    """The file at `path`, open and locked: of several processes one is inside, and the others wait for it.
+
+    Raises OSError where it cannot be opened, or the file system has no locks.
+    """
+    while True:
+        with path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # whoever had the lock may have renamed or removed the file meanwhile
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue
+            yield file
+            return
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """As `held`, of a file that is there for the lock alone, and is removed. Where there can be no lock, none is held.
+
+    For what several processes may do at once, but to no use: what one has fetched is there for the next.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path))
+            stack.callback(path.unlink, missing_ok=True)
+        yield
 
 
 def leftovers(folder: Path) -> list[Path]:

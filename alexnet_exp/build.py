@@ -14,8 +14,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
+from alexnet_exp.atomic import alone
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.extend import UserClass
 from alexnet_exp.match import facts_of, match
@@ -30,6 +32,7 @@ from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import Config
 from alexnet_exp.seeds import derive
 from alexnet_exp.settings import Problem, Refused, UserError
+from alexnet_exp.user_cache import cache_folder
 from alexnet_exp.validate import in_training, validation_monitors
 
 log = logging.getLogger(__name__)
@@ -133,8 +136,7 @@ def prepare(experiment: Experiment) -> None:
     for note in notes(experiment.spec) if isinstance(experiment.spec, Network) else []:
         log.info(note)
     data = experiment.data
-    data.prepare_data()
-    data.setup("fit")
+    open_data(data)
     if experiment.config.test.run:
         refuse_views(experiment, experiment.config.test.views, "test.views=")
     preprocess = getattr(experiment.module, "preprocess", None)
@@ -146,6 +148,19 @@ def prepare(experiment: Experiment) -> None:
     if isinstance(preprocess, Preprocess) and preprocess.needs:
         ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
         preprocess.fit(ours or measure(data.train_dataloader()))
+
+
+def open_data(data: pl.LightningDataModule) -> None:
+    """Prepares the data and sets it up for training, as Lightning does, but before there is a trainer.
+
+    Lightning has one process of a machine call `prepare_data`, and lets the others wait. Here every rank and every job
+    of a sweep calls it, one after the other: what the first has fetched the next ones find.
+    """
+    if is_overridden("prepare_data", data):
+        kind = type(data)
+        with alone(cache_folder() / f"{kind.__module__}.{kind.__qualname__}.lock"):
+            data.prepare_data()
+    data.setup("fit")
 
 
 def refuse_views(experiment: Experiment, views: int, setting: str) -> None:

@@ -53,14 +53,11 @@ class ImageData(pl.LightningDataModule):
         """The images, with validation arranged."""
         return open_source(self.spec, self.seed)
 
-    def prepare_data(self) -> None:
-        """Opens the source on one process before the others: it may have to be downloaded or decoded."""
-        self._open_once()
-
     def setup(self, stage: str | None = None) -> None:
         """Opens the source; raises UserError where it cannot serve this network.
 
-        With a trainer, moves it to the GPU that trains, if it may stay there.
+        With a trainer, moves it to the GPU that trains, if it may stay there. There is no `prepare_data`, for which
+        Lightning would have the ranks meet: what is downloaded or decoded is locked, so that one process does it.
         """
         self._open_once()
         self.source = self._placed(self.source)

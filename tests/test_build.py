@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 from PIL import Image
 
-from alexnet_exp.build import build, prepare
+from alexnet_exp.build import build, open_data, prepare
 from alexnet_exp.config import compose
 from alexnet_exp.settings import Refused
 from alexnet_exp.validate import validate
@@ -44,3 +48,36 @@ def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
 def test_training_itself_needs_no_validation(unsplittable: tuple[str, ...]) -> None:
     early = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=train/loss")
     prepare(build(validate(compose([*unsplittable, *early]))))
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_users_data_is_prepared_by_one_process_at_a_time(
+    writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    if not writable:
+        cache.write_text("no folder can be made here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    together, inside, most, done = threading.Barrier(3), [], [], []
+
+    class Theirs(pl.LightningDataModule):
+        def prepare_data(self) -> None:
+            inside.append(self)
+            time.sleep(0.1)
+            most.append(len(inside))
+            inside.remove(self)
+
+        def setup(self, stage: str) -> None:
+            done.append(stage)
+
+    def opened(_: int) -> None:
+        together.wait()
+        open_data(Theirs())
+
+    with ThreadPoolExecutor(3) as pool:  # the lock is a file's that each opens for itself: threads are as processes
+        list(pool.map(opened, range(3)))
+    assert done == ["fit"] * 3
+    assert len(most) == 3
+    if writable:
+        assert max(most) == 1
+        assert list((cache / "alexnet_exp").iterdir()) == []

@@ -40,7 +40,8 @@ class Agreement:
 
     def _ask(self, values: tuple[int, ...]) -> None:
         if self._group is None:
-            self._group = dist.new_group(backend="gloo")
+            gloo = dist.get_backend() == "gloo"
+            self._group = dist.group.WORLD if gloo else dist.new_group(backend="gloo")
         said = torch.tensor(values, dtype=torch.int64)
         self._asked = dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group, async_op=True), said
 

@@ -120,6 +120,7 @@ class _Job:
     @cached_property
     def data(self) -> ImageData:
         """The run's images; where they are gone, the pictures that need them are missing."""
+        from alexnet_exp.build import open_data
         from alexnet_exp.datamodule import ImageData
         from alexnet_exp.loading import rebuilt
 
@@ -128,8 +129,7 @@ class _Job:
             data = rebuilt(config).data
             if not isinstance(data, ImageData):
                 raise _MissingError(f"{type(data).__name__} is no subclass of ImageData, whose images can be asked for")
-            data.prepare_data()
-            data.setup("fit")
+            open_data(data)
         except UserError as error:
             raise _MissingError(str(error)) from None
         return data

@@ -5,12 +5,11 @@ Behind the pixels, where readers of .npy files do not look, it has a checksum of
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from glob import escape
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from alexnet_exp.atomic import held
 from alexnet_exp.data.images import read_image, read_images
 from alexnet_exp.data.listing import Files
 from alexnet_exp.data.mapped import CHECKSUM, MappedImages, checksum
@@ -122,7 +122,7 @@ class _Cached:
 
     def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _held(self.path.with_suffix(".part")) as file:
+        with held(self.path.with_suffix(".part")) as file:
             part = Path(file.name)
             sums = part.with_suffix(".sums")
             try:
@@ -186,19 +186,6 @@ class _Cached:
         header = BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": self.shape})
         return header.getvalue()
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[BinaryIO]:
-    """The file at `path`, open and locked: of several processes one writes, and the others wait for it."""
-    while True:
-        with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # whoever had the lock may have renamed or removed the file meanwhile
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                continue
-            yield file
-            return
 
 
 def _free(folder: Path) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alexnet_exp.atomic import alone
 from alexnet_exp.data.arrays import Arrays, mapped_arrays
 from alexnet_exp.data.cache import digest
 from alexnet_exp.data.facts import facts
@@ -122,7 +123,8 @@ def is_there(spec: Cifar) -> bool:
 def download(spec: Cifar, archive: Archive, root: Path) -> Path:
     """Fetches the archive into `root`: under another name first, checked by `spec.md5`; progress goes to stderr.
 
-    Raises UserError that says what to place where, if it may not or cannot be downloaded.
+    Once, where several processes want it. Raises UserError that says what to place where, if it may not or cannot be
+    downloaded.
     """
     target = root / archive.file
     by_hand = f"put {archive.file} from {spec.url} into {root}, or write data.root=FOLDER with it"
@@ -132,8 +134,10 @@ def download(spec: Cifar, archive: Archive, root: Path) -> Path:
 
     part = target.with_name(f"{archive.file}.{os.getpid()}.part")
     try:
-        download_url(spec.url, root, part.name, spec.md5)
-        part.replace(target)
+        with alone(target.with_name(f"{archive.file}.lock")):
+            if not target.exists():  # another process has fetched it meanwhile
+                download_url(spec.url, root, part.name, spec.md5)
+                part.replace(target)
     # torchvision raises RuntimeError for a wrong checksum; a connection that breaks, HTTPException
     except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(f"{spec.name} could not be downloaded ({error}); {by_hand}") from error

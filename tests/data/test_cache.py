@@ -138,7 +138,7 @@ def test_a_file_that_stands_is_read_where_nothing_can_be_written(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    monkeypatch.setattr(cache, "_held", refused)
+    monkeypatch.setattr(cache, "held", refused)
     assert torch.equal(decoded(files, 8, tmp_path / "cache"), images)
     with pytest.raises(UserError, match="Read-only file system"):
         decoded(files, 4, tmp_path / "cache")

@@ -11,10 +11,13 @@ import http.server
 import io
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -355,6 +358,31 @@ def test_download_is_checked_and_kept(
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-python.tar.gz"]
     path.unlink()
     assert_right(spec(tmp_path / "root", url=url, md5=md5, download=True))
+
+
+def test_what_several_processes_want_at_once_is_downloaded_once(
+    served: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, path = served
+    together, fetched = threading.Barrier(4), []
+
+    def fetch(url: str, root: Path, name: str, md5: str | None) -> None:
+        fetched.append(url)
+        time.sleep(0.2)  # in which the others arrive
+        shutil.copy(path, root / name)
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fetch)
+    root = tmp_path / "new" / "root"
+
+    def wanted(_: int) -> Path:
+        together.wait()
+        return cifar.download(Cifar10(url=url, md5=None), cifar.CIFAR10, root)
+
+    with ThreadPoolExecutor(4) as pool:  # the lock is a file's that each opens for itself: threads are as processes
+        found = list(pool.map(wanted, range(4)))
+    assert found == [root / "cifar-10-python.tar.gz"] * 4
+    assert fetched == [url]
+    assert list(root.iterdir()) == found[:1]
 
 
 @pytest.mark.parametrize("failing", ["checksum", "missing", "refused"])
