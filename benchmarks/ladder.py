@@ -31,7 +31,7 @@ IDEAS = {
     4: "pixels kept longer",
     5: "random crops and mirrors, in the test too",
     6: "three times as long",
-    7: "the paper's own widths",
+    7: "two layers before a pool",
 }
 FACTS = ("seed", "precision", "device", "epochs", "seconds", "images_per_s", "parameters", "multiply_adds")
 TEST_FACTS = ("test_views", "test_centre", "test_images", "metrics")
@@ -42,11 +42,11 @@ TUTORIAL_SIZE = (9_638_474, 117_909_632)  # of rung 1: trainable parameters, mul
 
 @dataclass(frozen=True)
 class Rung:
-    """What a rung came to. `accuracies`: of the test images, 0..1, a seed each; `seconds`: of a training."""
+    """What a rung came to. `accuracies`: of the test images, 0..1, a seed each; `training`: how long, and on what."""
 
     number: int
     accuracies: list[float]
-    seconds: float | None
+    training: str
     images: int
     parameters: int
     multiply_adds: int
@@ -92,8 +92,7 @@ def rungs() -> list[Rung]:
     for number in IDEAS:
         kept = [json.loads(file.read_text()) for file in sorted(KEPT.glob(f"rung{number}_seed*.json"))]
         if number == 1:
-            seconds = statistics.fmean(each["seconds"] for each in kept) if kept else None
-            found.append(Rung(1, tutorial(), seconds, 5 * TRAINING_IMAGES, *TUTORIAL_SIZE))
+            found.append(Rung(1, tutorial(), _training(kept), 5 * TRAINING_IMAGES, *TUTORIAL_SIZE))
         elif kept:
             found.append(_rung(number, kept))
     return found
@@ -101,9 +100,17 @@ def rungs() -> list[Rung]:
 
 def _rung(number: int, kept: list[dict[str, Any]]) -> Rung:
     accuracies = [each["metrics"]["test/top1"] for each in kept]
-    seconds = statistics.fmean(each["seconds"] for each in kept)
     images = kept[0]["epochs"] * TRAINING_IMAGES
-    return Rung(number, accuracies, seconds, images, kept[0]["parameters"], kept[0]["multiply_adds"])
+    return Rung(number, accuracies, _training(kept), images, kept[0]["parameters"], kept[0]["multiply_adds"])
+
+
+def _training(kept: list[dict[str, Any]]) -> str:
+    """Seconds, the mean of the runs; precision and threads, which are the same in all of them."""
+    if not kept:
+        return "-"
+    seconds = statistics.fmean(each["seconds"] for each in kept)
+    precision = {"bf16-mixed": "bf16", "32-true": "float32"}[kept[0]["precision"]]
+    return f"{seconds:,.0f} s, {precision}, {kept[0]['device'].rpartition(', ')[2]}"
 
 
 def tutorial() -> list[float]:
@@ -117,7 +124,7 @@ def tutorial() -> list[float]:
 
 def table(found: list[Rung]) -> str:
     """Markdown: accuracy, gain and cost, a row a rung."""
-    titles = ["rung", "the idea", "test top-1", "gain", "seeds", "images", "training, one core", "TFLOP", "parameters"]
+    titles = ["rung", "the idea", "test top-1", "gain", "seeds", "images", "training", "TFLOP", "parameters"]
     titles.append("multiply-adds an image")
     rows = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for rung, before in zip(found, [None, *found], strict=False):
@@ -128,7 +135,6 @@ def table(found: list[Rung]) -> str:
         )
         half = interval(rung.accuracies)
         accuracy = f"{100 * rung.accuracy:.2f} %" + (f" ± {100 * half:.2f}" if half else "")
-        time = "-" if rung.seconds is None else f"{rung.seconds:,.0f} s"
         row = [
             f"{rung.number}",
             IDEAS[rung.number],
@@ -136,7 +142,7 @@ def table(found: list[Rung]) -> str:
             gain,
             f"{len(rung.accuracies)}",
             f"{rung.images:,}",
-            time,
+            rung.training,
         ]
         row += [f"{rung.teraflop:.0f}", f"{rung.parameters:,}", f"{rung.multiply_adds:,}"]
         rows.append("| " + " | ".join(row) + " |")
@@ -153,7 +159,7 @@ def interval(values: list[float]) -> float | None:
 
 
 def picture(found: list[Rung], path: Path) -> None:
-    """Two panels, a line a rung: accuracy with what the idea gave, and what the training cost."""
+    """Two panels, a line a rung: accuracy with what the idea gave, and what arithmetic the training takes."""
     made = figure(9.5, 3.9)
     left, right = made.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
     places = [rung.number for rung in found]
@@ -170,15 +176,15 @@ def picture(found: list[Rung], path: Path) -> None:
     left.set_yticks(places, [f"{rung.number}  {IDEAS[rung.number]}" for rung in found])
     left.invert_yaxis()
     quiet(left, "Test accuracy, and what each idea adds", "per cent of 10,000 test images")
-    shown = [rung for rung in found if rung.seconds]
-    minutes = [(rung.seconds or 0) / 60 for rung in shown]
-    right.barh([rung.number for rung in shown], minutes, height=0.45, color=ACCENT, alpha=0.75)
-    for rung, long in zip(shown, minutes, strict=True):
-        right.annotate(f"{long:.0f}", (long, rung.number), (4, -3), textcoords="offset points", fontsize=8, color=INK)
-    quiet(right, "Training", "minutes on one CPU core, bf16")
+    right.barh(places, [rung.teraflop for rung in found], height=0.45, color=ACCENT, alpha=0.75)
+    for rung in found:
+        told, place = f"{rung.teraflop:.0f}", (rung.teraflop, rung.number)
+        right.annotate(told, place, (4, -3), textcoords="offset points", fontsize=8, color=INK)
+    right.set_xlim(0, 1.15 * max(rung.teraflop for rung in found))
+    quiet(right, "Training", "TFLOP")
     for axes in (left, right):
         axes.grid(axis="y", visible=False)
-    save(made, path, "Test accuracy of seven rungs from the tutorial's network to 90 per cent, and what each costs.")
+    save(made, path, "Test accuracy of seven rungs from the tutorial's network towards 90 per cent, and what each costs.")
 
 
 if __name__ == "__main__":

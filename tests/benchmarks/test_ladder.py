@@ -20,6 +20,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run.mkdir()
         result = {"format": 1, "status": "done", "seed": 3, "epochs": 2, "seconds": 100.0, "parameters": 7}
         result |= {"multiply_adds": 1_000_000, "metrics": {"test/top1": top1}}
+        result |= {"precision": "bf16-mixed", "device": "A processor, 1 thread"}
         (run / "result.json").write_text(json.dumps(result))
         (run / "metrics.csv").write_text("epoch\n1\n")
         ladder.keep(number, run)
@@ -33,7 +34,7 @@ def test_a_rung_is_held_against_the_one_before(kept: Path) -> None:
     # of two seeds, 50 % and 60 %, the interval is 12.7 times 5 points
     assert [row[2] for row in cells] == ["55.00 % ± 63.53", "70.00 %", "90.00 %"]
     assert [row[3] for row in cells] == ["", "+15.00", ""]  # of rung 6 the one before is not there
-    assert [row[6] for row in cells] == ["100 s", "100 s", "100 s"]
+    assert [row[6] for row in cells] == ["100 s, bf16, 1 thread"] * 3
 
 
 def test_the_arithmetic_of_a_rung(kept: Path) -> None:
