@@ -37,10 +37,13 @@ def held(path: Path) -> Iterator[BinaryIO]:
         with path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # whoever had the lock may have renamed or removed the file meanwhile
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                continue
-            yield file
-            return
+            try:
+                there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                there = False
+            if there:
+                yield file
+                return
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def picture(found: list[Rung], path: Path) -> None:
     quiet(right, "Training", "TFLOP")
     for axes in (left, right):
         axes.grid(axis="y", visible=False)
-    save(made, path, "Test accuracy of seven rungs from the tutorial's network towards 90 per cent, and what each costs.")
+    save(made, path, "Test accuracy of seven rungs from the tutorial towards 90 per cent, and what each costs.")
 
 
 if __name__ == "__main__":
