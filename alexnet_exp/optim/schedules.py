@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from alexnet_exp.optim.spec import Constant, Cosine, Duration, OneCycle, Plateau, Schedule, Steps, Warmed
+from alexnet_exp.optim.spec import Constant, Duration, Falling, OneCycle, Plateau, Schedule, Steps, Warmed
 from alexnet_exp.settings import UserError
 
 
@@ -22,19 +22,16 @@ def factor(
     """
     if isinstance(schedule, Plateau):
         return plateau_factor(schedule, history)
-    if isinstance(schedule, OneCycle):
-        return _one_cycle(schedule, step, total_steps, steps_per_epoch)
+    if isinstance(schedule, Falling):
+        return _falling(schedule, step, total_steps, steps_per_epoch)
     assert isinstance(schedule, Warmed)
     warmup = round(Duration.of(schedule.warmup).steps(total_steps, steps_per_epoch))
     if step < warmup:
-        # the first step is already taken at a rate above 0, and full rate is reached when the warmup is over
-        return (step + 1) / (warmup + 1)
+        return _along_line(step, warmup)
     if isinstance(schedule, Constant):
         return 1.0
-    if isinstance(schedule, Steps):
-        return _steps(schedule, step, total_steps, steps_per_epoch)
-    assert isinstance(schedule, Cosine)
-    return _along_cosine(1.0, schedule.end, step - warmup, total_steps - warmup)
+    assert isinstance(schedule, Steps)
+    return _steps(schedule, step, total_steps, steps_per_epoch)
 
 
 def plateau_factor(schedule: Plateau, history: Sequence[float]) -> float:
@@ -73,12 +70,31 @@ def _steps(schedule: Steps, step: int, total_steps: int, steps_per_epoch: int) -
     return schedule.factor ** sum(step >= round(milestone) for milestone in milestones)
 
 
-def _one_cycle(schedule: OneCycle, step: int, total_steps: int, steps_per_epoch: int) -> float:
-    # the peak is the last step of the warmup and `end` the last step of the run, as in torch's OneCycleLR
-    peak = max(0.0, Duration.of(schedule.warmup).steps(total_steps, steps_per_epoch) - 1)
-    if step < peak:
-        return _along_cosine(schedule.start, 1.0, step, peak)
-    return _along_cosine(1.0, schedule.end, step - peak, total_steps - 1 - peak)
+def _falling(schedule: Falling, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    restarts = (round(Duration.of(each).steps(total_steps, steps_per_epoch)) for each in schedule.restarts)
+    begins = [0, *sorted({begin for begin in restarts if 0 < begin < total_steps})]
+    cycle = sum(step >= begin for begin in begins) - 1
+    step -= begins[cycle]
+    length = [*begins, total_steps][cycle + 1] - begins[cycle]
+    # as in torch: `end` is the rate of the last step itself in a OneCycleLR, and that of the step behind it, which does
+    # not come, in a CosineAnnealingLR
+    last = length - 1 if isinstance(schedule, OneCycle) else length
+    if cycle:
+        return _along_cosine(schedule.restart_from, schedule.end, step, last)
+    warmup = Duration.of(schedule.warmup).steps(length, steps_per_epoch)
+    if isinstance(schedule, OneCycle):
+        peak = max(0.0, warmup - 1)  # the last step of the warmup
+        if step < peak:
+            return _along_cosine(schedule.start, 1.0, step, peak)
+        return _along_cosine(1.0, schedule.end, step - peak, last - peak)
+    if step < round(warmup):
+        return _along_line(step, round(warmup))
+    return _along_cosine(1.0, schedule.end, step - round(warmup), last - round(warmup))
+
+
+def _along_line(step: int, warmup: int) -> float:
+    """A linear rise: its first step is already taken at a rate above 0, and full rate is reached when it is over."""
+    return (step + 1) / (warmup + 1)
 
 
 def _along_cosine(start: float, end: float, position: float, length: float) -> float:

@@ -286,7 +286,34 @@ class Plateau(Schedule):
 
 
 @dataclass
-class OneCycle(Schedule):
+class Falling(Warmed):
+    """A schedule that falls along half a cosine to `end` times optim.lr, and may be lifted again at each of `restarts`.
+
+    A restart lifts the rate to `restart_from` times optim.lr at once, without a warmup, and the next fall begins (SGDR:
+    Loshchilov and Hutter, 2017); each fall ends where the next restart or the run's end is. A restart that the run does
+    not reach is left out, so that a run as long as its first restart is the beginning of any longer one. A warmup in
+    percent is a part of the first cycle.
+    """
+
+    end: float = 0.0
+    restarts: list[Any] = field(default_factory=list)
+    restart_from: float = 1.0
+
+    @property
+    def needs_total(self) -> bool:
+        return True
+
+    def checks(self) -> Checks:
+        checks = super().checks()
+        checks.between("end", 0, 1)
+        usable = all(_is_duration(each) and Duration.of(each) != Duration() for each in self.restarts)
+        checks.that("restarts", usable, "must be epochs or parts of the run, such as [10,30] or [50%]")
+        checks.between("restart_from", 0, 1)
+        return checks
+
+
+@dataclass
+class OneCycle(Falling):
     """One rise from `start` to optim.lr over `warmup`, then one fall to `end`, both along a cosine (Smith, 2018).
 
     The defaults are those of torch.optim.lr_scheduler.OneCycleLR. Its cycling of the momentum is left out: a schedule
@@ -295,32 +322,23 @@ class OneCycle(Schedule):
 
     name: str = "one_cycle"
     warmup: Any = "30%"
-    start: float = 0.04
     end: float = 4e-6
+    start: float = 0.04
 
     def __post_init__(self) -> None:
         checks = self.checks()
-        checks.that("warmup", _is_duration(self.warmup), "must be a number of epochs such as 5, or a part such as 30%")
         checks.between("start", 0, 1)
-        checks.between("end", 0, 1)
         checks.done()
 
 
 @dataclass
-class Cosine(Warmed):
+class Cosine(Falling):
     """The learning rate falls along half a cosine from optim.lr to `end` times it (Loshchilov and Hutter, 2017)."""
 
     name: str = "cosine"
-    end: float = 0.0
-
-    @property
-    def needs_total(self) -> bool:
-        return True
 
     def __post_init__(self) -> None:
-        checks = self.checks()
-        checks.between("end", 0, 1)
-        checks.done()
+        self.checks().done()
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -47,6 +47,11 @@ def warmed(optimizer, steps, after):
         (Cosine(), lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL)),
         (Cosine(end=0.1), lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL, eta_min=0.1)),
         (Cosine(warmup="10%"), lambda o: warmed(o, 7, lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL - 7))),
+        (Cosine(restarts=[2, 4, 6, 8]), lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 14)),
+        (
+            Cosine(restarts=[30 / 7, 10 / 7], end=0.1),  # 10, 20 and 40 steps
+            lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 10, T_mult=2, eta_min=0.1),
+        ),
         (OneCycle(), lambda o: lr_scheduler.OneCycleLR(o, 1.0, TOTAL, cycle_momentum=False)),
         (
             OneCycle(warmup=2.5, start=0.1, end=0.001),
@@ -75,8 +80,26 @@ def test_one_cycle_reaches_its_three_values():
     assert rates[-1] == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("kind", [OneCycle, Cosine])
+def test_a_run_that_ends_at_its_restart_is_the_beginning_of_a_longer_one(kind):
+    schedule = kind(warmup="20%", end=0.01, restarts=[6], restart_from=0.5)
+    plain = curve(kind(warmup="20%", end=0.01), 6, STEPS_PER_EPOCH)
+    longer = curve(schedule, EPOCHS, STEPS_PER_EPOCH)
+    assert curve(schedule, 6, STEPS_PER_EPOCH) == plain == longer[:42], "to the last bit: resume relies on it"
+    assert longer[42] == 0.5
+    second = torch_curve(lambda o: lr_scheduler.CosineAnnealingLR(o, 27 if kind is OneCycle else 28, eta_min=0.02), 28)
+    assert longer[42:] == pytest.approx([0.5 * rate for rate in second])
+
+
+def test_a_restart_the_run_does_not_reach_is_left_out():
+    assert curve(OneCycle(restarts=[6, 30, "100%"]), 5, 7) == curve(OneCycle(), 5, 7)
+
+
+RISING_AND_FALLING = [OneCycle(), OneCycle(restarts=[1, "50%"]), Cosine(), Cosine(warmup=1, restarts=["90%", 0.1])]
+
+
 @given(
-    schedule=st.sampled_from([Constant(), Constant(warmup="20%"), Steps(), OneCycle(), Cosine(), Cosine(warmup=1)]),
+    schedule=st.sampled_from([Constant(), Constant(warmup="20%"), Steps(), *RISING_AND_FALLING]),
     step=st.integers(0, 60),
     total=st.integers(1, 50),
 )
