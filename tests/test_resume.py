@@ -280,16 +280,38 @@ def test_resume_goes_on_with_a_run_and_says_from_where(
     assert "is done already; trainer.max_epochs=N trains on" in capfd.readouterr().out
 
 
-def test_training_on_is_what_training_longer_would_have_been(tmp_path: Path) -> None:
-    """With a rate that does not hang on the length of the run."""
-    overrides = ("schedule=constant", "callbacks=ema", "checkpoint.every=1 epoch")
+RESTART = ("schedule.restarts=[2]", "schedule.restart_from=0.5")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "restart", "told_then"),
+    [
+        (["schedule=constant"], (), ()),
+        (["schedule=cosine"], RESTART, ()),
+        (["schedule=one_cycle"], (), RESTART),
+    ],
+    ids=["constant", "restart told before", "restart told then"],
+)
+def test_training_on_is_what_training_longer_would_have_been(
+    tmp_path: Path, schedule: list[str], restart: tuple[str, ...], told_then: tuple[str, ...]
+) -> None:
+    """With a rate that does not hang on the length of the run, or is lifted again where the shorter one ended."""
+    overrides = (*schedule, *restart, "callbacks=ema", "checkpoint.every=1 epoch")
     begin(tmp_path / "short", *overrides)
-    begin(tmp_path / "long", *overrides, "trainer.max_epochs=3")
+    begin(tmp_path / "long", *overrides, *told_then, "trainer.max_epochs=3")
     assert attempt(tmp_path / "short") == attempt(tmp_path / "long") == 0
-    assert main(["resume", str(tmp_path / "short"), "trainer.max_epochs=3"]) == 0
+    assert main(["resume", str(tmp_path / "short"), "trainer.max_epochs=3", *told_then]) == 0
     assert_equal(tmp_path / "long", tmp_path / "short")
     assert read_config(tmp_path / "short")["trainer"]["max_epochs"] == 3
     assert read_result(tmp_path / "short")["config"]["trainer.max_epochs"] == 3
+
+
+def test_a_restart_that_was_keeps_its_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(tmp_path, "schedule=cosine", "schedule.restarts=[1]", "schedule.restart_from=0.5")
+    assert attempt(tmp_path) == 0
+    assert main(["resume", str(tmp_path), "trainer.max_epochs=3", "schedule.restart_from=1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("schedule.restart_from=1: the run has had restarts from 0.5; start a new run")
 
 
 @pytest.mark.parametrize(
@@ -303,6 +325,12 @@ def test_training_on_is_what_training_longer_would_have_been(tmp_path: Path) -> 
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be at least 1"),
         ("trainer.max_epochs=1", "trainer.max_epochs=1: 2 epochs are done; write as many or more"),
         ("trainer.max_steps=5", "trainer.max_steps=5: 6 steps are done; write as many or more"),
+        ("schedule.restarts=[1]", "schedule.restarts=[1]: 2 epochs are begun, with []; add only restarts at 2 epochs"),
+        (
+            "schedule.restarts=[50%]",
+            "schedule.restarts=[50%]: 2 epochs are begun, with []; add only restarts at 2 epochs",
+        ),
+        ("schedule.restarts=never", "schedule.restarts=never: must be"),
         ("=", "=: cannot be read; write key=value"),
     ],
 )

@@ -29,6 +29,7 @@ JOBS = "hydra.launcher.jobs="
 FREE = (
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps"),
     *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.on_nan"),
+    *("schedule.restarts", "schedule.restart_from"),  # what is to come: `_check_length` keeps what was
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
     *("data.root", "data.workers", "data.cache", "data.decode", "data_root", "logger", "checkpoint", "test"),
     *("tags", "note"),
@@ -96,7 +97,7 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path) -> in
     with locked(folder):  # refused before anything is changed, where it is running now
         pass
     check_devices([fitted(container)])
-    _check_length(container, folder)
+    _check_length(container, before, folder)
     if container != before:
         with replacing(folder / ".hydra" / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(container).encode())
@@ -106,8 +107,8 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path) -> in
     return code
 
 
-def _check_length(container: dict[str, Any], folder: Path) -> None:
-    """Refuses a training that would end before the point at which the run stands."""
+def _check_length(container: dict[str, Any], before: dict[str, Any], folder: Path) -> None:
+    """Refuses a training that would end, or another restart that would be, before the point at which the run stands."""
     from alexnet_exp.standing import standing
 
     stands = standing(folder)
@@ -119,6 +120,20 @@ def _check_length(container: dict[str, Any], folder: Path) -> None:
         raise Refused([Problem("trainer.max_epochs", epochs, f"{done}; write as many or more")])
     if steps is not None and 0 <= steps < stands.step:
         raise Refused([Problem("trainer.max_steps", steps, f"{stands.step} steps are done; write as many or more")])
+    schedule, was = container["schedule"] or {}, before["schedule"] or {}
+    begun = stands.epoch + (stands.batch > 0)
+    had = _had(was, begun)
+    if _had(schedule, begun) != had:
+        how = f"{begun} epochs are begun, with {shown(had)}; add only restarts at {begun} epochs or behind"
+        raise Refused([Problem("schedule.restarts", schedule["restarts"], how)])
+    if had and schedule["restart_from"] != was["restart_from"]:
+        how = f"the run has had restarts from {shown(was['restart_from'])}; start a new run"
+        raise Refused([Problem("schedule.restart_from", schedule["restart_from"], how)])
+
+
+def _had(schedule: dict[str, Any], epochs: int) -> list[Any]:
+    """The restarts within the first `epochs` epochs; also those in parts of the run, which may have been there."""
+    return [each for each in schedule.get("restarts", []) if not isinstance(each, int | float) or each < epochs]
 
 
 def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
