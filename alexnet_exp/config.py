@@ -6,6 +6,7 @@ accepted. So when composing fails, every override is looked at by itself, and `R
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import re
@@ -76,25 +77,33 @@ def as_yaml(overrides: Sequence[str], config_dir: str | None = None) -> str:
     return OmegaConf.to_yaml(_composed(overrides, config_dir)[0])
 
 
-def _composed(overrides: Sequence[str], config_dir: str | None) -> tuple[DictConfig, dict[str, Any]]:
+def _composed(
+    overrides: Sequence[str], config_dir: str | None, composer: Composer | None = None
+) -> tuple[DictConfig, dict[str, Any]]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     check_config_dir(config_dir)
+    composer = composer or composer_of(config_dir)
     try:
-        config = _compose(overrides, config_dir)
+        config = composer(overrides)
         container = plain(config)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise Refused(diagnose(list(overrides), config_dir, error)) from error
+        raise Refused(diagnose(list(overrides), config_dir, error, composer)) from error
     misleading = list(misleading_ones(overrides, config_dir))
     if misleading:
         raise Refused(misleading)
     return config, container
 
 
-def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, dict[str, Any]]:
-    """The validated configuration, whose network and data fit each other, and the plain containers it was made from."""
-    container = compose(overrides, config_dir)
+def composed(
+    overrides: Sequence[str], config_dir: str | None = None, composer: Composer | None = None
+) -> tuple[Config, dict[str, Any]]:
+    """The validated configuration, whose network and data fit each other, and the plain containers it was made from.
+
+    composer: that of `config_dir`, where there are several configurations to compose.
+    """
+    _, container = _composed(overrides, config_dir, composer)
     return fitted(container), container
 
 
@@ -113,7 +122,7 @@ def composed_jobs(jobs: Iterable[Sequence[str]], config_dir: str | None) -> list
     configs = []
     for overrides in jobs:
         with problems.gathered(overrides):
-            configs.append(fitted(plain(_compose(overrides, config_dir))))
+            configs.append(fitted(plain(problems.composer(overrides))))
     problems.done()
     return configs
 
@@ -127,6 +136,7 @@ class Problems:
 
     def __init__(self, config_dir: str | None):
         self.config_dir = config_dir
+        self.composer = composer_of(config_dir)
         self._lines = dict[str, None]()
         self._overrides = dict[str, None]()  # of all jobs
         self._seen: set[str] = set()
@@ -144,7 +154,7 @@ class Problems:
             self.note(error)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if not self._seen.issuperset(overrides) or not self._lines:
-                self.note(Refused(diagnose(list(overrides), self.config_dir, error)))
+                self.note(Refused(diagnose(list(overrides), self.config_dir, error, self.composer)))
                 self._seen |= set(overrides)
 
     def note(self, error: UserError) -> None:
@@ -252,6 +262,69 @@ def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
         raise raised[0]
 
 
+class Composer:
+    """Composes many configurations, and has Hydra read and merge the files once for each choice of options.
+
+    To Hydra a value (`optim.lr=0.1`) is the last thing: it goes into what the files have come to. So that is kept, and
+    copied for each configuration that only values tell apart from another. The first of all, one with anything else
+    among its overrides (`+key`, `~key`, Hydra's own settings), and one whose values do not go in, Hydra composes.
+
+    whole: Hydra's way from overrides to a configuration. options: the groups, whose options are no values. The files
+    are taken to stay as they are.
+    """
+
+    def __init__(self, whole: Callable[[Sequence[str]], DictConfig], options: Iterable[str]):
+        self._whole, self._options = whole, frozenset(options)
+        self._of_files: dict[tuple[str, ...], DictConfig] = {}
+        self._is_first = True
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration, as `whole` would give it; raises what that raises."""
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        if self._is_first:  # and perhaps the only one
+            self._is_first = False
+            return self._whole(overrides)
+        try:
+            parsed = list(map(_parsed, overrides))
+            values = [each for each in parsed if each.key_or_group not in self._options]
+            if all(map(_is_option_or_value, parsed)) and values:
+                chosen = tuple(each.input_line for each in parsed if each.key_or_group in self._options)
+                return self._with_values(chosen, parsed, values)
+        except (Refused, HydraException, OmegaConfBaseException, ValueError):
+            pass
+        return self._whole(overrides)
+
+    def _with_values(self, chosen: tuple[str, ...], parsed: Sequence[Any], values: Sequence[Any]) -> DictConfig:
+        from hydra._internal.config_loader_impl import get_overrides_dirname
+
+        if chosen not in self._of_files:
+            self._of_files[chosen] = self._whole(chosen)
+        config = copy.deepcopy(self._of_files[chosen])
+        for value in values:
+            OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+        if "hydra" in config:  # what Hydra notes there of the overrides
+            config.hydra.overrides.task = [each.input_line for each in parsed]
+            how = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = get_overrides_dirname(list(parsed), **how)
+        return config
+
+
+def _is_option_or_value(parsed: Any) -> bool:
+    """Whether an override is `group=option` or `key=value`, of one value, and none of Hydra's own settings."""
+    from hydra.core.override_parser.types import OverrideType
+
+    key = parsed.key_or_group
+    plain = parsed.type is OverrideType.CHANGE and parsed.package is None and not parsed.is_sweep_override()
+    return plain and "/" not in key and key.partition(".")[0] != "hydra" and not isinstance(parsed.value(), dict)
+
+
+def composer_of(config_dir: str | None) -> Composer:
+    """Composes what is no sweep: without Hydra's own node."""
+    return Composer(lambda overrides: _compose(overrides, config_dir), groups(config_dir))
+
+
 def _compose(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
     import hydra
 
@@ -306,7 +379,7 @@ def misleading_ones(overrides: Sequence[str], config_dir: str | None) -> Iterato
             yield Problem(MACHINE, parsed.value(), f"there is no conf/{MACHINE}/{parsed.value()}.yaml")
 
 
-def diagnose(overrides: list[str], config_dir: str | None, error: Exception) -> list[Problem]:
+def diagnose(overrides: list[str], config_dir: str | None, error: Exception, composer: Composer) -> list[Problem]:
     """What is wrong with each override; where none is wrong by itself, what Hydra said of them together."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -341,26 +414,26 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception) -> 
     if doubtful & WHOLE:
         return problems
     try:
-        _compose(good, config_dir)
+        composer(good)
     except (HydraException, OmegaConfBaseException, ValueError) as of_files:  # the fault is in a YAML file
         return [*problems, Problem("configuration", NO_VALUE, _cause(of_files))]
     for text, parsed in values:
         if parsed.key_or_group.partition(".")[0] in doubtful:
             continue
         try:
-            plain(_compose([*good, text], config_dir))
+            plain(composer([*good, text]))
         except (HydraException, OmegaConfBaseException, ValueError) as single:
-            problems.append(_wrong_value(parsed, good, config_dir, options, single))
+            problems.append(_wrong_value(parsed, good, composer, options, single))
         else:
             good.append(text)
-    problems += _of_the_rest(good, config_dir)
+    problems += _of_the_rest(good, composer)
     return problems or [Problem("configuration", NO_VALUE, _cause(error))]
 
 
-def _of_the_rest(good: list[str], config_dir: str | None) -> list[Problem]:
+def _of_the_rest(good: list[str], composer: Composer) -> list[Problem]:
     """What validation says of the overrides that do compose: values out of range, contradictions."""
     try:
-        validate(plain(_compose(good, config_dir)))
+        validate(plain(composer(good)))
     except Refused as refused:
         return refused.problems
     except Exception:  # they do not compose together: the caller has Hydra's word for it
@@ -384,7 +457,7 @@ def _wrong_option(group: str, value: Any, options: list[str]) -> list[Problem]:
 
 
 def _wrong_value(
-    parsed: Any, good: list[str], config_dir: str | None, options: dict[str, list[str]], error: Exception
+    parsed: Any, good: list[str], composer: Composer, options: dict[str, list[str]], error: Exception
 ) -> Problem:
     """The problem with `key=value`, in our words: an unknown key, or a value of another type than the key's."""
     from omegaconf.errors import GrammarParseError, InterpolationKeyError, InterpolationResolutionError
@@ -404,7 +477,7 @@ def _wrong_value(
         )
         return Problem(key, value, f"unknown setting; {advice}")
     if first == "model" and key.startswith("model.stages."):
-        stages, name = plain(_compose(good, config_dir))["model"].get("stages", {}), key.split(".")[2]
+        stages, name = plain(composer(good))["model"].get("stages", {}), key.split(".")[2]
         if name not in stages:
             near = nearest(name, stages)
             return Problem(key, value, f"no such stage; {f'did you mean {near}? ' if near else ''}{', '.join(stages)}")
@@ -412,7 +485,7 @@ def _wrong_value(
     for part in reversed(key.split(".")):
         nested = {part: nested}
     try:
-        validate(_merged(plain(_compose(good, config_dir)), nested))
+        validate(_merged(plain(composer(good)), nested))
     except Refused as refused:
         return next((problem for problem in refused.problems if problem.key.startswith(key)), refused.problems[0])
     except Exception:  # the other overrides do not compose either: their problems are told, this one as Hydra put it

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS
 from alexnet_exp.build import build
 from alexnet_exp.config import (
+    Composer,
     as_yaml,
     check_config_dir,
     compose,
     composed,
     composed_jobs,
     each_job,
+    loaded,
+    plain,
     quoted,
     settings_of_hydra,
     with_hydra,
@@ -309,6 +314,65 @@ def test_any_text_can_be_the_value_of_an_override(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     assert OverridesParser.create().parse_override(f"note={quoted(text)}").value() == text
+
+
+OPTIONS_AND_VALUES = [
+    ["seed=3"],
+    ["model=lrn", "optim=sgd", "optim.lr=0.1", "optim.nesterov=true", "seed=4", "seed=5"],
+    ["optim.lr=0.2", "model=lrn", "optim=sgd", "data.val=none", "data.pca=fit", "trainer.max_epochs=null"],
+    ["experiment=ladder/7", "model.stages.conv1.out=7", "model.stages.conv2.pad=[1]", "test.views=9"],
+    ["experiment=ladder/7", "data.root='a b, c=d'", "name=${oc.env:HOME}", "objective=${name}/x"],
+    ["experiment=ladder/7", "callbacks=[ema,early_stopping]", "callbacks.ema.decay=0.5"],
+    ["model=lrn", "model=lrn", "model.width=0.5"],
+]
+OTHERS = [
+    ["model=lrn", "+model.stages.conv1.groups=1", "model.width=0.5"],
+    ["model=lrn", "model.width=0.5", "~callbacks", "hydra.job.name=mine"],
+    ["model=lrn", "data={batch_size: 7}", "seed=1"],
+    ["model=lrn", "schedule@optim=cosine", "seed=1"],
+    # refused, by Hydra's own words
+    ["model=lrn", "optim.lrr=0.1"],
+    ["model=lrn", "seed=1,2"],
+    ["model=lrn", "seed=one"],
+    ["model=lnr", "seed=1"],
+    ["seed", "model=lrn"],
+]
+
+
+def test_a_composer_gives_what_hydra_gives() -> None:
+    def whole(overrides: Sequence[str]) -> DictConfig:
+        asked.append(list(overrides))
+        return loader.load_sweep_config(master, list(overrides))
+
+    asked: list[list[str]] = []
+    with loaded(["hydra.sweep.dir=there"], None) as (loader, master):
+        composer = Composer(whole, groups())
+        composer(["model=lrn"])
+        all_of_them = [*OPTIONS_AND_VALUES, *OTHERS]
+        ours = [seen(composer, overrides) for overrides in all_of_them]
+        by_us, asked = asked, []
+        theirs = [seen(whole, overrides) for overrides in all_of_them]
+    for overrides, our, their in zip(all_of_them, ours, theirs, strict=True):
+        assert our == their, overrides
+    of_files = [["model=lrn", "optim=sgd"], ["experiment=ladder/7"]]
+    assert [by_us.count(options) for options in of_files] == [1, 1]
+    assert [overrides for overrides in all_of_them if overrides in by_us] == OTHERS
+
+
+def seen(compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str]) -> object:
+    """All that a configuration says, or the error in its place."""
+    try:
+        config = compose(overrides)
+    except HydraException as error:
+        return type(error), str(error)
+    flags = OmegaConf.is_struct(config), OmegaConf.is_readonly(config), OmegaConf.is_struct(config.hydra)
+    types = {key: OmegaConf.get_type(config, key) for key in config}
+    return (
+        OmegaConf.to_yaml(config),
+        plain(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])),
+        flags,
+        types,
+    )
 
 
 def test_each_job_is_the_product_in_hydras_order() -> None:

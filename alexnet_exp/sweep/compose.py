@@ -1,7 +1,7 @@
 """The jobs of a sweep composed and checked, all before the first starts, and laid out as folders.
 
-A job is composed once, by Hydra's own loader, so that what it holds is what Hydra would have run. What is wrong with
-any of them is told together, and then nothing is left on disk.
+A job is composed once, by Hydra's own loader (`config.Composer`), so that what it holds is what Hydra would have run.
+What is wrong with any of them is told together, and then nothing is left on disk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.atomic import replacing
-from alexnet_exp.config import Problems, fitted, plain
+from alexnet_exp.config import Composer, Problems, fitted, plain
+from alexnet_exp.paths import groups
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
@@ -34,23 +35,45 @@ class Composed:
     container: dict[str, Any]
 
 
+class JobComposer:
+    """Composes the jobs of a sweep. master: the configuration that Hydra composed for it as a whole."""
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig):
+        self.master, self.config_dir = master, config_dir(master)
+        self._config = Composer(
+            lambda overrides: loader.load_sweep_config(master, list(overrides)), groups(self.config_dir)
+        )
+
+    def __call__(self, overrides: Sequence[str], number: int) -> Composed:
+        """Job `number`, from 0; raises what Hydra raises."""
+        from omegaconf import OmegaConf, open_dict
+
+        config = self._config(overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+            config.hydra.runtime.output_dir = str(Path(self.master.hydra.sweep.dir).absolute())
+        with _current(config):
+            container = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+        variables.check(config.hydra.job.env_set)
+        # a sweep goes on with what is there anyway, and a job's hash is of the experiment
+        return Composed(tuple(overrides), config, container | ({"resume": False} if "resume" in container else {}))
+
+
 def compose_jobs(
-    loader: ConfigLoader,
-    master: DictConfig,
+    composer: JobComposer,
     batch: Iterable[Sequence[str]],
     check: Callable[[Sequence[Config]], None] | None = None,
 ) -> list[Composed]:
     """Every job of a batch, composed and checked. Raises UserError with all that is wrong with any, a line each.
 
-    master: the configuration that Hydra composed for the sweep as a whole. check: of the devices that they ask for;
-    without, these must be here.
+    check: of the devices that they ask for; without, these must be here.
     """
-    problems = Problems(config_dir(master))
+    problems = Problems(composer.config_dir)
     found: list[Composed] = []
     configs: list[Config] = []
     for number, overrides in enumerate(batch):
         with problems.gathered(overrides):
-            job = _composed(loader, master, overrides, number)
+            job = composer(overrides, number)
             configs.append(fitted(job.container))
             found.append(job)
     try:
@@ -116,20 +139,6 @@ def config_dir(master: DictConfig) -> str | None:
     """The folder of `--config-dir`, of which Hydra notes that it came from the command line, in either way it can."""
     ways = ("command-line", "hydra.searchpath in command-line")
     return next((source.path for source in master.hydra.runtime.config_sources if source.provider in ways), None)
-
-
-def _composed(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str], number: int) -> Composed:
-    from omegaconf import OmegaConf, open_dict
-
-    config = loader.load_sweep_config(master, list(overrides))
-    with open_dict(config):
-        config.hydra.job.id = config.hydra.job.num = number
-        config.hydra.runtime.output_dir = str(Path(master.hydra.sweep.dir).absolute())
-    with _current(config):
-        container = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-    variables.check(config.hydra.job.env_set)
-    # a sweep goes on with what is there anyway, and a job's hash is of the experiment
-    return Composed(tuple(overrides), config, container | ({"resume": False} if "resume" in container else {}))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE
 from alexnet_exp.settings import UserError
-from alexnet_exp.sweep.compose import compose_jobs, lay_out
+from alexnet_exp.sweep.compose import JobComposer, compose_jobs, lay_out
 from alexnet_exp.sweep.naming import settings_of, sweep_name
 from alexnet_exp.sweep.run import Outcome, outcome_of
 from alexnet_exp.sweep.stored import refuse_foreign
@@ -55,7 +55,7 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> Plan:
         refuse_foreign(searched, overrides, config_dir)
     plan = Plan.read(target) if Plan.is_in(target) else Plan(target, command, str(Path.cwd()), searched.objective)
     with loaded([*how, f"hydra.sweep.dir={quoted(str(target))}"], config_dir) as (loader, master):
-        lay_out(plan, compose_jobs(loader, master, batch))
+        lay_out(plan, compose_jobs(JobComposer(loader, master), batch))
     return plan
 
 

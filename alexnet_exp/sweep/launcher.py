@@ -110,12 +110,13 @@ class JobsLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """How each job ended. Raises UserError, with nothing left on disk, where any of them cannot be used."""
         from alexnet_exp.sweep.claim import Claims
-        from alexnet_exp.sweep.compose import compose_jobs, lay_out
+        from alexnet_exp.sweep.compose import JobComposer, compose_jobs, lay_out
         from alexnet_exp.sweep.report import Teller, told_beforehand
         from alexnet_exp.sweep.results import add, write_all
         from alexnet_exp.sweep.run import outcome_of, run_jobs
 
-        composed = compose_jobs(self.context.config_loader, self.config, job_overrides, self.check_devices)
+        composer = JobComposer(self.context.config_loader, self.config)
+        composed = compose_jobs(composer, job_overrides, self.check_devices)
         pool = None if self.only_plans else self.make_pool()
         with Claims(Path(self.config.hydra.sweep.dir)).alone():  # another grid may come into the same folder now
             plan = plan_of(self.config)

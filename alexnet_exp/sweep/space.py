@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alexnet_exp.config import composed
+from alexnet_exp.config import composed, composer_of
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
 
@@ -139,9 +139,11 @@ class Space:
         ]
         configs: list[Config] = []
         lines: dict[Any, str] = {}
+        composer = composer_of(config_dir)
         for job in jobs:
+            overrides = [*self.fixed, *(f"{key}={text}" for key, text in job.items())]
             try:
-                configs.append(composed([*self.fixed, *(f"{key}={text}" for key, text in job.items())], config_dir)[0])
+                configs.append(composed(overrides, config_dir, composer)[0])
             except Refused as refused:
                 for problem in refused.problems:
                     told, line = self._told(problem)

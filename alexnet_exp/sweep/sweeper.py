@@ -20,7 +20,7 @@ from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import Problem, Refused, UserError
-from alexnet_exp.sweep.compose import Composed, compose_jobs, config_dir, lay_out
+from alexnet_exp.sweep.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
 from alexnet_exp.sweep.folder import MULTIRUN, make
 from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, note_ran, plan_of
 from alexnet_exp.sweep.pool import Pool
@@ -90,6 +90,7 @@ class _Command:
                 [Problem("hydra.sweep.dir", self.plan.folder, "holds a sweep that is no search; write another")]
             )
         self.study = Study(settings, space, self.plan.folder, self.plan.objective, max_epochs)
+        self.compose = JobComposer(context.config_loader, master)
         self.composed: dict[Path, Composed] = {}
         self.teller = Teller(self.plan, self.study.wanted)
 
@@ -121,7 +122,7 @@ class _Command:
 
     def make(self, number: int, values: dict[str, Value]) -> Job:
         overrides = self.space.overrides(values)
-        [composed] = compose_jobs(self.context.config_loader, self.master, [overrides], self.launcher.check_devices)
+        [composed] = compose_jobs(self.compose, [overrides], self.launcher.check_devices)
         [job] = lay_out(self.plan, [composed], varying=list(self.space.dimensions))
         self.composed[job.folder] = composed
         return job

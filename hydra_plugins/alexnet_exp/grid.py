@@ -40,11 +40,11 @@ class GridSweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         if not getattr(self.launcher, "checks", False):  # Hydra's own launchers
-            from alexnet_exp.sweep.compose import compose_jobs
+            from alexnet_exp.sweep.compose import JobComposer, compose_jobs
 
             assert self.config is not None
             assert self.hydra_context is not None
-            compose_jobs(self.hydra_context.config_loader, self.config, batch)
+            compose_jobs(JobComposer(self.hydra_context.config_loader, self.config), batch)
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="alexnet_exp")
