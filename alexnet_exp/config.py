@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from alexnet_exp.extend import TARGET
 from alexnet_exp.match import match
 from alexnet_exp.model.spec import Network
-from alexnet_exp.paths import OUTPUTS, conf_dir, groups
+from alexnet_exp.paths import OUTPUTS, conf_dir, group_names, groups
 from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, nearest, one_of
@@ -266,45 +266,48 @@ class Composer:
     """Composes many configurations, and has Hydra read and merge the files once for each choice of options.
 
     To Hydra a value (`optim.lr=0.1`) is the last thing: it goes into what the files have come to. So that is kept, and
-    copied for each configuration that only values tell apart from another. The first of all, one with anything else
-    among its overrides (`+key`, `~key`, Hydra's own settings), and one whose values do not go in, Hydra composes.
+    copied for each configuration that only values tell apart from another. The first of each choice, one with anything
+    else among its overrides (`+key`, `~key`, Hydra's own settings), and one whose values do not go in, Hydra composes.
 
-    whole: Hydra's way from overrides to a configuration. options: the groups, whose options are no values. The files
-    are taken to stay as they are.
+    whole: Hydra's way from overrides to a configuration. groups: their names. The files are taken to stay as they are.
     """
 
-    def __init__(self, whole: Callable[[Sequence[str]], DictConfig], options: Iterable[str]):
-        self._whole, self._options = whole, frozenset(options)
-        self._of_files: dict[tuple[str, ...], DictConfig] = {}
-        self._is_first = True
+    def __init__(self, whole: Callable[[Sequence[str]], DictConfig], groups: Iterable[str]):
+        self._whole, self._groups = whole, frozenset(groups)
+        self._of_files: dict[tuple[str, ...], DictConfig | None] = {}  # None: the choice was met once
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration, as `whole` would give it; raises what that raises."""
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        if self._is_first:  # and perhaps the only one
-            self._is_first = False
-            return self._whole(overrides)
         try:
             parsed = list(map(_parsed, overrides))
-            values = [each for each in parsed if each.key_or_group not in self._options]
-            if all(map(_is_option_or_value, parsed)) and values:
-                chosen = tuple(each.input_line for each in parsed if each.key_or_group in self._options)
-                return self._with_values(chosen, parsed, values)
+            if all(map(_is_option_or_value, parsed)) and (files := self._files(parsed)) is not None:
+                return self._with_values(files, parsed)
         except (Refused, HydraException, OmegaConfBaseException, ValueError):
             pass
         return self._whole(overrides)
 
-    def _with_values(self, chosen: tuple[str, ...], parsed: Sequence[Any], values: Sequence[Any]) -> DictConfig:
+    def _files(self, parsed: Sequence[Any]) -> DictConfig | None:
+        """What the files have come to with these options; None where the choice is new, and may never come again."""
+        chosen = tuple(each.input_line for each in parsed if each.key_or_group in self._groups)
+        if chosen not in self._of_files:
+            return self._of_files.setdefault(chosen, None)
+        files = self._of_files[chosen]
+        if files is None:
+            files = self._of_files[chosen] = self._whole(chosen)
+        return files
+
+    def _with_values(self, files: DictConfig, parsed: Sequence[Any]) -> DictConfig:
+        """The last steps of Hydra's ConfigLoaderImpl: values, and what it notes of all overrides in its own node."""
         from hydra._internal.config_loader_impl import get_overrides_dirname
 
-        if chosen not in self._of_files:
-            self._of_files[chosen] = self._whole(chosen)
-        config = copy.deepcopy(self._of_files[chosen])
-        for value in values:
-            OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
-        if "hydra" in config:  # what Hydra notes there of the overrides
+        config = copy.deepcopy(files)
+        for each in parsed:
+            if each.key_or_group not in self._groups:
+                OmegaConf.update(config, each.key_or_group, each.value(), merge=True)
+        if "hydra" in config:
             config.hydra.overrides.task = [each.input_line for each in parsed]
             how = config.hydra.job.config.override_dirname
             config.hydra.job.override_dirname = get_overrides_dirname(list(parsed), **how)
@@ -316,13 +319,14 @@ def _is_option_or_value(parsed: Any) -> bool:
     from hydra.core.override_parser.types import OverrideType
 
     key = parsed.key_or_group
-    plain = parsed.type is OverrideType.CHANGE and parsed.package is None and not parsed.is_sweep_override()
-    return plain and "/" not in key and key.partition(".")[0] != "hydra" and not isinstance(parsed.value(), dict)
+    if parsed.type is not OverrideType.CHANGE or parsed.package is not None or parsed.is_sweep_override():
+        return False
+    return "/" not in key and key.partition(".")[0] != "hydra" and not isinstance(parsed.value(), dict)
 
 
 def composer_of(config_dir: str | None) -> Composer:
     """Composes what is no sweep: without Hydra's own node."""
-    return Composer(lambda overrides: _compose(overrides, config_dir), groups(config_dir))
+    return Composer(lambda overrides: _compose(overrides, config_dir), group_names(config_dir))
 
 
 def _compose(overrides: Sequence[str], config_dir: str | None) -> DictConfig:

@@ -22,3 +22,9 @@ def groups(config_dir: str | None = None) -> dict[str, list[str]]:
             if len(relative.parts) > 1:
                 found.setdefault(relative.parts[0], set()).add("/".join(relative.parts[1:]))
     return {group: sorted(names) for group, names in sorted(found.items())}
+
+
+def group_names(config_dir: str | None = None) -> set[str]:
+    """What Hydra takes for a group: every folder, also one without options."""
+    roots = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+    return {each.name for root in roots for each in root.iterdir() if each.is_dir()}

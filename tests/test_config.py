@@ -23,6 +23,7 @@ from alexnet_exp.config import (
     compose,
     composed,
     composed_jobs,
+    composer_of,
     each_job,
     loaded,
     plain,
@@ -30,7 +31,7 @@ from alexnet_exp.config import (
     settings_of_hydra,
     with_hydra,
 )
-from alexnet_exp.paths import conf_dir, groups
+from alexnet_exp.paths import conf_dir, group_names, groups
 from alexnet_exp.schema import COLLECTIONS
 from alexnet_exp.settings import Refused, UserError
 from alexnet_exp.validate import validate
@@ -346,17 +347,35 @@ def test_a_composer_gives_what_hydra_gives() -> None:
 
     asked: list[list[str]] = []
     with loaded(["hydra.sweep.dir=there"], None) as (loader, master):
-        composer = Composer(whole, groups())
-        composer(["model=lrn"])
+        composer = Composer(whole, group_names())
         all_of_them = [*OPTIONS_AND_VALUES, *OTHERS]
-        ours = [seen(composer, overrides) for overrides in all_of_them]
-        by_us, asked = asked, []
         theirs = [seen(whole, overrides) for overrides in all_of_them]
-    for overrides, our, their in zip(all_of_them, ours, theirs, strict=True):
-        assert our == their, overrides
-    of_files = [["model=lrn", "optim=sgd"], ["experiment=ladder/7"]]
-    assert [by_us.count(options) for options in of_files] == [1, 1]
-    assert [overrides for overrides in all_of_them if overrides in by_us] == OTHERS
+        for _ in range(3):  # whole, with the files once more, with the files that are kept
+            asked = []
+            ours = [seen(composer, overrides) for overrides in all_of_them]
+            for overrides, our, their in zip(all_of_them, ours, theirs, strict=True):
+                assert our == their, overrides
+    assert [overrides for overrides in asked if overrides in all_of_them] == OTHERS
+    assert len(asked) == len(OTHERS) + 1, "an option that does not exist is asked for by itself, each time"
+
+
+def test_configurations_of_one_choice_share_nothing() -> None:
+    composer = composer_of(None)
+    for seed in (1, 2):
+        composer(["model=lrn", f"seed={seed}"])
+    first, second = (composer(["model=lrn", f"seed={seed}"]) for seed in (3, 4))
+    first.model.stages.conv1.then.append("act")
+    first.optim.layers = {"conv1": {"lr": 0}}
+    by_hydra = composer_of(None)(["model=lrn", "seed=4"])  # as the first of its choice
+    assert second == by_hydra == composer(["model=lrn", "seed=4"])
+
+
+def test_a_folder_without_options_is_a_group_as_it_is_to_hydra(tmp_path: Path) -> None:
+    (tmp_path / "tags").mkdir()
+    composer = composer_of(str(tmp_path))
+    for seed in (1, 2, 3):
+        with pytest.raises(HydraException, match="Could not override 'tags'"):
+            composer([f"seed={seed}", "tags=[a]"])
 
 
 def seen(compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str]) -> object:

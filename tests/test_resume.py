@@ -27,12 +27,14 @@ from PIL import Image
 from alexnet_exp.__main__ import main
 from alexnet_exp.callbacks import checkpoints
 from alexnet_exp.callbacks.checkpoints import Checkpoints
+from alexnet_exp.commands.resume import changed
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.schema import Interval, Unit
+from alexnet_exp.settings import Refused
 from alexnet_exp.train import train_rank
 from benchmarks.equal_runs import differences, rows, state, unequal
 from tests.conftest import TINY, Run
@@ -306,12 +308,36 @@ def test_training_on_is_what_training_longer_would_have_been(
     assert read_result(tmp_path / "short")["config"]["trainer.max_epochs"] == 3
 
 
-def test_a_restart_that_was_keeps_its_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    begin(tmp_path, "schedule=cosine", "schedule.restarts=[1]", "schedule.restart_from=0.5")
+@pytest.mark.parametrize(
+    ("begun_with", "added", "answer"),
+    [
+        (
+            ["schedule=cosine", "schedule.restarts=[1]", "schedule.restart_from=0.5"],
+            ["schedule.restart_from=1"],
+            "schedule.restart_from=1.0: the 2 epochs that are begun would have been trained at other rates; start",
+        ),
+        (
+            ["schedule=cosine", "schedule.restarts=[1]"],
+            ["schedule.restarts=[]"],
+            "schedule.restarts=[]: the 2 epochs that are begun would have been trained at other rates; write [2],",
+        ),
+        (
+            ["trainer.max_epochs=null", "trainer.max_steps=5"],
+            ["trainer.max_steps=9", "schedule.restarts=[2]"],
+            "schedule.restarts=[2]: a length in steps has no restarts that could be added; start a new run",
+        ),
+    ],
+    ids=["restart_from", "taken away", "steps"],
+)
+def test_rates_that_were_are_not_changed(
+    begun_with: list[str], added: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(tmp_path, *begun_with)
     assert attempt(tmp_path) == 0
-    assert main(["resume", str(tmp_path), "trainer.max_epochs=3", "schedule.restart_from=1"]) == 2
+    longer = [] if "trainer.max_steps=9" in added else ["trainer.max_epochs=3"]
+    assert main(["resume", str(tmp_path), *longer, *added]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("schedule.restart_from=1: the run has had restarts from 0.5; start a new run")
+    assert answer in line
 
 
 @pytest.mark.parametrize(
@@ -325,10 +351,15 @@ def test_a_restart_that_was_keeps_its_rate(tmp_path: Path, capsys: pytest.Captur
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be at least 1"),
         ("trainer.max_epochs=1", "trainer.max_epochs=1: 2 epochs are done; write as many or more"),
         ("trainer.max_steps=5", "trainer.max_steps=5: 6 steps are done; write as many or more"),
-        ("schedule.restarts=[1]", "schedule.restarts=[1]: 2 epochs are begun, with []; add only restarts at 2 epochs"),
+        (
+            "schedule.restarts=[1]",
+            "schedule.restarts=[1]: the 2 epochs that are begun would have been trained at other rates; "
+            "write [2], where the run was to end",
+        ),
         (
             "schedule.restarts=[50%]",
-            "schedule.restarts=[50%]: 2 epochs are begun, with []; add only restarts at 2 epochs",
+            "schedule.restarts=[50%]: the 2 epochs that are begun would have been trained at other rates; "
+            "write [2], where the run was to end",
         ),
         ("schedule.restarts=never", "schedule.restarts=never: must be"),
         ("=", "=: cannot be read; write key=value"),
@@ -342,6 +373,12 @@ def test_what_would_be_another_experiment_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert answer in line
     assert read_config(finished.path) == before
+
+
+def test_a_setting_of_a_users_schedule_may_not_change() -> None:
+    schedule = {"_target_": "mine.Halves", "restarts": 3}
+    with pytest.raises(Refused, match="would make it another experiment than the one with 3"):
+        changed({"schedule": schedule}, ["schedule.restarts=4"])
 
 
 def test_without_a_checkpoint_it_starts_over_in_its_folder(undisturbed: Callable[[str], Path], tmp_path: Path) -> None:

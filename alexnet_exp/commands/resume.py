@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.atomic import replacing
 from alexnet_exp.commands.parser import Parser
+from alexnet_exp.extend import TARGET
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.contents import is_run, read_config, state
 from alexnet_exp.runs.find import find
@@ -24,12 +25,16 @@ from alexnet_exp.runs.run import DONE, PRUNED
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
 from alexnet_exp.sweep.work import sweep_folder, work
 
+if TYPE_CHECKING:
+    from alexnet_exp.schema import Config
+    from alexnet_exp.standing import Standing
+
 JOBS = "hydra.launcher.jobs="
 # What may change when a run goes on: how long it trains, where it computes and reads, what is kept and told of it.
 FREE = (
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps"),
     *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.on_nan"),
-    *("schedule.restarts", "schedule.restart_from"),  # what is to come: `_check_length` keeps what was
+    *("schedule.restarts", "schedule.restart_from"),  # of what is to come: `_check_rates`
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
     *("data.root", "data.workers", "data.cache", "data.decode", "data_root", "logger", "checkpoint", "test"),
     *("tags", "note"),
@@ -90,14 +95,20 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path) -> in
 
     from alexnet_exp.commands.train import tell
     from alexnet_exp.config import fitted
+    from alexnet_exp.standing import standing
     from alexnet_exp.sweep.compose import check_devices
     from alexnet_exp.train import train
 
     refuse_links_out(folder)
     with locked(folder):  # refused before anything is changed, where it is running now
         pass
-    check_devices([fitted(container)])
-    _check_length(container, before, folder)
+    config = fitted(container)
+    check_devices([config])
+    stands = standing(folder)
+    if stands is not None:
+        _check_length(container, stands)
+        if container["schedule"] != before["schedule"]:
+            _check_rates(config, before, stands)
     if container != before:
         with replacing(folder / ".hydra" / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(container).encode())
@@ -107,33 +118,40 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path) -> in
     return code
 
 
-def _check_length(container: dict[str, Any], before: dict[str, Any], folder: Path) -> None:
-    """Refuses a training that would end, or another restart that would be, before the point at which the run stands."""
-    from alexnet_exp.standing import standing
-
-    stands = standing(folder)
+def _check_length(container: dict[str, Any], stands: Standing) -> None:
+    """Refuses a training that would end before the point at which the run stands."""
     epochs, steps = container["trainer"].get("max_epochs"), container["trainer"].get("max_steps", -1)
-    if stands is None:
-        return
-    if epochs is not None and epochs < stands.epoch + (stands.batch > 0):
+    if epochs is not None and epochs < _begun(stands):
         done = f"{stands.epoch} epochs are done" + (", and a part of the next" if stands.batch else "")
         raise Refused([Problem("trainer.max_epochs", epochs, f"{done}; write as many or more")])
     if steps is not None and 0 <= steps < stands.step:
         raise Refused([Problem("trainer.max_steps", steps, f"{stands.step} steps are done; write as many or more")])
-    schedule, was = container["schedule"] or {}, before["schedule"] or {}
-    begun = stands.epoch + (stands.batch > 0)
-    had = _had(was, begun)
-    if _had(schedule, begun) != had:
-        how = f"{begun} epochs are begun, with {shown(had)}; add only restarts at {begun} epochs or behind"
-        raise Refused([Problem("schedule.restarts", schedule["restarts"], how)])
-    if had and schedule["restart_from"] != was["restart_from"]:
-        how = f"the run has had restarts from {shown(was['restart_from'])}; start a new run"
-        raise Refused([Problem("schedule.restart_from", schedule["restart_from"], how)])
 
 
-def _had(schedule: dict[str, Any], epochs: int) -> list[Any]:
-    """The restarts within the first `epochs` epochs; also those in parts of the run, which may have been there."""
-    return [each for each in schedule.get("restarts", []) if not isinstance(each, int | float) or each < epochs]
+def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> None:
+    """Refuses restarts with which the epochs that are begun would have been trained at other rates."""
+    from alexnet_exp.optim.schedules import curve
+    from alexnet_exp.optim.spec import SCHEDULES, Falling
+
+    schedule, was = config.schedule, SCHEDULES[before["schedule"]["name"]](**before["schedule"])
+    assert isinstance(schedule, Falling)  # no other has anything that may change
+    assert isinstance(was, Falling)
+    key = "restarts" if schedule.restarts != was.restarts else "restart_from"
+    length, old_length = config.trainer.max_epochs, before["trainer"]["max_epochs"]
+    begun, steps = _begun(stands), 100  # an epoch: of epochs a schedule is the same function for any number
+    if length is None or old_length is None or config.trainer.max_steps != -1 or before["trainer"]["max_steps"] != -1:
+        how = "a length in steps has no restarts that could be added; start a new run"
+    elif curve(schedule, length, steps)[: begun * steps] == curve(was, old_length, steps)[: begun * steps]:
+        return
+    else:
+        how = f"the {begun} epochs that are begun would have been trained at other rates; "
+        how += f"write [{old_length}], where the run was to end" if key == "restarts" else "start a new run"
+    raise Refused([Problem(f"schedule.{key}", getattr(schedule, key), how)])
+
+
+def _begun(stands: Standing) -> int:
+    """The epochs that are done, and that which the run stands in."""
+    return stands.epoch + (stands.batch > 0)
 
 
 def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -161,7 +179,7 @@ def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             problems.append(Problem(text, NO_VALUE, "a run that goes on takes single values: key=value"))
         elif not isinstance(node, dict) or name not in node:
             problems.append(Problem(key, value, "the run has no such setting"))
-        elif not any(key == free or key.startswith(f"{free}.") for free in FREE):
+        elif not _is_free(key) or (path == ["schedule"] and TARGET in node):  # a user's may mean anything by a name
             other = f"would make it another experiment than the one with {shown(node[name])}; start a new run"
             problems.append(Problem(key, value, other))
         else:
@@ -169,6 +187,10 @@ def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     if problems:
         raise Refused(problems)
     return dict(copy)
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def _copied(value: Any) -> Any:

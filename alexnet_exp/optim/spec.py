@@ -291,8 +291,8 @@ class Falling(Warmed):
 
     A restart lifts the rate to `restart_from` times optim.lr at once, without a warmup, and the next fall begins (SGDR:
     Loshchilov and Hutter, 2017); each fall ends where the next restart or the run's end is. A restart that the run does
-    not reach is left out, so that a run as long as its first restart is the beginning of any longer one. A warmup in
-    percent is a part of the first cycle.
+    not reach is left out, so that a run which ends at a restart, given in epochs, is the beginning of any longer one. A
+    warmup in percent is a part of the first cycle.
     """
 
     end: float = 0.0
@@ -308,7 +308,9 @@ class Falling(Warmed):
         checks.between("end", 0, 1)
         usable = all(_is_duration(each) and Duration.of(each) != Duration() for each in self.restarts)
         checks.that("restarts", usable, "must be epochs or parts of the run, such as [10,30] or [50%]")
-        checks.between("restart_from", 0, 1)
+        checks.that(
+            "restart_from", max(self.end, 1e-9) <= self.restart_from <= 1, "must be from schedule.end to 1, and above 0"
+        )
         return checks
 
 

@@ -1,7 +1,7 @@
 """The jobs of a sweep composed and checked, all before the first starts, and laid out as folders.
 
-A job is composed once, by Hydra's own loader (`config.Composer`), so that what it holds is what Hydra would have run.
-What is wrong with any of them is told together, and then nothing is left on disk.
+A job is composed once, as Hydra's own loader does it (`config.Composer`), so that what it holds is what Hydra would
+have run. What is wrong with any of them is told together, and then nothing is left on disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.atomic import replacing
 from alexnet_exp.config import Composer, Problems, fitted, plain
-from alexnet_exp.paths import groups
+from alexnet_exp.paths import group_names
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
@@ -41,7 +41,7 @@ class JobComposer:
     def __init__(self, loader: ConfigLoader, master: DictConfig):
         self.master, self.config_dir = master, config_dir(master)
         self._config = Composer(
-            lambda overrides: loader.load_sweep_config(master, list(overrides)), groups(self.config_dir)
+            lambda overrides: loader.load_sweep_config(master, list(overrides)), group_names(self.config_dir)
         )
 
     def __call__(self, overrides: Sequence[str], number: int) -> Composed:
