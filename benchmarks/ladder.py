@@ -31,7 +31,7 @@ IDEAS = {
     4: "pixels kept longer",
     5: "random crops and mirrors, in the test too",
     6: "three times as long",
-    7: "two layers before a pool",
+    7: "two layers before a pool, two cycles",
 }
 FACTS = ("seed", "precision", "device", "epochs", "seconds", "images_per_s", "parameters", "multiply_adds")
 TEST_FACTS = ("test_views", "test_centre", "test_images", "metrics")
@@ -184,7 +184,7 @@ def picture(found: list[Rung], path: Path) -> None:
     quiet(right, "Training", "TFLOP")
     for axes in (left, right):
         axes.grid(axis="y", visible=False)
-    save(made, path, "Test accuracy of seven rungs from the tutorial towards 90 per cent, and what each costs.")
+    save(made, path, "Test accuracy of seven rungs from the tutorial to 90 per cent, and what each costs.")
 
 
 if __name__ == "__main__":
