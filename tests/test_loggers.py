@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,12 +153,8 @@ class Logged:
 
 
 def _of_wandb(run: Path, attempt: int = 0) -> Logged:
-    from wandb.proto import wandb_internal_pb2
-
     found = Logged()
-    file = sorted(run.glob("wandb/offline-run-*/*.wandb"))[attempt]
-    for data in _leveldb_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
+    for record in _ended(sorted(run.glob("wandb/offline-run-*/*.wandb"))[attempt]):
         for item in record.history.item:
             found.history.setdefault("/".join(item.nested_key) or item.key, []).append(json.loads(item.value_json))
         for item in (*record.run.config.update, *record.config.update):
@@ -172,6 +170,19 @@ def _of_wandb(run: Path, attempt: int = 0) -> Logged:
     return found
 
 
+def _ended(file: Path) -> list[Any]:
+    """The records of a run of W&B whose end is among them: its process writes them, and may do so behind `finish`."""
+    from wandb.proto import wandb_internal_pb2
+
+    deadline = time.monotonic() + 30
+    while True:
+        records = [wandb_internal_pb2.Record.FromString(data) for data in _leveldb_records(file.read_bytes())]
+        if any(record.HasField("exit") for record in records):
+            return records
+        assert time.monotonic() < deadline, f"{file} has {len(records)} records, and not how the run ended"
+        time.sleep(0.1)
+
+
 def _leveldb_records(content: bytes) -> Iterator[bytes]:
     """The records of a LevelDB log: blocks of 32 KiB, in which each piece has a header of checksum, length and kind."""
     block, header, position, record = 32768, struct.Struct("<IHB"), 7, b""
@@ -181,6 +192,8 @@ def _leveldb_records(content: bytes) -> Iterator[bytes]:
             continue
         _, length, kind = header.unpack_from(content, position)
         position += header.size
+        if position + length > len(content):
+            return  # it is still being written
         record += content[position : position + length]
         position += length
         if kind in (1, 4):  # the whole of it, or its last piece

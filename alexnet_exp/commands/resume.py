@@ -139,7 +139,8 @@ def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> No
     key = "restarts" if schedule.restarts != was.restarts else "restart_from"
     length, old_length = config.trainer.max_epochs, before["trainer"]["max_epochs"]
     begun, steps = _begun(stands), 100  # an epoch: of epochs a schedule is the same function for any number
-    if length is None or old_length is None or config.trainer.max_steps != -1 or before["trainer"]["max_steps"] != -1:
+    in_steps = config.trainer.max_steps != -1 or before["trainer"].get("max_steps", -1) != -1
+    if in_steps or length is None or old_length is None:
         how = "a length in steps has no restarts that could be added; start a new run"
     elif curve(schedule, length, steps)[: begun * steps] == curve(was, old_length, steps)[: begun * steps]:
         return

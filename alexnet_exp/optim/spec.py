@@ -308,9 +308,8 @@ class Falling(Warmed):
         checks.between("end", 0, 1)
         usable = all(_is_duration(each) and Duration.of(each) != Duration() for each in self.restarts)
         checks.that("restarts", usable, "must be epochs or parts of the run, such as [10,30] or [50%]")
-        checks.that(
-            "restart_from", max(self.end, 1e-9) <= self.restart_from <= 1, "must be from schedule.end to 1, and above 0"
-        )
+        falls = 0 < self.restart_from <= 1 and self.end <= self.restart_from
+        checks.that("restart_from", falls, "must be from schedule.end to 1, and above 0")
         return checks
 
 
