@@ -6,7 +6,6 @@ accepted. So when composing fails, every override is looked at by itself, and `R
 
 from __future__ import annotations
 
-import copy
 import itertools
 import os
 import re
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.composer import Composer, parsed_override
 from alexnet_exp.extend import TARGET
 from alexnet_exp.match import match
 from alexnet_exp.model.spec import Network
@@ -211,7 +211,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def each_job(overrides: Sequence[str]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep over a grid (`model=lrn,bn seed=1,2`): their product, in Hydra's order."""
     choices = []
-    for parsed in map(_parsed, overrides):
+    for parsed in map(parsed_override, overrides):
         if parsed.is_hydra_override():
             continue
         if parsed.is_sweep_override() and parsed.is_discrete_sweep():
@@ -262,68 +262,6 @@ def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
         raise raised[0]
 
 
-class Composer:
-    """Composes many configurations, and has Hydra read and merge the files once for each choice of options.
-
-    To Hydra a value (`optim.lr=0.1`) is the last thing: it goes into what the files have come to. So that is kept, and
-    copied for each configuration that only values tell apart from another. The first of each choice, one with anything
-    else among its overrides (`+key`, `~key`, Hydra's own settings), and one whose values do not go in, Hydra composes.
-
-    whole: Hydra's way from overrides to a configuration. groups: their names. The files are taken to stay as they are.
-    """
-
-    def __init__(self, whole: Callable[[Sequence[str]], DictConfig], groups: Iterable[str]):
-        self._whole, self._groups = whole, frozenset(groups)
-        self._of_files: dict[tuple[str, ...], DictConfig | None] = {}  # None: the choice was met once
-
-    def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration, as `whole` would give it; raises what that raises."""
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
-        try:
-            parsed = list(map(_parsed, overrides))
-            if all(map(_is_option_or_value, parsed)) and (files := self._files(parsed)) is not None:
-                return self._with_values(files, parsed)
-        except (Refused, HydraException, OmegaConfBaseException, ValueError):
-            pass
-        return self._whole(overrides)
-
-    def _files(self, parsed: Sequence[Any]) -> DictConfig | None:
-        """What the files have come to with these options; None where the choice is new, and may never come again."""
-        chosen = tuple(each.input_line for each in parsed if each.key_or_group in self._groups)
-        if chosen not in self._of_files:
-            return self._of_files.setdefault(chosen, None)
-        files = self._of_files[chosen]
-        if files is None:
-            files = self._of_files[chosen] = self._whole(chosen)
-        return files
-
-    def _with_values(self, files: DictConfig, parsed: Sequence[Any]) -> DictConfig:
-        """The last steps of Hydra's ConfigLoaderImpl: values, and what it notes of all overrides in its own node."""
-        from hydra._internal.config_loader_impl import get_overrides_dirname
-
-        config = copy.deepcopy(files)
-        for each in parsed:
-            if each.key_or_group not in self._groups:
-                OmegaConf.update(config, each.key_or_group, each.value(), merge=True)
-        if "hydra" in config:
-            config.hydra.overrides.task = [each.input_line for each in parsed]
-            how = config.hydra.job.config.override_dirname
-            config.hydra.job.override_dirname = get_overrides_dirname(list(parsed), **how)
-        return config
-
-
-def _is_option_or_value(parsed: Any) -> bool:
-    """Whether an override is `group=option` or `key=value`, of one value, and none of Hydra's own settings."""
-    from hydra.core.override_parser.types import OverrideType
-
-    key = parsed.key_or_group
-    if parsed.type is not OverrideType.CHANGE or parsed.package is not None or parsed.is_sweep_override():
-        return False
-    return "/" not in key and key.partition(".")[0] != "hydra" and not isinstance(parsed.value(), dict)
-
-
 def composer_of(config_dir: str | None) -> Composer:
     """Composes what is no sweep: without Hydra's own node."""
     return Composer(lambda overrides: _compose(overrides, config_dir), group_names(config_dir))
@@ -354,26 +292,10 @@ def _searchpath(config_dir: str | None) -> list[str]:
     return [f"hydra.searchpath=[{Path(config_dir).resolve().as_uri()}]"] if config_dir else []
 
 
-def _parsed(text: str) -> Any:
-    """Hydra's own reading of one override; raises `Refused` where it has none."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        parsed = OverridesParser.create().parse_override(text)
-    except HydraException:
-        parsed = None
-    if parsed is None or not parsed.key_or_group:
-        raise Refused(
-            [Problem(text, NO_VALUE, "cannot be read; write key=value, and quote a value with special characters")]
-        )
-    return parsed
-
-
 def misleading_ones(overrides: Sequence[str], config_dir: str | None) -> Iterator[Problem]:
     """Overrides that Hydra takes and that do not do what they say."""
     options = groups(config_dir)
-    for parsed in map(_parsed, overrides):
+    for parsed in map(parsed_override, overrides):
         group, _, rest = parsed.key_or_group.partition(".")
         if rest == "name" and len(NODES.get(group, ())) > 1:
             yield Problem(parsed.key_or_group, parsed.value(), f"the name is fixed; choose another with {group}=NAME")
@@ -395,7 +317,7 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
     doubtful: set[str] = set()  # groups whose option is wrong: what is set below them cannot be judged
     for text in overrides:
         try:
-            parsed = _parsed(text)
+            parsed = parsed_override(text)
         except Refused as refused:
             problems += refused.problems
             continue

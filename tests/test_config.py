@@ -16,8 +16,8 @@ from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS
 from alexnet_exp.build import build
+from alexnet_exp.composer import Composer
 from alexnet_exp.config import (
-    Composer,
     as_yaml,
     check_config_dir,
     compose,

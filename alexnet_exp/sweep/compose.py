@@ -1,6 +1,6 @@
 """The jobs of a sweep composed and checked, all before the first starts, and laid out as folders.
 
-A job is composed once, as Hydra's own loader does it (`config.Composer`), so that what it holds is what Hydra would
+A job is composed once, as Hydra's own loader does it (`Composer`), so that what it holds is what Hydra would
 have run. What is wrong with any of them is told together, and then nothing is left on disk.
 """
 
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.atomic import replacing
-from alexnet_exp.config import Composer, Problems, fitted, plain
+from alexnet_exp.composer import Composer
+from alexnet_exp.config import Problems, fitted, plain
 from alexnet_exp.paths import group_names
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.schema import Config

@@ -1,0 +1,89 @@
+"""Many configurations composed with the files read once, as Hydra would compose each by itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from alexnet_exp.settings import NO_VALUE, Problem, Refused
+
+
+class Composer:
+    """Composes many configurations, and has Hydra read and merge the files once for each choice of options.
+
+    To Hydra a value (`optim.lr=0.1`) is the last thing: it goes into what the files have come to. So that is kept, and
+    copied for each configuration that only values tell apart from another. The first of each choice, one with anything
+    else among its overrides (`+key`, `~key`, Hydra's own settings), and one whose values do not go in, Hydra composes.
+
+    whole: Hydra's way from overrides to a configuration. groups: their names. The files are taken to stay as they are.
+    """
+
+    def __init__(self, whole: Callable[[Sequence[str]], DictConfig], groups: Iterable[str]):
+        self._whole, self._groups = whole, frozenset(groups)
+        self._of_files: dict[tuple[str, ...], DictConfig | None] = {}  # None: the choice was met once
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration, as `whole` would give it; raises what that raises."""
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        try:
+            parsed = list(map(parsed_override, overrides))
+            if all(map(_is_option_or_value, parsed)) and (files := self._files(parsed)) is not None:
+                return self._with_values(files, parsed)
+        except (Refused, HydraException, OmegaConfBaseException, ValueError):
+            pass
+        return self._whole(overrides)
+
+    def _files(self, parsed: Sequence[Any]) -> DictConfig | None:
+        """What the files have come to with these options; None where the choice is new, and may never come again."""
+        chosen = tuple(each.input_line for each in parsed if each.key_or_group in self._groups)
+        if chosen not in self._of_files:
+            return self._of_files.setdefault(chosen, None)
+        files = self._of_files[chosen]
+        if files is None:
+            files = self._of_files[chosen] = self._whole(chosen)
+        return files
+
+    def _with_values(self, files: DictConfig, parsed: Sequence[Any]) -> DictConfig:
+        """The last steps of Hydra's ConfigLoaderImpl: values, and what it notes of all overrides in its own node."""
+        from hydra._internal.config_loader_impl import get_overrides_dirname
+
+        config = copy.deepcopy(files)
+        for each in parsed:
+            if each.key_or_group not in self._groups:
+                OmegaConf.update(config, each.key_or_group, each.value(), merge=True)
+        if "hydra" in config:
+            config.hydra.overrides.task = [each.input_line for each in parsed]
+            how = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = get_overrides_dirname(list(parsed), **how)
+        return config
+
+
+def _is_option_or_value(parsed: Any) -> bool:
+    """Whether an override is `group=option` or `key=value`, of one value, and none of Hydra's own settings."""
+    from hydra.core.override_parser.types import OverrideType
+
+    key = parsed.key_or_group
+    if parsed.type is not OverrideType.CHANGE or parsed.package is not None or parsed.is_sweep_override():
+        return False
+    return "/" not in key and key.partition(".")[0] != "hydra" and not isinstance(parsed.value(), dict)
+
+
+def parsed_override(text: str) -> Any:
+    """Hydra's own reading of one override; raises `Refused` where it has none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+    except HydraException:
+        parsed = None
+    if parsed is None or not parsed.key_or_group:
+        raise Refused(
+            [Problem(text, NO_VALUE, "cannot be read; write key=value, and quote a value with special characters")]
+        )
+    return parsed
