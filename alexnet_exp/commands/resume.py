@@ -157,19 +157,15 @@ def _begun(stands: Standing) -> int:
 
 def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a run's configuration with some of its `FREE` settings changed; raises Refused for any other."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from alexnet_exp.composer import parsed_override
 
     copy: Any = _copied(config)
     problems = []
     for text in overrides:
         try:
-            parsed = OverridesParser.create().parse_override(text)
-            readable = bool(parsed.key_or_group)
-        except HydraException:
-            readable = False
-        if not readable:
-            problems.append(Problem(text, NO_VALUE, "cannot be read; write key=value"))
+            parsed = parsed_override(text)
+        except Refused as refused:
+            problems += refused.problems
             continue
         key, value = parsed.key_or_group, parsed.value()
         *path, name = key.split(".")
