@@ -19,19 +19,13 @@ import torch
 from alexnet_exp.atomic import alone
 from alexnet_exp.data.arrays import Arrays, mapped_arrays
 from alexnet_exp.data.cache import digest
+from alexnet_exp.data.cifar_batch import PickledArray, read_batch
 from alexnet_exp.data.facts import facts
 from alexnet_exp.data.spec import Cifar, Cifar10
 from alexnet_exp.data.split import Resident, Source, fingerprint
 from alexnet_exp.settings import UserError
 from alexnet_exp.user_cache import cache_folder
 
-# What a pickled numpy array is made with: under numpy 1 and 2, and by any protocol.
-ARRAY_PARTS = {
-    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
 # What is kept of an archive, each in a file of its own; the fingerprint as the bytes of its text.
 ARRAYS = ("train-labels", "test-labels", "fingerprint", "test", "train")
 # What reading a damaged archive or batch raises.
@@ -77,15 +71,6 @@ CIFAR10 = Archive(
 CIFAR100 = Archive(
     "cifar-100-python.tar.gz", "cifar-100-python", ("train",), "test", "fine_labels", keras="cifar-100-python"
 )
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads plain values and numpy arrays; a pickle that names anything else is refused before it can run it."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in ARRAY_PARTS:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
 
 
 def open_cifar(spec: Cifar) -> Source:
@@ -212,18 +197,19 @@ class _Bounded:
 
 
 def _batch(file: Any, labels_key: str, classes: int) -> Resident:
-    # the batches were pickled by Python 2: latin1 is how its byte strings become keys and array contents
-    batch = ArrayUnpickler(file, encoding="latin1").load()
+    batch = read_batch(file)
     pixels, labels = batch["data"], batch[labels_key]
     # lists of lists of one list are a billion numbers to who makes an array of them
-    if not isinstance(labels, np.ndarray) and not all(type(label) is int for label in labels[: IMAGES + 1]):
+    if isinstance(labels, PickledArray):
+        labels = labels.array
+    elif not isinstance(labels, list) or not all(type(label) is int for label in labels[: IMAGES + 1]):
         raise ValueError("labels are not a list of numbers")
-    if not isinstance(pixels, np.ndarray) or len(labels) > IMAGES:
+    if not isinstance(pixels, PickledArray) or len(labels) > IMAGES:
         raise ValueError(f"not an array of pixels, or more than {IMAGES:,} labels")
-    labels = np.asarray(labels)
+    pixels, labels = pixels.array, np.asarray(labels)
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * 32 * 32):
         raise ValueError(f"pixels of {pixels.dtype} {pixels.shape} instead of uint8 ({len(labels)}, 3072)")
-    if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < classes:
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels are not numbers below {classes}")
     return Resident(torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels).long())
 
