@@ -339,7 +339,19 @@ class AlexNetModule(pl.LightningModule):
 
 def metrics_of(trainer: pl.Trainer, module: pl.LightningModule, splits: tuple[str, ...]) -> dict[str, float]:
     """The newest `split/metric` values: our module's exact ones, a user's module's as it logged them."""
-    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    exact = getattr(module, "metrics", {})
-    found = {**logged, **exact}
-    return {key: value for key, value in found.items() if key.partition("/")[0] in splits}
+    return _of_splits({**trainer.callback_metrics, **getattr(module, "metrics", {})}, splits)
+
+
+def metrics_of_epoch(trainer: pl.Trainer, module: pl.LightningModule, validated: bool) -> dict[str, float]:
+    """The `train/metric` and `val/metric` values of the epoch that ends; for a callback's `on_train_epoch_end`.
+
+    `trainer.callback_metrics` also holds values of earlier epochs, where this one logged none, and rounds all to
+    float32. validated: whether this epoch had a validation; else it has no `val/metric` of one.
+    """
+    of_validation = _of_splits(trainer.callback_metrics, ("val",)) if validated else {}
+    logged = trainer._logger_connector.metrics["callback"]  # what the training loop has logged in this epoch
+    return _of_splits({**of_validation, **logged, **getattr(module, "metrics", {})}, ("train", "val"))
+
+
+def _of_splits(values: Mapping[str, Any], splits: tuple[str, ...]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items() if key.partition("/")[0] in splits}

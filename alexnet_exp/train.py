@@ -155,6 +155,11 @@ def _run(
     # of one state of the network: that of the checkpoint which is tested
     metrics = recorder.by_epoch.get(epoch, recorder.newest)
     facts["metrics_epoch"] = epoch
+    if _is_validated(recorder.newest) and not _is_validated(metrics):
+        log.warning(
+            f"epoch {epoch}, the last one, was not validated: the run has no validation metric; write a "
+            "trainer.check_val_every_n_epoch that divides trainer.max_epochs"
+        )
     if config.test.run:
         tested = _test(experiment, placement, folder if writes else None, checkpoints.file("best"), which, epoch)
         metrics = metrics | tested.pop("metrics", {})
@@ -166,6 +171,10 @@ def _run(
     if writes:
         checkpoints.finish()
     return {**facts, "metrics": metrics}
+
+
+def _is_validated(metrics: Mapping[str, float]) -> bool:
+    return any(key.startswith("val/") for key in metrics)
 
 
 def _on_cpu(placement: Placement, compiled: bool) -> tuple[str, str]:

@@ -312,12 +312,12 @@ def test_check_leaves_nothing_behind(
 
 
 def test_the_metrics_are_of_one_state_of_the_network(train_run: TrainRun) -> None:
-    # with no rate left after the first epoch all are equally good, and the first of equals is the best
-    rates = ("schedule=steps", "schedule.milestones=[1]", "schedule.factor=0")
-    run = train_run("run", "model=none", *rates, "trainer.max_epochs=3")
-    assert (run.result["best_epoch"], run.result["metrics_epoch"]) == (1, 1)
-    assert len({row["train/loss"] for row in run.metrics}) == 3
-    row = run.metrics[0]
+    # with no rate left after the first epoch all are equally good, and the last of equals is the best
+    rates = ("schedule=steps", "schedule.milestones=[1]", "schedule.factor=0", "trainer.check_val_every_n_epoch=2")
+    run = train_run("run", "model=none", *rates, "trainer.max_epochs=5")
+    assert (run.result["best_epoch"], run.result["metrics_epoch"]) == (4, 4)
+    assert len({row["train/loss"] for row in run.metrics}) == 5
+    row = run.metrics[3]
     for key in ("val/top1", "val/loss", "train/loss"):
         assert run.result["metrics"][key] == row[key]
 

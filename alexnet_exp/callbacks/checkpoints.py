@@ -21,7 +21,7 @@ from alexnet_exp.callbacks.agreement import Agreement
 from alexnet_exp.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.endings import NotFiniteError
-from alexnet_exp.module import AlexNetModule, metrics_of
+from alexnet_exp.module import AlexNetModule
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.faults import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder
@@ -70,8 +70,9 @@ class Checkpoints(AfterMetrics):
     boundaries it hears of a signal to stop, on whichever rank: it saves, and raises what the signal means.
 
     Where the disk is full it says so, keeps the last good checkpoint, and training goes on. Weights that are not
-    finite are never saved. `best` is by `val/top1`, the earlier of equals; without validation there is none. `epoch` is
-    the last epoch that ended, whether or not it could be saved.
+    finite are never saved. `best` is the epoch of the greatest `val/top1` among those whose end was validated, the
+    later of equals; without validation there is none. `epoch` is the last epoch that ended, whether or not it could be
+    saved.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Checkpoints(AfterMetrics):
         self._ended: int | None = None  # the epoch at whose end the checkpoint that is being saved is saved
         self._agreement = Agreement()
         self._in_mid_epoch = True
-        self._between_epochs = self._just_saved = False
+        self._between_epochs = self._just_saved = self._warned = False
 
     def file(self, name: str) -> Path:
         """Where the checkpoint `name` (last, previous, best) lies."""
@@ -201,9 +202,10 @@ class Checkpoints(AfterMetrics):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch = trainer.current_epoch + 1
-        value = metrics_of(trainer, pl_module, ("val",)).get(MONITOR)
+        value = self._validated(trainer)
         before = self.best, self.best_epoch
-        improved = value is not None and (self.best is None or value > self.best)
+        # of equals the later: few validation images tell epochs apart badly, and more training rarely harms
+        improved = value is not None and (self.best is None or value >= self.best)
         if improved:  # before saving: the checkpoint knows of itself that it is the best
             self.best, self.best_epoch = value, self.epoch
         signal_number, _ = self._agreement.now(trainer, int(stopping.wish() or 0), 0)
@@ -218,6 +220,20 @@ class Checkpoints(AfterMetrics):
                 self.best, self.best_epoch = before
         if signal_number:
             raise stopping.error(Signals(signal_number))
+
+    def _validated(self, trainer: pl.Trainer) -> float | None:
+        """`MONITOR` of the network as it is now, at the epoch's end; None where that was not validated."""
+        value = self.recorder.by_epoch[self.epoch].get(MONITOR)
+        at = self.recorder.validated_at
+        if value is None or at == trainer.global_step:
+            return value
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                f"epoch {self.epoch} was validated at step {at}, before its end at step {trainer.global_step}: its "
+                "checkpoint cannot become the best; write a trainer.val_check_interval that divides the epoch"
+            )
+        return None
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         if self.every.unit is Unit.steps:

@@ -13,6 +13,7 @@ from alexnet_exp.callbacks.batch_norm import PreciseBn
 from alexnet_exp.callbacks.ema import Ema
 from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.extend import UserClass
+from alexnet_exp.module import AlexNetModule
 
 
 def build_callbacks(settings: Mapping[str, Any]) -> list[pl.Callback]:
@@ -34,5 +35,18 @@ def _build(node: Any) -> pl.Callback:
         return TrainError(**arguments)
     assert isinstance(node, schema.EarlyStopping)
     # null is Lightning's own choice: after the epoch, or after each validation where these come at other times
-    after_epoch = None if node.monitor.startswith("val/") else True
-    return EarlyStopping(**arguments, check_on_train_epoch_end=after_epoch)
+    of_validation = node.monitor.startswith("val/") and node.monitor not in schema.PRECISE_METRICS
+    return MeasuredEarlyStopping(**arguments, check_on_train_epoch_end=None if of_validation else True)
+
+
+class MeasuredEarlyStopping(EarlyStopping):
+    """Lightning's EarlyStopping, which ignores an epoch that did not measure the metric.
+
+    Lightning would count the value of an earlier epoch again; a resumed run, which does not have that value, would
+    fail.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ours = isinstance(pl_module, AlexNetModule) and self.monitor in schema.METRICS
+        if not ours or self.monitor in pl_module.metrics:  # type: ignore[operator]
+            super().on_train_epoch_end(trainer, pl_module)

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from alexnet_exp.endings import NotFiniteError
-from alexnet_exp.module import metrics_of
+from alexnet_exp.module import metrics_of_epoch
 from alexnet_exp.replicas import replicas
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.schema import OnNan
@@ -50,7 +50,8 @@ class Recorder(AfterMetrics):
         self._waiting: list[tuple[int, Tensor, float]] = []
         self._of_this_step: list[Tensor] = []
         self._rate: float | None = None  # the learning rate of the last step; None until the first
-        self._stepped = self._validated = False
+        self._stepped = False
+        self.validated_at: int | None = None  # the step of this epoch's last validation; None before there is one
         self._images = self._all_images = 0
         self._seconds = 0.0
         self._epoch_start = self._validation_start = self._validation_seconds = self._training_seconds = 0.0
@@ -67,14 +68,14 @@ class Recorder(AfterMetrics):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._epoch_start = time.perf_counter()
         self._validation_seconds = self._training_seconds = 0.0
-        self._images, self._validated = 0, False
+        self._images, self.validated_at = 0, None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validation_seconds += time.perf_counter() - self._validation_start
-        self._validated = True
+        self.validated_at = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on must know. The losses have been read: the file has them up to here."""
@@ -82,7 +83,7 @@ class Recorder(AfterMetrics):
             "newest": dict(self.newest),
             "by_epoch": {epoch: dict(metrics) for epoch, metrics in self.by_epoch.items()},
             "rate": self._rate,
-            "validated": self._validated,
+            "validated_at": self.validated_at,
             "images": (self._images, self._all_images),
             "seconds": (self._seconds, time.perf_counter() - self._epoch_start),
             "seconds_of_epoch": (self._validation_seconds, self._training_seconds),
@@ -92,7 +93,8 @@ class Recorder(AfterMetrics):
         self.newest.clear()  # it is known elsewhere as the run's metrics
         self.newest.update(state_dict["newest"])
         self.by_epoch = state_dict["by_epoch"]
-        self._rate, self._validated = state_dict["rate"], state_dict["validated"]
+        # a checkpoint of an earlier version does not have the step, and of the epoch's end it needs none
+        self._rate, self.validated_at = state_dict["rate"], state_dict.get("validated_at")
         self._images, self._all_images = state_dict["images"]
         self._seconds, since = state_dict["seconds"]
         self._epoch_start = time.perf_counter() - since  # of an epoch that is not over; else it starts anew
@@ -149,9 +151,7 @@ class Recorder(AfterMetrics):
         training = self._training_seconds
         images = self._images * replicas(trainer)
         self._all_images, self._seconds = self._all_images + images, self._seconds + training
-        # where this epoch had no validation, Lightning still has the one before
-        splits = ("train", "val") if self._validated else ("train",)
-        metrics = metrics_of(trainer, pl_module, splits)
+        metrics = metrics_of_epoch(trainer, pl_module, validated=self.validated_at is not None)
         self.newest |= metrics
         self.by_epoch[trainer.current_epoch + 1] = metrics
         row: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from alexnet_exp.callbacks.recorder import AfterMetrics
 from alexnet_exp.model.spec import Norm
-from alexnet_exp.module import metrics_of
+from alexnet_exp.module import metrics_of_epoch
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Watch(AfterMetrics):
                 "data",
                 f"{share:.0%} of the time is spent waiting for data; try more data.workers, or a smaller data.size",
             )
-        loss = metrics_of(trainer, pl_module, ("train",)).get("train/loss")
+        loss = metrics_of_epoch(trainer, pl_module, validated=False).get("train/loss")
         enough = trainer.current_epoch >= 1 and trainer.global_step >= ENOUGH_STEPS
         if loss is not None and enough and abs(loss - self.chance) < STUCK * self.chance:
             self._say(

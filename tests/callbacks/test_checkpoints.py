@@ -47,7 +47,8 @@ def test_plain_containers_and_checksums_that_sha256sum_accepts(finished: Run) ->
 def test_last_previous_and_best_are_of_their_epochs(train_run: TrainRun) -> None:
     run = train_run("run", "trainer.max_epochs=3", "+callbacks={}", "test.run=false")
     top1 = [row["val/top1"] for row in run.metrics]
-    best = top1.index(max(value for value in top1 if value is not None)) + 1
+    greatest = max(value for value in top1 if value is not None)
+    best = max(epoch for epoch, value in enumerate(top1, 1) if value == greatest)
     assert run.result["best_epoch"] == best
     # a checkpoint of epoch n was saved with n - 1 epochs completed and the n-th in its last hook
     assert run.checkpoint("last")["global_step"] == 9

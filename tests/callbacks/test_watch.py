@@ -32,7 +32,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def epoch(
     watch: Watch, clock: Clock, number: int, loss: float, wait: float, work: float, validate: float = 0, steps: int = 30
 ) -> None:
-    trainer: Any = SimpleNamespace(current_epoch=number, callback_metrics={}, global_step=steps * (number + 1))
+    logged = SimpleNamespace(metrics={"callback": {}})
+    trainer: Any = SimpleNamespace(current_epoch=number, _logger_connector=logged, global_step=steps * (number + 1))
     lightning_module: Any = SimpleNamespace(metrics={"train/loss": loss})
     watch.on_train_epoch_start(trainer, lightning_module)
     for step in range(steps):
