@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.imagenet import class_names, find_imagenet
 from alexnet_exp.data.listing import Layout, find_layout, list_files, refuse_heic_name
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
@@ -95,7 +96,7 @@ def _image_size(path: Path) -> tuple[int, int]:
     refuse_heic_name(path)
     try:
         # half of what is refused Pillow only warns of
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), open_picture(path) as image:
             return image.size
     except Image.DecompressionBombError as error:
         many = str(error).partition(",")[0]  # "Image size (N pixels) exceeds limit of M pixels"

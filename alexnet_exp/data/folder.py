@@ -13,6 +13,7 @@ from alexnet_exp.data.imagenet import class_names, find_imagenet, flat_val, miss
 from alexnet_exp.data.listing import Files, Layout, find_layout, list_files
 from alexnet_exp.data.spec import Folder, ImageNet
 from alexnet_exp.data.split import Kept, Resident, Source, Split, Streamed, fingerprint
+from alexnet_exp.settings import one_line
 from alexnet_exp.user_cache import cache_folder
 
 
@@ -33,6 +34,9 @@ def open_folder(spec: Folder) -> Source:
     train, val, test = (_split(folder, layout, build) for folder in (layout.train, layout.val, layout.test))
     assert train is not None
     notes = _empty_note(layout)
+    ignored = layout.ignored()
+    if ignored:
+        notes.append(f"images that are not used: {one_line(', '.join(ignored))}")
     if test is None:
         advice = "; data.val=test takes val/ for it" if val else ""
         notes.append(f"no test folder, so no test images{advice}")

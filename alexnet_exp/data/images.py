@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_exp.cores import cores
+from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.listing import Stamp, heic, unreadable
 from alexnet_exp.kernels.images import centre_square
 from alexnet_exp.settings import UserError, one_line
@@ -33,6 +34,10 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 MOST_PIXELS = 178_956_970
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 BRING_BACK = "bring it back and resume the run, or start a new one"
+# A JPEG's frame header comes after a few tables and comments; a file with more markers was made to be slow.
+MOST_MARKERS = 10_000
+# So many broken files are named at once: it is known then that they are not a few.
+MOST_BROKEN = 20
 # Below this many images a progress bar is noise.
 PROGRESS_FROM = 2000
 # What a thread is given at once: small images decode faster than tasks change hands.
@@ -81,7 +86,11 @@ def _content(path: str | Path, stamp: Stamp | None) -> NDArray[np.uint8]:
 
 
 def read_images(files: Sequence[tuple[str, Stamp]], size: int, doing: str = "") -> Iterator[Tensor]:
-    """`read_image` of each file, in order, decoded by a thread a core; `doing` names a progress bar on stderr."""
+    """`read_image` of each file, in order, decoded by a thread a core; `doing` names a progress bar on stderr.
+
+    Raises one UserError, a line each, for all files that cannot be read, `MOST_BROKEN` at most. No image is given
+    behind the first of them.
+    """
     from rich.console import Console
     from rich.progress import track
 
@@ -92,20 +101,36 @@ def read_images(files: Sequence[tuple[str, Stamp]], size: int, doing: str = "") 
 def _in_chunks(files: Sequence[tuple[str, Stamp]], size: int) -> Iterator[Tensor]:
     """At most two chunks a thread are ahead of the reader, who may be slower than they are: a disk."""
     chunks = iter([files[start : start + CHUNK] for start in range(0, len(files), CHUNK)])
+    broken: list[UserError] = []
     with ThreadPoolExecutor(cores()) as threads:
         ahead = deque(threads.submit(_read_chunk, size, chunk) for chunk in islice(chunks, 2 * cores()))
         try:
-            while ahead:
+            while ahead and len(broken) < MOST_BROKEN:
                 images = ahead.popleft().result()
                 ahead.extend(threads.submit(_read_chunk, size, chunk) for chunk in islice(chunks, 1))
-                yield from images
+                for image in images:
+                    if isinstance(image, UserError):
+                        broken.append(image)
+                    elif not broken:
+                        yield image
         finally:
             for future in ahead:
                 future.cancel()
+    if broken:
+        lines = [str(error) for error in broken[:MOST_BROKEN]]
+        if len(broken) >= MOST_BROKEN:
+            lines.append(f"these are the first {MOST_BROKEN} files that cannot be read; there may be more")
+        raise UserError("\n".join(lines)) from broken[0]
 
 
-def _read_chunk(size: int, files: Sequence[tuple[str, Stamp]]) -> list[Tensor]:
-    return [read_image(path, size, stamp) for path, stamp in files]
+def _read_chunk(size: int, files: Sequence[tuple[str, Stamp]]) -> list[Tensor | UserError]:
+    found: list[Tensor | UserError] = []
+    for path, stamp in files:
+        try:
+            found.append(read_image(path, size, stamp))
+        except UserError as error:
+            found.append(error)
+    return found
 
 
 def _decode(data: NDArray[np.uint8]) -> Tensor:
@@ -118,7 +143,7 @@ def _decode(data: NDArray[np.uint8]) -> Tensor:
         # libjpeg leaves CMYK to its caller; Pillow knows Adobe's inverted kind
         if len(pixels) != 4:
             return pixels
-    with Image.open(io.BytesIO(data.tobytes())) as image:
+    with open_picture(io.BytesIO(data.tobytes())) as image:
         rgb = _rgb(ImageOps.exif_transpose(image))
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
@@ -126,12 +151,14 @@ def _decode(data: NDArray[np.uint8]) -> Tensor:
 def _jpeg_size(data: NDArray[np.uint8]) -> tuple[int, int]:
     """Height and width by the frame header; 0, 0 where there is none, of which the decoder tells."""
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    for _ in range(MOST_MARKERS):
+        if at + 9 > len(data) or data[at] != 0xFF:
+            return 0, 0
         marker = data[at + 1]
         if marker in JPEG_FRAMES:
             return int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
         at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return 0, 0
+    raise ValueError(f"no frame header among its first {MOST_MARKERS:,} markers")
 
 
 def _refuse_vast(height: int, width: int) -> None:
@@ -144,7 +171,11 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers, of which nothing says the range")
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        grey = (values.clip(0, 65535) >> 8).astype(np.uint8)
+        if isinstance(image.info.get("transparency"), int):
+            grey[values == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -22,15 +22,38 @@ IMAGE_SUFFIXES = {
 }
 
 
+# The names of a split's folder, in any case: torchvision's and Keras's, Roboflow's, Hugging Face's.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+
 @dataclass(frozen=True)
 class Layout:
-    """The folders of class folders under one root, and the classes: those of the training folder that hold an image."""
+    """The folders of class folders under one root, and the classes: those of the training folder that hold an image.
 
+    empty: class folders of the training folder without images.
+    """
+
+    root: Path
     train: Path
     val: Path | None
     test: Path | None
     classes: list[str]
     empty: list[str]
+
+    def ignored(self) -> list[str]:
+        """What holds images that are not used: folders beside train/, and images outside class folders."""
+        used = {folder for folder in (self.train, self.val, self.test) if folder}
+        beside = [] if self.train == self.root else [self.root / name for name in class_folders(self.root)]
+        found = [f"{folder.name}/" for folder in beside if folder not in used and _holds_images(folder)]
+        for folder in sorted({self.root, *used}):
+            count = len(loose_images(folder))
+            if count:
+                found.append(f"{count:,} image{'s' if count > 1 else ''} directly in {folder.name}/")
+        return found
 
 
 class Stamp(NamedTuple):
@@ -46,7 +69,10 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files under `folder`, as `CLASS/FILE` in sorted order, and the index of each one's class."""
+    """Image files under `folder`, as `CLASS/FILE` in sorted order, and the index of each one's class.
+
+    A file deeper in a class's folder is `CLASS/FOLDER/FILE`.
+    """
 
     folder: Path
     names: list[str]
@@ -81,10 +107,11 @@ def stamps(paths: list[str]) -> array[int]:
 
 
 def find_layout(root: str | None) -> Layout:
-    """How images lie under `root`: `train/CLASS/*` (`val/`, `test/` optional) or `CLASS/*`.
+    """How images are laid out under `root`: `train/CLASS/*` (`val/`, `test/` optional) or `CLASS/*`.
 
-    Raises UserError for a folder that is missing, holds no images in class folders, or only one class, and where `val`
-    or `test` has a class that `train` lacks.
+    A split's folder may have any name of `SPLIT_NAMES`. Images are found at any depth below their class folder, as
+    torchvision's ImageFolder finds them. Raises UserError for a folder that is missing, holds no images in class
+    folders, has one class only, or two folders for one split, and where `val` or `test` has a class that `train` lacks.
     """
     if root is None:
         raise UserError(
@@ -94,30 +121,44 @@ def find_layout(root: str | None) -> Layout:
     if not base.is_dir():
         raise UserError(f"data.root={root}: there is no such folder")
     # a folder `train` without folders in it is a class of that name
-    parted = bool(class_folders(base / "train"))
-    train = base / "train" if parted else base
+    parted = _split_folder(base, "train", root)
+    train = parted or base
     folders = class_folders(train)
-    classes = [name for name in folders if next(_images_in(train / name), None)]
+    classes = [name for name in folders if _holds_images(train / name)]
     for name in classes:
         _check_name(train / name)
     if not classes:
         raise UserError(f"data.root={root}: no images in class folders; lay them as train/CLASS/* or CLASS/*")
+    if not parted and all(_split_of(name) and class_folders(base / name) for name in classes):
+        found = one_line(", ".join(classes))
+        raise UserError(
+            f"data.root={root}: has {found}, but no training folder; name the folder of training images train"
+        )
     if len(classes) == 1:
+        deeper = class_folders(train / classes[0])
+        instead = f"; if {one_line(', '.join(deeper[:3]))} are classes, write data.root={train / classes[0]}"
         raise UserError(
             f"data.root={root}: only one class, {one_line(classes[0])}, in {train}; at least two are needed"
+            f"{instead if len(deeper) > 1 else ''}"
         )
-    val, test = (_part(base / part, classes, root) if parted else None for part in ("val", "test"))
-    return Layout(train, val, test, classes, [name for name in folders if name not in classes])
+    val, test = (_split_folder(base, split, root) if parted else None for split in ("val", "test"))
+    for folder in (val, test):
+        _check_classes(folder, classes, root)
+    empty = [name for name in folders if name not in classes]
+    return Layout(base, train, val, test, classes, empty)
 
 
 def list_files(folder: Path, classes: list[str]) -> Files:
-    """The image files of each class under `folder`; a class may have none. Raises UserError for a HEIC file."""
+    """The image files of each class under `folder`, at any depth; a class may have none.
+
+    Raises UserError for a HEIC file.
+    """
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
             continue
-        files = sorted(_images_in(folder / name))
+        files = sorted(_images_under(folder / name))
         for file in files:
             refuse_heic_name(folder / name / file)
         names += [f"{name}/{file}" for file in files]
@@ -130,12 +171,12 @@ def class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with _listed(folder) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith((".", "__MACOSX")) and e.is_dir())
+        return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
 
 
 def loose_images(folder: Path) -> list[str]:
     """Sorted names of the image files directly in `folder`; none where there is no such folder."""
-    return sorted(_images_in(folder)) if folder.is_dir() else []
+    return sorted(_images_under(folder, nested=False)) if folder.is_dir() else []
 
 
 def refuse_heic_name(path: Path) -> None:
@@ -156,14 +197,36 @@ def heic(path: str | Path) -> str:
     )
 
 
-def _part(folder: Path, classes: list[str], root: str) -> Path | None:
-    """`folder` if it holds class folders with images, all of them among `classes`."""
-    found = [name for name in class_folders(folder) if next(_images_in(folder / name), None)]
-    unknown = sorted(set(found) - set(classes))
+def _split_of(name: str) -> str | None:
+    """The split that a folder of this name holds: train, val or test."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def _split_folder(base: Path, split: str, root: str) -> Path | None:
+    """The folder of `split` in `base`, if it holds class folders; for val and test, class folders with images.
+
+    Raises UserError where two folders are named so.
+    """
+    named = [base / name for name in class_folders(base) if _split_of(name) == split]
+    found = [
+        folder
+        for folder in named
+        if any(split == "train" or _holds_images(folder / name) for name in class_folders(folder))
+    ]
+    if len(found) > 1:
+        names = " and ".join(f"{folder.name}/" for folder in found)
+        raise UserError(f"data.root={root}: {names} both hold {split} images; keep one of them")
+    return found[0] if found else None
+
+
+def _check_classes(folder: Path | None, classes: list[str], root: str) -> None:
+    """Raises UserError where `folder` holds images of a class that is not among `classes`."""
+    if folder is None:
+        return
+    unknown = sorted(name for name in class_folders(folder) if name not in classes and _holds_images(folder / name))
     if unknown:
         named = one_line(", ".join(unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise UserError(f"data.root={root}: {folder.name}/ has classes that train/ lacks: {named}; move or remove them")
-    return folder if found else None
 
 
 def _check_name(folder: Path) -> None:
@@ -174,17 +237,37 @@ def _check_name(folder: Path) -> None:
         raise UserError(f"{one_line(folder)}: the folder's name is not in UTF-8, and is a class's; rename it") from None
 
 
-def _images_in(folder: Path) -> Iterator[str]:
-    """Names of the image files directly in `folder`; hidden files (.DS_Store, ._x.jpg) and other types are left out.
+def _holds_images(folder: Path) -> bool:
+    return next(_images_under(folder), None) is not None
 
-    Raises UserError for what is named as an image, but is a folder, a pipe or a link that leads nowhere.
+
+def _images_under(folder: Path, nested: bool = True, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Names of the image files in `folder`, relative to it, and at any depth below it unless `nested` is false.
+
+    Hidden files (.DS_Store, ._x.jpg), other types, and links to a folder that holds them are left out: `above` has the
+    real paths of the folders on the way down. Raises UserError for what is named as an image, but is a folder, a pipe
+    or a link that leads nowhere.
     """
+    inside = []
     with _listed(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+            if _hidden(entry.name):
+                continue
+            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 (a million of them)
                 if not entry.is_file():
                     raise UserError(f"{one_line(entry.path)}: is named as an image, but is no file; remove it")
                 yield entry.name
+            elif nested and entry.is_dir():
+                inside.append(entry.name)
+    if inside:
+        above |= {os.path.realpath(folder)}
+    for name in inside:
+        if os.path.realpath(folder / name) not in above:
+            yield from (f"{name}/{file}" for file in _images_under(folder / name, above=above))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import io
 import os
 import resource
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -305,6 +306,64 @@ def test_heic_under_another_name(tmp_path: Path) -> None:
     path.write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic")
     with pytest.raises(UserError, match="HEIC images cannot be read; convert it to JPEG"):
         read_image(path, 32)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\n%%EOF\n"
+
+
+def test_no_program_is_run_for_a_file_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands an EPS to Ghostscript, a language of its own."""
+    ran = tmp_path / "ran"
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = tmp_path / "cat.png"
+    path.write_bytes(EPS)
+    with pytest.raises(UserError, match="no format that is known"):
+        read_image(path, 32)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["a.pcx", "a.tga", "a.ico", "a.icns", "a.sgi", "a.xbm", "a.pdf"])
+def test_formats_that_are_not_listed_are_not_parsed(tmp_path: Path, name: str) -> None:
+    mode = "1" if name == "a.xbm" else "RGB"
+    Image.new(mode, (32, 32)).save(tmp_path / name)
+    with pytest.raises(UserError, match="no format that is known"):
+        read_image(tmp_path / name, 32)
+
+
+def test_a_header_of_endless_markers_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"\xff\xd8" + b"\xff" * 50_000_000)
+    start = time.process_time()
+    with pytest.raises(UserError, match="no frame header among its first 10,000 markers"):
+        read_image(path, 32)
+    assert time.process_time() - start < 2
+
+
+def test_16_bit_grey_with_a_transparent_value_shows_white(tmp_path: Path) -> None:
+    pixels = np.full((16, 16), 30_000, np.uint16)
+    pixels[:8] = 5
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=5)
+    image = read_image(tmp_path / "a.png", 16)
+    assert image[0, 0, 0] == 255
+    assert image[0, 15, 0] == 30_000 >> 8
+
+
+@pytest.mark.parametrize("broken", [3, 150])
+def test_all_broken_files_are_named_at_once(tmp_path: Path, broken: int) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(200)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (8, 8)).save(path)
+        if i < broken:
+            path.write_bytes(b"broken")
+    with pytest.raises(UserError) as error:
+        list(read_images([(str(path), Stamp.of(path.stat())) for path in paths], 8))
+    lines = str(error.value).splitlines()
+    named = min(broken, 20)
+    assert [line.partition(":")[0] for line in lines[:named]] == [str(path) for path in paths[:named]]
+    assert lines[named:] == (["these are the first 20 files that cannot be read; there may be more"] * (broken > 20))
 
 
 def test_many_are_read_in_order_and_a_broken_one_ends_it(tmp_path: Path) -> None:

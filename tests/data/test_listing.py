@@ -43,6 +43,77 @@ def test_parts_are_found_and_other_folders_beside_them_ignored(tmp_path: Path, m
     assert list_files(tmp_path / "test", layout.classes).labels == [1]
 
 
+@pytest.mark.parametrize("val", ["valid", "validation", "dev", "Val"])
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Testing")])
+def test_the_splits_under_their_other_names(
+    tmp_path: Path, make_images: MakeImages, train: str, val: str, test: str
+) -> None:
+    for split, classes in ((train, {"cat": 2, "dog": 1}), (val, {"cat": 1}), (test, {"dog": 1})):
+        make_images(tmp_path / split, classes)
+    layout = find_layout(str(tmp_path))
+    assert (layout.train, layout.val, layout.test) == (tmp_path / train, tmp_path / val, tmp_path / test)
+    assert layout.ignored() == []
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path: Path, make_images: MakeImages) -> None:
+    for split in ("train", "val", "valid"):
+        make_images(tmp_path / split, {"cat": 1, "dog": 1})
+    with pytest.raises(UserError) as error:
+        find_layout(str(tmp_path))
+    assert str(error.value) == f"data.root={tmp_path}: val/ and valid/ both hold val images; keep one of them"
+
+
+def test_splits_without_a_training_folder_are_no_classes(tmp_path: Path, make_images: MakeImages) -> None:
+    for split in ("valid", "test"):
+        make_images(tmp_path / split, {"cat": 1, "dog": 1})
+    with pytest.raises(UserError, match="has test, valid, but no training folder; name the folder of training images"):
+        find_layout(str(tmp_path))
+
+
+def test_images_that_are_not_used_are_named(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path / "train", {"cat": 1, "dog": 1})
+    make_images(tmp_path / "extra", {"cat": 1})
+    make_images(tmp_path, {"test": 3})  # images of no class, as in a competition
+    (tmp_path / "labels").mkdir()
+    shutil.copy(tmp_path / "test" / "000.png", tmp_path / "train" / "loose.png")
+    shutil.copy(tmp_path / "test" / "000.png", tmp_path / "title.png")
+    root = f"1 image directly in {tmp_path.name}/"
+    assert find_layout(str(tmp_path)).ignored() == ["extra/", "test/", root, "1 image directly in train/"]
+
+
+def test_images_in_folders_of_a_class_are_the_class_s(tmp_path: Path, make_images: MakeImages) -> None:
+    """What torchvision's ImageFolder finds, in its order, hidden files left out."""
+    from torchvision.datasets import ImageFolder
+
+    make_images(tmp_path / "cat", {"indoors": 2, "outdoors/2024": 1, ".cache": 1})
+    make_images(tmp_path, {"dog": 1})
+    layout = find_layout(str(tmp_path))
+    files = list_files(layout.train, layout.classes)
+    assert files.names == ["cat/indoors/000.png", "cat/indoors/001.png", "cat/outdoors/2024/000.png", "dog/000.png"]
+    peer = ImageFolder(tmp_path)
+    assert [(path, label) for path, label in peer.samples if ".cache" not in path] == list(
+        zip(files.paths(), files.labels, strict=True)
+    )
+
+
+def test_links_between_folders_end(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path, {"cat": 1, "dog": 1})
+    (tmp_path / "cat" / "self").symlink_to(tmp_path / "cat")
+    (tmp_path / "cat" / "other").symlink_to(tmp_path / "dog")
+    (tmp_path / "dog" / "back").symlink_to(tmp_path / "cat")
+    assert list_files(tmp_path, ["cat"]).names == ["cat/000.png", "cat/other/000.png"]
+
+
+def test_a_root_that_is_one_folder_too_high(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path / "photos", {"cat": 1, "dog": 1})
+    with pytest.raises(UserError) as error:
+        find_layout(str(tmp_path))
+    assert str(error.value) == (
+        f"data.root={tmp_path}: only one class, photos, in {tmp_path}; at least two are needed; "
+        f"if cat, dog are classes, write data.root={tmp_path}/photos"
+    )
+
+
 def test_a_class_may_be_called_train(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"plane": 1, "train": 1})
     layout = find_layout(str(tmp_path))

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from alexnet_exp.compare.comparison import Arm
+from alexnet_exp.data.formats import open_picture
 from alexnet_exp.runs.run import Run
 
 BUDGET = 2_500_000  # bytes of all pictures together, as text in the page
@@ -81,7 +82,7 @@ def _embedded(run: Run, file: Path) -> Picture | None:
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
+        with open_picture(file) as opened:
             if opened.width * opened.height > LARGEST:
                 return None
             image = opened.convert("RGB")
