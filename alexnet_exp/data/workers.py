@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import queues
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from alexnet_exp.children import loader_worker
 from alexnet_exp.data.images import read_image
@@ -27,12 +34,24 @@ RESTARTS = 3
 # Seconds in which a worker's end shows, after what it was sending has failed.
 LAST_WORDS = 1.0
 LOST_SERVER = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
+NOT_SENT = 74  # EX_IOERR, the exit code of a worker that could not send a batch
 REASONS = {
     "SIGKILL": "it may have been out of memory",
     "SIGBUS": "the shared memory, /dev/shm, may be full",
 }
 
 Request = Sequence[tuple[str, Stamp]]  # the files of one batch
+
+
+@dataclass(frozen=True)
+class PipedBatch:
+    """A batch that is sent through a pipe, because there is no shared memory for it (`reason`)."""
+
+    images: NDArray[np.uint8]
+    reason: str
+
+
+Answer = Tensor | PipedBatch | UserError
 
 
 class Decoder:
@@ -45,7 +64,7 @@ class Decoder:
     def __init__(self, split: Streamed, workers: int, pin_memory: bool = False):
         self.workers = workers
         self._requests = _Requests(split)
-        self._loader: DataLoader[Tensor | UserError] = DataLoader(
+        self._loader: DataLoader[Answer] = DataLoader(
             _Files(split.size),
             batch_size=None,
             sampler=self._requests,
@@ -53,7 +72,7 @@ class Decoder:
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             multiprocessing_context=_context() if workers else None,
-            worker_init_fn=loader_worker if workers else None,
+            worker_init_fn=_begin if workers else None,
             # the loader draws a seed for its workers, which use none: not from the run's random numbers
             generator=torch.Generator(),
         )
@@ -67,6 +86,9 @@ class Decoder:
                 for images in self._iterator():
                     if isinstance(images, UserError):
                         raise images
+                    if isinstance(images, PipedBatch):
+                        _warn_of_shared_memory(images.reason)
+                        images = torch.from_numpy(images.images)
                     yield images
                     delivered += 1
                 return
@@ -84,7 +106,7 @@ class Decoder:
                 restarts += 1
                 log.warning(f"{reason}; restarted, nothing is lost")
 
-    def _iterator(self) -> Iterator[Tensor | UserError]:
+    def _iterator(self) -> Iterator[Answer]:
         iterator = iter(self._loader)
         if self.workers:
             event = getattr(iterator, "_workers_done_event", None)
@@ -148,18 +170,53 @@ class _Requests(Sampler[Request]):
         return len(self.left)
 
 
-class _Files(Dataset[Tensor | UserError]):
+class _Files(Dataset[Answer]):
     """Decodes the files of a batch."""
 
     def __init__(self, size: int):
         self.size = size
 
-    def __getitem__(self, request: Request) -> Tensor | UserError:
+    def __getitem__(self, request: Request) -> Answer:
         try:
-            return torch.stack([read_image(path, self.size, stamp) for path, stamp in request])
+            images = torch.stack([read_image(path, self.size, stamp) for path, stamp in request])
         except UserError as error:
             # raised here, it would reach the user wrapped in the worker's traceback
             return error
+        return images if get_worker_info() is None else _to_send(images)
+
+
+def _to_send(images: Tensor) -> Tensor | PipedBatch:
+    """A worker's batch in shared memory, or where there is none to be had, for a pipe.
+
+    torch would ask for the memory in the thread that sends, where a failure (Docker gives /dev/shm 64 MB) loses the
+    batch: the worker lives on, and the training process waits for it for ever.
+    """
+    try:
+        return images.share_memory_()
+    except (RuntimeError, OSError) as error:
+        return PipedBatch(images.numpy(), str(error).splitlines()[0].rpartition(": ")[2])
+
+
+@cache
+def _warn_of_shared_memory(reason: str) -> None:
+    """Warns once: the loaders of all splits have the same /dev/shm."""
+    log.warning(
+        f"no shared memory for the batches of the loader workers ({reason}): they are sent through pipes, which is "
+        "slower; give the container more (docker run --shm-size=8g), or write a smaller data.workers or data.batch_size"
+    )
+
+
+def _begin(number: int) -> None:
+    """What a worker does first (`worker_init_fn`)."""
+    loader_worker(number)
+    # multiprocessing would print a traceback and drop the batch, for which the training process would wait for ever
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_unsent)  # type: ignore[attr-defined]
+
+
+def _end_unsent(error: Exception, batch: object) -> None:
+    with suppress(OSError):
+        os.write(2, f"a loader worker cannot send a batch: {type(error).__name__}: {error}\n".encode())
+    os._exit(NOT_SENT)
 
 
 def _context() -> BaseContext:
@@ -177,9 +234,11 @@ def _processes(iterator: object) -> list[BaseProcess]:
 
 def _told(codes: list[int]) -> str:
     """In words, how workers with these exit codes ended: by a signal, if one did."""
-    code = min(codes)
+    code = NOT_SENT if NOT_SENT in codes else min(codes)
     if code == LOST_SERVER:
         return "the fork server of the loader workers was killed"
+    if code == NOT_SENT:
+        return "a loader worker could not send a batch"
     if code >= 0:
         return f"a loader worker ended with exit code {code}"
     name = signal.Signals(-code).name

@@ -220,6 +220,92 @@ def test_what_a_terminal_or_scheduler_sends_to_all_is_not_for_them(
     assert warnings_of(caplog) == []
 
 
+class FullError(RuntimeError):
+    """As torch says it of a full /dev/shm."""
+
+    def __init__(self) -> None:
+        super().__init__("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)")
+
+
+def test_a_batch_for_which_there_is_no_shared_memory_is_sent_through_the_pipe(
+    streamed: Streamed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(images: torch.Tensor) -> torch.Tensor:
+        raise FullError
+
+    module._warn_of_shared_memory.cache_clear()
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(module, "get_worker_info", object)
+    files = [streamed.files(torch.arange(3)), streamed.files(torch.arange(3, 5))]
+    answers = [module._Files(8)[request] for request in files]
+    assert all(isinstance(answer, module.PipedBatch) for answer in answers)
+    decoder = module.Decoder(streamed, 0)
+    monkeypatch.setattr(decoder, "_iterator", lambda: iter(answers))
+    got = torch.cat(list(decoder.decode([torch.arange(3), torch.arange(3, 5)])))
+    assert torch.equal(got, streamed.images(torch.arange(5)))
+    assert warnings_of(caplog) == [
+        "no shared memory for the batches of the loader workers (No space left on device (28)): they are sent through "
+        "pipes, which is slower; give the container more (docker run --shm-size=8g), or write a smaller data.workers "
+        "or data.batch_size"
+    ]
+
+
+UNSENT = """
+import logging, sys, time, torch
+from pathlib import Path
+from alexnet_exp.data import workers
+from alexnet_exp.data.order import Plan, StreamedLoader
+from alexnet_exp.data.split import Streamed
+from alexnet_exp.settings import UserError
+
+def lose(images):
+    return lambda: images  # cannot be pickled, which the thread that sends finds
+
+if len(sys.argv) > 2:
+    workers._to_send = lose  # in the workers too, which import this file
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    paths = sorted(map(str, Path(sys.argv[1]).rglob("*.png")))
+    size = 8 if len(sys.argv) > 2 else 300
+    split = Streamed(paths, torch.zeros(len(paths), dtype=torch.long), size)
+    loader = StreamedLoader(split, Plan(len(paths), 10), lambda: torch.arange(len(paths)), workers=2)
+    try:
+        expected = split.images(torch.arange(len(paths)))
+        print(torch.equal(torch.cat([images for images, _ in loader]), expected), flush=True)
+    except UserError as error:
+        print(error, flush=True)
+"""
+
+
+def run_alone(tmp_path: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    (tmp_path / "unsent.py").write_text(UNSENT)
+    words = [sys.executable, str(tmp_path / "unsent.py"), str(tmp_path / "images"), *arguments]
+    command = ["unshare", "-rm", "sh", "-c", f'{before} && exec "$@"', "sh", *words] if before else words
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_send_ends(streamed: Streamed, tmp_path: Path) -> None:
+    done = run_alone(tmp_path, "lose")
+    assert done.stdout == (
+        "data.workers=2: a loader worker could not send a batch, 4 times in this epoch; "
+        "write fewer, or a smaller data.batch_size\n"
+    )
+    assert "a loader worker cannot send a batch: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_full_shared_memory_loses_nothing(streamed: Streamed, tmp_path: Path) -> None:
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    done = run_alone(tmp_path, before=mount)
+    assert done.stdout == "True\n", done.stderr
+    assert done.stderr.count("no shared memory for the batches of the loader workers (No space left on device") == 1
+    assert "Traceback" not in done.stderr
+
+
 ALONE = """
 import sys, time, multiprocessing, torch
 from pathlib import Path
