@@ -47,6 +47,7 @@ def run(arguments: list[str]) -> int:
     check_names([given.sort.removeprefix("-")] if given.sort else [], runs, "--sort")
     check_names(_names(given.group_by), runs, "--group-by")
     check_names(_names(given.best_of), runs, "--best-of")
+    check_names(_names(given.average_over), runs, "--average-over")
     own_seed = given.seed_column and any(given.seed_column in run.config for run in runs)
     options = Options(
         metric=metric,
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> int:
         paired=given.paired,
         margin=_margin(given.margin),
         best_of=_names(given.best_of),
+        average_over=_names(given.average_over),
         top=given.top,
         columns=columns,
         seed_key=given.seed_column if own_seed else "seed",
@@ -84,6 +86,7 @@ def _parser() -> Parser:
     add("--paired", action="store_true", help="seed by seed, where the same seeds were run in both arms")
     add("--margin", metavar="M", help="the smallest difference that matters, e.g. 0.005 or 0.5%%")
     add("--best-of", action="append", default=[], metavar="KEY", help="each arm at its own best KEY, chosen on val")
+    add("--average-over", action="append", default=[], metavar="KEY", help="makes no arms; each seed's mean counts")
     add("--top", type=_count, metavar="N", help="only the N best")
     add("--columns", action="append", default=[], metavar="KEY,KEY", help="of the table of runs")
     add("--sort", metavar="KEY", help="by this column instead, -KEY from the greatest down")
@@ -187,7 +190,7 @@ def _claims(given: Namespace) -> int:
     from alexnet_exp.compare.text import markdown_table
     from alexnet_exp.runs.many import read
 
-    others = ("metric", "group_by", "baseline", "margin", "top", "columns", "sort", "html")
+    others = ("metric", "group_by", "average_over", "baseline", "margin", "top", "columns", "sort", "html")
     for name in others:
         if getattr(given, name):
             option = f"--{name.replace('_', '-')}"

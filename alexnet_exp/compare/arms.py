@@ -1,8 +1,7 @@
-"""Folding runs into arms: runs that differ in nothing but the seed, and what tells one arm from another.
+"""Groups runs into arms: runs that differ in nothing but the seed; and names what differs between the arms.
 
-What tells them apart is named as it was typed where the runs say so: `model=lrn` against `model=bn` changes a dozen
-settings and is one difference. What else differs without being explained by that is named too, one setting for several
-that always change together.
+A setting is named as it was typed where the runs record that. The option of a group stands for its own settings:
+`model=lrn` against `model=bn` changes a dozen settings and is one difference. Every other one that differs is named.
 """
 
 from __future__ import annotations
@@ -15,12 +14,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alexnet_exp.compare.comparison import Arm
-from alexnet_exp.compare.select import MISSING, NOT_SETTINGS, Condition, decides, frozen, setting, value, varying
+from alexnet_exp.compare.select import (
+    FACTS,
+    GLOBAL_GROUPS,
+    KEPT,
+    MISSING,
+    NOT_SETTINGS,
+    Condition,
+    decides,
+    differing,
+    differing_choices,
+    frozen,
+    setting,
+    value,
+)
 from alexnet_exp.compare.statistics import Sample
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.metric import is_accuracy
+from alexnet_exp.runs.run import DONE, RUNNING, Run
 from alexnet_exp.settings import UserError, one_of, shown
 
-EXPERIMENT = "experiment"
+(EXPERIMENT,) = GLOBAL_GROUPS
+# So many settings of one node that always change together are named one by one; of more, the first stands for all.
+TOGETHER = 3
+VALUES = 4  # of a setting, in a message
 # Where a run computes and lies, not what it computes: the same experiment. What differs in it is told under "look out".
 PLACEMENT = (
     *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes"),
@@ -33,42 +49,84 @@ _SEEDS = re.compile(r"(.*_)?(seed|random_state)(_.*)?")
 
 
 @dataclass(frozen=True)
+class Factors:
+    """What tells arms apart.
+
+    keys: groups and dotted keys, in the order typed; runs that agree in them agree in every setting that makes an arm.
+    together: settings that differ but are not in `keys`, under the key with which they always change. partial: settings
+    that only some runs recorded, with the same value in all of those; they make no arm.
+    """
+
+    keys: list[str]
+    together: dict[str, list[str]] = field(default_factory=dict)
+    partial: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Folded:
     """All arms of some runs, and how they were made.
 
-    factors: what tells arms apart, in the order typed. stray: settings that differ inside arms (after --group-by, or
-    known to some runs only). data: the images of each arm's runs, by the arm's place; None where nobody recorded them.
+    data: the images of each arm's runs, by the arm's place; None where nobody recorded them. outside: runs that do not
+    count and differ from every run that counts in more than `factors`: they are in no arm.
     """
 
     arms: list[Arm]
     factors: list[str]
-    stray: dict[str, list[Any]] = field(default_factory=dict)
+    together: dict[str, list[str]] = field(default_factory=dict)
+    partial: list[str] = field(default_factory=list)
     data: list[Hashable] = field(default_factory=list)
+    outside: list[Run] = field(default_factory=list)
+    averaged: Sequence[str] = ()
 
 
-def fold(runs: Sequence[Run], metric: str, *, group_by: Sequence[str] = (), seed_key: str = "seed") -> Folded:
+def fold(
+    runs: Sequence[Run],
+    metric: str,
+    *,
+    group_by: Sequence[str] = (),
+    best_of: Sequence[str] = (),
+    average_over: Sequence[str] = (),
+    named: Sequence[str] = (),
+    seed_key: str = "seed",
+) -> Folded:
     """The arms of `runs`, each with its values of `metric`, in the order in which they first appear.
 
-    Runs on different images (the data's fingerprint, the number of test images) are never in one arm: where nothing
-    else tells them apart, the fingerprint does.
+    Factors are found among the runs that count or still run; a failed one adds none, except for a key in `named`.
+    group_by: the factors instead of those found, with those of `best_of`. average_over: settings that make no arm: the
+    mean over the runs of one seed counts. Runs on different images (the data's fingerprint, the number of test images)
+    are never in one arm: where nothing else tells them apart, the fingerprint does.
+
+    Raises UserError where runs of one arm would differ in a setting.
     """
-    factors = list(group_by) or find_factors(runs, seed_key)
+    counted = [counts(run, metric) for run in runs]
+    known = [run for run, one in zip(runs, counted, strict=True) if one or run.status == RUNNING]
+    if not any(counted):
+        known = list(runs)
+    found = find_factors(known, seed_key, [*best_of, *average_over])
+    factors = list(dict.fromkeys([*group_by, *best_of])) if group_by else list(found.keys)
+    factors += [
+        key
+        for key in named
+        if key not in factors and len(set(column(known, key))) == 1 and len(set(column(runs, key))) > 1
+    ]
+    factors = [factor for factor in factors if factor not in average_over]
+    outside = _outside(runs, known, factors, seed_key)
     columns = {factor: column(runs, factor) for factor in factors}
     data = [images_of(run) for run in runs]
-    counted = [counts(run, metric) for run in runs]
     groups: dict[tuple[Hashable, ...], list[int]] = defaultdict(list)
     for place in range(len(runs)):
-        groups[tuple(columns[factor][place] for factor in factors)].append(place)
+        if place not in outside:
+            groups[tuple(columns[factor][place] for factor in factors)].append(place)
     pools: list[tuple[list[int], Hashable, bool]] = []
     for places in groups.values():
-        known = dict.fromkeys(data[place] for place in places if counted[place])
-        if len(known) <= 1:
-            pools.append((places, next(iter(known), None), False))
+        known_data = dict.fromkeys(data[place] for place in places if counted[place])
+        if len(known_data) <= 1:
+            pools.append((places, next(iter(known_data), None), False))
             continue
         # a run that ended before it knew its images goes to the first
-        first = next(iter(known))
-        for one in known:
-            mine = [p for p in places if data[p] == one or (one == first and data[p] not in known)]
+        first = next(iter(known_data))
+        for one in known_data:
+            mine = [p for p in places if data[p] == one or (one == first and data[p] not in known_data)]
             pools.append((mine, one, True))
     split = any(apart for *_, apart in pools)
     arms = []
@@ -76,51 +134,182 @@ def fold(runs: Sequence[Run], metric: str, *, group_by: Sequence[str] = (), seed
         settings = {factor: setting(runs[places[0]], factor) for factor in factors}
         if split:
             settings["fingerprint"] = _data_text(images)
-        arms.append(_arm([runs[place] for place in places], settings, metric, seed_key))
-    kept = [*factors, "fingerprint"] if split else factors
-    stray = _stray(runs, [places for places, *_ in pools], bool(group_by), seed_key)
-    return Folded(arms, kept, stray, [images for _, images, _ in pools])
+        members = [runs[place] for place in places]
+        if group_by:
+            _check_mixture(members, found.keys, [*factors, *average_over], metric, group_by)
+        arms.append(_arm(members, settings, metric, seed_key, average_over))
+    together = {key: list(others) for key, others in found.together.items()}
+    for key in found.keys if group_by else ():
+        if key not in factors and key not in average_over:
+            together.setdefault(_decider(known, factors, key), []).append(key)
+    return Folded(
+        arms=arms,
+        factors=[*factors, "fingerprint"] if split else factors,
+        together=together,
+        partial=found.partial,
+        data=[images for _, images, _ in pools],
+        outside=[runs[place] for place in sorted(outside)],
+        averaged=average_over,
+    )
 
 
-def find_factors(runs: Sequence[Run], seed_key: str = "seed") -> list[str]:
-    """What tells arms apart: groups and dotted keys.
+def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[str] = ()) -> Factors:
+    """What tells the arms of `runs` apart: no setting is left out because others happen to determine it.
 
-    First what was typed and varies; then, of what still differs, the settings that these do not decide. A setting that
-    some runs do not have, and that is the same in the others, came with another version of the code: it makes no arm.
+    First what was typed and varies, then the groups whose option varies, then every other setting that differs. Left
+    out are the settings of a group or node that it determines (`model` those of `model.*`), and what `Factors.together`
+    and `Factors.partial` name. `experiment` is a bundle of settings over all nodes: it is named where nothing else was
+    typed, or where it alone changes more than `TOGETHER` settings; elsewhere they are named. wanted: keys that are
+    factors wherever they vary.
     """
-    candidates = [key for key in varying(runs) if not _is_no_arm(key, seed_key) and _is_felt(runs, key, seed_key)]
     typed = [key for key in _typed(runs) if not _is_no_arm(key, seed_key)]
-    typed = [
-        key for key in typed if len(set(column(runs, key))) > 1 and (key in candidates or _is_felt(runs, key, seed_key))
+    typed = [key for key in typed if len(set(column(runs, key))) > 1 and _is_felt(runs, key, seed_key)]
+    groups = [
+        group
+        for group in differing_choices(runs)
+        if not _is_no_arm(group, seed_key) and _is_felt(runs, group, seed_key)
     ]
-    if len(typed) > 1 and EXPERIMENT in typed:
-        # a bundle of settings: where others were typed beside it, these and what still differs tell the arms apart
-        typed.remove(EXPERIMENT)
-        candidates = [key for key in candidates if key != EXPERIMENT]
-    chosen: list[str] = []
-    joint: list[Hashable] = [()] * len(runs)
+    seeds = column(runs, seed_key)
+    settings = {key: column(runs, key) for key in differing(runs) if not _is_no_arm(key, seed_key)}
+    settings = {key: had for key, had in settings.items() if had != seeds}
+    if EXPERIMENT not in [*typed, *groups]:
+        found = _factors(runs, typed, groups, settings)
+    else:
+        others = [key for key in typed if key != EXPERIMENT]
+        whole = _factors(runs, [EXPERIMENT, *others], groups, settings)
+        found = (
+            _factors(runs, others, [group for group in groups if group != EXPERIMENT], settings) if others else whole
+        )
+        if len([key for key in _all(found) if key not in others and key not in _all(whole)]) > TOGETHER:
+            found = whole
+    keys = [*found.keys, *(key for key in wanted if key not in found.keys and len(set(column(runs, key))) > 1)]
+    keys += _repeating_seeds(runs, keys, seed_key)
+    return Factors(keys, found.together, found.partial)
+
+
+def _all(factors: Factors) -> list[str]:
+    return [*factors.keys, *(key for others in factors.together.values() for key in others)]
+
+
+def _factors(
+    runs: Sequence[Run], typed: Sequence[str], groups: Sequence[str], settings: Mapping[str, list[Hashable]]
+) -> Factors:
+    chosen: dict[str, list[Hashable]] = {}
+
+    def is_explained(key: str, had: Sequence[Hashable], *, by_experiment: bool = True) -> bool:
+        above = [
+            one
+            for name, one in chosen.items()
+            if name != key and (key.startswith(f"{name.replace('/', '.')}.") or (name == EXPERIMENT and by_experiment))
+        ]
+        return bool(above) and decides(list(zip(*above, strict=True)), had)
+
     for key in typed:
         had = column(runs, key)
         # `model=lrn model.norm=lrn`: the group says it already
-        group = next((other for other in chosen if key.startswith(f"{other}.")), None)
-        if group is not None and decides(column(runs, group), had):
+        if not is_explained(key, had, by_experiment=False):
+            chosen[key] = had
+    for group in groups:
+        had = column(runs, group)
+        own = [key for key in settings if key.startswith(f"{group.replace('/', '.')}.") and decides(had, settings[key])]
+        if group not in chosen and not is_explained(group, had) and not all(is_explained(k, settings[k]) for k in own):
+            chosen[group] = had
+    for key in typed:  # a group that was typed after its own setting
+        if key in chosen and is_explained(key, chosen[key], by_experiment=False):
+            del chosen[key]
+    together: dict[str, list[str]] = defaultdict(list)
+    partial = []
+    recorded = any(run.facts.get("overrides") for run in runs)
+    bundles: dict[Hashable, list[str]] = defaultdict(list)
+    for key in sorted(settings, key=lambda key: key.count(".")):
+        had = settings[key]
+        if key in chosen or is_explained(key, had):
             continue
-        chosen.append(key)
-        joint = list(zip(joint, had, strict=True))
-    groups = {key for run in runs[:1] for key in run.choices}
-    rest = [key for key in candidates if key not in chosen]
-    for key in sorted(rest, key=lambda key: (key not in groups, key.count("."), len(key))):
-        had = column(runs, key)
-        if decides(joint, had) or (key not in groups and len({one for one in had if one is not MISSING}) < 2):
-            continue
-        chosen.append(key)
-        joint = list(zip(joint, had, strict=True))
-    # a group that was typed after its own setting
-    return [
-        key
-        for key in chosen
-        if not any(key.startswith(f"{g}.") and decides(column(runs, g), column(runs, key)) for g in chosen)
-    ]
+        if len({one for one in had if one is not MISSING}) < 2:
+            partial.append(key)
+        elif recorded and (same := next((name for name, one in chosen.items() if one == had), None)):
+            together[same].append(key)  # a setting that refers to another: `${data.random_crop}`
+        else:
+            bundles[key.partition(".")[0], _pattern(had)].append(key)
+    for bundle in bundles.values():
+        for key in bundle:
+            if is_explained(key, settings[key]):
+                continue
+            if len(bundle) > TOGETHER and key != bundle[0]:
+                together[bundle[0]].append(key)
+            else:
+                chosen[key] = settings[key]
+    return Factors(list(chosen), dict(together), partial)
+
+
+def _pattern(had: Sequence[Hashable]) -> tuple[int, ...]:
+    """Which runs have equal values, whatever these are: the same for two settings that always change together."""
+    numbers: dict[Hashable, int] = {}
+    return tuple(numbers.setdefault(one, len(numbers)) for one in had)
+
+
+def _repeating_seeds(runs: Sequence[Run], factors: Sequence[str], seed_key: str) -> list[str]:
+    """Other seeds (`data.split_seed`) that differ between runs of one arm with one seed: they are settings here."""
+    others = [key for key in differing(runs) if key != seed_key and _SEEDS.fullmatch(key.rpartition(".")[2])]
+    if not others:
+        return []
+    had = {key: column(runs, key) for key in others}
+    columns = [column(runs, factor) for factor in [*factors, seed_key]]
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for place, run in enumerate(runs):
+        if seed_of(run, seed_key) is not None:
+            places[tuple(one[place] for one in columns)].append(place)
+    repeated = [members for members in places.values() if len(members) > 1]
+    return [key for key in others if any(len({had[key][place] for place in members}) > 1 for members in repeated)]
+
+
+def _outside(runs: Sequence[Run], known: Sequence[Run], factors: Sequence[str], seed_key: str) -> set[int]:
+    """The places of runs that do not count and differ from all that do in more than `factors`."""
+    if len(known) == len(runs):
+        return set()
+    others = [key for key in find_factors(runs, seed_key).keys if key not in factors]
+    rows = list(zip(*(column(runs, key) for key in others), strict=True)) if others else [()] * len(runs)
+    inside = {id(run) for run in known}
+    there = {row for row, run in zip(rows, runs, strict=True) if id(run) in inside}
+    return {place for place, row in enumerate(rows) if row not in there}
+
+
+def _check_mixture(
+    runs: Sequence[Run], found: Sequence[str], allowed: Sequence[str], metric: str, group_by: Sequence[str]
+) -> None:
+    """Raises UserError where counted runs of one arm differ in a setting that nobody named."""
+    counted = [run for run in runs if counts(run, metric)]
+    mixed = {key: list(dict.fromkeys(column(counted, key))) for key in found if key not in allowed}
+    mixed = {key: had for key, had in mixed.items() if len(had) > 1}
+    if not mixed:
+        return
+    told = ", ".join(f"{key} ({_values(had)})" for key, had in mixed.items())
+    keys = ",".join(mixed)
+    first = next(iter(mixed))
+    raise UserError(
+        f"--group-by {','.join(group_by)}: runs of one arm differ in {told}; add --best-of {keys} to give each arm its "
+        f"own best value, --where {first}=VALUE to keep one value, or --average-over {keys} to count the mean per seed"
+    )
+
+
+def own_arm_each(folded: Folded) -> list[str]:
+    """The factors that differ in every run that counts, where that leaves one run in each of several arms."""
+    runs = [run for arm in folded.arms for run in arm.runs]
+    if len(runs) < 3 or any(arm.n > 1 for arm in folded.arms):
+        return []
+    return [factor for factor in folded.factors if len(set(column(runs, factor))) == len(runs)]
+
+
+def _values(had: Sequence[Any]) -> str:
+    some = ", ".join("nothing" if one is MISSING else shown(one) for one in had[:VALUES])
+    return f"{some} and {len(had) - VALUES} more" if len(had) > VALUES else some
+
+
+def _decider(runs: Sequence[Run], factors: Sequence[str], key: str) -> str:
+    """The factor that determines `key`, or all of them."""
+    had = column(runs, key)
+    one = next((factor for factor in factors if decides(column(runs, factor), had)), None)
+    return one or " and ".join(factors)
 
 
 def counts(run: Run, metric: str) -> bool:
@@ -130,8 +319,12 @@ def counts(run: Run, metric: str) -> bool:
 
 
 def column(runs: Sequence[Run], key: str) -> list[Hashable]:
-    """What each run has under `key`, as something that can be compared and hashed."""
-    return [frozen(value(run, key)) for run in runs]
+    """What each run has under `key`, as something that can be compared and hashed; KEPT for a node others dropped."""
+    had = [frozen(value(run, key)) for run in runs]
+    if MISSING in had and None in had:
+        kept = [setting(run, key) == KEPT for run in runs]
+        return [KEPT if here and one is MISSING else one for here, one in zip(kept, had, strict=True)]
+    return had
 
 
 def images_of(run: Run) -> Hashable:
@@ -174,34 +367,63 @@ def check_group(keys: Iterable[str], factors: Sequence[str], option: str) -> Non
             raise UserError(f"{option}: {key} does not vary between the arms; {varied}")
 
 
-def _arm(runs: Sequence[Run], settings: dict[str, Any], metric: str, seed_key: str) -> Arm:
-    """Of each seed the run that ended first counts; runs that do not say their seed all count."""
-    done = sorted(
-        (run for run in runs if counts(run, metric)), key=lambda run: (str(run.facts.get("end", "")), run.name)
-    )
-    first: dict[Hashable, Run] = {}
+def _arm(
+    runs: Sequence[Run], settings: dict[str, Any], metric: str, seed_key: str, average_over: Sequence[str] = ()
+) -> Arm:
+    """Of runs with one seed the one that was started first counts; runs that do not say their seed all count.
+
+    With `average_over` each seed's value is the mean over its runs, which must have the same values of these settings
+    at every seed. Raises UserError where they do not.
+    """
+    done = sorted((run for run in runs if counts(run, metric)), key=lambda run: str(run.facts.get("start", "")))
+    averaged = list(zip(*(column(done, key) for key in average_over), strict=True)) or [()] * len(done)
+    by_seed: dict[Hashable, dict[tuple[Hashable, ...], Run]] = defaultdict(dict)
     repeated = []
     for place, run in enumerate(done):
         seed = seed_of(run, seed_key)
-        key: Hashable = ("unknown", place) if seed is None else seed
-        if key in first:
+        of_seed = by_seed[("unknown", place) if seed is None else seed]
+        if averaged[place] in of_seed:
             repeated.append(run)
         else:
-            first[key] = run
-    counted = sorted(first.values(), key=lambda run: (seed_of(run, seed_key) is None, seed_of(run, seed_key) or 0))
-    values = [run.metrics[metric] for run in counted]
+            of_seed[averaged[place]] = run
+    if average_over:
+        _check_balance(by_seed, average_over, label_of(settings))
+    # the seeds in order, then the runs that do not say theirs
+    ordered = sorted(by_seed.items(), key=lambda pair: (isinstance(pair[0], tuple), pair[0]))
+    values = [math.fsum(run.metrics[metric] for run in of_seed.values()) / len(of_seed) for _, of_seed in ordered]
     sample = Sample.of(values) if values else None
+    interval = sample.interval if sample else None
+    if interval and is_accuracy(metric):
+        interval = max(0.0, interval[0]), min(1.0, interval[1])
     return Arm(
         settings=settings,
         label=label_of(settings) or "all runs",
-        runs=counted,
+        runs=[run for _, of_seed in ordered for run in of_seed.values()],
         values=values,
-        seeds=[seed_of(run, seed_key) for run in counted],
+        seeds=[seed if isinstance(seed, int) else None for seed, _ in ordered],
         mean=sample.mean if sample else None,
         sd=sample.sd if sample else None,
-        interval=sample.interval if sample else None,
+        interval=interval,
         uncounted=[run for run in runs if not counts(run, metric)],
         repeated=repeated,
+    )
+
+
+def _check_balance(
+    by_seed: Mapping[Hashable, Mapping[tuple[Hashable, ...], Run]], keys: Sequence[str], label: str
+) -> None:
+    """Raises UserError where means over `keys` would be over other values at one seed than at another.
+
+    One run a seed and a value of its own for each run is no sweep of these settings, and passes.
+    """
+    found = [frozenset(of_seed) for of_seed in by_seed.values()]
+    if len(set(found)) <= 1 or (all(len(one) == 1 for one in found) and len(set(found)) == len(found)):
+        return
+    first, other = next((one, other) for one in found for other in found if one != other)
+    told = " and ".join(_values([" ".join(map(shown, one)) for one in each]) for each in (first, other))
+    raise UserError(
+        f"--average-over {','.join(keys)}: {label or 'one arm'} has not the same values at every seed ({told}); "
+        "use --where to keep values that all seeds have"
     )
 
 
@@ -230,6 +452,7 @@ def _is_no_arm(key: str, seed_key: str) -> bool:
         key == seed_key
         or key in PLACEMENT
         or key in NOT_SETTINGS
+        or key in FACTS
         or key.startswith(tuple(f"{name}." for name in NOT_SETTINGS))
         or bool(_PLACES.fullmatch(last) or _SEEDS.fullmatch(last))
         or key in ("local", "debug/profile")
@@ -252,20 +475,6 @@ def _is_felt(runs: Sequence[Run], key: str, seed_key: str) -> bool:
         if (name.startswith(f"{key}.") or key == "experiment") and not _is_no_arm(name, seed_key)
     }
     return any(len({frozen(run.config.get(name, MISSING)) for run in by_option.values()}) > 1 for name in inside)
-
-
-def _stray(runs: Sequence[Run], pools: Sequence[Sequence[int]], grouped: bool, seed_key: str) -> dict[str, list[Any]]:
-    """Settings with several values inside one arm, and these values."""
-    if not grouped:
-        return {}
-    keys = [key for key in varying(runs) if not _is_no_arm(key, seed_key)]
-    found: dict[str, list[Any]] = {}
-    for key in keys:
-        had = column(runs, key)
-        mixed = {had[place] for places in pools if len({had[p] for p in places}) > 1 for place in places}
-        if mixed:
-            found[key] = sorted(mixed, key=str)
-    return found
 
 
 def _data_text(images: Hashable) -> str:

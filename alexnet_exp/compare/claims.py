@@ -255,7 +255,7 @@ def _rows(said: PaperClaim, runs: Sequence[Run], paired: bool, best_of_else: Seq
     try:
         differences = compare(ours, options).differences
     except UserError as error:  # told without the options that do not go with --claims
-        told = str(error).removeprefix("--baseline ").replace(" or --group-by KEY", "")
+        told = str(error).removeprefix("--baseline ").partition(", or write --baseline")[0]
         return without(Status.cannot_tell, told)
     found = [_row(difference, experiment) for difference in differences if difference.claim is not None]
     return found or without(Status.cannot_tell, "no two arms that it is about were measured on the same images")

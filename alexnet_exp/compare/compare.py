@@ -9,20 +9,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexnet_exp.compare.arms import (
+    EXPERIMENT,
     Folded,
     check_group,
     column,
     counts,
     fold,
-    label_of,
     matching,
+    own_arm_each,
     parse_settings,
 )
 from alexnet_exp.compare.claim import ANALOGUE, figure_text, status_text
 from alexnet_exp.compare.comparison import Arm, Claim, Comparison, Difference, Metric, Table, Verdict
 from alexnet_exp.compare.lookout import look_out
 from alexnet_exp.compare.plan import plan
-from alexnet_exp.compare.select import MISSING, best_first, check_names, decides, metric_keys, runs_table, title, value
+from alexnet_exp.compare.select import (
+    MISSING,
+    Condition,
+    best_first,
+    check_names,
+    decides,
+    metric_keys,
+    runs_table,
+    title,
+    value,
+)
 from alexnet_exp.compare.verdict import Family, Judge, images_text, names
 from alexnet_exp.runs.metric import difference_text, higher_is_better, is_accuracy, label, value_text
 from alexnet_exp.runs.run import DONE, Run
@@ -57,7 +68,8 @@ class Options:
     baseline: `key=value`, several with commas: what every other arm is set against.
     group_by: the keys that make arms, instead of all that varies. paired: over common seeds. margin: M of "no
     difference above M", in the metric's units (an accuracy's 0.005 is half a point). best_of: keys of which each arm
-    takes its own best value, by `rank`. top: only so many arms (the baseline always), and as many lines of runs.
+    takes its own best value, by `rank`. average_over: keys that make no arms; of the runs of one seed the mean counts.
+    top: only so many arms (the baseline always), and as many lines of runs.
     columns: of the tables, instead of what varies. seed_key: which setting is the seed. images: whether the interval
     for new images is computed where predictions are there.
     """
@@ -69,6 +81,7 @@ class Options:
     paired: bool = False
     margin: float | None = None
     best_of: Sequence[str] = ()
+    average_over: Sequence[str] = ()
     top: int | None = None
     columns: Sequence[str] = ()
     seed_key: str = "seed"
@@ -86,19 +99,31 @@ def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequen
     if options.margin is not None and metric.percent and options.margin >= 1:
         points = f"{100 * options.margin:g} points of {metric.label}"
         raise UserError(f"--margin {options.margin:g}: that is {points}; half a point is 0.005 or 0.5%")
-    folded = fold(runs, metric.key, group_by=options.group_by, seed_key=options.seed_key)
+    conditions = parse_settings(options.baseline) if options.baseline else []
+    folded = fold(
+        runs,
+        metric.key,
+        group_by=options.group_by,
+        best_of=options.best_of,
+        average_over=options.average_over,
+        named=[condition.key for condition in conditions],
+        seed_key=options.seed_key,
+    )
     rank = options.rank or _rank(runs, metric.key)
     arms = _ordered(folded.arms, rank)
     notes: list[str] = []
     if options.best_of:
         check_group(options.best_of, folded.factors, "--best-of")
-        arms = _at_their_best(arms, folded.factors, options.best_of, rank)
-        notes += _about_best(arms, options.best_of, rank, metric.key)
+        every = arms
+        arms = _at_their_best(every, folded.factors, options.best_of, rank)
+        notes += _about_best(every, arms, folded.factors, options.best_of, rank, metric.key)
     families: list[Family] = []
     if options.baseline:
-        families, alone = _families(folded, arms, options)
+        families, alone = _families(folded, arms, conditions, options)
         notes += alone
-    judge = Judge(metric, options.margin, options.paired, options.seed_key, options.images)
+    # the second interval takes each run for a seed
+    with_images = options.images and not options.average_over
+    judge = Judge(metric, options.margin, options.paired, options.seed_key, with_images)
     judged = judge.judge(families)
     shown_arms, differences = _top(arms, judged, options.top)
     ordered = best_first(runs, rank)
@@ -106,7 +131,7 @@ def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequen
     several = any(arm.n > 1 or arm.repeated for arm in arms)
     return Comparison(
         metric=metric,
-        sentence=_sentence(metric, arms, judged, rank, options),
+        sentence=_sentence(metric, arms, judged, rank, options, chosen=len(arms) < len(folded.arms)),
         arms=shown_arms,
         differences=differences,
         table=_arms_table(shown_arms, differences, folded.factors, metric, rank, options) if several else listed,
@@ -122,6 +147,10 @@ def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequen
 
 def _check(runs: Sequence[Run], options: Options) -> None:
     check_names(options.group_by, runs, "--group-by")
+    check_names(options.average_over, runs, "--average-over")
+    for key in options.average_over:
+        if key in options.group_by or key in options.best_of:
+            raise UserError(f"--average-over {key}: it is in --group-by or --best-of too; name it once")
     if options.rank:
         check_names([options.rank], runs, "--rank")
     if options.margin is not None and not 0 < options.margin < math.inf:
@@ -193,8 +222,21 @@ def _at_their_best(arms: Sequence[Arm], factors: Sequence[str], best_of: Sequenc
     return [arm for arm in arms if id(arm) in ids]
 
 
-def _about_best(arms: Sequence[Arm], best_of: Sequence[str], rank: str, metric: str) -> list[str]:
+def _about_best(
+    every: Sequence[Arm], chosen: Sequence[Arm], factors: Sequence[str], best_of: Sequence[str], rank: str, metric: str
+) -> list[str]:
     keys = ", ".join(best_of)
+    if len(chosen) == len(every):
+        lines = [f"--best-of {','.join(best_of)} had nothing to choose: no two arms differ in {keys} alone"]
+        pairs = [
+            _unequal(arm, other, [factor for factor in factors if factor not in best_of])
+            for place, arm in enumerate(every)
+            for other in every[:place]
+            if _unequal(arm, other, best_of)
+        ]
+        if nearest := min(pairs, key=len, default=[]):
+            lines[0] += f"; those that differ in it differ in {', '.join(nearest)} too"
+        return lines
     notes = [
         f"{keys} was chosen for each arm by {label(rank)} of the same runs: what was chosen looks a little better than "
         "it is; fresh seeds would tell (sweep confirm)"
@@ -217,10 +259,10 @@ def _about_images(metric: Metric, differences: Sequence[Difference]) -> list[str
     ]
 
 
-def _families(folded: Folded, arms: Sequence[Arm], options: Options) -> tuple[list[Family], list[str]]:
+def _families(
+    folded: Folded, arms: Sequence[Arm], conditions: Sequence[Condition], options: Options
+) -> tuple[list[Family], list[str]]:
     """Each baseline arm with the arms that are like it in everything else; and a line on those without one."""
-    assert options.baseline is not None
-    conditions = parse_settings(options.baseline)
     first_runs = [[*arm.runs, *arm.uncounted][0] for arm in arms]
     check_names([condition.key for condition in conditions], first_runs, "--baseline")
     base = matching(arms, conditions)
@@ -233,52 +275,85 @@ def _families(folded: Folded, arms: Sequence[Arm], options: Options) -> tuple[li
         raise UserError(f"--baseline {options.baseline}: no arm has it; {there}")
     if len(base) == len(arms):
         raise UserError(f"--baseline {options.baseline}: every run has it, so there is nothing to set against it")
-    axis = {factor for condition in conditions for factor in _axis(condition.key, folded.factors, first_runs)}
+    axis = {factor for condition in conditions for factor in _axis(condition.key, folded, first_runs)}
     rest = [factor for factor in folded.factors if factor not in axis and factor not in options.best_of]
     baselines: dict[tuple[str, ...], Arm] = {}
     for arm in base:
         other = baselines.setdefault(_at(arm, rest), arm)
         if other is not arm:
             both = " and ".join(names(arm, other))
-            raise UserError(f"--baseline {options.baseline}: fits both {both}; name one of them")
+            raise UserError(f"--baseline {options.baseline}: fits both {both}; name one of them{_each_row(folded)}")
     in_base = {id(arm) for arm in base}
+    others = [arm for arm in arms if id(arm) not in in_base]
     images = {id(arm): found for arm, found in zip(folded.arms, folded.data, strict=True)}
     found: dict[tuple[str, ...], list[Arm]] = {at: [] for at in baselines}
     alone = []
-    for arm in arms:
-        if id(arm) not in in_base:
-            if (at := _at(arm, rest)) in found:
-                found[at].append(arm)
-            else:
-                alone.append(arm.label)
+    for arm in others:
+        if (at := _at(arm, rest)) in found:
+            found[at].append(arm)
+        else:
+            alone.append(arm.label)
     families = [
         Family(baselines[at], members, [arm for arm in members if _unlike(images[id(arm)], images[id(baselines[at])])])
         for at, members in found.items()
         if members
     ]
     if not families:
-        told = label_of(dict.fromkeys(rest, "..."))
-        raise UserError(
-            f"--baseline {options.baseline}: no arm has the same {told} as it; --best-of KEY or --group-by KEY?"
+        raise UserError(f"--baseline {options.baseline}: {_in_the_way(folded, base, others, rest, options)}")
+    lines = []
+    if alone:
+        lines.append(f"nothing to compare with, since the baseline has no run like it otherwise: {', '.join(alone)}")
+    left = sum(not members for members in found.values())
+    if left:
+        lines.append(
+            f"{left} more arm{' has' if left == 1 else 's have'} {options.baseline} and no arm to compare with: every "
+            "other differs in a further setting"
         )
-    lines = (
-        [f"nothing to compare with, since the baseline has no run like it otherwise: {', '.join(alone)}"]
-        if alone
-        else []
-    )
     return families, lines
 
 
-def _axis(key: str, factors: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Which factors the baseline's key speaks of: itself, the one that decides it (`model` decides model.norm), or the
-    node it lies in (model.stages.conv4 of model.stages.conv4.out).
+def _in_the_way(
+    folded: Folded, base: Sequence[Arm], others: Sequence[Arm], rest: Sequence[str], options: Options
+) -> str:
+    """Why no arm can be compared with the baseline, and what to write instead: of the two arms that are nearest."""
+    pairs = [(_unequal(arm, other, rest), arm, other) for other in base for arm in others]
+    keys, arm, other = min(pairs, key=lambda pair: len(pair[0]))
+    told = ", ".join(f"{key} ({shown(arm.settings.get(key))} and {shown(other.settings.get(key))})" for key in keys)
+    also = ",".join(f"{key}={shown(other.settings.get(key))}" for key in keys)
+    start = f"every other arm differs in more than that, {arm.label} in {told}"
+    if each := _each_row(folded):
+        return start + each
+    given = "--best-of" if not options.best_of else f"--best-of {','.join(options.best_of)} --best-of"
+    return (
+        f"{start}; add {given} {','.join(keys)} to give each arm its own best value, or write --baseline "
+        f"{options.baseline},{also} to compare all of it together"
+    )
+
+
+def _unequal(arm: Arm, other: Arm, factors: Sequence[str]) -> list[str]:
+    return [key for key in factors if shown(arm.settings.get(key)) != shown(other.settings.get(key))]
+
+
+def _each_row(folded: Folded) -> str:
+    """What to do where a column that is no setting makes an arm of every run."""
+    keys = own_arm_each(folded)
+    told = ", ".join(keys)
+    return f". {told} differs in every run: if it is no setting, add --average-over {','.join(keys)}" if keys else ""
+
+
+def _axis(key: str, folded: Folded, runs: Sequence[Run]) -> list[str]:
+    """Which factors the baseline's key speaks of: itself, the one with which it always changes, the group or node it
+    lies in (`model` of model.norm); every factor where it is no setting of an arm (`run`, `commit`).
     """
-    if key in factors:
+    if key in folded.factors:
         return [key]
+    if together := [factor for factor, others in folded.together.items() if key in others]:
+        return together
+    around = [factor for factor in folded.factors if key.startswith(f"{factor.replace('/', '.')}.")]
     had = column(runs, key)
-    deciding = [factor for factor in factors if decides(column(runs, factor), had)]
-    around = sorted((factor for factor in factors if key.startswith(f"{factor}.")), key=len)
-    return deciding[:1] or around[-1:] or list(factors)
+    deciding = [factor for factor in [*around, EXPERIMENT] if factor in folded.factors]
+    deciding = [factor for factor in deciding if decides(column(runs, factor), had)]
+    return deciding[:1] or sorted(around, key=len)[-1:] or list(folded.factors)
 
 
 def _unlike(images: Any, other: Any) -> bool:
@@ -379,7 +454,13 @@ def _status(arm: Arm) -> str:
 
 
 def _sentence(
-    metric: Metric, arms: Sequence[Arm], differences: Sequence[Difference], rank: str, options: Options
+    metric: Metric,
+    arms: Sequence[Arm],
+    differences: Sequence[Difference],
+    rank: str,
+    options: Options,
+    *,
+    chosen: bool,
 ) -> str:
     counted = [arm for arm in arms if arm.n]
     if not arms:
@@ -389,7 +470,7 @@ def _sentence(
         told = ", ".join(f"{times} {status}" for status, times in found.most_common())
         return f"No run with {metric.label} is done: {told}."
     text = _verdicts(metric, differences) if differences else _ranking(metric, counted, rank)
-    if options.best_of:
+    if options.best_of and chosen:
         text += f". Each arm is at its own best {', '.join(options.best_of)} by {label(rank)}"
     return f"{text[0].upper()}{text[1:]}." if text.startswith(("cannot", "no ")) else f"{text}."
 
@@ -405,7 +486,7 @@ def _ranking(metric: Metric, arms: Sequence[Arm], rank: str) -> str:
     first = f"{shared} of {len(arms)} by {label(rank)}: {told}"
     if all(arm.n == 1 for arm in arms):
         return f"{first}; one run each: this cannot separate the change from luck"
-    return f"{first}. Whether it is better than another, --baseline says"
+    return f"{first}. No verdict: run compare with --baseline KEY=VALUE"
 
 
 def _mean(metric: Metric, arm: Arm) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.arms import PLACEMENT, Folded
+from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each
 from alexnet_exp.compare.claim import stated
 from alexnet_exp.compare.comparison import Arm
 from alexnet_exp.compare.select import decides, frozen
@@ -40,8 +40,9 @@ def look_out(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
         *_versions(arms),
         *_dirty(arms),
         *_placement(arms),
-        *_mixed(folded),
+        *_settings(folded),
         *_uncounted(arms, metric),
+        *_outside(folded),
         *_repeated(arms),
         *_seeds(arms),
         *_batches(arms),
@@ -120,11 +121,32 @@ def _dirty(arms: Sequence[Arm]) -> list[str]:
     return [f"uncommitted changes in the code of {which}: see code.patch in their folders"]
 
 
-def _mixed(folded: Folded) -> list[str]:
-    return [
-        f"runs that are taken together differ in {key}: {_listed(_known(one) for one in had)}"
-        for key, had in folded.stray.items()
+def _settings(folded: Folded) -> list[str]:
+    """Settings that differ and are no column: those that go with another, and those that only some runs recorded."""
+    lines = [
+        f"{key} never changes alone: {_listed(others)} change{'s' if len(others) == 1 else ''} with it"
+        for key, others in folded.together.items()
     ]
+    if folded.partial:
+        lines.append(f"only some runs recorded {_listed(folded.partial)} (another version of the code?)")
+    if folded.averaged:
+        lines.append(f"the value of a seed is the mean over its runs with different {_listed(folded.averaged)}")
+    keys = own_arm_each(folded)
+    if keys:
+        lines.append(
+            f"{_listed(keys)} differs in every run, so that each is an arm of its own: "
+            f"if it is no setting, add --average-over {','.join(keys)}"
+        )
+    return lines
+
+
+def _outside(folded: Folded) -> list[str]:
+    if not folded.outside:
+        return []
+    found = Counter(run.status for run in folded.outside)
+    told = ", ".join(f"{times} {status}" for status, times in found.most_common())
+    names = _listed(run.name for run in folded.outside)
+    return [f"in no arm, since they do not count and have other settings: {told} ({names})"]
 
 
 def _uncounted(arms: Sequence[Arm], metric: str) -> list[str]:
@@ -149,9 +171,11 @@ def _repeated(arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         if arm.repeated:
             seeds = sorted({str(run.config.get("seed")) for run in arm.repeated})
-            lines.append(f"{arm.label}: seed {_listed(seeds)} ran more than once; the run that ended first counts")
+            lines.append(
+                f"{arm.label}: seed {_listed(seeds)} ran more than once; the run that was started first counts"
+            )
     if len(lines) > _SHOWN:
-        return [f"in {len(lines)} arms a seed ran more than once; the run that ended first counts"]
+        return [f"in {len(lines)} arms a seed ran more than once; the run that was started first counts"]
     return lines
 
 
@@ -246,10 +270,6 @@ def _version(run: Run, package: str) -> Any:
 
 def _mapping(had: Any) -> dict[str, Any]:
     return had if isinstance(had, dict) else {}
-
-
-def _known(one: Any) -> str:
-    return "nothing" if repr(one) == "MISSING" else shown(one)
 
 
 def _listed(parts: Iterable[str], between: str = ", ") -> str:

@@ -61,37 +61,6 @@ def setting(run: Run, key: str) -> Any:
     return had
 
 
-def varying(runs: Sequence[Run]) -> list[str]:
-    """The settings in which runs differ, as few as tell them apart, in the order of the configuration.
-
-    Where the option chosen in a group decides settings of its node, the group stands for them: runs of model=lrn and
-    model=bn differ in a dozen keys and in one column. Of several keys of one node that always change together the first
-    is named. The seed, a setting that repeats it, and what cannot change a result are left out.
-    """
-    if not runs:
-        return []
-    columns = {key: [frozen(run.config.get(key, MISSING)) for run in runs] for key in _differing(runs)}
-    seeds = [frozen(run.config.get("seed", MISSING)) for run in runs]
-    columns = {key: column for key, column in columns.items() if column != seeds and not _is_label(key)}
-    groups = []
-    for group, chosen in _choices(runs):
-        everywhere = group in GLOBAL_GROUPS
-        own = [key for key in columns if everywhere or key.startswith(f"{group}.")]
-        explained = [key for key in own if decides(chosen, columns[key])]
-        if explained:
-            groups.append(group)
-            for key in explained:
-                del columns[key]
-    seen = set()
-    for key, column in columns.items():
-        pattern = (key.partition(".")[0], _pattern(column))
-        if pattern not in seen:
-            seen.add(pattern)
-            groups.append(key)
-    order = {key.partition(".")[0]: place for run in reversed(runs[:1]) for place, key in enumerate(run.config)}
-    return sorted(groups, key=lambda key: order.get(key.partition(".")[0], len(order)))
-
-
 @dataclass(frozen=True)
 class Condition:
     """One `--where`: `key`, `sign` (one of = != < <= > >=), and the text beside it; `a,b` behind = means either."""
@@ -223,8 +192,10 @@ def title(key: str, metrics: Iterable[str] = ()) -> str:
     return label(key) if key in metrics else key
 
 
-def _differing(runs: Sequence[Run]) -> list[str]:
-    """Keys whose values are not the same in all runs; a key that a run lacks is a value too."""
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Settings whose values are not the same in all runs, in the order of the configuration; missing is a value."""
+    if not runs:
+        return []
     first = runs[0].config
     keys = dict.fromkeys(first)
     differ: set[str] = set()
@@ -236,18 +207,11 @@ def _differing(runs: Sequence[Run]) -> list[str]:
     return [key for key in keys if key in differ]
 
 
-def _choices(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
-    """The groups whose chosen option differs, those that reach furthest first.
-
-    Only groups of which every run says what was chosen: elsewhere "nothing" could be anything.
-    """
+def differing_choices(runs: Sequence[Run]) -> list[str]:
+    """The groups whose chosen option differs, of those of which every run says what was chosen."""
     groups = dict.fromkeys(group for run in runs for group in run.choices)
-    found = []
-    for group in sorted(groups, key=lambda name: name not in GLOBAL_GROUPS):
-        chosen = [frozen(run.choices.get(group)) for run in runs]
-        if None not in chosen and len(set(chosen)) > 1 and not _is_label(group):
-            found.append((group, chosen))
-    return found
+    chosen = {group: {run.choices.get(group) for run in runs} for group in groups}
+    return [group for group, had in chosen.items() if None not in had and len(had) > 1]
 
 
 def frozen(had: Any) -> Hashable:
@@ -261,16 +225,6 @@ def decides(chosen: Sequence[Hashable], had: Sequence[Hashable]) -> bool:
     """Whether `had` is a function of `chosen`."""
     pairs: dict[Hashable, Hashable] = {}
     return all(pairs.setdefault(option, one) == one for option, one in zip(chosen, had, strict=True))
-
-
-def _pattern(column: Sequence[Any]) -> tuple[int, ...]:
-    """Which rows are equal, whatever the values: the same for two columns that change together."""
-    numbers: dict[Any, int] = {}
-    return tuple(numbers.setdefault(had, len(numbers)) for had in column)
-
-
-def _is_label(key: str) -> bool:
-    return key in NOT_SETTINGS or key.startswith(tuple(f"{name}." for name in NOT_SETTINGS))
 
 
 def _as_number(had: Any) -> float | None:

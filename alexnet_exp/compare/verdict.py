@@ -15,6 +15,8 @@ from alexnet_exp.compare.more import command
 from alexnet_exp.runs.metric import difference_text, unit, value_text
 from alexnet_exp.settings import shown
 
+NAMED = 3  # settings that two arms have in common and a sentence names
+
 
 @dataclass(frozen=True)
 class Family:
@@ -335,7 +337,8 @@ def images_text(metric: Metric, difference: Difference) -> str:
 def names(arm: Arm, baseline: Arm) -> tuple[str, str]:
     """What to call the two: by what differs between them alone, and that by its value where this is a word.
 
-    `lrn` and `none`; `optim.lr=0.1` and `optim.lr=0.01`. What they have in common follows: `lrn at optim.lr=0.1`.
+    `lrn` and `none`; `optim.lr=0.1` and `optim.lr=0.01`. What they have in common follows: `lrn at optim.lr=0.1`, or
+    how much it is, where that is more than `NAMED` settings.
     """
     keys = [key for key in arm.settings if shown(arm.settings[key]) != shown(baseline.settings.get(key))]
     same = [key for key in arm.settings if key not in keys]
@@ -345,7 +348,9 @@ def names(arm: Arm, baseline: Arm) -> tuple[str, str]:
         first, second = (
             " ".join(f"{key}={shown(one.settings.get(key))}" for key in keys) or one.label for one in (arm, baseline)
         )
-    if same and keys:
+    if len(same) > NAMED and keys:
+        first += f" with {len(same)} other settings equal"
+    elif same and keys:
         first += " at " + " ".join(f"{key}={shown(arm.settings[key])}" for key in same)
     return first, second
 

@@ -1,14 +1,29 @@
 """Which runs make an arm, and what it is called."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from alexnet_exp.compare.arms import find_factors, fold, label_of, matching, parse_settings
+from alexnet_exp.compare.arms import (
+    Factors,
+    find_factors,
+    fold,
+    label_of,
+    matching,
+    own_arm_each,
+    parse_settings,
+)
+from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import UserError
 from tests.compare.made import arm, made
 
 VALUES = (0.95, 0.96, 0.97)
+
+
+def row(top1=0.9, *, metrics=None, **config):
+    """A row of a CSV file: no groups, nothing typed."""
+    return Run(Path("runs.csv"), str(config), "done", config, metrics or {"test/top1": top1})
 
 
 def labels(runs, **options):
@@ -26,7 +41,7 @@ def test_a_group_stands_for_all_that_its_option_sets():
 
 def test_settings_that_were_swept_are_named_in_the_order_typed():
     runs = [run for model in ("lrn", "bn") for lr in (0.1, 0.01) for run in arm(model, VALUES, lr=lr)]
-    assert find_factors(runs) == ["model", "optim.lr"]
+    assert find_factors(runs).keys == ["model", "optim.lr"]
     assert labels(runs)[1] == "model=lrn optim.lr=0.01"
 
 
@@ -44,9 +59,67 @@ def test_a_setting_typed_beside_its_group_tells_arms_apart_where_the_group_does_
     assert labels([*plain, *changed]) == ["model.norm=lrn", "model.norm=bn"]
 
 
+def test_a_setting_that_several_others_determine_jointly_is_named():
+    """Dropout differs between two arms and could be told from norm and rate: it is what made the difference."""
+    rows = [("lrn", 0.5, 0.01), ("none", 0.5, 0.01), ("lrn", 0.0, 0.005)]
+    runs = [row(norm=norm, dropout=p, lr=lr, seed=seed) for norm, p, lr in rows for seed in (1, 2, 3)]
+    assert find_factors(runs).keys == ["norm", "dropout", "lr"]
+
+
+def test_a_setting_that_an_experiment_changed_is_named_beside_what_was_typed():
+    """`experiment=dropout optim.lr=0.005` differs from the others in model.dropout, which nobody typed."""
+
+    def of(experiment, *overrides, lr=0.1, **model):
+        config = {f"model.{key}": had for key, had in {"norm": "lrn", "dropout": 0.5, **model}.items()}
+        facts = {"overrides": [f"experiment={experiment}", *overrides]}
+        return [
+            replace(run, choices={"model": "lrn", "experiment": experiment}, facts={**run.facts, **facts})
+            for run in arm("lrn", VALUES, lr=lr, config=config)
+        ]
+
+    runs = [
+        *of("analogue/dropout", "optim.lr=0.005", lr=0.005, dropout=0),
+        *of("analogue/lrn", "model.norm=none", norm="none"),
+        *of("analogue/base"),
+    ]
+    assert find_factors(runs).keys == ["optim.lr", "model.norm", "model.dropout"]
+
+
+def test_an_experiment_that_changes_many_settings_is_named_itself():
+    def of(experiment, lr, value):
+        config = {f"{node}.{key}": value for node in ("data", "model", "schedule") for key in ("a", "b", "c", "d")}
+        facts = {"overrides": [f"experiment={experiment}", f"optim.lr={lr}"]}
+        return [
+            replace(run, choices={"model": "lrn", "experiment": experiment}, facts={**run.facts, **facts})
+            for run in arm("lrn", VALUES, lr=lr, config=config)
+        ]
+
+    runs = [*of("small", 0.1, 1), *of("large", 0.01, 2), *of("large", 0.1, 2)]
+    assert find_factors(runs) == Factors(["experiment", "optim.lr"])
+
+
+def test_a_stage_that_an_experiment_drops_makes_an_arm():
+    there = arm("lrn", VALUES, config={"model.stages.conv4.out": 384})
+    dropped = arm("lrn", VALUES, config={"model.stages.conv4": None})
+    assert labels([*there, *dropped]) == ["model.stages.conv4=kept", "model.stages.conv4=null"]
+
+
+def test_a_setting_that_refers_to_another_goes_with_it():
+    runs = [
+        *arm("lrn", VALUES, config={"data.random_crop": True, "data.mirror": True}),
+        *arm("lrn", VALUES, config={"data.random_crop": False, "data.mirror": False}, overrides=["data.random_crop=0"]),
+    ]
+    assert find_factors(runs) == Factors(["data.random_crop"], together={"data.random_crop": ["data.mirror"]})
+
+
+def test_settings_of_two_nodes_that_change_together_are_two():
+    runs = [row(**{"optim.lr": x, "schedule.warmup": x}) for x in (1, 2)]
+    assert find_factors(runs).keys == ["optim.lr", "schedule.warmup"]
+
+
 def test_what_the_group_decides_is_not_named_again():
     runs = [*arm("lrn", VALUES, overrides=["model.norm=lrn"]), *arm("bn", VALUES, overrides=["model.norm=bn"])]
-    assert find_factors(runs) == ["model"]
+    assert find_factors(runs).keys == ["model"]
 
 
 def test_a_dropped_stage_is_told_from_one_that_is_there():
@@ -68,14 +141,19 @@ def test_an_experiment_is_named_only_where_nothing_else_was_typed():
             for run in arm("lrn", VALUES, lr=lr)
         ]
 
-    assert find_factors([*of("a", 0.1), *of("b", 0.01, "optim.lr=0.01")]) == ["optim.lr"]
-    assert find_factors([*of("a", 0.1), *of("b", 0.01)]) == ["experiment"]
+    assert find_factors([*of("a", 0.1), *of("b", 0.01, "optim.lr=0.01")]).keys == ["optim.lr"]
+    assert find_factors([*of("a", 0.1), *of("b", 0.01)]).keys == ["experiment"]
 
 
-def test_without_what_was_typed_one_setting_stands_for_those_that_change_together():
+def test_without_what_was_typed_few_settings_that_change_together_are_all_named():
     runs = [*arm("lrn", VALUES, overrides=None), *arm("bn", VALUES, overrides=None)]
-    assert len(find_factors(runs)) == 1
-    assert len(labels(runs)) == 2
+    assert find_factors(runs) == Factors(["model.norm", "model.init", "model.stages.conv1.then"])
+
+
+def test_without_what_was_typed_one_setting_stands_for_many_that_change_together():
+    runs = [row(**{f"model.{key}": value for key in "abcde"}, seed=seed) for value in (1, 2) for seed in (1, 2)]
+    assert find_factors(runs) == Factors(["model.a"], together={"model.a": [f"model.{key}" for key in "bcde"]})
+    assert labels(runs) == ["model.a=1", "model.a=2"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +166,7 @@ def test_without_what_was_typed_one_setting_stands_for_those_that_change_togethe
 def test_names_places_and_placement_make_no_arm(key):
     runs = [made("lrn", seed, 0.9, config={key: f"x{seed}"}, overrides=[f"{key}=x{seed}"]) for seed in (1, 2, 3)]
     assert [each.n for each in fold(runs, "test/top1").arms] == [3]
-    assert find_factors(runs) == []
+    assert find_factors(runs).keys == []
 
 
 def test_a_group_that_only_places_makes_no_arm():
@@ -97,7 +175,7 @@ def test_a_group_that_only_places_makes_no_arm():
         for place in ("cpu", "default")
         for run in [made("lrn", len(place), 0.9, config={"trainer.accelerator": place})]
     ]
-    assert find_factors(runs) == []
+    assert find_factors(runs).keys == []
 
 
 def test_a_second_seed_that_follows_the_first_makes_no_arm():
@@ -108,6 +186,7 @@ def test_a_second_seed_that_follows_the_first_makes_no_arm():
 def test_a_setting_that_older_runs_do_not_have_makes_no_arm():
     runs = [*arm("lrn", VALUES[:2]), made("lrn", 3, 0.9, config={"model.new": 1})]
     assert labels(runs) == ["all runs"]
+    assert fold(runs, "test/top1").partial == ["model.new"]
 
 
 def test_true_is_not_one():
@@ -115,12 +194,30 @@ def test_true_is_not_one():
     assert len(labels(runs)) == 2
 
 
-def test_a_seed_that_ran_twice_counts_once_the_first_that_ended():
-    late = made("lrn", 1, 0.5, end="2026-01-01T00:09:00+00:00")
-    early = made("lrn", 1, 0.9, end="2026-01-01T00:01:00+00:00", overrides=["note=again"])
+def test_a_seed_that_ran_twice_counts_once_the_first_that_was_started():
+    """Which run ended first depends on how many ran at once, and on whether one was resumed."""
+    late = made("lrn", 1, 0.5, start="2026-01-01T00:05:00+00:00", end="2026-01-01T00:06:00+00:00")
+    early = made("lrn", 1, 0.9, end="2026-01-01T00:09:00+00:00", overrides=["note=again"])
     (only,) = fold([late, early, made("lrn", 2, 0.8)], "test/top1").arms
     assert (only.seeds, only.values) == ([1, 2], [0.9, 0.8])
     assert only.repeated == [late]
+
+
+def test_of_rows_of_a_file_with_one_seed_the_first_counts():
+    rows = [replace(row(0.9 if line == 2 else 0.5, seed=1), name=f"line {line}") for line in range(2, 12)]
+    (only,) = fold(rows, "test/top1").arms
+    assert (only.values, len(only.repeated)) == ([0.9], 9)
+
+
+def test_another_seed_that_differs_at_one_seed_makes_arms():
+    """Of three splits and three seeds no nine runs are three by the order in which they ended."""
+    runs = [made("lrn", seed, 0.9, config={"data.split_seed": split}) for split in (1, 2) for seed in (1, 2, 3)]
+    assert [(one.label, one.n) for one in fold(runs, "test/top1").arms] == [
+        ("data.split_seed=1", 3),
+        ("data.split_seed=2", 3),
+    ]
+    (only,) = fold(runs, "test/top1", average_over=["data.split_seed"]).arms
+    assert (only.n, len(only.runs), only.repeated) == (3, 6, [])
 
 
 def test_runs_without_a_seed_all_count():
@@ -160,11 +257,91 @@ def test_data_that_goes_with_the_arm_splits_nothing():
     assert folded.data == [("digits", 360), ("cifar", 360)]
 
 
-def test_group_by_pools_what_differs_otherwise_and_says_so():
-    runs = [*arm("lrn", VALUES, lr=0.1), *[made("lrn", seed, 0.9, lr=0.01) for seed in (4, 5)], *arm("bn", VALUES)]
-    folded = fold(runs, "test/top1", group_by=["model"])
-    assert [(each.label, each.n) for each in folded.arms] == [("model=lrn", 5), ("model=bn", 3)]
-    assert folded.stray == {"optim.lr": [0.01, 0.1]}
+def optimizers():
+    """Two optimizers, each at two rates of its own, of which the first is better by 0.02."""
+    rates = {"sgd": (0.1, 0.01), "adam": (0.001, 0.0003)}
+    return [
+        row(0.9 + 0.001 * seed - 0.02 * place, optimizer=name, lr=lr, seed=seed)
+        for place in (0, 1)
+        for name, lrs in rates.items()
+        for lr in lrs[place : place + 1]
+        for seed in (1, 2, 3)
+    ]
+
+
+def test_group_by_does_not_mix_settings():
+    with pytest.raises(UserError) as refused:
+        fold(optimizers(), "test/top1", group_by=["optimizer"])
+    assert str(refused.value) == (
+        "--group-by optimizer: runs of one arm differ in lr (0.1, 0.01); add --best-of lr to give each arm its own "
+        "best value, --where lr=VALUE to keep one value, or --average-over lr to count the mean per seed"
+    )
+
+
+def test_group_by_with_best_of_makes_arms_of_both():
+    folded = fold(optimizers(), "test/top1", group_by=["optimizer"], best_of=["lr"])
+    assert folded.factors == ["optimizer", "lr"]
+    assert [one.n for one in folded.arms] == [3] * 4
+
+
+def test_group_by_names_what_goes_with_its_keys():
+    folded = fold(optimizers()[:6], "test/top1", group_by=["optimizer"])
+    assert [one.label for one in folded.arms] == ["optimizer=sgd", "optimizer=adam"]
+    assert folded.together == {"optimizer": ["lr"]}
+
+
+@pytest.mark.parametrize("group_by", [[], ["optimizer"]])
+def test_an_average_over_a_setting_has_one_value_a_seed(group_by):
+    first, second = fold(optimizers(), "test/top1", group_by=group_by, average_over=["lr"]).arms
+    assert (first.label, first.seeds, len(first.runs)) == ("optimizer=sgd", [1, 2, 3], 6)
+    assert first.values == pytest.approx([0.891, 0.892, 0.893])
+    assert second.n == 3
+
+
+def test_an_average_over_other_values_at_one_seed_than_at_another_is_refused():
+    with pytest.raises(UserError, match=r"--average-over lr: optimizer=sgd has not the same values at every seed"):
+        fold(optimizers()[1:], "test/top1", average_over=["lr"])
+    halves = [row(0.9, optimizer="sgd", lr=0.1 if seed < 3 else 0.01, seed=seed) for seed in (1, 2, 3, 4)]
+    with pytest.raises(UserError, match="not the same values"):
+        fold(halves, "test/top1", average_over=["lr"])
+
+
+def test_a_column_that_differs_in_every_row_can_be_averaged_over():
+    runs = [row(0.9, optimizer=name, seconds=7 + 0.1 * n + 0.01 * seed, seed=seed)
+            for n, name in enumerate(("sgd", "adam")) for seed in (1, 2, 3)]  # fmt: skip
+    assert own_arm_each(fold(runs, "test/top1")) == ["seconds"]
+    folded = fold(runs, "test/top1", average_over=["seconds"])
+    assert [(one.label, one.n) for one in folded.arms] == [("optimizer=sgd", 3), ("optimizer=adam", 3)]
+    assert own_arm_each(folded) == []
+
+
+@pytest.mark.parametrize("status", ["failed", "died", "interrupted", "pruned"])
+def test_runs_that_do_not_count_add_no_factor(status):
+    stray = made("lrn", 1, status=status, config={"data.root": "x"}, overrides=["data.root=x"])
+    own = made("bn", 4, status=status)
+    folded = fold([*arm("lrn", VALUES), *arm("bn", VALUES), stray, own], "test/top1")
+    assert folded.factors == ["model"]
+    assert folded.outside == [stray]
+    assert [one.uncounted for one in folded.arms] == [[], [own]]
+
+
+def test_an_arm_all_of_whose_runs_failed_is_shown_where_it_is_named_or_differs_in_a_factor():
+    failed = made("none", 1, status="failed")
+    known = [*arm("lrn", VALUES), *arm("bn", VALUES)]
+    assert labels([*known, failed]) == ["model=lrn", "model=bn", "model=none"]
+    assert labels([*arm("lrn", VALUES), failed]) == ["all runs"]
+    assert labels([*arm("lrn", VALUES), failed], named=["model"]) == ["model=lrn", "model=none"]
+
+
+def test_a_run_that_is_still_running_has_its_arm():
+    assert labels([*arm("lrn", VALUES), made("bn", 1, status="running")]) == ["model=lrn", "model=bn"]
+
+
+def test_an_interval_of_accuracies_stays_between_0_and_1():
+    (only,) = fold(arm("lrn", (0.999, 1.0, 0.99)), "test/top1").arms
+    assert only.interval[1] == 1.0
+    (loss,) = fold([row(0.9, seed=n, metrics={"test/loss": n}) for n in (1, 2, 3)], "test/loss").arms
+    assert loss.interval[1] > 4
 
 
 def test_another_setting_can_be_the_seed():

@@ -410,7 +410,10 @@ def test_arms_that_differ_in_their_rate_too_are_told_with_what_can_be_done_here(
     (row,) = table_of_claims(runs, shipped=False).rows
     assert row.claim.status is Status.cannot_tell
     against = row.claim.said.against
-    assert row.claim.why == f"{against}: no arm has the same optim.lr=... as it; --best-of KEY?"
+    assert row.claim.why == (
+        f"{against}: every other arm differs in more than that, model=none optim.lr=0.01 in optim.lr (0.01 and 0.1); "
+        "add --best-of optim.lr to give each arm its own best value"
+    )
     (row,) = table_of_claims(runs, shipped=False, best_of=["optim.lr"]).rows
     assert row.claim.status is Status.reproduced
 

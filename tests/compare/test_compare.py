@@ -2,15 +2,18 @@
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.comparison import Verdict
+from alexnet_exp.runs.many import read
 from alexnet_exp.settings import UserError
 from tests.compare.made import arm, made
 
+ABLATION = Path(__file__).parents[2] / "benchmarks" / "results" / "ablation" / "runs.csv"
 LRN = (0.975, 0.977, 0.974, 0.976, 0.978)
 NONE = (0.970, 0.972, 0.969, 0.971, 0.974)
 BASE = Options(baseline="model=none")
@@ -189,6 +192,70 @@ def test_one_lucky_seed_is_not_an_arms_best():
     assert {each.settings["optim.lr"] for each in found.arms} == {0.1}
 
 
+def test_best_of_chooses_only_among_arms_equal_in_everything_else():
+    """What makes the difference is dropout: at equal dropout, norm makes none."""
+    rows = [("lrn", 0.5, 0.1, 0.50), ("none", 0.5, 0.1, 0.50), ("lrn", 0.0, 0.01, 0.55)]
+    runs = [
+        made(model, seed, top + 0.001 * seed, lr=lr, config={"model.dropout": p}, overrides=[f"model.dropout={p}"])
+        for model, p, lr, top in rows
+        for seed in (1, 2, 3)
+    ]
+    found = compare(runs, Options(baseline="model=lrn", best_of=["optim.lr"]))
+    (difference,) = found.differences
+    assert difference.baseline.settings == {"model": "lrn", "optim.lr": 0.1, "model.dropout": 0.5}
+    assert difference.verdict is Verdict.cannot_tell
+    assert (
+        "--best-of optim.lr had nothing to choose: no two arms differ in optim.lr alone; those that differ in it "
+        "differ in model.dropout too"
+    ) in found.look_out
+    assert any(line.startswith("1 more arm has model=lrn and no arm to compare with") for line in found.look_out)
+
+
+def test_where_no_arm_is_like_the_baseline_the_settings_in_the_way_are_named():
+    runs = [*arm("lrn", LRN, lr=0.1), *arm("none", NONE, lr=0.01)]
+    with pytest.raises(UserError) as refused:
+        compare(runs, BASE)
+    assert str(refused.value) == (
+        "--baseline model=none: every other arm differs in more than that, model=lrn optim.lr=0.1 in optim.lr (0.1 and "
+        "0.01); add --best-of optim.lr to give each arm its own best value, or write --baseline "
+        "model=none,optim.lr=0.01 to compare all of it together"
+    )
+    (difference,) = compare(runs, Options(baseline="model=none,optim.lr=0.01")).differences
+    assert difference.sentence.startswith("model=lrn optim.lr=0.1 beats model=none optim.lr=0.01 by 0.48 points")
+
+
+def test_the_published_question_about_lrn_has_the_published_answer():
+    """docs/reproduction.md: -0.08 points (-0.84 to +0.67), cannot tell; 12 seeds against 24."""
+    runs = read(ABLATION)
+    for difference in compare(runs, Options(baseline="model.norm=lrn", best_of=["optim.lr"])).differences:
+        if difference.arm.n == 12 and difference.baseline.n == 24:
+            assert [round(100 * end, 2) for end in difference.interval] == [-0.84, 0.67]
+            assert round(100 * difference.difference, 2) == -0.08
+            assert difference.verdict is Verdict.cannot_tell
+            break
+    else:
+        pytest.fail("the two arms were not compared")
+
+
+def test_a_column_that_differs_in_every_row_is_named_as_such():
+    runs = [
+        made(m, seed, 0.9, config={"seconds": 7.1 + 0.1 * seed + len(m)}) for m in ("lrn", "none") for seed in (1, 2)
+    ]
+    with pytest.raises(
+        UserError, match="seconds differs in every run: if it is no setting, add --average-over seconds"
+    ):
+        compare(runs, BASE)
+    assert any(line.startswith("seconds differs in every run") for line in compare(runs).look_out)
+
+
+def test_failed_runs_with_other_settings_are_named_and_change_nothing():
+    runs = [*arm("lrn", LRN), *arm("none", NONE)]
+    failed = made("lrn", 6, status="failed", config={"data.root": "x"}, overrides=["data.root=x"])
+    found = compare([*runs, failed], BASE)
+    assert found.sentence == compare(runs, BASE).sentence
+    assert found.look_out[-1] == f"in no arm, since they do not count and have other settings: 1 failed ({failed.name})"
+
+
 def test_an_arm_without_a_counterpart_is_named():
     found = compare([*arm("lrn", LRN), *arm("none", NONE), *arm("lrn", LRN, lr=0.3)], BASE)
     assert len(found.differences) == 1
@@ -236,7 +303,7 @@ def test_without_a_baseline_there_is_a_ranking_and_no_verdict():
     found = compare([*arm("none", NONE), *arm("lrn", LRN)])
     assert [each.label for each in found.arms] == ["model=lrn", "model=none"]
     assert found.sentence.startswith("model=lrn is first of 2 by val top-1: test top-1 97.60% (95% interval ")
-    assert found.sentence.endswith("Whether it is better than another, --baseline says.")
+    assert found.sentence.endswith(". No verdict: run compare with --baseline KEY=VALUE.")
     assert found.differences == []
 
 
@@ -308,8 +375,10 @@ def test_the_finding_stays_where_the_top_is_the_baseline_itself():
 
 def test_a_baseline_is_an_arm_all_of_whose_runs_fit():
     mixed = [made("lrn", seed, 0.97, lr=0.3 if seed == 1 else 0.1) for seed in (1, 2, 3)]
+    options = Options(baseline="optim.lr=0.3", group_by=["model"], average_over=["optim.lr"])
+    mixed += [made("lrn", seed, 0.97, lr=0.1 if seed == 1 else 0.3) for seed in (1, 2, 3)]
     with pytest.raises(UserError, match="no arm has it"):
-        compare([*mixed, *arm("none", NONE)], Options(baseline="optim.lr=0.3", group_by=["model"]))
+        compare([*mixed, *arm("none", NONE)], options)
 
 
 def test_a_difference_below_the_margin_is_told_as_such():

@@ -73,7 +73,7 @@ def test_failed_and_running_runs_by_arm():
 def test_a_repeated_seed():
     again = made("lrn", 1, 0.9, overrides=["note=again"], end="2026-02-01T00:00:00+00:00")
     assert lines([*arm("lrn", VALUES), again, *arm("none", VALUES)]) == [
-        "model=lrn: seed 1 ran more than once; the run that ended first counts"
+        "model=lrn: seed 1 ran more than once; the run that was started first counts"
     ]
 
 
@@ -89,9 +89,18 @@ def test_of_many_arms_the_odd_seeds_are_named_first():
     assert line.endswith(" 1-3")
 
 
-def test_runs_taken_together_that_differ():
-    runs = [*arm("lrn", VALUES), *[made("lrn", seed, 0.9, lr=0.3) for seed in (4, 5)]]
-    assert lines(runs, group_by=["model"]) == ["runs that are taken together differ in optim.lr: 0.1, 0.3"]
+def test_settings_that_are_no_column_are_named():
+    runs = [*arm("lrn", VALUES, lr=0.1), *arm("none", VALUES, lr=0.3)]
+    assert lines(runs, group_by=["model"]) == ["model never changes alone: optim.lr changes with it"]
+    newer = arm("none", VALUES, config={"data.new": 1})
+    assert lines([*arm("lrn", VALUES), *newer]) == ["only some runs recorded data.new (another version of the code?)"]
+
+
+def test_a_mean_over_a_setting_is_told():
+    runs = [run for lr in (0.1, 0.3) for run in arm("lrn", VALUES, lr=lr)]
+    assert lines(runs, average_over=["optim.lr"]) == [
+        "the value of a seed is the mean over its runs with different optim.lr"
+    ]
 
 
 def test_seeds_added_by_another_sweep(tmp_path):

@@ -8,57 +8,21 @@ from alexnet_exp.compare.select import (
     Condition,
     best_first,
     check_names,
+    differing,
     other_values,
     ranking_key,
     runs_table,
     setting,
     sorted_by,
-    varying,
     where,
 )
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import UserError
 from tests.compare.made import made
 
-STAGES = {"model.stages.conv1.then": ["norm", "act"], "model.norm": "bn", "model.name": "bn", "model.width": 1.0}
-LRN = {"model.stages.conv1.then": ["act", "norm"], "model.norm": "lrn", "model.name": "lrn", "model.width": 1.0}
-
 
 def a_run(name="r", config=None, metrics=None, status="done", choices=None, **facts):
     return Run(Path(name), name, status, {"seed": 1, **(config or {})}, metrics or {}, choices or {}, facts)
-
-
-def test_a_group_stands_for_the_settings_it_decides():
-    runs = [
-        a_run(config=STAGES | {"optim.lr": lr, "seed": seed}, choices={"model": "bn"})
-        for lr in (0.1, 0.01)
-        for seed in (1, 2)
-    ] + [a_run(config=LRN | {"optim.lr": 0.1}, choices={"model": "lrn"})]
-    assert varying(runs) == ["model", "optim.lr"]
-
-
-def test_a_setting_of_the_group_that_was_changed_too_is_its_own():
-    runs = [
-        a_run(config=STAGES, choices={"model": "bn"}),
-        a_run(config=LRN, choices={"model": "lrn"}),
-        a_run(config=LRN | {"model.width": 0.5}, choices={"model": "lrn"}),
-    ]
-    assert varying(runs) == ["model", "model.width"]
-
-
-def test_settings_of_one_node_that_change_together_are_one_and_of_two_nodes_are_two():
-    runs = [a_run(config={"optim.lr": x, "optim.eps": 2 * x, "schedule.warmup": x}) for x in (1, 2)]
-    assert varying(runs) == ["optim.lr", "schedule.warmup"]  # that both changed is for the reader to see
-
-
-def test_seeds_names_and_places_do_not_vary():
-    runs = [
-        a_run(config={"seed": s, "name": f"n{s}", "data.split_seed": s, "logger.csv.name": s, "tags": [s]})
-        for s in (1, 2)
-    ]
-    assert varying(runs) == []
-    assert varying([]) == []
-    assert varying([a_run(config={"optim.lr": 1})]) == []
 
 
 def test_a_table_tells_a_dropped_stage_from_one_that_is_there():
@@ -68,15 +32,11 @@ def test_a_table_tells_a_dropped_stage_from_one_that_is_there():
     assert setting(there, "model.stages.conv5") is None
 
 
-def test_a_key_that_some_runs_lack_varies_and_true_is_not_one():
-    assert varying([a_run(config={"a": 1}), a_run()]) == ["a"]
-    assert varying([a_run(config={"a": 1}), a_run(config={"a": 1.0})]) == []
-    assert varying([a_run(config={"a": "1"}), a_run(config={"a": 1})]) == ["a"]
-
-
-def test_without_choices_the_keys_are_named():
-    runs = [a_run(config=STAGES), a_run(config=LRN)]
-    assert varying(runs) == ["model.stages.conv1.then"]
+def test_a_key_that_some_runs_lack_differs_and_true_is_not_one():
+    assert differing([a_run(config={"a": 1}), a_run()]) == ["a"]
+    assert differing([a_run(config={"a": 1}), a_run(config={"a": 1.0})]) == []
+    assert differing([a_run(config={"a": "1"}), a_run(config={"a": 1})]) == ["a"]
+    assert differing([]) == []
 
 
 RUN = a_run(
