@@ -41,7 +41,7 @@ TIMEOUT = timedelta(minutes=15)
 # ending to be gone; for all to end after a signal: a slow step is to be ended, and a large checkpoint written.
 OWN_WORDS = 1.0
 LEAVING = 10.0
-GRACE = 600.0
+GRACE = stopping.DEADLINE_SECONDS
 # What the fork server imports once for all. The last brings the rest of ours, and makes more than modules ready.
 PRELOAD = [
     "alexnet_exp.fork_server",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-# The exit codes of the command line. REQUEUE, after SIGTERM or SIGUSR1, is sysexits' EX_TEMPFAIL: to be run again.
+# The exit codes of the command line. REQUEUE, after any signal but Ctrl-C, is sysexits' EX_TEMPFAIL: to be run again.
 DONE, FAILED, BAD_INPUT, REQUEUE, INTERRUPTED = 0, 1, 2, 75, 130
 # The environment variable that shows the traceback of any error.
 TRACEBACK = "ALEXNET_EXP_TRACEBACK"

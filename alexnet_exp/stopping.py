@@ -1,14 +1,18 @@
-"""Stopping when a signal asks for it: SIGINT (Ctrl-C), SIGTERM, and SIGUSR1, by which SLURM and others give notice.
+"""Stopping when a signal asks for it: SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal or the ssh connection is gone),
+SIGUSR1 and SIGUSR2, by which schedulers give notice, and SIGXCPU (a limit of CPU time).
 
 Inside `interruptible` the first one raises `error()` wherever the code is; inside `at_boundaries` it only sets a flag,
 for which a loop asks `wish()` where it can be left without a loss. The second one raises at once, everywhere. The third
-does what the system does by default, so that a native call that hangs can be left too. No torch here.
+does what the system does by default, so that a native call that hangs can be left too. A process that is still inside
+`DEADLINE_SECONDS` after the first one gets the second from itself. No torch here.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +21,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+from alexnet_exp.settings import INTERRUPTED, REQUEUE
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+# Seconds after the first signal: a slow step has to end, and a large checkpoint to be written.
+DEADLINE_SECONDS = 600.0
+# Seconds that a process then has to leave its blocks before it is ended from outside of its main thread.
+EXIT_SECONDS = 60.0
 # Seconds within which the same signal again is no second one: `timeout` and others signal a process and its group.
 ECHO = 0.25
 
@@ -25,7 +36,7 @@ Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGUSR1. Whoever ends its work in order on Ctrl-C does so here too."""
+    """Any of the signals but SIGINT. Whoever ends its work in order on Ctrl-C does so here too."""
 
     def __init__(self, number: signal.Signals = signal.SIGTERM):
         super().__init__(number.name)
@@ -46,6 +57,12 @@ class _State:
     owed: bool = False  # it is to go out where a block ends
     boundaries: int = 0
     held: int = 0
+
+    @property
+    def signals(self) -> list[signal.Signals]:
+        """Those to listen to: not SIGHUP where it is ignored, as `nohup` has it."""
+        hangup = getattr(signal, "SIGHUP", None)
+        return [each for each in SIGNALS if each != hangup or self.before[each] != signal.SIG_IGN]
 
 
 _state: _State | None = None
@@ -74,12 +91,14 @@ def insisted() -> bool:
 def interruptible(*, insist: bool = True) -> Iterator[None]:
     """Inside, this process listens to `SIGNALS`, also where they were ignored or blocked by inheritance.
 
+    SIGHUP is the exception: where it was ignored, by `nohup`, it stays ignored.
+
     The first raises `error()`, and so does a second; a third is the system's affair. An error of code that was left
     half-way comes out as the signal that it was left by. insist: False where whoever started this process kills it if
     it does not end in time: further signals, which then are copies of the first, do nothing. Blocks may be nested: the
     outermost counts. Outside of the main thread nothing changes: whoever owns that handles signals.
     """
-    global _state
+    global _state, _deadline
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -88,6 +107,8 @@ def interruptible(*, insist: bool = True) -> Iterator[None]:
         _state = _State(insist, before={each: signal.getsignal(each) for each in SIGNALS})
     state = _state
     listen()
+    if outermost and insist:
+        _deadline = _Deadline()
     try:
         yield
     except Exception as broken:
@@ -96,6 +117,9 @@ def interruptible(*, insist: bool = True) -> Iterator[None]:
         raise
     finally:
         if outermost:
+            if _deadline is not None:
+                _deadline.close()
+                _deadline = None
             _put_back(state)
             _state = None
 
@@ -148,7 +172,7 @@ def listen() -> None:
     state = _state
     if state is None or threading.current_thread() is not threading.main_thread():
         return
-    for each in SIGNALS:
+    for each in state.signals:
         signal.signal(each, signal.SIG_DFL if state.heard > 1 else _hear)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -160,8 +184,12 @@ def _hear(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         return
+    if number == getattr(signal, "SIGHUP", None):
+        _leave_dead_terminal()
     now = time.monotonic()
     if state.heard and (not state.insist or (number == state.last[0] and now - state.last[1] < ECHO)):
+        return
+    if state.heard and number == getattr(signal, "SIGXCPU", None):  # repeated by the system with every second
         return
     state.last = number, now
     state.heard += 1
@@ -185,6 +213,79 @@ def _say(number: signal.Signals) -> None:
             os.write(2, f"{number.name}: stopping once this step is saved; again to leave at once\n".encode())
 
 
+def _leave_dead_terminal() -> None:
+    """What is written to a terminal that is gone would fail, and end the run before it has saved."""
+    for number in (0, 1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(number).st_mode) and not os.isatty(number):
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+
+
+class _Deadline:
+    """Ends this process where it is still inside `interruptible` `DEADLINE_SECONDS` after the first signal.
+
+    A thread, which a signal wakes by a pipe that Python's own handler writes to: so it also ends a process whose main
+    thread is in a native call that does not return, and never gets to `_hear`.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="signal-deadline", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._put_back()
+        os.close(self._writer)
+        self._thread.join()
+        os.close(self._reader)
+
+    def forget(self) -> None:
+        """In a forked child, which has the pipe of its parent and not the thread."""
+        self._put_back()
+        os.close(self._writer)
+        os.close(self._reader)
+
+    def _put_back(self) -> None:
+        current = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(self._before if current == self._writer else current)
+
+    def _watch(self) -> None:
+        number = self._next(None)
+        while number is not None and number not in SIGNALS:
+            number = self._next(None)
+        if number is None or self._closes_within(DEADLINE_SECONDS):
+            return
+        minutes = DEADLINE_SECONDS / 60
+        with suppress(OSError):
+            os.write(2, f"{signal.Signals(number).name}: not stopped within {minutes:g} minutes; leaving\n".encode())
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGTERM)  # as a second one, which raises at once
+        if not self._closes_within(EXIT_SECONDS):
+            os._exit(INTERRUPTED if number == signal.SIGINT else REQUEUE)
+
+    def _closes_within(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._next(left) is None:
+                return True
+        return False
+
+    def _next(self, seconds: float | None) -> int | None:
+        """The number of the signal that comes within `seconds`, 0 where none does; None once the pipe is closed."""
+        if not select.select([self._reader], [], [], seconds)[0]:
+            return 0
+        found = os.read(self._reader, 1)
+        return found[0] if found else None
+
+
+_deadline: _Deadline | None = None
+
+
 def _put_back(state: _State) -> None:
     for each, handler in state.before.items():
         signal.signal(each, signal.SIG_DFL if handler is None else handler)
@@ -192,7 +293,10 @@ def _put_back(state: _State) -> None:
 
 def _forget() -> None:
     """In a child that was forked: what its parent listens to is no affair of its own."""
-    global _state
+    global _state, _deadline
+    if _deadline is not None:
+        _deadline.forget()
+        _deadline = None
     if _state is not None:
         state, _state = _state, None
         _put_back(state)

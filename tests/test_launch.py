@@ -186,6 +186,7 @@ ENDINGS = {
     signal.SIGINT: (130, "interrupted: by Ctrl-C (SIGINT)"),
     signal.SIGTERM: (75, "interrupted: by SIGTERM"),
     signal.SIGUSR1: (75, "interrupted: by SIGUSR1"),
+    signal.SIGHUP: (75, "interrupted: by SIGHUP"),
 }
 
 

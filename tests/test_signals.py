@@ -30,6 +30,7 @@ ENDINGS = [
     (signal.SIGINT, 130, "by Ctrl-C (SIGINT)"),
     (signal.SIGTERM, 75, "by SIGTERM"),
     (signal.SIGUSR1, 75, "by SIGUSR1"),
+    (signal.SIGHUP, 75, "by SIGHUP"),
 ]
 
 

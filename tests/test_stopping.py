@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_exp import stopping
 from alexnet_exp.endings import ending_of
 from alexnet_exp.stopping import (
     ECHO,
@@ -35,6 +39,9 @@ EACH = pytest.mark.parametrize(
         (signal.SIGINT, KeyboardInterrupt, 130, "by Ctrl-C (SIGINT)"),
         (signal.SIGTERM, Terminated, 75, "by SIGTERM"),
         (signal.SIGUSR1, Terminated, 75, "by SIGUSR1"),
+        (signal.SIGUSR2, Terminated, 75, "by SIGUSR2"),
+        (signal.SIGHUP, Terminated, 75, "by SIGHUP"),
+        (signal.SIGXCPU, Terminated, 75, "by SIGXCPU"),
     ],
 )
 
@@ -142,6 +149,54 @@ def test_the_same_signal_twice_in_a_moment_is_one() -> None:
         time.sleep(ECHO)
         send(signal.SIGTERM)
         raise AssertionError("not raised")
+
+
+def test_the_system_repeats_sigxcpu_with_every_second() -> None:
+    went_on = False
+    with stops(Terminated), at_boundaries():
+        for _ in range(3):
+            send(signal.SIGXCPU)
+            time.sleep(ECHO)
+        assert not insisted()
+        went_on = True
+    assert went_on
+
+
+def test_a_hangup_that_nohup_has_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible(), at_boundaries():
+            send(signal.SIGHUP)
+            assert wish() is None
+            listen()
+            send(signal.SIGHUP)
+            assert wish() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_does_not_stop_in_time_is_left(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert stopping.DEADLINE_SECONDS == 600, "docs/resume.md"
+    monkeypatch.setattr(stopping, "DEADLINE_SECONDS", 0.3)
+    begun = time.monotonic()
+    with stops(Terminated) as stopped, at_boundaries():
+        send(signal.SIGUSR1)
+        time.sleep(60)
+    assert time.monotonic() - begun < 30
+    assert ending_of(stopped[0]).reason == "by SIGUSR1"
+    assert "SIGUSR1: not stopped within 0.005 minutes; leaving" in capfd.readouterr().err
+
+
+def test_what_stops_in_time_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "DEADLINE_SECONDS", 0.3)
+    before = threading.active_count()
+    with stops(Terminated), at_boundaries():
+        send(signal.SIGTERM)
+    time.sleep(0.5)
+    assert threading.active_count() == before
+    # whoever started the process kills it
+    with interruptible(insist=False):
+        assert threading.active_count() == before
 
 
 def test_where_the_parent_kills_further_signals_are_copies() -> None:
@@ -300,7 +355,8 @@ def test_a_loop_ends_its_step_and_saves(
 ) -> None:
     # as a script in the background leaves it, and a fork server with blocked signals
     def deaf() -> None:
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGHUP:  # that is for good
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
 
     process = start(preexec_fn=deaf)
@@ -337,3 +393,72 @@ def test_a_third_one_is_the_systems(start: Start, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
+
+
+HANGS = """
+import ctypes, signal, sys
+from alexnet_exp import stopping
+stopping.DEADLINE_SECONDS = stopping.EXIT_SECONDS = 0.3
+with stopping.interruptible(), stopping.at_boundaries():
+    # to a signal that another thread takes, a native call does not come back
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
+    print("hangs", flush=True)
+    ctypes.CDLL(None).sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_native_call_that_does_not_return_is_left_too(number: signal.Signals, code: int) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HANGS], env=environment, **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, f"{number.name}: not stopped within 0.005 minutes; leaving\n")
+
+
+TERMINAL = """
+import sys, time
+from pathlib import Path
+from alexnet_exp.endings import ending_of
+from alexnet_exp.stopping import at_boundaries, error, interruptible, wish
+try:
+    with interruptible(), at_boundaries():
+        print("begun", file=sys.stderr, flush=True)
+        while not wish():
+            time.sleep(0.05)
+        print("progress", file=sys.stderr, flush=True)
+        Path("saved").touch()
+        raise error()
+except KeyboardInterrupt as stop:
+    print("the end", flush=True)
+    Path("ended").write_text(ending_of(stop).reason)
+"""
+
+
+def test_a_terminal_that_is_gone_does_not_keep_a_run_from_saving(tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+
+    def take() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        start_new_session=True,
+        preexec_fn=take,
+    )
+    os.close(terminal)
+    seen = b""
+    while b"begun" not in seen:
+        seen += os.read(controller, 1000)
+    os.close(controller)
+    assert process.wait(timeout=60) == 0
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "ended").read_text() == "by SIGHUP"

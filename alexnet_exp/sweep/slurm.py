@@ -182,7 +182,9 @@ class SlurmPool:
         with uninterrupted(later=False):
             for each in self._running:
                 _stop_file(self.folder, each.number).touch()
-            name = (stopping.wish() or signal.SIGTERM).name.removeprefix("SIG")
+            # not SIGUSR2, which the jobs take for SLURM's notice of their time limit
+            passed = {signal.SIGINT, signal.SIGUSR1} & {stopping.wish()}
+            name = (passed.pop() if passed else signal.SIGTERM).name.removeprefix("SIG")
             numbers = [each.number for each in self._running]
             _scancel("--state=PENDING", *numbers)
             _scancel(f"--signal={name}", *numbers)
@@ -359,10 +361,9 @@ def _outside_of_jobs() -> Iterator[None]:
 
 def be_job(path: str) -> None:
     """What SLURM runs, in every task of a job: trains into the folder, and ends the process with its exit code."""
-    notice = _Notice()
     # of submitit's handlers, two do nothing but tell, and one starts the job again when its time is up
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, notice.hear)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # but for the time in which we listen to it
     logging.getLogger("submitit").propagate = False  # its words are about itself, and not for train.log
     folder = Path(path)
     before = _saved(folder)
@@ -374,19 +375,10 @@ def be_job(path: str) -> None:
         for each in SIGNALS:  # what is still to do is short, and SLURM repeats itself
             signal.signal(each, signal.SIG_IGN)
         if code == REQUEUE and _is_rank_0():
-            _requeue(folder, new=_saved(folder) != before or not notice.time_is_up)
+            # SIGUSR2 is the notice that the job's time limit is near, see `submit`
+            _requeue(folder, new=_saved(folder) != before or stopping.wish() != signal.SIGUSR2)
     if code != DONE:
         sys.exit(code)
-
-
-class _Notice:
-    """SIGUSR2, by which SLURM says before a job's time limit that it is near; see `submit`."""
-
-    time_is_up = False
-
-    def hear(self, number: int, frame: Any) -> None:
-        self.time_is_up = True
-        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def _is_rank_0() -> bool:

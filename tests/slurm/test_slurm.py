@@ -164,7 +164,7 @@ def test_a_job_that_is_given_notice_saves_and_goes_on_after_the_queue(shell: She
     code, summary, errors = told(process)
     assert (code, summary["counts"]) == (0, {"done": 1}), errors
     log = (folder / "train.log").read_text()
-    said = ("interrupted: by SIGUSR1", f"SLURM job {number}: requeued", "by SLURM, restart 1", "goes on from")
+    said = (f"interrupted: by SIG{sent}", f"SLURM job {number}: requeued", "by SLURM, restart 1", "goes on from")
     assert [log.count(words) for words in said] == [1, 1, 1, 1], log
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG + 1))
 
