@@ -97,7 +97,7 @@ def _build(settings: Any, config: Config, run: Path, parameters: Mapping[str, An
         _need("mlflow")
         from alexnet_exp.trackers import mlflow, mlflow_runs
 
-        server = mlflow_runs.is_server(settings.uri)
+        server = mlflow_runs.is_server(mlflow_runs.tracking_uri(settings))
         return Guarded("mlflow", partial(mlflow.start, settings, config, run), run, parameters, server)
     if isinstance(settings, Wandb):
         _need("wandb")

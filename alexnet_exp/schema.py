@@ -289,7 +289,10 @@ class TensorBoard:
 
 @dataclass
 class Mlflow:
-    """An MLflow run. `uri` null is the SQLite file `mlflow.db` beside the runs."""
+    """An MLflow run. `uri` null is $MLFLOW_TRACKING_URI, else the SQLite file `mlflow.db` beside the runs.
+
+    `experiment` null is $MLFLOW_EXPERIMENT_NAME, else the run's name.
+    """
 
     name: str = "mlflow"
     uri: str | None = None
@@ -298,10 +301,13 @@ class Mlflow:
 
 @dataclass
 class Wandb:
-    """A Weights & Biases run; `offline` writes into the run folder and contacts nothing."""
+    """A Weights & Biases run; `offline` writes into the run folder and contacts nothing, whatever $WANDB_MODE is.
+
+    `project` null is $WANDB_PROJECT, else alexnet_exp; `entity` null is $WANDB_ENTITY, else the user's default.
+    """
 
     name: str = "wandb"
-    project: str = "alexnet_exp"
+    project: str | None = None
     entity: str | None = None
     offline: bool = True
 

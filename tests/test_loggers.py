@@ -16,6 +16,7 @@ import pytest
 from alexnet_exp.config import composed
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.schema import Wandb
 from alexnet_exp.settings import UserError
 from tests.conftest import Run, train_into
 
@@ -95,6 +96,38 @@ def test_wandb_has_the_jobs_of_a_sweep_as_a_group_and_how_each_ended(
     assert logged.summary["status"] == status
     for key, value in run.result["metrics"].items():
         assert logged.summary[key] == pytest.approx(value)
+
+
+@pytest.mark.slow
+def test_mlflow_goes_where_its_own_variables_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    mine = f"sqlite:///{tmp_path / 'mine.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mine)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the variable")
+    for number, settings in enumerate([[], [f"logger.mlflow.uri=sqlite:///{tmp_path / 'set.db'}"]]):
+        config, _ = composed(["logger=mlflow", *settings])
+        with build_loggers(config, RunFolder(tmp_path / "outputs" / f"run{number}").path, {"seed": 1}):
+            pass
+    for uri in (mine, f"sqlite:///{tmp_path / 'set.db'}"):  # a setting wins over the variable
+        assert mlflow.MlflowClient(uri).get_experiment_by_name("of the variable") is not None
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("setting", "project"), [(None, "of the variable"), ("set", "set")])
+def test_wandb_goes_to_the_project_of_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None, project: str
+) -> None:
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    from alexnet_exp.trackers import wandb
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_PROJECT", "of the variable")
+    config, _ = composed(["logger=wandb"])
+    (tmp_path / "run").mkdir()
+    tracker = wandb.start(Wandb(project=setting), config, tmp_path / "run")
+    assert tracker.experiment.project == project
+    tracker.experiment.finish()
 
 
 @pytest.mark.slow

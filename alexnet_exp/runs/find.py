@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alexnet_exp.atomic import follow
@@ -16,9 +17,9 @@ SHOWN = 4
 def find(text: str, outputs: Path) -> Path:
     """The folder of the run that `text` means: a folder, `last`, or how the path of one run under `outputs` begins.
 
-    The path may be begun at any of its parts: `bn/2026-11-24_10` and `2026-11-24_10` both find
-    `outputs/bn/2026-11-24_10-00-00-000000`. Raises UserError, naming candidates, when it means no run or several, and
-    for a folder with links that lead out of it.
+    A folder that holds one run means that run. The path may be begun at any of its parts: `bn/2026-11-24_10` and
+    `2026-11-24_10` both find `outputs/bn/2026-11-24_10-00-00-000000`. Raises UserError, naming candidates, when it
+    means no run or several, and for a folder with links that lead out of it.
     """
     run = _meant(text, outputs)
     refuse_links_out(run)
@@ -26,21 +27,24 @@ def find(text: str, outputs: Path) -> Path:
 
 
 def _meant(text: str, outputs: Path) -> Path:
-    if text == "last":
-        return _last(outputs)
+    if text in ("last", "latest") or Path(text) == outputs / "latest":
+        return _last(text, outputs)
     if is_run(Path(text)):
         return Path(text)
     runs = runs_under(outputs)
     names = {run: run.relative_to(outputs).as_posix() for run in runs}
     wanted = Path(text).as_posix().removeprefix(f"{outputs.as_posix()}/")
     found = [run for run in runs if _begins(names[run], wanted)]
+    if not found and Path(text).is_dir():
+        found = runs_under(Path(text))
+        names |= {run: run.as_posix() for run in found}
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{text} means {len(found)} runs: {_listed([names[run] for run in found])}; write more of one")
-    kind = "a folder, but not that of a run: it has no result.json" if Path(text).is_dir() else "not a run"
-    there = f"there are {_listed(list(names.values()))}" if runs else f"there is none under {outputs}"
-    raise UserError(f"{text} is {kind}; {there}")
+        raise UserError(f"{text}: matches {len(found)} runs, {_newest(found, names)}; write more of one path")
+    kind = "a folder without runs" if Path(text).is_dir() else "no such run or folder"
+    there = f"write last, or one of {_newest(runs, names)}" if runs else f"there are no runs in {outputs}"
+    raise UserError(f"{text}: {kind}; {there}")
 
 
 def checkpoint_path(run: Path, which: str) -> Path:
@@ -84,11 +88,12 @@ def runs_under(outputs: Path) -> list[Path]:
     return sorted(runs)
 
 
-def _last(outputs: Path) -> Path:
+def _last(text: str, outputs: Path) -> Path:
     run = follow(outputs / "latest")
     if run is None or not is_run(run):
-        raise UserError(f"last: {outputs / 'latest'} leads to no run; train one first, or name a run's folder")
-    return run
+        raise UserError(f"{text}: {outputs / 'latest'} leads to no run; train one first, or name a run's folder")
+    inside = outputs.resolve()
+    return outputs / run.relative_to(inside) if run.is_relative_to(inside) else run
 
 
 def _begins(name: str, wanted: str) -> bool:
@@ -96,7 +101,15 @@ def _begins(name: str, wanted: str) -> bool:
     return any("/".join(parts[start:]).startswith(wanted) for start in range(len(parts)))
 
 
-def _listed(names: list[str]) -> str:
-    # the newest are at the end, and the likeliest
-    shown = ", ".join(names[-SHOWN:])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+def _newest(runs: Sequence[Path], names: Mapping[Path, str]) -> str:
+    """The names of the runs that were written to last, the latest first, and how many more there are."""
+
+    def written(run: Path) -> float:
+        try:
+            return (run / "result.json").lstat().st_mtime
+        except OSError:  # deleted meanwhile
+            return 0
+
+    newest = sorted(runs, key=written, reverse=True)
+    shown = ", ".join(names[run] for run in newest[:SHOWN])
+    return shown if len(runs) <= SHOWN else f"{shown} and {len(runs) - SHOWN} more"

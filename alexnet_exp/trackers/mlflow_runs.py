@@ -50,14 +50,16 @@ def begin(settings: Mlflow, config: Config, run: Path) -> tuple[str, str]:
     run = run.resolve()
     sweep = sweep_of(run)
     home = outputs_of(run) or sweep or run
-    uri = settings.uri or f"sqlite:///{home / 'mlflow.db'}"
+    chosen = tracking_uri(settings)
+    uri = chosen or f"sqlite:///{home / 'mlflow.db'}"
     lock = _lock_of(uri, run)
     if not is_server(uri):
         lock.parent.mkdir(parents=True, exist_ok=True)
     with _waiting(lock):
         client = _client(uri)
-        location = None if settings.uri else (home / "mlartifacts").as_uri()
-        experiment = _experiment(client, settings.experiment or experiment_of(run, config.name), location)
+        location = None if chosen else (home / "mlartifacts").as_uri()
+        named = settings.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment_of(run, config.name)
+        experiment = _experiment(client, named, location)
         tags = {"run": str(run), "seed": str(config.seed), "note": config.note[:LONGEST_TAG]}
         tags |= {f"tag.{tag}": "true" for tag in config.tags}
         if config.note:
@@ -100,6 +102,11 @@ def settle(sweep: Path) -> None:
     except Exception as error:  # the sweep itself has ended well
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         log.warning(f"logger=mlflow: was not told how the sweep ended: {reason}; result.json of each job has it")
+
+
+def tracking_uri(settings: Mlflow) -> str | None:
+    """Where the user wants the runs: `uri`, else MLflow's own variable; None for the file beside the runs."""
+    return settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def is_server(uri: str | None) -> bool:

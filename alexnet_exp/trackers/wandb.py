@@ -60,6 +60,8 @@ def start(settings: Wandb, config: Config, run: Path) -> WandbRun:
     Offline, it lies in that folder; so it does where W&B cannot be reached or knows no such user, and the log says so.
     """
     if settings.offline:
+        if os.environ.get("WANDB_MODE", "offline") not in ("offline", "disabled"):
+            log.warning("logger=wandb: WANDB_MODE is ignored, and nothing is sent; write logger.wandb.offline=false")
         return _begun(settings, config, run, "offline")
     import wandb
 
@@ -86,7 +88,7 @@ def _begun(settings: Wandb, config: Config, run: Path, mode: str) -> WandbRun:
         run / FILE,
         name=f"{experiment_of(run, config.name)}/{run.name}",
         save_dir=run,
-        project=settings.project,
+        project=settings.project or os.environ.get("WANDB_PROJECT") or "alexnet_exp",
         entity=settings.entity,
         group=sweep.name if sweep is not None else None,
         job_type="train" if sweep is None else "sweep",

@@ -1,5 +1,6 @@
 """What a user may type for RUN."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ NAMES = [
 
 @pytest.fixture
 def outputs(tmp_path):
+    """The runs of NAMES, each written to a second after the one before it."""
     outputs = tmp_path / "outputs"
-    for name in NAMES:
+    for second, name in enumerate(NAMES):
         RunFolder(outputs / name).begin({}, {})
+        os.utime(outputs / name / "result.json", (second, second))
     (outputs / "notes").mkdir()
     return outputs
 
@@ -51,9 +54,29 @@ def test_a_folder_is_itself_wherever_it_lies(outputs, tmp_path, monkeypatch):
     assert find("elsewhere", outputs).samefile(tmp_path / "elsewhere")
 
 
-def test_last_is_the_run_that_latest_leads_to(outputs):
+@pytest.mark.parametrize("word", ["last", "latest", "outputs/latest"])
+def test_last_is_the_run_that_latest_leads_to(outputs, word, monkeypatch):
+    """Its path is relative, as that of a run that is named."""
     RunFolder(outputs / NAMES[2]).link_latest(outputs)
-    assert find("last", outputs).samefile(outputs / NAMES[2])
+    monkeypatch.chdir(outputs.parent)
+    assert find(word, Path("outputs")) == Path("outputs") / NAMES[2]
+
+
+def test_the_path_of_last_where_outputs_is_a_link(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "large")
+    RunFolder(tmp_path / "outputs" / "bn" / "a").begin({}, {})
+    RunFolder(tmp_path / "outputs" / "bn" / "a").link_latest(tmp_path / "outputs")
+    assert find("last", tmp_path / "outputs") == tmp_path / "outputs" / "bn" / "a"
+
+
+def test_a_folder_with_one_run_is_that_run(outputs, tmp_path):
+    assert find(str(outputs / "norms"), outputs) == outputs / NAMES[4]
+    RunFolder(tmp_path / "elsewhere" / "demo" / "a").begin({}, {})
+    assert find(str(tmp_path / "elsewhere"), outputs) == tmp_path / "elsewhere" / "demo" / "a"
+    RunFolder(tmp_path / "elsewhere" / "demo" / "b").begin({}, {})
+    with pytest.raises(UserError, match=r"matches 2 runs, \S+elsewhere/demo/\S+, \S+; write more of one path"):
+        find(str(tmp_path / "elsewhere"), outputs)
 
 
 def test_where_links_are_refused_latest_is_a_text_file(outputs, monkeypatch):
@@ -70,12 +93,13 @@ def test_where_links_are_refused_latest_is_a_text_file(outputs, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("2026-11-24_10-00-00", f"means 2 runs: {NAMES[0]}, {NAMES[2]}; write more of one"),
-        ("2026", f"means 4 runs: {', '.join(NAMES[:4])}"),
-        ("11-24", "is not a run; there are"),
-        ("bnn", f"{NAMES[4]} and 1 more"),
+        ("2026-11-24_10-00-00", f"matches 2 runs, {NAMES[2]}, {NAMES[0]}; write more of one"),
+        ("2026", f"matches 4 runs, {', '.join(reversed(NAMES[:4]))}"),
+        ("11-24", "11-24: no such run or folder; write last, or one of"),
+        ("bnn", f"one of {', '.join(reversed(NAMES[1:]))} and 1 more"),
         ("last", "leads to no run"),
-        ("", "there are"),
+        ("latest", "leads to no run"),
+        ("", "write last, or one of"),
     ],
 )
 def test_anything_else_is_one_line_that_names_what_there_is(outputs, text, said):
@@ -86,7 +110,7 @@ def test_anything_else_is_one_line_that_names_what_there_is(outputs, text, said)
 
 
 def test_a_folder_that_is_no_run_says_so(outputs):
-    with pytest.raises(UserError, match=r"is a folder, but not that of a run: it has no result\.json"):
+    with pytest.raises(UserError, match="notes: a folder without runs; write last, or one of"):
         find(str(outputs / "notes"), outputs)
 
 
@@ -98,7 +122,7 @@ def test_a_latest_whose_run_was_deleted_leads_nowhere(outputs):
 
 def test_no_outputs_at_all(tmp_path):
     assert runs_under(tmp_path / "outputs") == []
-    with pytest.raises(UserError, match="there is none under"):
+    with pytest.raises(UserError, match="there are no runs in"):
         find("bn", tmp_path / "outputs")
 
 

@@ -275,7 +275,7 @@ def test_resume_refuses_what_is_neither_a_run_nor_a_sweep(swept: Swept, capsys: 
     answers = {
         "bare": "bare: no run or sweep lies there",
         "single": "single/.hydra/config.yaml: cannot be read",
-        "nowhere": "nowhere is not a run; there ",
+        "nowhere": "nowhere: no such run or folder; ",
     }
     for folder, answer in answers.items():
         capsys.readouterr()
