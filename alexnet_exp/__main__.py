@@ -14,6 +14,7 @@ from importlib import import_module
 from alexnet_exp import __version__
 from alexnet_exp.endings import ending_of
 from alexnet_exp.printable import printable
+from alexnet_exp.ranks import drop_leftovers
 from alexnet_exp.settings import BAD_INPUT, FAILED, TRACEBACK, UserError, refusal
 from alexnet_exp.stopping import interruptible
 
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        drop_leftovers()
         given = _take_allowed(given)
         for word in given:
             if "=" not in word and len(f"{word}.".splitlines()) > 1:

@@ -208,6 +208,21 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def hydra_files(hydra: DictConfig, overrides: Sequence[str], container: Mapping[str, Any]) -> dict[str, str]:
+    """The files of `.hydra/` as Hydra writes them, by name, config.yaml last: where it is, all are.
+
+    config.yaml has no interpolation: it is read back elsewhere, later, without Hydra. hydra: Hydra's own node.
+    """
+    node = OmegaConf.to_container(hydra, enum_to_str=True)
+    assert isinstance(node, dict)
+    node = {key: value for key, value in node.items() if key not in ("help", "hydra_help")}
+    return {
+        "hydra.yaml": OmegaConf.to_yaml({"hydra": node}),
+        "overrides.yaml": OmegaConf.to_yaml(list(overrides)),
+        "config.yaml": OmegaConf.to_yaml(dict(container)),
+    }
+
+
 def each_job(overrides: Sequence[str]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep over a grid (`model=lrn,bn seed=1,2`): their product, in Hydra's order."""
     choices = []
@@ -254,6 +269,9 @@ def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
         raise
     except HydraException as error:
         raise UserError(str(error).splitlines()[0]) from error
+    except OSError as error:  # of the folder that Hydra makes; those of `task` are in `raised`
+        what = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"hydra.run.dir: {what}{error.strerror}; name a folder that can be written") from None
     except ValueError as error:  # Hydra's, of flags that do not go together
         raise UserError(f"{str(error).splitlines()[0]}; python -m alexnet_exp --help tells what it takes") from error
     finally:

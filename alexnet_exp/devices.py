@@ -211,19 +211,3 @@ def no_gpu_looked_for(accelerator: str) -> Iterator[None]:
             del os.environ[ASKS_NVML]
         else:
             os.environ[ASKS_NVML] = before
-
-
-def launched() -> bool:
-    """Whether this process is already one rank of several, started by torchrun, srun or `launch.py`."""
-    return "LOCAL_RANK" in os.environ or srun_rank()
-
-
-def srun_rank() -> bool:
-    """Whether this process is one of several tasks that one `srun` started, and so a rank of SLURM's making.
-
-    SLURM_NTASKS does not tell: inside `sbatch -n 4` or `salloc -n 4` a plain `python` sees 4 and is alone. A shell
-    under `srun --pty` is alone too; Lightning knows it by its job's name.
-    """
-    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        return False
-    return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from alexnet_exp.build import Experiment
@@ -16,7 +17,7 @@ from alexnet_exp.schema import Config
 def at_start(config: Config, code: provenance.Code) -> dict[str, Any]:
     """Known before anything is built: what the user said, the code, the versions and the machine."""
     said = {key: getattr(config, key) for key in SAID}
-    return {**said, "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
+    return {**said, "cwd": str(Path.cwd()), "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
 
 
 def before_training(experiment: Experiment, placement: Placement) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from alexnet_exp.children import end_with_parent
 from alexnet_exp.cores import cores
 from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.forked import begin
+from alexnet_exp.ranks import without
 from alexnet_exp.settings import FAILED, INTERRUPTED
 from alexnet_exp.stopping import SIGNALS, interruptible, uninterrupted
 
@@ -51,13 +52,6 @@ PRELOAD = [
     "alexnet_exp.train",
     "alexnet_exp.preloaded",
 ]
-# Variables of whoever started this process, by which a child would take itself for one rank of another group.
-MISLEADING = (
-    *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("PL_GLOBAL_SEED", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE"),
-    *("SLURM_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID", "SLURM_STEPID"),
-    "SLURM_STEP_NUM_TASKS",
-)
 RENDEZVOUS = ".rendezvous-"  # how the files begin by which ranks meet
 MEETING = "ALEXNET_EXP_MEETING"  # the variable that tells a rank the name of its own
 LOST_SERVER = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
@@ -329,7 +323,7 @@ def _context() -> Any:
 
 def rank_environment(environment: Mapping[str, str], rank: int, ranks: int) -> dict[str, str]:
     """The environment of one rank; of the only one there is, nothing in it says that it is a rank."""
-    plain = {key: value for key, value in environment.items() if key not in MISLEADING}
+    plain = without(environment)
     if ranks == 1:
         return plain
     number, world = str(rank), str(ranks)

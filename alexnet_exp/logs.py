@@ -38,16 +38,30 @@ class _Stderr(logging.StreamHandler[Any], _Ours):
 
 
 class _File(_Ours):
-    """train.log, made by its first line. What the disk does not take is missing there, and nothing else happens."""
+    """train.log, made by its first line. What the disk does not take is missing there, and nothing else happens.
 
-    def __init__(self, path: Path) -> None:
+    held: lines are kept in memory until `write_held`.
+    """
+
+    def __init__(self, path: Path, held: bool = False) -> None:
         super().__init__()
         self.path = path
+        self._held: list[str] | None = [] if held else None
         self._descriptor: int | None = None
         self._missing = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record) + "\n"
+        self._write(self.format(record) + "\n")
+
+    def write_held(self) -> None:
+        lines, self._held = self._held or [], None
+        for line in lines:
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        if self._held is not None:
+            self._held.append(line)
+            return
         if self._missing:
             line = f"\n({self._missing} lines are missing here: the disk did not take them)\n{line}"
         try:
@@ -83,8 +97,10 @@ class _Tolerant(io.RawIOBase):
         return self._descriptor
 
 
-def configure(folder: Path | None, rank: int = 0) -> None:
+def configure(folder: Path | None, rank: int = 0, held: bool = False) -> None:
     """Logs to stderr and to `folder/train.log`; a rank above 0 to its own `train.rank1.log` and nowhere else.
+
+    held: the file gets its lines when `write_held` is called: until then the folder may be another run's.
 
     Replaces what an earlier call set up. What is said for debugging goes to the file alone, unless
     ALEXNET_EXP_TRACEBACK is set. Where stderr is that very file (`take_over_output`), each line is written once.
@@ -99,7 +115,7 @@ def configure(folder: Path | None, rank: int = 0) -> None:
         console.setLevel(logging.DEBUG if os.environ.get(TRACEBACK) else logging.INFO)
         root.addHandler(console)
     if folder is not None:
-        file = _File(log_file(folder, rank))
+        file = _File(log_file(folder, rank), held)
         file.setFormatter(logging.Formatter(FORMAT))
         root.addHandler(file)
     root.setLevel(logging.WARNING)
@@ -112,6 +128,13 @@ def configure(folder: Path | None, rank: int = 0) -> None:
         logger.setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     _quieten_warnings()
+
+
+def write_held() -> None:
+    """Writes what was logged since `configure(..., held=True)` to the file, and from now on every line at once."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _File):
+            handler.write_held()
 
 
 def log_file(folder: Path, rank: int = 0) -> Path:

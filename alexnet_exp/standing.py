@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from alexnet_exp.atomic import leftovers
-from alexnet_exp.build import STANDING
+from alexnet_exp.build import CARD, STANDING
+from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.launch import MEETING, RENDEZVOUS
-from alexnet_exp.loading import read_checkpoint
+from alexnet_exp.loading import read_checkpoint, refuse_another_network
 from alexnet_exp.runs import checksum, provenance
 from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.run import DIED, RUNNING
+from alexnet_exp.runs.start import refuse_another_experiment
 from alexnet_exp.settings import UserError
 
 log = logging.getLogger(__name__)
@@ -31,12 +34,17 @@ LEFT_OVER = (".*.partial", "next.ckpt")  # of a process that was killed while it
 
 @dataclass(frozen=True)
 class Standing:
-    """A checkpoint to go on from: behind `step` optimizer steps, `epoch` epochs and `batch` batches of the next one."""
+    """A checkpoint to go on from: behind `step` optimizer steps, `epoch` epochs and `batch` batches of the next one.
+
+    model: the settings of its network. fingerprint: of the data that it was trained on; None where that has none.
+    """
 
     path: Path
     step: int
     epoch: int
     batch: int
+    model: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
 
     def __str__(self) -> str:
         batch = f", batch {self.batch} of the next" if self.batch else ""
@@ -79,26 +87,41 @@ def _of(path: Path, content: dict[str, Any]) -> Standing:
         epoch = int(loop["epoch_progress"]["current"]["processed"])
         between = content[STANDING]["between_epochs"]
         batch = 0 if between else int(loop["epoch_loop.batch_progress"]["current"]["ready"])
-        return Standing(path, int(content["global_step"]), epoch, batch)
+        fingerprint = content.get("callbacks", {}).get(Checkpoints.__name__, {}).get("fingerprint")
+        return Standing(path, int(content["global_step"]), epoch, batch, content[CARD]["model"], fingerprint)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a checkpoint that a training can go on from ({error!r})") from None
 
 
-def settle(run: RunFolder) -> Standing | None:
-    """Makes the folder that of a run which stands at its newest whole checkpoint, and returns that. The lock is held.
+def refuse_another_run(run: Path, config: Mapping[str, Any], found: Standing | None) -> None:
+    """Raises UserError where `config` contradicts what result.json or the checkpoint say of the run. Nested."""
+    refuse_another_experiment(run, config)
+    if found is not None and isinstance(config.get("model"), Mapping):
+        refuse_another_network(found.path, found.model, config["model"], run)
+
+
+def refuse_other_data(run: Path, found: Standing, fingerprint: str | None) -> None:
+    """Raises UserError where the run's data, of this `fingerprint`, is not that which the checkpoint was trained on."""
+    if None not in (fingerprint, found.fingerprint) and fingerprint != found.fingerprint:
+        raise UserError(
+            f"{run}: its data has changed since the run began (fingerprint {found.fingerprint}, now {fingerprint}); "
+            "bring it back, or start a new run"
+        )
+
+
+def settle(run: RunFolder, found: Standing | None) -> None:
+    """Makes the folder that of a run which stands at `found`, its newest whole checkpoint. The lock is held.
 
     What a killed process left unfinished is removed, and rows behind that point, which are of a training that is no
     more. A damaged checkpoint gets the name `NAME.ckpt.damaged`: by its own it would be kept as `previous`, in place of
     a whole one.
     """
     _clear(run)
-    found = standing(run.path)
     for path in _files(run.path):
         if found is None or not _is_whole(path):
             path.replace(path.with_name(f"{path.name}.damaged"))
             checksum.beside(path).unlink(missing_ok=True)
     run.cut_back(*((found.step, found.epoch) if found else (0, 0)))
-    return found
 
 
 def _is_whole(path: Path) -> bool:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from alexnet_exp.ranks import rank
 from alexnet_exp.settings import INTERRUPTED, REQUEUE
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -208,7 +209,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
 
 def _say(number: signal.Signals) -> None:
     """Not by the log, whose lock the interrupted code may hold; and once, where several ranks hear it."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    if rank() == 0:
         with suppress(OSError):
             os.write(2, f"{number.name}: stopping once this step is saved; again to leave at once\n".encode())
 

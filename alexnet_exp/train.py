@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.devices import Placement, check_ranks, chosen, count, launched, no_gpu_looked_for, place
+from alexnet_exp.devices import Placement, check_ranks, chosen, count, no_gpu_looked_for, place
 from alexnet_exp.endings import Ending, ending_of, own_interrupts
 from alexnet_exp.evaluate import evaluate
 from alexnet_exp.facts import at_start, before_training
@@ -34,24 +35,33 @@ from alexnet_exp.launch import run_ranks
 from alexnet_exp.loading import read_checkpoint
 from alexnet_exp.loggers import Reports, build_loggers
 from alexnet_exp.model.stage import fused_path
+from alexnet_exp.ranks import launched, rank
 from alexnet_exp.recording import record
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.accuracy import summary_line
 from alexnet_exp.runs.contents import chosen_options
 from alexnet_exp.runs.find import outputs_of
-from alexnet_exp.runs.folder import RunFolder, flatten
+from alexnet_exp.runs.folder import PRUNE, RunFolder, flatten
 from alexnet_exp.runs.predictions import OF_TEST
+from alexnet_exp.runs.start import Start
 from alexnet_exp.schema import Config, Interval, OnNan, Which
-from alexnet_exp.settings import BAD_INPUT, DONE, UserError, refusal
-from alexnet_exp.standing import Standing, attempts, settle, standing
+from alexnet_exp.settings import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
+from alexnet_exp.standing import Standing, attempts, refuse_another_run, refuse_other_data, settle, standing
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
 
 log = logging.getLogger(__name__)
 
+ANYHOW = Start()  # begins a run, or resumes the one that is in the folder
+
 
 def train(container: Mapping[str, Any], path: Path) -> int:
-    """Runs the experiment into the folder `path`; returns the exit code, see `endings`.
+    """Runs the experiment into the folder `path`; returns the exit code, see `endings`."""
+    return run_experiment(container, path).code
+
+
+def run_experiment(container: Mapping[str, Any], path: Path, start: Start = ANYHOW) -> Ending:
+    """Runs the experiment into the folder `path`, and prints why it was refused, where it was.
 
     Where several devices are asked for, every one gets a process, of which this one only waits for the end. A folder
     that has a checkpoint is gone on with from there, and ends as it would have, had nothing come between.
@@ -59,51 +69,106 @@ def train(container: Mapping[str, Any], path: Path) -> int:
     config = validate(container)
     accelerator, devices, _ = chosen(config.trainer)
     check_ranks(config)
+    number = rank()
     if count(devices) == 1 or config.trainer.num_nodes > 1 or launched():
-        return train_rank(container, path).code
-    backend = "nccl" if accelerator == "cuda" else "gloo"
-    ending = run_ranks(train_rank, count(devices), backend, container, path)
-    if ending.status != "refused" and not ending.recorded:
-        logs.configure(path)
-        _say(ending)
-        if path.exists():  # else it would be made anew
-            record(RunFolder(path), container, ending)
-    return ending.code
+        ending = train_rank(container, path, start)
+    else:
+        backend = "nccl" if accelerator == "cuda" else "gloo"
+        ending = run_ranks(partial(train_rank, start=start), count(devices), backend, container, path)
+        if ending.status != "refused" and not ending.recorded and path.exists():  # else it would be made anew
+            ending = _record_for_ranks(container, path, ending)
+    if ending.status == "refused":
+        print(refusal(UserError(f"rank {number}: {ending.reason}" if number else ending.reason)), file=sys.stderr)
+    elif number and ending.code not in (DONE, REQUEUE, INTERRUPTED):  # its log is a file of its own
+        print(refusal(UserError(f"rank {number}: {ending.status}: {ending.reason}")), file=sys.stderr)
+    return ending
 
 
-def train_rank(container: Mapping[str, Any], path: Path) -> Ending:
-    """One rank's whole life; the only rank there is, on one device. Rank 0 writes the folder."""
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+def train_rank(container: Mapping[str, Any], path: Path, start: Start = ANYHOW) -> Ending:
+    """One rank's whole life; the only rank there is, on one device. Rank 0 writes the folder.
+
+    Nothing is written there before the folder is locked, `start` has been checked and, of a run that is resumed, its
+    data is known to be the same.
+    """
     folder = RunFolder(path)
-    logs.configure(path, rank)
+    logs.configure(path, rank(), held=True)
     with stopping.interruptible():
         try:
             config = validate(container)
-            with folder.lock() if rank == 0 else nullcontext():
-                return _recorded(config, container, folder, writes=rank == 0)
+            if rank() != 0:
+                return _recorded(config, container, folder, None)
+            with folder.lock():
+                start.check(path)
+                return _recorded(config, container, folder, start)
         except UserError as error:
-            if rank == 0:
-                print(refusal(error), file=sys.stderr)
             return Ending("refused", BAD_INPUT, str(error))
 
 
-def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, writes: bool) -> Ending:
-    """Runs, and writes into result.json how it ended, whatever happens."""
-    if writes:
-        code = provenance.running()
-        earlier = attempts(folder.path, code)
-        settle(folder)
-        folder.write_patch(code.patch)
-        folder.begin(container, {**at_start(config, code), **chosen_options(folder.path), **earlier})
+def _record_for_ranks(container: Mapping[str, Any], path: Path, ending: Ending) -> Ending:
+    """Records how a run ended whose ranks could not."""
+    folder = RunFolder(path)
     try:
+        with folder.lock():
+            logs.configure(path)
+            _say(ending)
+            return record(folder, container, ending)
+    except UserError as error:  # another process writes the folder
+        logs.configure(None)
+        _say(ending)
+        log.error(str(error))
+        return ending
+
+
+def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, start: Start | None) -> Ending:
+    """Runs, and writes into result.json how it ended, whatever happens. start: of rank 0, which writes the folder.
+
+    A run that is resumed is built first: where that is refused or interrupted the folder stays as it is.
+    """
+    found = standing(folder.path)
+    refuse_another_run(folder.path, container, found)
+    built: Built | None = None
+    broken: Exception | None = None
+    if found is not None:
+        try:
+            built = _built(config)
+            refuse_other_data(folder.path, found, getattr(built.experiment.data, "fingerprint", None))
+        except UserError:
+            raise
+        except KeyboardInterrupt as stop:
+            ending = ending_of(stop)
+            _say(ending)
+            return replace(ending, recorded=True)  # nothing of this attempt is to be recorded
+        except Exception as error:  # has a traceback that somebody will look for: recorded below
+            broken = error
+    if start is not None:
+        _begin(config, container, folder, start, found)
+    logs.write_held()
+    try:
+        if broken is not None:
+            raise broken
         with ExitStack() as stack:
-            facts = _run(config, container, folder, writes, stack)
+            built = built or _built(config)
+            facts = _run(config, container, folder, built, found, start is not None, stack)
     except BaseException as error:
         ending = ending_of(error)
         _say(ending)
-        return record(folder, container, ending) if writes else ending
+        return record(folder, container, ending) if start is not None else ending
     ending = Ending("done", DONE)
-    return record(folder, container, ending, facts) if writes else ending
+    return record(folder, container, ending, facts) if start is not None else ending
+
+
+def _begin(
+    config: Config, container: Mapping[str, Any], folder: RunFolder, start: Start, found: Standing | None
+) -> None:
+    """Makes the folder that of this attempt. The lock is held."""
+    code = provenance.running()
+    earlier = attempts(folder.path, code)
+    settle(folder, found)
+    if start.resumed:
+        (folder.path / PRUNE).unlink(missing_ok=True)
+    folder.write_settings(start.files)
+    folder.write_patch(code.patch)
+    folder.begin(container, {**at_start(config, code), **chosen_options(folder.path), **earlier})
 
 
 def _say(ending: Ending) -> None:
@@ -114,10 +179,16 @@ def _say(ending: Ending) -> None:
         log.debug(ending.trace)  # train.log alone has it, unless it was asked for
 
 
-def _run(
-    config: Config, container: Mapping[str, Any], folder: RunFolder, writes: bool, stack: ExitStack
-) -> dict[str, Any]:
-    """Trains, tests and saves the predictions; returns the facts of the result. Leaves on `stack` what it opened."""
+@dataclass(frozen=True)
+class Built:
+    """An experiment whose data is open, and where it computes."""
+
+    experiment: Experiment
+    placement: Placement
+
+
+def _built(config: Config) -> Built:
+    """Builds the experiment and opens its data."""
     keep_what_is_there()
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
@@ -126,6 +197,20 @@ def _run(
     prepare(experiment)
     said = (f"seed {config.seed}", placement.device_name, placement.why, *ways)
     log.info("; ".join(filter(None, said)))
+    return Built(experiment, placement)
+
+
+def _run(
+    config: Config,
+    container: Mapping[str, Any],
+    folder: RunFolder,
+    built: Built,
+    begun: Standing | None,
+    writes: bool,
+    stack: ExitStack,
+) -> dict[str, Any]:
+    """Trains, tests and saves the predictions; returns the facts of the result. Leaves on `stack` what it opened."""
+    experiment, placement = built.experiment, built.placement
     every = Interval.read(config.checkpoint.every)
     assert every is not None
     recorder = Recorder(folder if writes else None, config.trainer.on_nan)
@@ -147,7 +232,7 @@ def _run(
         if outputs is not None:  # not before: what is refused on its way here is no run to come back to
             folder.link_latest(outputs)
     with no_gpu_looked_for(placement.accelerator):
-        facts = _fit(experiment, trainer, checkpoints, standing(folder.path))
+        facts = _fit(experiment, trainer, checkpoints, begun)
     facts |= {"images_per_s": recorder.images_per_s, "best_epoch": checkpoints.best_epoch}
     which, epoch = "last", checkpoints.epoch  # its weights are those in memory, also where saving them failed
     if config.test.checkpoint is Which.best and checkpoints.best_epoch and checkpoints.file("best").exists():

@@ -58,6 +58,12 @@ class Run:
         return content
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` and what is in it; of a lock, which is the system's, only that it is there."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {str(file.relative_to(folder)): b"" if file.name == ".lock" else file.read_bytes() for file in files}
+
+
 def train_into(path: Path, *overrides: str) -> Run:
     """One experiment in this process, as `python -m alexnet_exp` would run it, but for Hydra's choice of the folder."""
     from alexnet_exp.config import compose

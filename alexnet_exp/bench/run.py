@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from alexnet_exp.model import columns_count
 from alexnet_exp.model.count import layers
 from alexnet_exp.model.spec import Network
 from alexnet_exp.model.stage import fused_path
+from alexnet_exp.ranks import rank
 from alexnet_exp.replicas import replicas
 from alexnet_exp.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.settings import DONE, UserError
@@ -69,11 +69,6 @@ class Ask:
     steps: int | None = None
     batches: tuple[int, ...] = ()
     layers: bool = True
-
-
-def rank() -> int:
-    """This process's number among the ranks, 0 where it is alone."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def bench_rank(container: Mapping[str, Any], folder: Path) -> Ending:

@@ -127,11 +127,6 @@ class Checkpoints(AfterMetrics):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if None not in (self.fingerprint, state_dict["fingerprint"]) and self.fingerprint != state_dict["fingerprint"]:
-            raise UserError(
-                f"{self.folder.path}: its data has changed since the run began (fingerprint "
-                f"{state_dict['fingerprint']}, now {self.fingerprint}); bring it back, or start a new run"
-            )
         self.best, self.best_epoch, self.epoch = (state_dict[key] for key in ("best", "best_epoch", "epoch"))
         self._seconds_before = state_dict["seconds"]
 

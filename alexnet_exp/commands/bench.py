@@ -47,9 +47,10 @@ def run(arguments: list[str]) -> int:
 def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
     """What was found, or None, also on a rank that has nothing to say, and the exit code."""
     from alexnet_exp import logs
-    from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure, rank
-    from alexnet_exp.devices import check_ranks, chosen, count, launched
+    from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure
+    from alexnet_exp.devices import check_ranks, chosen, count
     from alexnet_exp.launch import run_ranks
+    from alexnet_exp.ranks import launched, rank
 
     config = fitted(container)
     ask = Ask(given.steps, tuple(given.batch or ()), not given.no_layers)

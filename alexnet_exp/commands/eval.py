@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
-from alexnet_exp.runs.contents import is_run, read_config, read_result
+from alexnet_exp.ranks import rank
+from alexnet_exp.runs.contents import is_run, read_result
 from alexnet_exp.runs.find import checkpoint_path, find, runs_under
+from alexnet_exp.runs.start import config_of
 from alexnet_exp.schema import VIEWS, Config
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import validate
@@ -69,7 +71,7 @@ def run(arguments: list[str]) -> int:
         found.append((one, evaluation))
         if evaluation.predictions is not None:
             together.add(evaluation.predictions)
-    if not _first_rank():
+    if rank() != 0:
         return 0
     if together.runs < len(runs) and (save is not None or several):
         raise UserError("eval: a test_step of your own must return logits, or there is nothing to average and save")
@@ -97,7 +99,7 @@ def _given(path: Path, given: Namespace) -> Given:
     """What is to be evaluated of the run in `path`; refused before any run is."""
     from alexnet_exp.datamodule import ImageData
 
-    config = validate(read_config(path))
+    config = validate(config_of(path))
     own = isinstance(config.data, UserClass) and not issubclass(config.data.cls, ImageData)
     if own and given.split != "test":
         raise UserError(
@@ -154,12 +156,6 @@ def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -
         keep_freed_memory()
     lay_out(experiment, placement.channels_last)
     return evaluate(experiment, placement, given.split, one.views, keep=several or given.save is not None)
-
-
-def _first_rank() -> bool:
-    from pytorch_lightning.utilities import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def _tell(found: Sequence[tuple[Given, Evaluation]], together: Together, split: str) -> None:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from alexnet_exp.commands.parser import Parser, output_folder, with_overrides
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
-from alexnet_exp.runs.contents import read_config, read_metrics, read_result
+from alexnet_exp.runs.contents import read_metrics, read_result
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.predictions import OF_TEST, read_predictions
+from alexnet_exp.runs.start import config_of
 from alexnet_exp.settings import UserError, one_of
 from alexnet_exp.validate import validate
 
@@ -124,7 +125,7 @@ class _Job:
         from alexnet_exp.datamodule import ImageData
         from alexnet_exp.loading import rebuilt
 
-        config = validate(read_config(self.run))
+        config = validate(config_of(self.run))
         try:
             data = rebuilt(config).data
             if not isinstance(data, ImageData):

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.atomic import replacing
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import TARGET
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import is_run, read_config, state
 from alexnet_exp.runs.find import find
-from alexnet_exp.runs.folder import PRUNE
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE, PRUNED
+from alexnet_exp.runs.start import Start, config_of, digest, is_free
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
 from alexnet_exp.sweep.work import sweep_folder, work
 
@@ -30,15 +30,6 @@ if TYPE_CHECKING:
     from alexnet_exp.standing import Standing
 
 JOBS = "hydra.launcher.jobs="
-# What may change when a run goes on: how long it trains, where it computes and reads, what is kept and told of it.
-FREE = (
-    *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps"),
-    *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.on_nan"),
-    *("schedule.restarts", "schedule.restart_from"),  # of what is to come: `_check_rates`
-    *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
-    *("data.root", "data.workers", "data.cache", "data.decode", "data_root", "logger", "checkpoint", "test"),
-    *("tags", "note"),
-)
 
 
 def run(arguments: list[str]) -> int:
@@ -75,32 +66,33 @@ def _single(folder: Path, given: argparse.Namespace) -> int:
     refuse_links_out(folder)
     if given.jobs is not None:
         raise UserError(f"--jobs {given.jobs}: {folder} is a single run's; --jobs is for a sweep")
-    before = read_config(folder)
-    if not is_run(folder) and "${" in str(before):  # Hydra writes it, and we without interpolation a moment later
+    seen = digest(folder)
+    before = config_of(folder)
+    if not is_run(folder) and "${" in str(before):  # as an earlier version left it that was killed before it began
         raise UserError(f"{folder}: was killed before it began, and has nothing to go on with; type its command again")
     container = changed(before, given.overrides)
     status = state(folder) if is_run(folder) else None
     if status in (DONE, PRUNED):
         if container == before:
-            print(f"{folder}: is {status} already; trainer.max_epochs=N trains on")
+            print(printable(f"{folder}: is {status} already; trainer.max_epochs=N trains on"))
             return 0
         if not any((folder / "checkpoints").glob("*.ckpt")):
             raise UserError(f"{folder}: kept no checkpoint (checkpoint.keep) to go on from; start a new run")
-    return go_on(container, before, folder)
+    return go_on(container, before, folder, seen)
 
 
-def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path) -> int:
-    """Validates the configuration, notes it in the folder where it is another than `before`, and trains."""
+def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen: str) -> int:
+    """Validates the configuration, and trains. seen: the folder's `digest` when `before` was read from it."""
     from omegaconf import OmegaConf
 
     from alexnet_exp.commands.train import tell
     from alexnet_exp.config import fitted
     from alexnet_exp.standing import standing
     from alexnet_exp.sweep.compose import check_devices
-    from alexnet_exp.train import train
+    from alexnet_exp.train import run_experiment
 
     refuse_links_out(folder)
-    with locked(folder):  # refused before anything is changed, where it is running now
+    with locked(folder):  # refused before anything is looked at, where it is running now
         pass
     config = fitted(container)
     check_devices([config])
@@ -109,13 +101,11 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path) -> in
         _check_length(container, stands)
         if container["schedule"] != before["schedule"]:
             _check_rates(config, before, stands)
-    if container != before:
-        with replacing(folder / ".hydra" / "config.yaml") as file:
-            file.write(OmegaConf.to_yaml(container).encode())
-    (folder / PRUNE).unlink(missing_ok=True)
-    code = train(container, folder)
-    tell(folder, code)
-    return code
+    files = {} if container == read_config(folder) else {"config.yaml": OmegaConf.to_yaml(container)}
+    ending = run_experiment(container, folder, Start(files, seen=seen, resumed=True))
+    if ending.status != "refused":
+        tell(folder, ending.code)
+    return ending.code
 
 
 def _check_length(container: dict[str, Any], stands: Standing) -> None:
@@ -176,7 +166,7 @@ def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             problems.append(Problem(text, NO_VALUE, "a run that goes on takes single values: key=value"))
         elif not isinstance(node, dict) or name not in node:
             problems.append(Problem(key, value, "the run has no such setting"))
-        elif not _is_free(key) or (path == ["schedule"] and TARGET in node):  # a user's may mean anything by a name
+        elif not is_free(key) or (path == ["schedule"] and TARGET in node):  # a user's may mean anything by a name
             other = f"would make it another experiment than the one with {shown(node[name])}; start a new run"
             problems.append(Problem(key, value, other))
         else:
@@ -184,10 +174,6 @@ def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     if problems:
         raise Refused(problems)
     return dict(copy)
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def _copied(value: Any) -> Any:

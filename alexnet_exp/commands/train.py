@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any, NoReturn
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_original_cwd
+from omegaconf import DictConfig
 
-from alexnet_exp.atomic import replacing
 from alexnet_exp.config import (
     as_yaml,
     check_config_dir,
     compose,
     composed_jobs,
     each_job,
+    hydra_files,
     plain,
     quoted,
     settings_of_hydra,
     with_hydra,
 )
+from alexnet_exp.endings import Ending
+from alexnet_exp.ranks import rank
 from alexnet_exp.runs.accuracy import margin
 from alexnet_exp.runs.contents import is_run, read_config, read_result, state
 from alexnet_exp.runs.run import RUNNING
+from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_run
 from alexnet_exp.settings import BAD_INPUT, UserError
 from alexnet_exp.sweep.compose import check_devices
 
@@ -59,29 +63,19 @@ def run(arguments: list[str]) -> int:
     configs = composed_jobs([flags.overrides], flags.config_dir)
     check_devices(configs)
     there = Path() if settings is None else Path(str(settings.hydra.run.dir))
-    if settings is not None and _has_run(there):
-        if _rank() == 0:
+    if settings is not None and holds_run(there):
+        if rank() == 0:
             return _again(there, compose(flags.overrides, flags.config_dir), configs[0].resume)
         if configs[0].resume:
             return 0 if _is_over(there) else _join(there)
         if _has_ended(there):
             return BAD_INPUT  # rank 0 says why; to wait for it would be in vain
-    ended: list[tuple[Path, int]] = []
+    ended: list[tuple[Path, Ending]] = []
     with_hydra(arguments, lambda config: ended.append(_one(config)))
-    path, code = ended[0]
-    if _rank() == 0:
-        tell(path, code)
-    return code
-
-
-def _rank() -> int:
-    """Which rank this process is, where each of them was given the command."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-
-
-def _has_run(folder: Path) -> bool:
-    """Whether a run lies already in the folder that the command names by `hydra.run.dir`; of rank 0, if not our own."""
-    return (folder / "result.json").exists() or (folder / "checkpoints").is_dir()
+    path, ending = ended[0]
+    if rank() == 0 and ending.status != "refused":
+        tell(path, ending.code)
+    return ending.code
 
 
 def _is_over(folder: Path) -> bool:
@@ -106,8 +100,9 @@ def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     from alexnet_exp.runs.folder import flatten
 
     if not resume:
-        raise UserError(f"hydra.run.dir={folder}: a run lies there; add resume=true to go on with it, or name another")
-    before = {**read_config(folder), "resume": False}
+        raise UserError(f"hydra.run.dir={folder}: {RUN_THERE}")
+    seen = digest(folder)
+    before = {**config_of(folder), "resume": False}
     now, then = flatten({**container, "resume": False}), flatten(before)
     differing = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
     if differing:
@@ -117,7 +112,7 @@ def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     if _is_over(folder):
         tell(folder, 0)
         return 0
-    return go_on(before, before, folder)
+    return go_on(before, before, folder, seen)
 
 
 def _is_sweep(settings: DictConfig) -> bool:
@@ -151,7 +146,7 @@ def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig
     from alexnet_exp.sweep.work import end
 
     folder = choose(flags.overrides, flags.config_dir, settings)
-    ended: list[tuple[Path, int]] = []  # of jobs that a launcher of Hydra's own runs in this process
+    ended: list[tuple[Path, Ending]] = []  # of jobs that a launcher of Hydra's own runs in this process
     ran: dict[Path, Outcome] = {}
     stopped: KeyboardInterrupt | None = None
     with interruptible():
@@ -170,7 +165,7 @@ def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig
     if stopped:
         return ending_of(stopped).code
     print(json.dumps({"runs": [_machine_line(path) for path, _ in ended]}))
-    return max((code for _, code in ended), default=0)
+    return max((ending.code for _, ending in ended), default=0)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -198,18 +193,18 @@ def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; python -m alexnet_exp --help tells what it takes")
 
 
-def _one(config: DictConfig) -> tuple[Path, int]:
+def _one(config: DictConfig) -> tuple[Path, Ending]:
+    """Trains what Hydra composed; writes `.hydra/`, which Hydra itself would write whoever has the folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    path = Path(HydraConfig.get().runtime.output_dir)
-    container = {**plain(config), "resume": False}  # asks for something of this command, not of the experiment
-    saved = path / ".hydra" / "config.yaml"
-    if saved.exists():  # without interpolation: it is read back by yaml.safe_load, elsewhere, later
-        with replacing(saved) as file:
-            file.write(OmegaConf.to_yaml(container).encode())
-    from alexnet_exp.train import train
+    from alexnet_exp.train import run_experiment
 
-    return path, train(container, path)
+    hydra = HydraConfig.get()
+    path = Path(hydra.runtime.output_dir)
+    container = {**plain(config), "resume": False}  # asks for something of this command, not of the experiment
+    files = hydra_files(hydra, list(hydra.overrides.task), container)
+    with chdir(get_original_cwd()):  # with hydra.job.chdir too, a path in a setting is one of the command's folder
+        return path, run_experiment(container, path, Start(files, new=True))
 
 
 def _machine_line(path: Path) -> dict[str, Any]:

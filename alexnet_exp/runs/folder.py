@@ -216,6 +216,19 @@ class RunFolder:
         table.add(STEPS, rows)
         self.save(STEPS_FILE, lambda: table.write(flush=False))  # flushed, the training would wait for the disk
 
+    def write_settings(self, files: Mapping[str, str]) -> None:
+        """Writes the given files of `.hydra/`, by name.
+
+        Raises UnwritableError as `begin` does.
+        """
+        for name, text in files.items():
+            try:
+                (self.path / ".hydra").mkdir(exist_ok=True)
+                with replacing(self.path / ".hydra" / name) as file:
+                    file.write(text.encode())
+            except OSError as error:
+                raise UnwritableError(self.path, f".hydra/{name}", error) from None
+
     def write_patch(self, patch: str) -> None:
         """Keeps the uncommitted part of the code as code.patch; no file if there is none.
 
@@ -279,7 +292,7 @@ class RunFolder:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         with replacing(self.result) as file:
-            file.write((json.dumps(_plain(record), indent=2, allow_nan=False) + "\n").encode())
+            file.write((json.dumps(plain(record), indent=2, allow_nan=False) + "\n").encode())
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -291,12 +304,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What strict JSON can hold: a NaN or an infinity, which it cannot, becomes null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Enum):

@@ -47,18 +47,19 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UnwritableError(folder, NAME, error) from None
     _held.add(descriptor)
-    by_name = False
+    held = by_name = False
     try:
         by_name = _take(descriptor, folder)
+        held = True
         yield
     finally:
         # a forked child has closed it, and may have a file of its own under that number by now
         if descriptor in _held:
             _held.remove(descriptor)
             with suppress(OSError):  # a disk that is gone lets go of it by itself
-                if by_name:
+                if held:  # a command that is refused leaves the folder as it was
                     os.ftruncate(descriptor, 0)
-                else:
+                if not by_name:
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.atomic import replacing
 from alexnet_exp.composer import Composer
-from alexnet_exp.config import Problems, fitted, plain
+from alexnet_exp.config import Problems, fitted, hydra_files, plain
 from alexnet_exp.paths import group_names
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.schema import Config
@@ -156,7 +156,7 @@ def _current(config: DictConfig) -> Iterator[None]:
 
 
 def _write(job: Job, composed: Composed) -> None:
-    """`.hydra/` as Hydra writes it, but config.yaml has no interpolation: it is read back elsewhere, later."""
+    """Writes the job's `.hydra/`."""
     from omegaconf import OmegaConf, read_write
 
     folder = job.folder / ".hydra"
@@ -169,14 +169,7 @@ def _write(job: Job, composed: Composed) -> None:
     if (folder / "config.yaml").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    hydra = OmegaConf.to_container(config.hydra, enum_to_str=True)
-    assert isinstance(hydra, dict)
-    hydra = {key: value for key, value in hydra.items() if key not in ("help", "hydra_help")}
-    texts = {
-        "hydra.yaml": OmegaConf.to_yaml({"hydra": hydra}),
-        "overrides.yaml": OmegaConf.to_yaml(list(composed.overrides)),
-        "config.yaml": OmegaConf.to_yaml(composed.container),  # last: where it is, all are
-    }
+    texts = hydra_files(config.hydra, composed.overrides, composed.container)
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(text.encode())

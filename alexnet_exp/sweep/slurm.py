@@ -27,6 +27,7 @@ from typing import Any
 
 from alexnet_exp import logs, stopping
 from alexnet_exp.endings import Ending, ending_of
+from alexnet_exp.ranks import rank
 from alexnet_exp.recording import record
 from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
@@ -369,20 +370,16 @@ def be_job(path: str) -> None:
     before = _saved(folder)
     with interruptible():
         try:
-            code = _be_rank_0(folder) if _is_rank_0() else _be_another_rank(folder)
+            code = _be_rank_0(folder) if rank() == 0 else _be_another_rank(folder)
         except KeyboardInterrupt as stop:
             code = ending_of(stop).code
         for each in SIGNALS:  # what is still to do is short, and SLURM repeats itself
             signal.signal(each, signal.SIG_IGN)
-        if code == REQUEUE and _is_rank_0():
+        if code == REQUEUE and rank() == 0:
             # SIGUSR2 is the notice that the job's time limit is near, see `submit`
             _requeue(folder, new=_saved(folder) != before or stopping.wish() != signal.SIGUSR2)
     if code != DONE:
         sys.exit(code)
-
-
-def _is_rank_0() -> bool:
-    return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
 def _be_rank_0(folder: Path) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.devices import launched
 from alexnet_exp.launch import rank_environment
+from alexnet_exp.ranks import launched
 from alexnet_exp.settings import Refused, UserError
 from alexnet_exp.sweep import slurm_queue
 from alexnet_exp.sweep.slurm import Resources, _requeue, check, need_submitit, resources

@@ -1,0 +1,89 @@
+"""Which rank a process is: one answer, also where another program left its variables in the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp import ranks
+from alexnet_exp.__main__ import main
+from tests.conftest import TINY
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*ranks.VARIABLES, "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+ALONE = [
+    {},
+    {"RANK": "1", "WORLD_SIZE": "2"},
+    {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "elsewhere"},
+    {"SLURM_PROCID": "1"},
+    {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": ""},
+    {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
+    {"RANK": "", "WORLD_SIZE": "", "SLURM_PROCID": ""},
+]
+RANKS = [
+    ({"LOCAL_RANK": "0", "RANK": "2", "WORLD_SIZE": "4"}, 2),
+    ({"LOCAL_RANK": "1"}, 0),
+    ({"SLURM_PROCID": "3", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}, 3),
+]
+
+
+@pytest.mark.parametrize("environment", ALONE)
+def test_a_process_that_nobody_launched_as_a_rank_is_alone(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert not ranks.launched()
+    assert ranks.rank() == 0
+    ranks.drop_leftovers()
+    assert not set(ranks.VARIABLES) & os.environ.keys(), "Lightning would read them"
+    told = capsys.readouterr().err
+    misled = {"RANK": "0", "WORLD_SIZE": "1", "SLURM_PROCID": "0"}
+    named = [name for name, usual in misled.items() if environment.get(name) not in (None, "", usual)]
+    assert told.count("\n") == bool(named)
+    assert all(f"{name}='{environment[name]}'" in told for name in named)
+
+
+@pytest.mark.parametrize(("environment", "number"), RANKS)
+def test_a_rank_is_one(environment: dict[str, str], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.launched()
+    assert ranks.rank() == number
+    ranks.drop_leftovers()
+    assert environment.items() <= os.environ.items()
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "1"}])
+def test_a_run_with_variables_that_were_left_behind_is_recorded(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    assert main([*TINY, "hydra.run.dir=run", "trainer.max_epochs=1"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["status"] == "done"
+    assert "in the environment: ignored, this is a single process" in err.splitlines()[0]
+    assert {file.name for file in (tmp_path / "run").iterdir()} >= {"result.json", "metrics.csv", "train.log"}
+
+
+def test_a_rank_that_is_not_the_first_says_why_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from alexnet_exp.config import compose
+    from alexnet_exp.train import train
+
+    for name, value in {"LOCAL_RANK": "3", "RANK": "3", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    container = compose([*TINY, "data=folder", f"data.root={tmp_path / 'nowhere'}", "data.subset=null"])
+    assert train(container, tmp_path / "run") == 2
+    assert "rank 3: failed: " in capfd.readouterr().err
