@@ -35,7 +35,8 @@ def rank() -> int:
     """This process's rank; 0 where it is alone, whatever numbers another program left in its environment."""
     if not launched():
         return 0
-    return _number("RANK", _number("SLURM_PROCID", 0))
+    of_slurm = _number("SLURM_PROCID", 0)
+    return _number("RANK", of_slurm) if "LOCAL_RANK" in os.environ else of_slurm
 
 
 def without(environment: Mapping[str, str]) -> dict[str, str]:
