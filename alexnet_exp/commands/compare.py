@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from alexnet_exp.compare.select import check_names, metric_keys, other_values, r
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.printable import printable
 from alexnet_exp.runs.find import find
+from alexnet_exp.runs.many import Runs
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import DONE, FAILED, UserError, one_of
 
@@ -30,7 +32,7 @@ def run(arguments: list[str]) -> int:
     if given.claims:
         return _claims(given)
 
-    from alexnet_exp.compare.compare import ARM_COLUMNS, Options, compare
+    from alexnet_exp.compare.compare import default_metric
     from alexnet_exp.runs.many import read
 
     found = read(*_places(given.paths), seed_column=given.seed_column, metrics=[given.metric] if given.metric else ())
@@ -42,6 +44,17 @@ def run(arguments: list[str]) -> int:
         wanted = f"{' and '.join(given.where)}{other_values(found, given.where)}"
         raise UserError(f"compare: none of {len(found):,} runs has {wanted}")
     metric = _metric(given.metric, runs)
+    with _as_declared(given, metric or default_metric(runs)):
+        return _compare(given, found, runs, metric)
+
+
+def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | None) -> int:
+    from alexnet_exp.compare.compare import ARM_COLUMNS, Options, compare, default_metric
+
+    if given.percent:
+        from alexnet_exp.runs.foreign import in_shares
+
+        runs, _ = in_shares(runs, metric or default_metric(runs))
     columns = _names(given.columns)
     check_names([key for key in columns if key not in ARM_COLUMNS], runs, "--columns")
     check_names([given.sort.removeprefix("-")] if given.sort else [], runs, "--sort")
@@ -62,7 +75,7 @@ def run(arguments: list[str]) -> int:
         columns=columns,
         seed_key=given.seed_column if own_seed else "seed",
     )
-    comparison = compare(runs, options, found.skipped)
+    comparison = compare(runs, options, found.skipped, found.notes)
     if given.sort and options.rank is None:
         comparison = _sorted(comparison, given.sort, columns, given.top)
     if given.html:
@@ -80,6 +93,10 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="folders of runs, at any depth, or a CSV file; default: outputs")
     add("--metric", metavar="KEY", help="what is compared, e.g. test/loss; default: test/top1")
+    ends = parser.add_mutually_exclusive_group()
+    ends.add_argument("--lower-is-better", action="store_true", help="of the metric, whatever its name says")
+    ends.add_argument("--higher-is-better", action="store_true", help="of the metric, whatever its name says")
+    add("--percent", action="store_true", help="the metric was recorded in percent: 0.9 is 0.9%%, not 90%%")
     add("--where", action="append", default=[], metavar="KEY=VALUE", help="only these runs; also != < <= > >=; repeat")
     add("--group-by", action="append", default=[], metavar="KEY", help="what makes arms; default: all that varies")
     add("--baseline", metavar="KEY=VALUE", help="the arm that the others are held against, e.g. model.norm=none")
@@ -97,6 +114,14 @@ def _parser() -> Parser:
     add("--assert-equal", action="store_true", help="two runs: exit code 1 where their steps.csv differ")
     add("--tolerance", type=float, metavar="X", help="of --assert-equal; default: 0, the same bits")
     return parser
+
+
+def _as_declared(given: Namespace, metric: str) -> AbstractContextManager[None]:
+    """The metric with the direction and the unit of the command line, where there are any."""
+    from alexnet_exp.runs.metric import declared
+
+    direction = given.higher_is_better if given.higher_is_better or given.lower_is_better else None
+    return declared(metric, higher_is_better=direction, percent=given.percent or None)
 
 
 def _with_sort(arguments: Sequence[str]) -> list[str]:
@@ -137,7 +162,7 @@ def _names(texts: Sequence[str]) -> list[str]:
 
 
 def _metric(text: str | None, runs: Sequence[Run]) -> str | None:
-    from alexnet_exp.runs.foreign import metric_name
+    from alexnet_exp.runs.metric import metric_name
 
     known = metric_keys(runs)
     if text is None or text in known:
@@ -190,7 +215,10 @@ def _claims(given: Namespace) -> int:
     from alexnet_exp.compare.text import markdown_table
     from alexnet_exp.runs.many import read
 
-    others = ("metric", "group_by", "average_over", "baseline", "margin", "top", "columns", "sort", "html")
+    others = (
+        *("metric", "lower_is_better", "higher_is_better", "percent", "group_by", "average_over", "baseline"),
+        *("margin", "top", "columns", "sort", "html"),
+    )
     for name in others:
         if getattr(given, name):
             option = f"--{name.replace('_', '-')}"

@@ -35,7 +35,14 @@ from alexnet_exp.compare.select import (
     value,
 )
 from alexnet_exp.compare.verdict import Family, Judge, images_text, names
-from alexnet_exp.runs.metric import difference_text, higher_is_better, is_accuracy, label, value_text
+from alexnet_exp.runs.metric import (
+    difference_text,
+    direction_text,
+    higher_is_better,
+    is_accuracy,
+    label,
+    value_text,
+)
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.settings import UserError, one_of, shown
 
@@ -57,6 +64,7 @@ ARM_COLUMNS = {
     "status": "runs",
 }
 _FEW = 5  # values that are all shown
+_MANY = 10  # names that are listed in a message
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,10 @@ class Options:
     images: bool = True
 
 
-def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequence[str] = ()) -> Comparison:
-    """What the runs say. They are selected (`--where`) before; `skipped` is passed on.
+def compare(
+    runs: Sequence[Run], options: Options | None = None, skipped: Sequence[str] = (), guessed: Sequence[str] = ()
+) -> Comparison:
+    """What the runs say. They are selected (`--where`) before; `skipped` is passed on, `guessed` ends `look_out`.
 
     Raises UserError where an option fits none of the runs.
     """
@@ -136,7 +146,7 @@ def compare(runs: Sequence[Run], options: Options | None = None, skipped: Sequen
         differences=differences,
         table=_arms_table(shown_arms, differences, folded.factors, metric, rank, options) if several else listed,
         runs_table=listed,
-        look_out=[*notes, *_about_images(metric, differences), *look_out(folded, arms, metric.key)],
+        look_out=[*notes, *_about_images(metric, differences), *look_out(folded, arms, metric.key), *guessed],
         varying=folded.factors,
         runs=list(runs),
         skipped=list(skipped),
@@ -164,19 +174,20 @@ def _check(runs: Sequence[Run], options: Options) -> None:
 
 
 def _metric(runs: Sequence[Run], asked: str | None) -> Metric:
+    known = metric_keys(runs)
+    if asked is not None and runs and asked not in known:
+        raise UserError(f"--metric: no run has {asked}; {one_of(asked, known) if known else 'no run has a metric'}")
+    key = default_metric(runs) if asked is None else asked
+    return Metric(key, label(key), higher_is_better(key), is_accuracy(key))
+
+
+def default_metric(runs: Sequence[Run]) -> str:
+    """The metric that is compared where none is named."""
     done = [run for run in runs if run.status == DONE]
     known = metric_keys(runs)
-    if asked is not None:
-        if runs and asked not in known:
-            raise UserError(f"--metric: no run has {asked}; {one_of(asked, known) if known else 'no run has a metric'}")
-        key = asked
-    else:
-        of_all = [key for key in known if all(key in run.metrics for run in done)]
-        others = sorted(
-            of_all, key=lambda key: (not is_accuracy(key), not key.startswith("test"), key.startswith("train"))
-        )
-        key = next(iter([*(key for key in USUAL if key in of_all), *others, *known]), USUAL[0])
-    return Metric(key, label(key), higher_is_better(key), is_accuracy(key))
+    of_all = [key for key in known if all(key in run.metrics for run in done)]
+    others = sorted(of_all, key=lambda key: (not is_accuracy(key), not key.startswith("test"), key.startswith("train")))
+    return next(iter([*(key for key in USUAL if key in of_all), *others, *known]), USUAL[0])
 
 
 def _rank(runs: Sequence[Run], metric: str) -> str:
@@ -468,11 +479,37 @@ def _sentence(
     if not counted:
         found = Counter(run.status for arm in arms for run in arm.uncounted)
         told = ", ".join(f"{times} {status}" for status, times in found.most_common())
+        others = _other_metrics(arms)
+        if others:
+            return f"No run that is done has {metric.label}; {others}."
         return f"No run with {metric.label} is done: {told}."
     text = _verdicts(metric, differences) if differences else _ranking(metric, counted, rank)
+    # a ranking goes by `rank`, a verdict by the metric; "cannot tell" says nothing of a direction
+    if len(counted) > 1 and not text.startswith(("cannot", "no ")):
+        told = direction_text(metric.key if differences else rank)
+        text += f". {told}" if told else ""
     if options.best_of and chosen:
         text += f". Each arm is at its own best {', '.join(options.best_of)} by {label(rank)}"
     return f"{text[0].upper()}{text[1:]}." if text.startswith(("cannot", "no ")) else f"{text}."
+
+
+def _other_metrics(arms: Sequence[Arm]) -> str:
+    """What done runs have instead of the metric: other metrics, else settings that are numbers and could be ones."""
+    done = [run for arm in arms for run in arm.uncounted if run.status == DONE]
+    if not done:
+        return ""
+    known = metric_keys(done)
+    numeric = dict.fromkeys(
+        key
+        for run in done
+        for key, had in (run.config | run.facts).items()
+        if key != "seed" and isinstance(had, int | float) and not isinstance(had, bool)
+    )
+    some = known or list(numeric)
+    if not some:
+        return "they have no other metric, and no other number"
+    listed = f"{', '.join(some[:_MANY])}{' ...' if len(some) > _MANY else ''}"
+    return f"choose {'another metric' if known else 'a column of numbers'} with --metric: {listed}"
 
 
 def _ranking(metric: Metric, arms: Sequence[Arm], rank: str) -> str:

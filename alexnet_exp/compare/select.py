@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ FACTS: dict[str, tuple[str, Callable[[Run], Any]]] = {
     "images_per_s": ("images/s", lambda run: run.facts.get("images_per_s", MISSING)),
     "minutes": ("minutes", lambda run: _minutes(run)),
 }
-_CONDITION = re.compile(r"\s*([^=<>!\s]+)\s*(!=|<=|>=|==?|<|>)\s*(.*?)\s*")
+_CONDITION = re.compile(r"\s*([^=<>!\s](?:[^=<>!]*[^=<>!\s])?)\s*(!=|<=|>=|==?|<|>)\s*(.*?)\s*")
 _NUMBER = {"<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b}
 
 
@@ -47,6 +48,11 @@ def value(run: Run, key: str) -> Any:
     for place in (run.metrics, run.choices, run.config, run.facts):
         if key in place:
             return place[key]
+    if not key.isascii():
+        for place in (run.metrics, run.choices, run.config, run.facts):
+            for name in place:
+                if nfc(name) == nfc(key):
+                    return place[name]
     return MISSING
 
 
@@ -216,9 +222,16 @@ def differing_choices(runs: Sequence[Run]) -> list[str]:
 
 def frozen(had: Any) -> Hashable:
     """Something that can be compared and hashed; true is not 1 here."""
-    if had is None or had is MISSING or (isinstance(had, str | int | float) and not isinstance(had, bool)):
+    if isinstance(had, str):
+        return nfc(had)
+    if had is None or had is MISSING or (isinstance(had, int | float) and not isinstance(had, bool)):
         return had
     return repr(had)
+
+
+def nfc(text: str) -> str:
+    """The text in Unicode's form NFC, in which a letter and its accent are one: macOS writes file names in another."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def decides(chosen: Sequence[Hashable], had: Sequence[Hashable]) -> bool:
@@ -235,17 +248,21 @@ def _as_number(had: Any) -> float | None:
 
 
 def _is(had: Any, word: str) -> bool:
-    """Whether a value is what was typed: `0.10` is 0.1, `null` None, `true` True."""
+    """Whether a value is what was typed: `0.10` is 0.1, `null` None, `true` True; `"null"` in quotes the word."""
     if had is MISSING:
         return False
+    if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'":
+        return isinstance(had, str) and nfc(had) == nfc(word[1:-1])
     if isinstance(had, bool) or had is None:
         return shown(had) == word.lower() or (had is None and word in ("None", "~", ""))
     number = _as_number(word)
     if isinstance(had, int | float) and number is not None:
         return float(had) == number
-    return shown(had).replace(" ", "") == word.replace(" ", "")
+    return nfc(shown(had)).replace(" ", "") == nfc(word).replace(" ", "")
 
 
 def _minutes(run: Run) -> Any:
+    if isinstance(minutes := run.facts.get("minutes"), int | float):  # of a table that `compare` wrote
+        return minutes
     seconds = run.facts.get("seconds")
     return MISSING if not isinstance(seconds, int | float) else seconds / 60

@@ -1,6 +1,7 @@
-"""Runs that another project recorded: Hydra's `.hydra/` beside a metrics.csv of Lightning's CSVLogger; or one CSV file.
+"""Runs that another project recorded in folders: Hydra's `.hydra/` beside a metrics.csv of Lightning's CSVLogger, or
+that file alone.
 
-What is not recorded there is not guessed, with four exceptions that docs/comparing.md tells: whether a run is done,
+What is not recorded there is not guessed, with four exceptions that docs/comparing.md names: whether a run is done,
 which epoch its checkpoint is of, which columns of a CSV file are metrics, and which accuracies are in percent.
 """
 
@@ -11,30 +12,26 @@ import io
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from alexnet_exp.runs.bookkeeping import bookkeeping
 from alexnet_exp.runs.contents import YAML_LOADER, read_config
 from alexnet_exp.runs.folder import flatten
-from alexnet_exp.runs.metric import higher_is_better, in_percent
-from alexnet_exp.runs.run import DONE, FAILED, INTERRUPTED, RUNNING, UNKNOWN, Run
-from alexnet_exp.settings import UserError, one_of
+from alexnet_exp.runs.metric import higher_is_better, in_percent, metric_name
+from alexnet_exp.runs.run import DONE, FAILED, UNKNOWN, Run
+from alexnet_exp.settings import UserError
 
 DEPTH = 4  # how far below a run's folder its metrics.csv is looked for: csv/version_0/ is 2
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_METRIC = re.compile(rf"({'|'.join(sorted(_SPLITS, key=len, reverse=True))})[/_.](\w.*)")
-# what makes `test_acc` a metric of a CSV file, and leaves `test_size` a setting; behind a slash anything is one
-_WORDS = re.compile(r"(acc|accuracy|top\d|loss|error|err|f1|auc|auroc|precision|recall|mse|mae|rmse|perplexity)")
-_STATUS = {
-    **dict.fromkeys(("done", "finished", "completed", "complete", "success"), DONE),
-    **dict.fromkeys(("failed", "crashed", "error"), FAILED),
-    **dict.fromkeys(("interrupted", "killed", "canceled", "cancelled"), INTERRUPTED),
-    "running": RUNNING,
-}
+TABLE = "metrics.csv"
+PERCENT = "in_percent"  # the fact that names the metrics which were recorded in percent; every foreign run has it
+UNRECORDED = "status_unrecorded"  # the fact of a run that nobody recorded the end of
+LABEL = "label"  # the setting that tells runs apart of which no setting was recorded
+SEEDS = ("seed", "seed_everything", "random_seed", "random_state", "rng_seed")
 
 
 def find_table(folder: Path) -> Path | None:
@@ -49,8 +46,8 @@ def find_table(folder: Path) -> Path | None:
             inner.clear()
             continue
         inner[:] = [name for name in inner if not name.startswith(".") and name != "earlier" and len(below) < DEPTH]
-        if "metrics.csv" in files:
-            found.append(Path(here) / "metrics.csv")
+        if TABLE in files:
+            found.append(Path(here) / TABLE)
     return max(found, key=lambda path: [_natural(part) for part in path.parts], default=None)
 
 
@@ -62,15 +59,15 @@ def read_folder(folder: Path, table: Path, name: str, seed_key: str | None = Non
     setting that holds the seed, where it is not `seed`.
     """
     config = flatten(read_config(folder))
-    _note_seed(config, seed_key)
-    rows = _read_metrics(table)
+    note_seed(config, seed_key)
+    rows, percent = _read_metrics(table)
     monitor, mode = _monitor(config)
     kept = _kept_epoch(rows, monitor, mode)
-    metrics = _last(rows)
+    metrics = last_values(rows)
     if kept is not None:
-        of_kept = _last([row for row in rows if row.get("epoch") == kept])
+        of_kept = last_values([row for row in rows if row.get("epoch") == kept])
         metrics |= {key: value for key, value in of_kept.items() if not key.startswith("test/")}
-    facts: dict[str, Any] = {"overrides": _overrides(folder), "metrics_file": str(table)}
+    facts: dict[str, Any] = {"overrides": _overrides(folder), "metrics_file": str(table), PERCENT: percent}
     # the test is logged under an epoch that was never trained
     trained = [row["epoch"] for row in rows if "epoch" in row and not any(key.startswith("test/") for key in row)]
     if trained:
@@ -83,69 +80,96 @@ def read_folder(folder: Path, table: Path, name: str, seed_key: str | None = Non
     return Run(folder, name, status, config, metrics, _chosen(folder), facts)
 
 
-def read_rows(file: Path, seed_column: str | None = None, metrics: Sequence[str] = (), prefix: str = "") -> list[Run]:
-    """One run a row of a CSV file with a header. Raises UserError, naming the file and the line.
+def read_version(folder: Path, name: str, seed_key: str | None = None) -> Run:
+    """The run of a folder of Lightning's CSVLogger alone: metrics.csv, and hparams.yaml where it was saved.
 
-    A column is a metric where every value in it is a number and its name is `split/metric` (`test_acc` is read as
-    `test/acc`), or is in `metrics`. `status` or `state` tells what became of the run (done, where there is neither),
-    `name` or `run` what it is called; all else are settings. seed_column: default `seed`.
+    It counts as done, since nothing there says otherwise; `UNRECORDED` says so. Without hyperparameters `LABEL` tells
+    it apart.
     """
-    columns, rows = _read_csv(file)
-    for wanted in [*metrics, *([seed_column] if seed_column else [])]:
-        if wanted not in columns and wanted not in map(metric_name, columns):
-            raise UserError(f"{file}: no column {wanted}; {one_of(wanted, columns)}")
-    wanted_metrics = {*metrics, *map(metric_name, metrics)}
-    of_metrics = {column: metric_name(column) for column in columns if _is_metric(column, rows, wanted_metrics)}
-    percent = {name for name in of_metrics if in_percent(name, (_number(row[name]) or 0.0 for row in rows))}
-    clashing = {name for name, count in Counter(of_metrics.values()).items() if count > 1}
-    named = _column(columns, "name", "run", "run_name")
-    if named and len({row[named] for row in rows}) < len(rows):
-        named = None
-    stated = _column(columns, "status", "state")
-    runs = []
-    for number, row in enumerate(rows, start=2):
-        found = {}
-        for column, name in of_metrics.items():
-            value = _number(row[column])
-            if value is not None and math.isfinite(value):
-                found[column if name in clashing else name] = value / 100 if column in percent else value
-        config = {
-            column: _typed(text)
-            for column, text in row.items()
-            if column not in of_metrics and column not in (named, stated)
-        }
-        _note_seed(config, seed_column)
-        status = _STATUS.get(row[stated].strip().lower(), UNKNOWN) if stated else DONE
-        label = row[named] if named else f"line {number}"
-        runs.append(Run(file, f"{prefix}{label}", status, config, found))
-    return runs
+    rows, percent = _read_metrics(folder / TABLE)
+    config = flatten(_hparams(folder))
+    note_seed(config, seed_key)
+    if not config.keys() - {"seed"}:
+        config[LABEL] = name
+    metrics = last_values(rows)
+    facts: dict[str, Any] = {"metrics_file": str(folder / TABLE), PERCENT: percent, UNRECORDED: True}
+    trained = [row["epoch"] for row in rows if "epoch" in row and not any(key.startswith("test/") for key in row)]
+    if trained:
+        facts["epochs"] = int(max(trained)) + 1
+    if any(key.startswith("test/") for key in metrics):
+        facts[UNRECORDED] = False
+    return Run(folder, name, DONE, config, metrics, {}, facts)
 
 
-def metric_name(column: str) -> str:
-    """`split/metric` as it is called here: `valid_acc` and `validation/acc` are `val/acc`; other names stay."""
-    found = _METRIC.fullmatch(column)
-    return f"{_SPLITS[found[1]]}/{found[2]}" if found else column
-
-
-def _read_csv(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+def is_lightning(table: Path) -> bool:
+    """Whether a metrics.csv is one of Lightning's CSVLogger: its columns say the epoch and the step."""
     try:
-        text = file.read_bytes().decode("utf-8-sig", errors="replace")
+        with table.open(encoding="utf-8-sig", errors="replace") as file:
+            columns = file.readline().strip().split(",")
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    try:
-        header, *lines = [row for row in csv.reader(io.StringIO(text)) if row] or [[]]
-    except csv.Error as error:
-        raise UserError(f"{file}: not a CSV file ({error})") from None
-    if len(set(header)) < len(header):
-        raise UserError(f"{file}: the header names a column twice, or a column has no name")
-    for number, row in enumerate(lines, start=2):
-        if len(row) != len(header):
-            raise UserError(f"{file}: line {number} has {len(row)} values for {len(header)} columns")
-    return header, [dict(zip(header, row, strict=True)) for row in lines]
+        raise UserError(f"{table}: cannot be read ({error.strerror})") from None
+    return {"epoch", "step"} <= set(columns)
 
 
-def _read_metrics(table: Path) -> list[dict[str, float]]:
-    """The rows of Lightning's metrics.csv, each with the columns that it fills; a line cut off by a kill is dropped."""
+def without_bookkeeping(runs: Sequence[Run]) -> list[Run]:
+    """The runs with the settings that are the id, time or place of a run, and differ in all, among their facts."""
+    foreign = [run for run in runs if "metrics_file" in run.facts]
+    keys = dict.fromkeys(key for run in foreign for key in run.config)
+    moved = bookkeeping({key: [run.config.get(key) for run in foreign] for key in keys})
+    if not moved:
+        return list(runs)
+    return [
+        replace(
+            run,
+            config={key: value for key, value in run.config.items() if key not in moved},
+            facts={key: run.config[key] for key in moved if key in run.config} | run.facts,
+        )
+        if "metrics_file" in run.facts
+        else run
+        for run in runs
+    ]
+
+
+def in_shares(runs: Sequence[Run], also: str | None = None) -> tuple[list[Run], list[str]]:
+    """The runs with the accuracies that were recorded in percent as shares, and a note where that was a guess.
+
+    A unit belongs to a project and not to a run: where one foreign run has an accuracy above 1.5, that metric is in
+    percent in all of them. A diverged run at 1.0 is at 1%, and not at 100%. also: a metric that is in percent whatever
+    its values are, of every run that was not divided before.
+    """
+    foreign = [run for run in runs if PERCENT in run.facts]
+    found = {key for run in foreign for key in run.facts[PERCENT]}
+    notes = []
+    for key in sorted(found if also is None else ()):
+        low = [run.name for run in foreign if key in run.metrics and key not in run.facts[PERCENT]]
+        if low:
+            some = f"{', '.join(low[:3])}{' ...' if len(low) > 3 else ''}"
+            notes.append(
+                f"{key} was recorded in percent, since it is above 1.5 in other runs; so it is taken to be below 2% in "
+                f"{len(low)} of {len(foreign)} runs ({some}); if these have shares, compare them on their own"
+            )
+    if not found and also is None:
+        return list(runs), []
+    divided = []
+    for run in runs:
+        of_run = found if PERCENT in run.facts else set()
+        keys = of_run if also is None else {key for key in run.metrics if _same(key, also)} - of_run
+        metrics = {key: value / 100 if key in keys else value for key, value in run.metrics.items()}
+        facts = run.facts if PERCENT not in run.facts else run.facts | {PERCENT: sorted(of_run | keys)}
+        divided.append(replace(run, metrics=metrics, facts=facts) if keys or facts != run.facts else run)
+    return divided, notes
+
+
+def _same(key: str, other: str) -> bool:
+    """Whether two metrics are one of different splits: test/acc and val/acc."""
+    return key.rpartition("/")[2] == other.rpartition("/")[2]
+
+
+def _read_metrics(table: Path) -> tuple[list[dict[str, float]], list[str]]:
+    """The rows of Lightning's metrics.csv, each with the columns that it fills; and the metrics that are in percent.
+
+    A line cut off by a kill is dropped.
+    """
     try:
         text = table.read_bytes().decode(errors="replace")
     except OSError as error:
@@ -165,11 +189,10 @@ def _read_metrics(table: Path) -> list[dict[str, float]]:
             rows.append({name: float(text) for name, text in zip(names, line, strict=True) if text})
         except ValueError as error:
             raise UserError(f"{table}: line {number} has a value that is no number ({error})") from None
-    percent = {name for name in names if in_percent(name, (row[name] for row in rows if name in row))}
-    return [{name: value / 100 if name in percent else value for name, value in row.items()} for row in rows]
+    return rows, [name for name in names if in_percent(name, (row[name] for row in rows if name in row))]
 
 
-def _last(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def last_values(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The last value of each column that is one of a metric; a column that ends in NaN has none."""
     found: dict[str, float] = {}
     for row in rows:
@@ -250,9 +273,10 @@ def _chosen(folder: Path) -> dict[str, str]:
     return {str(group): str(option) for group, option in choices.items() if "/" not in str(group) and option}
 
 
-def _note_seed(config: dict[str, Any], key: str | None) -> None:
+def note_seed(config: dict[str, Any], key: str | None) -> None:
     """Puts the seed under `seed`, where `Run.seed` looks."""
-    named = key or next((name for name in ("seed", "seed_everything", "random_seed") if name in config), None)
+    by_name = {name.lower(): name for name in reversed(config)}
+    named = key or next((by_name[name] for name in SEEDS if name in by_name), None)
     if named is None:
         return
     seed = config.pop(named, None)
@@ -261,37 +285,13 @@ def _note_seed(config: dict[str, Any], key: str | None) -> None:
     config["seed"] = seed
 
 
-def _is_metric(column: str, rows: Sequence[Mapping[str, str]], wanted: set[str]) -> bool:
-    found = _METRIC.fullmatch(column)
-    named = found is not None and ("/" in column or _WORDS.match(found[2]) is not None)
-    if column not in wanted and metric_name(column) not in wanted and not named:
-        return False
-    values = [row[column] for row in rows if row[column].strip()]
-    return bool(values) and all(_number(value) is not None for value in values)
-
-
-def _column(columns: Iterable[str], *names: str) -> str | None:
-    return next((column for column in columns if column.strip().lower() in names), None)
-
-
-def _typed(text: str) -> Any:
-    """A field as YAML reads a scalar, without its surprises: numbers, true, false; nothing and null are None."""
-    word = text.strip()
-    if word.lower() in ("true", "false"):
-        return word.lower() == "true"
-    if word.lower() in ("", "null", "none"):
-        return None
-    number = _number(word)
-    if number is None or not math.isfinite(number):
-        return word
-    return int(word) if re.fullmatch(r"[+-]?\d+", word) else number
-
-
-def _number(text: str) -> float | None:
+def _hparams(folder: Path) -> dict[str, Any]:
+    """hparams.yaml; nothing where it is missing, or holds what is no plain YAML."""
     try:
-        return float(text)
-    except ValueError:
-        return None
+        found = yaml.load((folder / "hparams.yaml").read_bytes(), Loader=YAML_LOADER)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _natural(part: str) -> list[tuple[int, str]]:

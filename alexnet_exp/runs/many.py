@@ -14,17 +14,21 @@ from alexnet_exp.runs.contents import is_run, read_result, state
 from alexnet_exp.runs.run import RUNNING, Run
 from alexnet_exp.settings import UserError
 
+METRICS, STEPS = "metrics.csv", "steps.csv"  # Lightning's CSVLogger has the first, a run of ours both
+
 
 class Runs(Sequence[Run]):
     """Runs in the order of their paths. skipped: what could not be read, one line each, naming the file.
 
-    unstarted: folders that a sweep has made for jobs that have not begun.
+    unstarted: folders that a sweep has made for jobs that have not begun. notes: what was guessed of other projects'
+    runs, one line each.
     """
 
-    def __init__(self, runs: Iterable[Run], skipped: Iterable[str] = (), unstarted: int = 0):
+    def __init__(self, runs: Iterable[Run], skipped: Iterable[str] = (), unstarted: int = 0, notes: Iterable[str] = ()):
         self._runs = list(runs)
         self.skipped = list(skipped)
         self.unstarted = unstarted
+        self.notes = list(notes)
 
     @overload
     def __getitem__(self, index: int) -> Run: ...
@@ -44,11 +48,12 @@ class Runs(Sequence[Run]):
 
 
 def read(*paths: str | os.PathLike[str], seed_column: str | None = None, metrics: Sequence[str] = ()) -> Runs:
-    """Every run under `paths`: folders, at any depth, and CSV files with a row a run.
+    """Every run under `paths`: folders, at any depth, and CSV files with a row a run, or a row an epoch.
 
     A folder is a run of ours where it has a result.json, and another project's where it has `.hydra/` and somewhere
-    below a metrics.csv (see `foreign`). Links below a path are not followed; a run that two paths reach is read once.
-    What is damaged is left out and told in `skipped`; a path that does not exist raises UserError.
+    below a metrics.csv, or a metrics.csv of Lightning alone (see `foreign`). A CSV file in such a folder is its run.
+    Links below a path are not followed; a run that two paths reach is read once. What is damaged is left out and told
+    in `skipped`; a path that does not exist raises UserError.
 
     seed_column: the column of a CSV file, or the setting of another project, that holds the seed. metrics: columns of a
     CSV file that are metrics whatever their name.
@@ -62,7 +67,7 @@ def read(*paths: str | os.PathLike[str], seed_column: str | None = None, metrics
     finally:
         if collects:
             gc.enable()
-    return Runs(reader.runs, reader.skipped, reader.unstarted)
+    return reader.found()
 
 
 def as_run(path: Path, name: str, like: Run | None = None) -> Run:
@@ -107,8 +112,25 @@ class _Reader:
         self.runs: list[Run] = []
         self.skipped: list[str] = []
         self.unstarted = 0
+        self.notes: list[str] = []
+        self._foreign_runs = False
         self._seed_column, self._metrics, self._single = seed_column, metrics, single
         self._seen: set[str] = set()
+
+    def found(self) -> Runs:
+        """All of them; what belongs to a project and not to a run, such as units, is decided here."""
+        runs = self.runs
+        if self._foreign_runs:
+            from alexnet_exp.runs.foreign import UNRECORDED, in_shares, without_bookkeeping
+
+            runs, notes = in_shares(without_bookkeeping(runs))
+            self.notes += notes
+            unrecorded = sum(bool(run.facts.get(UNRECORDED)) for run in runs)
+            if unrecorded:
+                self.notes.append(
+                    f"{unrecorded} of {len(runs)} runs do not record whether they ended; they are taken to be done"
+                )
+        return Runs(runs, self.skipped, self.unstarted, self.notes)
 
     def read(self, path: Path) -> None:
         if path.is_dir():
@@ -137,6 +159,10 @@ class _Reader:
                 return
             # a job that has not begun, or begins again: what it did before is no run of its own
             inner = [entry for entry in inner if entry != "earlier"]
+        elif (folder / METRICS).is_file():
+            self._seen.add(real)
+            self._version(folder, name or Path(real).name)
+            return
         found = len(self.runs)
         for entry in inner:
             if not entry.startswith("."):
@@ -158,17 +184,42 @@ class _Reader:
             return False
         try:
             self.runs.append(read_folder(path, table, name, self._seed_column))
+            self._foreign_runs = True
         except UserError as error:
             self.skipped.append(str(error))
         return True
 
+    def _version(self, path: Path, name: str) -> None:
+        """Reads a folder of Lightning's CSVLogger that no Hydra configuration is of."""
+        from alexnet_exp.runs.foreign import read_version
+
+        try:
+            self.runs.append(read_version(path, name, self._seed_column))
+            self._foreign_runs = True
+        except UserError as error:
+            self.skipped.append(str(error))
+
     def _table(self, path: Path) -> None:
-        from alexnet_exp.runs.foreign import read_rows
+        from alexnet_exp.runs.foreign import DEPTH, is_lightning
+        from alexnet_exp.runs.foreign_table import read_runs
 
         real = os.path.realpath(path)
-        if real not in self._seen:
-            self._seen.add(real)
-            self.runs += read_rows(path, self._seed_column, self._metrics, "" if self._single else f"{path}: ")
+        if real in self._seen:
+            return
+        if path.name in (METRICS, STEPS):
+            above = path.absolute().parents[: DEPTH + 1]
+            run = next((folder for folder in above if is_run(folder) or (folder / ".hydra").is_dir()), None)
+            if run is not None:
+                self._folder(run, os.path.realpath(run), run.name if self._single else str(path.parent))
+                return
+        self._seen.add(real)
+        self._foreign_runs = True
+        if path.name == METRICS and is_lightning(path):
+            self._version(path.parent, path.absolute().parent.name if self._single else str(path.parent))
+            return
+        runs, notes = read_runs(path, self._seed_column, self._metrics, "" if self._single else f"{path}: ")
+        self.runs += runs
+        self.notes += notes
 
 
 def _is_number(value: Any) -> bool:

@@ -1,32 +1,142 @@
-"""What a metric's key says: which end of it is good, how people call it, how it is written."""
+"""What a metric's key says: which end of it is good, what its unit is, how people call it, how it is written.
+
+Every ranking, verdict, search and chart asks here. What a name cannot say, `declared` sets.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
 
 _WORDS = {"top1": "top-1", "top5": "top-5", "lr": "learning rate", "images_per_s": "images/s"}
-# what is better when it is smaller; everything else is taken to be better when it is greater
-_COSTS = (
-    *("loss", "error", "err", "mse", "mae", "rmse", "mape", "nll", "ce", "bce", "entropy", "kl", "perplexity", "ppl"),
-    *("ece", "brier", "wer", "cer", "fid", "seconds", "minutes", "epochs"),
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_ACCURACIES = frozenset(("acc", "accuracy", "accuracies"))
+_TOP = re.compile(r"(?<![a-z])top[-_ @]?\d+(?![a-z0-9])")
+# better when smaller
+_ERRORS = frozenset(
+    (
+        *("loss", "losses", "error", "errors", "err", "errs", "mse", "mae", "rmse", "rmsle", "msle", "mape", "smape"),
+        *("wape", "mase", "sse", "rss", "rmsd", "nll", "ce", "bce", "xent", "entropy", "crossentropy", "kl", "kld"),
+        *("jsd", "hinge", "huber", "perplexity", "ppl", "bpc", "bpd", "bpb", "ece", "brier", "wer", "cer", "fid"),
+        *("lpips", "epe", "chamfer", "hausdorff", "misclassification", "misclassifications", "misclassified", "miss"),
+        *("mistakes", "wrong", "incorrect", "false", "fpr", "fnr", "eer", "hamming", "regret", "cost", "distance"),
+        *("divergence", "discrepancy", "deviation", "aic", "bic"),
+    )
 )
+_TIMES = frozenset(
+    (
+        *("time", "latency", "runtime", "walltime", "duration", "elapsed", "delay", "seconds", "secs", "sec"),
+        *("minutes", "hours"),
+    )
+)
+# better when greater
+_SCORES = frozenset(
+    (
+        *("f1", "fscore", "auc", "auroc", "auprc", "roc", "ap", "map", "iou", "miou", "dice", "jaccard", "precision"),
+        *("recall", "sensitivity", "specificity", "bleu", "rouge", "meteor", "r2", "psnr", "ssim", "score", "reward"),
+        *("return", "returns", "mcc", "kappa", "ndcg", "mrr", "correct", "hits", "likelihood", "correlation"),
+        *("throughput", "fps", "speed", "speedup"),
+    )
+)
+_RATE = re.compile(r"(per[_ ]?|/ ?)(s|secs?|seconds?|ms|min|minutes?|h|hours?)$")
+_ANY_SPLIT = "|".join(sorted(SPLITS, key=len, reverse=True))
+_SPLIT = re.compile(rf"({_ANY_SPLIT})[/_.]")
+_FUSED = re.compile(rf"({_ANY_SPLIT})(?=.)")
+_FIRST = re.compile(rf"({_ANY_SPLIT})([/_.\- ])([^\W_].*)", re.IGNORECASE)  # valid_acc, test/acc, Test Accuracy
+_LAST = re.compile(rf"([\w@-]+)/({_ANY_SPLIT})", re.IGNORECASE)  # Loss/train
+# between two words of CamelCase
+_HUMPS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+@dataclass(frozen=True)
+class _Declared:
+    higher_is_better: bool | None
+    percent: bool | None
+
+
+_NONE: Mapping[str, _Declared] = MappingProxyType({})
+_declared: ContextVar[Mapping[str, _Declared]] = ContextVar("declared", default=_NONE)
+
+
+@contextmanager
+def declared(key: str, *, higher_is_better: bool | None = None, percent: bool | None = None) -> Iterator[None]:
+    """Within it, the metric has this direction and is, or is not, shown in percent. None: as its name says.
+
+    It holds for the metric of every split: that of `test/score` is that of `val/score`.
+    """
+    token = _declared.set({**_declared.get(), _name(key): _Declared(higher_is_better, percent)})
+    try:
+        yield
+    finally:
+        _declared.reset(token)
+
+
+def metric_name(column: str) -> str:
+    """`split/metric` as it is called here: `valid_acc` and `Acc/validation` are `val/acc`; other names stay."""
+    found = _FIRST.fullmatch(column)
+    if found:
+        split, between, rest = found.groups()
+        return f"{SPLITS[split.lower()]}/{rest.lower() if between == ' ' else rest}"
+    found = _LAST.fullmatch(column)
+    return f"{SPLITS[found[2].lower()]}/{found[1]}" if found else column
+
+
+def has_split(column: str) -> bool:
+    """Whether a column's name begins with a split and a slash, or ends so."""
+    return metric_name(column) != column or ("/" in column and _FIRST.fullmatch(column) is not None)
 
 
 def higher_is_better(key: str) -> bool:
-    """Whether more of the metric is better: `val/top1` yes, `val/loss` no."""
-    # the classes of torchmetrics are one word: MeanSquaredError
-    return not any(word in _COSTS or word.endswith(("loss", "error")) for word in _words(key))
+    """Whether more of the metric is better: `val/top1` yes, `val/loss` no; yes where the name does not say."""
+    return _direction(key) is not False
+
+
+def direction_is_known(key: str) -> bool:
+    """Whether the metric's name, or `declared`, says which end of it is good."""
+    return _direction(key) is not None
+
+
+def direction_text(key: str) -> str:
+    """Which end was taken to be good, for a verdict; nothing for an accuracy, of which everybody knows it."""
+    up = _direction(key)
+    if up is None:
+        return f"Greater {label(key)} is assumed to be better; --lower-is-better changes that"
+    if up and is_accuracy(key):
+        return ""
+    return f"{'Greater' if up else 'Smaller'} is better"
 
 
 def is_accuracy(key: str) -> bool:
     """Whether it is a share of images from 0 to 1, shown in percent, with differences in points."""
-    return any(word in ("top1", "top5", "acc", "accuracy") for word in _words(key))
+    told = _declared.get().get(_name(key))
+    if told is not None and told.percent is not None:
+        return told.percent
+    words = _words(key)
+    return not words & _TIMES and (bool(words & _ACCURACIES) or _TOP.search(key.lower()) is not None)
 
 
 def in_percent(key: str, values: Iterable[float]) -> bool:
     """Whether these are an accuracy's values from 0 to 100, as other projects may write it."""
     return is_accuracy(key) and any(1.5 < value < math.inf for value in values)
+
+
+def is_time(key: str) -> bool:
+    """Whether the name is one of a duration or of a speed: `epoch_time_s`, `images/s`; not of a `time_embedding`."""
+    words = re.findall(r"[^\W\d_]+", _HUMPS.sub(" ", key).lower())
+    if len(words) > 1 and words[-1] in ("s", "ms", "h", "min"):
+        del words[-1]
+    return _RATE.search(_name(key)) is not None or (bool(words) and words[-1] in _TIMES)
+
+
+def is_measure(key: str) -> bool:
+    """Whether the name has the word of an accuracy, a loss, an error or a score in it."""
+    words = _words(key)
+    return is_accuracy(key) or bool(words & (_ERRORS | _SCORES)) or any(map(_ends_in_error, words))
 
 
 def label(key: str) -> str:
@@ -63,5 +173,39 @@ def difference_text(key: str, difference: float, *, sign: bool = False) -> str:
     return f"+{text}" if sign and value > 0 else text
 
 
-def _words(key: str) -> list[str]:
-    return key.rpartition("/")[2].lower().replace("-", "_").split("_")
+def _direction(key: str) -> bool | None:
+    """True: greater is better; False: smaller; None: nobody knows."""
+    told = _declared.get().get(_name(key))
+    if told is not None and told.higher_is_better is not None:
+        return told.higher_is_better
+    words = _words(key)
+    # scikit-learn's neg_mean_squared_error
+    if "neg" in words or _RATE.search(_name(key)):
+        return True
+    if words & _ERRORS or any(map(_ends_in_error, words)) or {"negative", "likelihood"} <= words:
+        return False
+    if words & {*_TIMES, "epochs"} or _name(key).endswith(("_ms", " ms")):
+        return False
+    return True if words & _SCORES or is_accuracy(key) else None
+
+
+def _ends_in_error(word: str) -> bool:
+    """`logloss`, `mediansquarederror`."""
+    return word.endswith(("loss", "error", "crossentropy"))
+
+
+def _name(key: str) -> str:
+    """Without the split: `test/Score` is `score`."""
+    low = key.lower()
+    found = _SPLIT.match(low)
+    return low[found.end() :] if found else low
+
+
+def _words(key: str) -> set[str]:
+    """Its words, in small letters: split at whatever is no letter and at humps; `err1` is `err` and `err1`."""
+    words = set()
+    for word in re.findall(r"[^\W_]+", _HUMPS.sub(" ", key)):
+        low = word.lower()
+        for one in (low, _FUSED.sub("", low)):
+            words |= {one, one.strip("0123456789")}
+    return words

@@ -86,7 +86,7 @@ def test_conditions(text, holds):
     assert Condition.parse(text).holds(RUN) is holds
 
 
-@pytest.mark.parametrize("text", ["optim.lr", "=3", "optim.lr>abc", "a b=1", ""])
+@pytest.mark.parametrize("text", ["optim.lr", "=3", "optim.lr>abc", ""])
 def test_what_is_no_condition_is_refused(text):
     with pytest.raises(UserError) as refused:
         Condition.parse(text)

@@ -160,9 +160,10 @@ def test_a_csv_file_has_a_run_a_row(tmp_path):
     assert [run.name for run in found] == ["a", "b", "c"]
     assert [run.status for run in found] == ["done", "failed", "running"]
     assert found[0].metrics == {"test/acc": 0.9, "val/acc": 0.8}
-    assert found[0].config == {"lr": 0.1, "norm": "lrn", "seed": 1, "test_size": 100, "hours": 1.5}
+    assert found[0].config == {"lr": 0.1, "norm": "lrn", "seed": 1, "test_size": 100}
     assert found[1].metrics == {}
-    assert found[2].config["hours"] is None
+    assert found[0].facts["hours"] == 1.5  # a time makes no arm
+    assert "hours" not in found[2].facts
     assert found[0].path == file
 
 

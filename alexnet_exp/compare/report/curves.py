@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.runs.contents import read_metrics
-from alexnet_exp.runs.foreign import metric_name
-from alexnet_exp.runs.metric import in_percent
+from alexnet_exp.runs.foreign import PERCENT
+from alexnet_exp.runs.metric import metric_name
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import UserError
 
@@ -43,7 +43,7 @@ def read_curves(runs: Sequence[Run]) -> Curves:
         try:
             # another project's lies somewhere below the run's folder, and has its own names for the splits
             file = Path(run.facts.get("metrics_file") or run.path / "metrics.csv")
-            tables.append(_by_epoch(read_metrics(file.parent)))
+            tables.append(_by_epoch(read_metrics(file.parent), run.facts.get(PERCENT) or ()))
         except UserError as error:
             tables.append({})
             unreadable.append(str(error))
@@ -59,8 +59,11 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
-def _by_epoch(rows: Sequence[dict[str, float | None]]) -> dict[int, dict[str, float]]:
-    """Joins the rows of an epoch, of which other loggers write several, each with some of the columns."""
+def _by_epoch(rows: Sequence[dict[str, float | None]], percent: Sequence[str]) -> dict[int, dict[str, float]]:
+    """Joins the rows of an epoch, of which other loggers write several, each with some of the columns.
+
+    percent: the metrics that were recorded in percent.
+    """
     table: dict[int, dict[str, float]] = {}
     for row in rows:
         epoch = row["epoch"]
@@ -70,8 +73,6 @@ def _by_epoch(rows: Sequence[dict[str, float | None]]) -> dict[int, dict[str, fl
         kept = {name: value for name, value in values.items() if name not in _TIME and not name.startswith("test/")}
         if kept:
             table.setdefault(int(epoch), {}).update(kept)
-    names = {name for row in table.values() for name in row}
-    percent = {name for name in names if in_percent(name, (had[name] for had in table.values() if name in had))}
     for had in table.values():
         had.update({name: value / 100 for name, value in had.items() if name in percent})
     return table
