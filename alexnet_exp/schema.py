@@ -34,6 +34,12 @@ LIMITS = (*(f"limit_{split}_batches" for split in ("train", "val", "test", "pred
 DURATION = r"\d+:\d{1,2}:\d{1,2}:\d{1,2}"  # days:hours:minutes:seconds
 
 
+def seconds_of(duration: str) -> int:
+    """The seconds of a `DURATION`."""
+    days, hours, minutes, seconds = map(int, duration.split(":"))
+    return ((24 * days + hours) * 60 + minutes) * 60 + seconds
+
+
 class Which(Enum):
     """Which checkpoint a test uses: the best by `val/top1`, or the last epoch's."""
 

@@ -14,7 +14,7 @@ import torch
 
 from alexnet_exp.atomic import leftovers
 from alexnet_exp.build import CARD, STANDING
-from alexnet_exp.callbacks.checkpoints import Checkpoints
+from alexnet_exp.callbacks.checkpoints import TIMER, Checkpoints
 from alexnet_exp.launch import MEETING, RENDEZVOUS
 from alexnet_exp.loading import read_checkpoint, refuse_another_network
 from alexnet_exp.runs import checksum, provenance
@@ -45,6 +45,7 @@ class Standing:
     batch: int
     model: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
+    seconds: float | None = None  # that count against `trainer.max_time`; None without one
 
     def __str__(self) -> str:
         batch = f", batch {self.batch} of the next" if self.batch else ""
@@ -87,8 +88,11 @@ def _of(path: Path, content: dict[str, Any]) -> Standing:
         epoch = int(loop["epoch_progress"]["current"]["processed"])
         between = content[STANDING]["between_epochs"]
         batch = 0 if between else int(loop["epoch_loop.batch_progress"]["current"]["ready"])
-        fingerprint = content.get("callbacks", {}).get(Checkpoints.__name__, {}).get("fingerprint")
-        return Standing(path, int(content["global_step"]), epoch, batch, content[CARD]["model"], fingerprint)
+        callbacks = content.get("callbacks", {})
+        fingerprint = callbacks.get(Checkpoints.__name__, {}).get("fingerprint")
+        seconds = float(callbacks[TIMER]["time_elapsed"]["train"]) if TIMER in callbacks else None
+        step, model = int(content["global_step"]), content[CARD]["model"]
+        return Standing(path, step, epoch, batch, model, fingerprint, seconds)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a checkpoint that a training can go on from ({error!r})") from None
 

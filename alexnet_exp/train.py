@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
 
 from alexnet_exp import logs, stopping
 from alexnet_exp.allocator import keep_freed_memory
@@ -292,11 +293,20 @@ def _fit(
         # there was nothing left to train, and Lightning has not told its callbacks that training ended
         experiment.module.load_state_dict(begun.weights())
     facts: dict[str, Any] = {"seconds": round(checkpoints.seconds, 3), "epochs": trainer.current_epoch}
-    reason = checkpoints.stopped_early(trainer)
+    reason = checkpoints.stopped_early(trainer) or _out_of_time(trainer)
     if reason:
         facts["stopped_early"] = reason
         log.info(f"stopped early, after epoch {trainer.current_epoch}: {reason}")
     return facts
+
+
+def _out_of_time(trainer: pl.Trainer) -> str | None:
+    """That `trainer.max_time` ended the training before its other limits, where it did."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    over = any((timer.time_remaining() or 0) <= 0 for timer in timers)
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    complete = (epochs is not None and 0 <= epochs <= trainer.current_epoch) or 0 <= steps <= trainer.global_step
+    return "trainer.max_time is over" if over and not complete else None
 
 
 def _test(

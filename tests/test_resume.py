@@ -569,6 +569,50 @@ def test_ends_of_epochs_that_bring_nothing_better_are_passed_over(tmp_path: Path
     assert steps == [4 * 3, 5 * 3], "the last epoch's is saved whatever the interval is"
 
 
+def test_a_run_that_max_time_ended_trains_on_with_a_longer_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    begin(run, "trainer.max_time='00:00:00:01'", "trainer.max_epochs=100000", "schedule=constant", "test.run=false")
+    assert attempt(run) == 0
+    first = read_result(run)
+    assert (first["status"], first["stopped_early"]) == ("done", "trainer.max_time is over")
+    assert f"stopped early, after epoch {first['epochs']}: trainer.max_time is over" in (run / "train.log").read_text()
+
+    assert main(["resume", str(run)]) == 0
+    assert "trainer.max_time is over; a longer trainer.max_time=DD:HH:MM:SS" in capsys.readouterr().out
+    before = (run / ".hydra" / "config.yaml").read_text()
+    assert main(["resume", str(run), "trainer.max_epochs=200000"]) == 2
+    said = capsys.readouterr().err
+    assert "trainer.max_time=00:00:00:01: the run has trained for 1 seconds; write a longer time" in said
+    assert (run / ".hydra" / "config.yaml").read_text() == before
+
+    assert main(["resume", str(run), "trainer.max_time='00:00:00:02'"]) == 0
+    second = read_result(run)
+    assert second["epochs"] > first["epochs"]
+    assert second["stopped_early"] == "trainer.max_time is over"
+    assert main(["resume", str(run), "trainer.max_time=null", f"trainer.max_epochs={second['epochs'] + 1}"]) == 0
+    third = read_result(run)
+    assert third["epochs"] == second["epochs"] + 1
+    assert "stopped_early" not in third
+
+
+def test_what_early_stopping_has_decided_stays_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    stopping = (
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=1",
+    )
+    begin(run, *stopping, "trainer.max_epochs=9", "schedule=constant", "test.run=false")
+    assert attempt(run) == 0
+    assert read_result(run)["epochs"] == 2
+    assert main(["resume", str(run)]) == 0
+    assert "for a larger patience start a new run" in capsys.readouterr().out
+    assert main(["resume", str(run), "callbacks.early_stopping.patience=5"]) == 2
+    assert "would make it another experiment" in capsys.readouterr().err
+
+
 # Classes of the user's, which do not know where in an epoch they stand
 
 OWN = """

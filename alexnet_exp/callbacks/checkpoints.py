@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Timer
 
 from alexnet_exp import stopping
 from alexnet_exp.atomic import replacing
@@ -31,6 +32,7 @@ from alexnet_exp.settings import UserError
 log = logging.getLogger(__name__)
 
 MONITOR = "val/top1"
+TIMER = Timer().state_key  # under which a checkpoint has what Lightning's Timer knows, see `trainer.max_time`
 
 
 class NotSavedError(OSError):
@@ -148,9 +150,11 @@ class Checkpoints(AfterMetrics):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         standing = checkpoint.get(STANDING, {})
-        # or a training that early stopping has ended would go on for an epoch
-        trainer.should_stop = standing.get("should_stop", False)
+        # or a training that early stopping has ended would go on for an epoch; whether `trainer.max_time` ends it,
+        # Lightning's Timer finds again, as that may have become longer
         self._stopped_early = standing.get("stopped_early")
+        by_time = TIMER in checkpoint.get("callbacks", {}) and self._stopped_early is None
+        trainer.should_stop = standing.get("should_stop", False) and not by_time
         if standing.get("ranks", trainer.world_size) != trainer.world_size:
             log.warning(
                 f"saved by {standing['ranks']} processes, gone on with by {trainer.world_size}: the same experiment, "

@@ -15,7 +15,7 @@ from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import TARGET
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.printable import printable
-from alexnet_exp.runs.contents import is_run, read_config, state
+from alexnet_exp.runs.contents import is_run, read_config, read_result, state
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lock import locked
@@ -74,11 +74,20 @@ def _single(folder: Path, given: argparse.Namespace) -> int:
     status = state(folder) if is_run(folder) else None
     if status in (DONE, PRUNED):
         if container == before:
-            print(printable(f"{folder}: is {status} already; trainer.max_epochs=N trains on"))
+            print(printable(f"{folder}: is {status} already; {_how_to_train_on(folder, before)}"))
             return 0
         if not any((folder / "checkpoints").glob("*.ckpt")):
             raise UserError(f"{folder}: kept no checkpoint (checkpoint.keep) to go on from; start a new run")
     return go_on(container, before, folder, seen)
+
+
+def _how_to_train_on(folder: Path, before: dict[str, Any]) -> str:
+    stopped = read_result(folder).get("stopped_early")
+    if stopped is None:
+        return "trainer.max_epochs=N trains on"
+    if before["trainer"].get("max_time") is not None and "max_time" in stopped:
+        return f"{stopped}; a longer trainer.max_time=DD:HH:MM:SS, that of all attempts, trains on"
+    return f"stopped early ({stopped}); for a larger patience start a new run"
 
 
 def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen: str) -> int:
@@ -99,6 +108,7 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen:
     stands = standing(folder)
     if stands is not None:
         _check_length(container, stands)
+        _check_time(container, before, stands)
         if container["schedule"] != before["schedule"]:
             _check_rates(config, before, stands)
     files = {} if container == read_config(folder) else {"config.yaml": OmegaConf.to_yaml(container)}
@@ -116,6 +126,20 @@ def _check_length(container: dict[str, Any], stands: Standing) -> None:
         raise Refused([Problem("trainer.max_epochs", epochs, f"{done}; write as many or more")])
     if steps is not None and 0 <= steps < stands.step:
         raise Refused([Problem("trainer.max_steps", steps, f"{stands.step} steps are done; write as many or more")])
+
+
+def _check_time(container: dict[str, Any], before: dict[str, Any], stands: Standing) -> None:
+    """Refuses another length of a training whose time is over: it would train nothing."""
+    from alexnet_exp.schema import seconds_of
+
+    lengths = ("max_epochs", "max_steps", "max_time")
+    changed = any(container["trainer"].get(key) != before["trainer"].get(key) for key in lengths)
+    limit = container["trainer"].get("max_time")
+    if changed and limit is not None and stands.seconds is not None and stands.seconds >= seconds_of(limit):
+        told = (
+            f"the run has trained for {stands.seconds:.0f} seconds; write a longer time, that of all attempts, or null"
+        )
+        raise Refused([Problem("trainer.max_time", limit, told)])
 
 
 def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> None:
