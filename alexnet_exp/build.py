@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from alexnet_exp.atomic import alone
+from alexnet_exp.batches import Expected, first_batches, first_images
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.extend import UserClass
 from alexnet_exp.match import facts_of, match
@@ -70,11 +71,12 @@ def build(config: Config) -> Experiment:
     """Builds all of an experiment but the trainer. Reads `model.weights`, but not yet the data's images."""
     torch.manual_seed(derive(config.seed, "weights"))
     spec, ends, classes = match(config)
-    size = ends.input_size if isinstance(spec, UserClass) else int(spec.input_size or 0)
+    size = ends.input_size if isinstance(spec, UserClass) else spec.input_size
     channels = ends.in_channels if isinstance(spec, UserClass) else int(spec.in_channels or 0)
     if isinstance(config.data, UserClass):
         data = config.data.build(seed=config.seed, input_size=size, in_channels=channels)
     else:
+        assert size is not None  # the shipped data say it
         data = ImageData(config.data, input_size=size, in_channels=channels, seed=config.seed)
     network, preprocess = build_network(spec, ends)
     card = {
@@ -83,24 +85,26 @@ def build(config: Config) -> Experiment:
         "classes": classes,
         "input_size": size,
         "in_channels": channels,
-        **_stored(config, size),
     }
-    module = build_module(config, network, preprocess)
+    _store_sizes(card, config)
+    module = build_module(config, network, preprocess, len(classes))
     return Experiment(config, data, module, spec, card)
 
 
-def _stored(config: Config, input_size: int) -> dict[str, int]:
-    """At which side the data stores its images, and which side of them is cut out."""
-    known = facts_of(config)
-    size = known.size if known else input_size
-    return {"stored_size": size, "crop": getattr(config.data, "crop", None) or min(size, input_size)}
+def _store_sizes(card: dict[str, Any], config: Config) -> None:
+    """At which side the data stores its images, and which side of them is cut out; unknown where the input size is."""
+    known, input_size = facts_of(config), card["input_size"]
+    if input_size is not None:
+        size = known.size if known else input_size
+        card |= {"stored_size": size, "crop": getattr(config.data, "crop", None) or min(size, input_size)}
 
 
 def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Preprocess]:
     """The network and what turns bytes into its input. A user's network says its own in a class attribute `input`."""
     if isinstance(spec, UserClass):
         network = spec.build(num_classes=ends.num_classes, in_channels=ends.in_channels, input_size=ends.input_size)
-        return network, Preprocess(getattr(spec.cls, "input", Input()), ends.in_channels, ends.input_size)
+        # of an unknown size is only what is no mean of each pixel
+        return network, Preprocess(getattr(spec.cls, "input", Input()), ends.in_channels, ends.input_size or 1)
     network = AlexNet(spec)
     preprocess = Preprocess(spec.input, int(spec.in_channels or 0), int(spec.input_size or 0))
     if spec.weights:
@@ -108,7 +112,7 @@ def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Pre
     return network, preprocess
 
 
-def build_module(config: Config, network: nn.Module, preprocess: Preprocess) -> pl.LightningModule:
+def build_module(config: Config, network: nn.Module, preprocess: Preprocess, classes: int) -> pl.LightningModule:
     """Our LightningModule around the network, or the user's, which is offered the same parts by name."""
     parts: dict[str, Any] = {"network": network, "preprocess": preprocess, "loss": config.loss, "seed": config.seed}
     parts |= {"optim": config.optim, "schedule": config.schedule}
@@ -116,7 +120,7 @@ def build_module(config: Config, network: nn.Module, preprocess: Preprocess) -> 
         module = config.module.build(**parts)
         assert isinstance(module, pl.LightningModule)
         return module
-    return AlexNetModule(channels_last=bool(config.trainer.channels_last), **parts)
+    return AlexNetModule(channels_last=bool(config.trainer.channels_last), classes=classes, **parts)
 
 
 def lay_out(experiment: Experiment, channels_last: bool) -> None:
@@ -145,9 +149,38 @@ def prepare(experiment: Experiment) -> None:
             log.info(line)
         if data.source.val is None:
             _refuse_validation_monitors(experiment.config, data.source.val_from)
+    elif isinstance(preprocess, Preprocess) and _gives_floats(experiment):
+        preprocess.leave()
+        return
     if isinstance(preprocess, Preprocess) and preprocess.needs:
         ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
         preprocess.fit(ours or measure(data.train_dataloader()))
+
+
+def _gives_floats(experiment: Experiment) -> bool:
+    """Whether a data module of the user's gives images that it has scaled itself; logs what it gives.
+
+    Its first batches are checked, and the card gets what they tell of the images. A LightningModule of the user's may
+    take any batches: these are not checked.
+    """
+    config, card = experiment.config, experiment.card
+    if not isinstance(experiment.module, AlexNetModule):
+        images = first_images(experiment.data)
+        if images is None or not images.is_floating_point():
+            return False
+        log.info("the data module gives floats: taken as they are, the network's `input` is not applied")
+        card["images"] = {"dtype": "float32", "shape": list(images.shape[1:]), "source": config.data.target}
+        return True
+    own = isinstance(experiment.spec, UserClass)
+    expected = Expected(card["in_channels"], card["input_size"], len(card["classes"]), own)
+    seen = first_batches(experiment.data, expected, config.test.run)
+    log.info(seen.describe(expected.classes))
+    dtype = "float32" if seen.floats else "uint8"
+    card["images"] = {"dtype": dtype, "shape": list(seen.shape), "source": config.data.target}
+    if card["input_size"] is None:
+        card["input_size"] = seen.shape[1]
+        _store_sizes(card, config)
+    return seen.floats
 
 
 def open_data(data: pl.LightningDataModule) -> None:

@@ -21,6 +21,8 @@ OPSET = 18
 def export_onnx(classifier: Classifier, folder: Path) -> tuple[Path, float]:
     """Writes model.onnx: input `images` uint8 [batch, C, H, W], output `logits` float32 [batch, classes].
 
+    The input is float32 for a network that was trained on floats of a user's data module.
+
     Returns the file and the largest difference from torch's logits over batches of 1 and 3 random images. Raises
     `UserError` where the packages are missing, and RuntimeError where the outputs differ by more than `TOLERANCE`.
     """
@@ -29,9 +31,12 @@ def export_onnx(classifier: Classifier, folder: Path) -> tuple[Path, float]:
         instead = "pip install 'alexnet_exp[onnx]', or add --format safetensors"
         raise UserError(f"export: the package {missing[0]} is not installed; {instead}")
     file = folder / "model.onnx"
-    size, channels = classifier.input_size, classifier.in_channels
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (3, channels, size, size), dtype=torch.uint8, generator=generator)
+    shape = (3, *classifier.shape)
+    if classifier.dtype == torch.uint8:
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    else:
+        images = torch.randn(shape, generator=generator)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -71,5 +76,6 @@ def export_safetensors(classifier: Classifier, folder: Path) -> Path:
     file = folder / "model.safetensors"
     tensors = {key: value.contiguous() for key, value in classifier.state_dict().items()}
     metadata = {"format": "pt", "classes": json.dumps(classifier.classes), "input_size": str(classifier.input_size)}
+    metadata["images"] = str(classifier.dtype).removeprefix("torch.")
     save_file(tensors, file, metadata=metadata)
     return file

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from alexnet_exp.data.facts import Facts, read_facts
 from alexnet_exp.settings import Problem, Refused, nearest
 
 TARGET = "_target_"
@@ -62,6 +63,9 @@ def allow(packages: list[str]) -> None:
 class UserClass:
     """A class of the user's, found and checked; `build()` makes its object.
 
+    facts: of a data module, from the key `facts` of its YAML, which is no argument of the class, else from its class
+        attribute of that name; None where neither is there.
+
     Raises `Refused` when the package is not allowed, nothing of that name is there, its base is not its role's, or the
     arguments do not fit its signature.
     """
@@ -72,6 +76,7 @@ class UserClass:
         self.arguments = {str(key): value for key, value in node.items() if key != TARGET}
         self.name = str(self.target).rpartition(".")[2]
         self.cls = self._find()
+        self.facts = self._read_facts() if role == "data" else None
         self._check_arguments()
 
     def _refuse(self, instead: str, key: str = TARGET, value: Any = None) -> Refused:
@@ -108,6 +113,13 @@ class UserClass:
         base: type = getattr(importlib.import_module(module), name)
         return base
 
+    def _read_facts(self) -> Facts | None:
+        key = f"{self.prefix}.facts"
+        if "facts" in self.arguments and not self.takes("facts"):
+            return read_facts(self.arguments.pop("facts"), key)
+        said = getattr(self.cls, "facts", None)
+        return read_facts(said, key) if isinstance(said, Mapping) else said if isinstance(said, Facts) else None
+
     def _check_arguments(self) -> None:
         """Binds the configuration's arguments to the constructor's signature, and names each that does not fit."""
         parameters = inspect.signature(self.cls).parameters
@@ -131,6 +143,15 @@ class UserClass:
         """Whether the class has a `method` of its own, not only its base's."""
         return getattr(self.cls, method, None) is not getattr(self.base, method, None)
 
+    def takes(self, key: str) -> bool:
+        """Whether the constructor has an argument `key`."""
+        return key in inspect.signature(self.cls).parameters
+
+    def needs(self, key: str) -> bool:
+        """Whether the constructor has an argument `key` without a default that the configuration does not give."""
+        parameter = inspect.signature(self.cls).parameters.get(key)
+        return parameter is not None and parameter.default is parameter.empty and key not in self.arguments
+
     def setting(self, key: str) -> Any:
         """What the constructor's argument `key` will be: the configuration's, else its own default, else None."""
         parameter = inspect.signature(self.cls).parameters.get(key)
@@ -138,7 +159,10 @@ class UserClass:
         return self.arguments.get(key, default)
 
     def build(self, *first: Any, **offered: Any) -> Any:
-        """The object: `first` are the role's own arguments (an optimizer's parameters), `offered` those it may take."""
-        parameters = inspect.signature(self.cls).parameters
-        extra = {key: value for key, value in offered.items() if key in parameters and key not in self.arguments}
+        """The object: `first` are the role's own arguments (an optimizer's parameters), `offered` those it may take.
+
+        What is offered and not known (None) is left to the constructor's default.
+        """
+        known = {key: value for key, value in offered.items() if value is not None and key not in self.arguments}
+        extra = {key: value for key, value in known.items() if self.takes(key)}
         return self.cls(*first, **extra, **self.arguments)

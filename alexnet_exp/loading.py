@@ -30,7 +30,8 @@ from alexnet_exp.validate import typed
 class Classifier(nn.Module):
     """A trained network that takes bytes: uint8 [N, C, H, W] of `input_size` pixels a side, to logits [N, classes].
 
-    `classes`: the names, in the order of the logits. `predict` takes image files of any size.
+    `classes`: the names, in the order of the logits. `predict` takes image files of any size. A network that was
+    trained on floats of a user's data module takes such floats (`dtype`), and no image files.
     """
 
     def __init__(self, network: nn.Module, preprocess: Preprocess, card: dict[str, Any], source: Path):
@@ -39,15 +40,54 @@ class Classifier(nn.Module):
         self.classes: list[str] = list(card["classes"])
         self.input_size, self.in_channels = int(card["input_size"]), int(card["in_channels"])
         self.stored_size, self.crop = int(card["stored_size"]), int(card["crop"])
+        given = card.get("images") or {}
+        self.dtype = torch.float32 if given.get("dtype") == "float32" else torch.uint8
+        self.data: str = given.get("source", "")
+        square = (self.in_channels, self.input_size, self.input_size)
+        self.shape: tuple[int, ...] = tuple(map(int, given.get("shape", square)))
         self.source = source
 
+    def __repr__(self) -> str:
+        return f"Classifier({type(self.network).__name__} of {self.source}: {self.takes}, {len(self.classes)} classes)"
+
+    @property
+    def takes(self) -> str:
+        """The images that a batch must have, in words."""
+        name = str(self.dtype).removeprefix("torch.")
+        return f"{name} [N, {', '.join(map(str, self.shape))}]"
+
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.preprocess(images))
+        """Logits [N, classes]; raises `UserError` for images of another type, or with other channels."""
+        typed = images.dtype == self.dtype or (self.dtype.is_floating_point and images.is_floating_point())
+        if not typed or images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise self._refuse(images)
+        try:
+            logits: Tensor = self.network(self.preprocess(images))
+        except RuntimeError as error:
+            if tuple(images.shape[1:]) == self.shape:
+                raise
+            raise self._refuse(images) from error
         return logits
 
+    def _refuse(self, images: Tensor) -> UserError:
+        given = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+        return UserError(f"{self.source}: takes {self.takes}, and got {given}")
+
     @torch.inference_mode()
-    def predict(self, paths: Sequence[str | Path]) -> Tensor:
-        """Class probabilities [N, classes] of image files, cropped as in the run's own test."""
+    def predict(self, paths: str | Path | Sequence[str | Path]) -> Tensor:
+        """Class probabilities [N, classes] of image files, or of one, cropped as in the run's own test.
+
+        Raises `UserError` where the network was trained on floats: only the user's data module knows how to make them.
+        """
+        if self.dtype.is_floating_point:
+            told = f"was trained on floats of {self.data}, which image files would have to become as they did there"
+            raise UserError(f"{self.source}: {told}; in Python, alexnet_exp.load(RUN)(images) takes such images")
+        if self.shape[1] != self.shape[2]:
+            told = "image files are cut to squares, and its images were none"
+            raise UserError(
+                f"{self.source}: takes {self.takes}: {told}; alexnet_exp.load(RUN)(images) takes such images"
+            )
+        paths = [paths] if isinstance(paths, str | Path) else paths
         device = next(self.parameters()).device
         images = torch.stack([read_image(Path(path), self.stored_size) for path in paths])
         if self.in_channels == 1:

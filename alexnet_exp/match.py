@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from alexnet_exp.data.facts import Facts, facts
+from alexnet_exp.data.facts import EXAMPLE, Facts, facts
 from alexnet_exp.extend import UserClass
 from alexnet_exp.model.columns_count import layout
 from alexnet_exp.model.count import layers
-from alexnet_exp.model.spec import Ends, Network, complete
+from alexnet_exp.model.spec import Ends, Input, Network, complete
 from alexnet_exp.schema import COLUMNS, Config
 from alexnet_exp.settings import Problem, Refused
 
+ENDS = {
+    "num_classes": "how many classes there are",
+    "in_channels": "how many channels its images have",
+    "input_size": "how large its images are",
+}
+
 
 def facts_of(config: Config) -> Facts | None:
-    """What is known of the data before it is built. A user's data module says it in a class attribute `facts`."""
-    if not isinstance(config.data, UserClass):
-        return facts(config.data)
-    said = getattr(config.data.cls, "facts", None)
-    return said if isinstance(said, Facts) else None
+    """What is known of the data before it is built; None for a user's data module without `facts`."""
+    return config.data.facts if isinstance(config.data, UserClass) else facts(config.data)
 
 
 def ends_of(config: Config) -> tuple[Ends, list[str]]:
-    """What the data asks of a network, and the names of its classes; where the data does not say, the model must."""
+    """What the data asks of a network, and the names of its classes; where the data does not say, the model must.
+
+    The input size of a network of the user's stays unknown (None) where nothing needs it before the images are there.
+    """
     known = facts_of(config)
     if known:
         return Ends(known.input_size, known.channels, len(known.classes), known.width), known.classes
     spec = config.model
-    said = {
-        key: spec.setting(key) if isinstance(spec, UserClass) else getattr(spec, key)
-        for key in ("input_size", "in_channels", "num_classes")
-    }
-    instead = f"{config.data.target} does not say it; write a number, or give that class an attribute facts"
-    unsaid = [Problem(f"model.{key}", None, instead) for key, value in said.items() if value is None]
-    if unsaid:
-        raise Refused(unsaid)
+    said = {key: spec.setting(key) if isinstance(spec, UserClass) else getattr(spec, key) for key in ENDS}
+    missing = [words for key, words in ENDS.items() if said[key] is None and _is_needed(config, key)]
+    if missing:
+        instead = f"{config.data.target} does not say {' and '.join(missing)}; add a line to its YAML, of your numbers"
+        raise Refused([Problem("data.facts", None, f"{instead}: {EXAMPLE}")])
     return Ends(**said, width=1.0), [str(index) for index in range(said["num_classes"])]
+
+
+def _is_needed(config: Config, key: str) -> bool:
+    """Whether that end must be known before the data is open."""
+    spec = config.model
+    if key != "input_size" or not isinstance(spec, UserClass) or config.module is not None:
+        return True
+    per_pixel = getattr(spec.cls, "input", Input()).mean == "pixel"
+    return per_pixel or spec.needs(key) or config.data.needs(key)
 
 
 def match(config: Config) -> tuple[Network | UserClass, Ends, list[str]]:

@@ -24,6 +24,7 @@ from alexnet_exp.optim.spec import Plateau
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.schema import Loss
 from alexnet_exp.seeds import derive
+from alexnet_exp.settings import UserError
 
 # How many batches a tally lets wait, and how many logits of theirs.
 BATCHES_AT_ONCE = 50
@@ -158,11 +159,12 @@ class AlexNetModule(pl.LightningModule):
         loss: Loss,
         seed: int = 1,
         channels_last: bool = False,
+        classes: int | None = None,
     ):
         super().__init__()
         self.network, self.preprocess = network, preprocess
         self.optim, self.schedule, self.loss = optim, schedule, loss
-        self.seed, self.channels_last = seed, False
+        self.seed, self.channels_last, self.classes = seed, False, classes
         self.tally = {split: Tally() for split in ("train", "val", "test", "centre")}
         self.history: list[float] = []  # of the monitored metric, for `plateau`
         self.metrics: dict[str, float] = {}  # the means of this epoch, `split/metric`, to the last digit
@@ -199,7 +201,7 @@ class AlexNetModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        logits = _wide(self(images))
+        logits = self._logits(images, labels)
         loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.loss.label_smoothing)
         if not self.only_finite or bool(loss_sum.isfinite()):
             self.tally["train"].add(loss_sum, logits, labels)
@@ -232,7 +234,7 @@ class AlexNetModule(pl.LightningModule):
             return self._evaluate("test", (images, labels))
         logs = []
         for number, view in enumerate(images):
-            logits = _wide(self(view))
+            logits = self._logits(view, labels)
             if number == centre_of(len(images)):
                 self.tally["centre"].add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
             logs.append(logits.to(_widest(logits.device)).log_softmax(1))
@@ -240,9 +242,20 @@ class AlexNetModule(pl.LightningModule):
         self.tally["test"].add(F.nll_loss(averaged, labels, reduction="sum"), averaged, labels)
         return averaged
 
+    def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The network's answer to a batch, at least float32; refuses one that cannot be its classes' logits."""
+        logits = self(images)
+        classes = self.classes or "classes"
+        fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(labels)
+        if not fits or logits.shape[1] != (self.classes or logits.shape[1]):
+            gave = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            told = f"gave {gave} of {len(labels)} images; a network gives logits [N, {classes}]"
+            raise UserError(f"{type(self.network).__name__} {told}")
+        return _wide(logits)
+
     def _evaluate(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
-        logits = _wide(self(images))
+        logits = self._logits(images, labels)
         self.tally[split].add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
         return logits
 

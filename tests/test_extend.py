@@ -350,7 +350,8 @@ def test_a_data_module_that_says_nothing_needs_a_model_that_does(tmp_path: Path)
     (tmp_path / "yaml" / "data" / "untested.yaml").write_text("_target_: mine.Untested\n")
     with pytest.raises(Refused) as problems:
         composed(["data=bare", "model.input_size=32"], "yaml")
-    assert [problem.key for problem in problems.value.problems] == ["model.in_channels", "model.num_classes"]
+    assert [problem.key for problem in problems.value.problems] == ["data.facts"]
+    assert "how many classes there are and how many channels its images have;" in str(problems.value)
     with pytest.raises(Refused, match=r"test.run=true: mine.Untested has no test_dataloader; write test.run=false"):
         composed(["data=untested"], "yaml")
 

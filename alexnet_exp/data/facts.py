@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.imagenet import class_names, find_imagenet
 from alexnet_exp.data.listing import Layout, find_layout, list_files, refuse_heic_name
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
-from alexnet_exp.settings import UserError, one_line
+from alexnet_exp.settings import Problem, Refused, UserError, nearest, one_line
 
 # Images up to this side are decoded once and held in memory; larger ones are read from their files every epoch.
 RESIDENT_SIDE = 64
@@ -39,6 +41,42 @@ class Facts:
     input_size: int
     width: float = 1.0
     note: str = ""
+
+
+# What the facts of a user's data module look like, as a line of its YAML.
+EXAMPLE = "facts: {classes: 10, channels: 3, size: 32}"
+
+
+def read_facts(node: Any, key: str) -> Facts:
+    """The facts that a mapping of `classes` (a number, or the names), `channels` and `size` states.
+
+    Raises `Refused`, with settings under `key`, for anything else.
+    """
+    known = ("classes", "channels", "size")
+    if not isinstance(node, Mapping):
+        raise Refused([Problem(key, node, f"must be a group of settings, such as {EXAMPLE}")])
+    problems = []
+    for name in map(str, node):
+        if name not in known:
+            near = nearest(name, known)
+            advice = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+            problems.append(Problem(f"{key}.{name}", node[name], f"unknown setting; {advice}"))
+    classes, channels, size = (node.get(name) for name in known)
+    named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
+    count = len(classes) if named else classes  # type: ignore[arg-type]
+    if not _is_whole(count, 2):
+        problems.append(Problem(f"{key}.classes", classes, "must be a number of at least 2, or a list of names"))
+    for name, value in (("channels", channels), ("size", size)):
+        if not _is_whole(value, 1):
+            problems.append(Problem(f"{key}.{name}", value, "must be a whole number of at least 1"))
+    if problems:
+        raise Refused(problems)
+    names = list(classes) if named else [str(index) for index in range(count)]  # type: ignore[arg-type]
+    return Facts(names, channels, size, size)  # type: ignore[arg-type]
+
+
+def _is_whole(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
 def facts(spec: Data) -> Facts:

@@ -78,8 +78,15 @@ class Preprocess(nn.Module):
             # A channel without contrast is left as the zeros it is, not made NaN.
             self.std[self.std == 0] = 1
 
+    def leave(self) -> None:
+        """From now on images stay as they are: for a data module that gives floats, scaled by itself."""
+        self.mean.fill_(0)
+        self.std.fill_(1)
+
     def forward(self, images: Tensor, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> Tensor:
         """Pixels on 0..255 [N, C, H, W], uint8 or (after colour noise) floats, to `dtype` of the same shape.
+
+        Behind `leave`, floats on whatever scale.
 
         Computed in float32 and rounded once. One pass over the bytes on the CPU, where there is a native kernel for it.
         """

@@ -301,9 +301,12 @@ class Network:
 
 @dataclass
 class Ends:
-    """What the data says of a network's two ends, and the width it suggests."""
+    """What the data says of a network's two ends, and the width it suggests.
 
-    input_size: int
+    input_size: None where it is not known before the images are there: of a network and data of the user's.
+    """
+
+    input_size: int | None
     in_channels: int
     num_classes: int
     width: float

@@ -1,0 +1,194 @@
+"""Checks of the batches that a user's LightningDataModule gives, before the first step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+from alexnet_exp.settings import UserError
+
+log = logging.getLogger(__name__)
+
+FORM = "a batch must be (images [N, C, H, W], labels int64 [N])"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a network takes: its channels, the side of its images (None: any) and how many classes it tells apart.
+
+    own: whether it is a network of the user's, which may be trained on other sizes than it is tested on.
+    """
+
+    channels: int
+    size: int | None
+    classes: int
+    own: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The first batches of a data module.
+
+    `counts`: how many images each of its loaders goes through, None where a loader does not say. `dtype`, `shape`
+    [C, H, W], `low` and `high`: of the images of the first training batch.
+    """
+
+    counts: dict[str, int | None]
+    dtype: torch.dtype
+    shape: tuple[int, int, int]
+    low: float
+    high: float
+
+    @property
+    def floats(self) -> bool:
+        """Whether the data module has scaled its images itself."""
+        return self.dtype.is_floating_point
+
+    def describe(self, classes: int) -> str:
+        """One line, as the shipped data sources have."""
+        counted = ", ".join(f"{'uncounted' if n is None else f'{n:,}'} {split}" for split, n in self.counts.items())
+        channels, height, width = self.shape
+        line = f"{counted} images of {classes} classes; {height}x{width}x{channels}"
+        if not self.floats:
+            return line
+        scale = f"{_name(self.dtype)}, {self.low:.3g} to {self.high:.3g} in the first batch"
+        return f"{line}; {scale}: taken as they are, the network's `input` (scale, mean, std) is not applied"
+
+
+def first_images(data: pl.LightningDataModule) -> Tensor | None:
+    """The images of the first training batch, whatever its form: its first tensor of three sizes or more, or None."""
+    with isolate_rng():
+        batch = next(iter(data.train_dataloader()), None)
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
+    return next((part for part in parts if isinstance(part, Tensor) and part.ndim >= 3), None)
+
+
+def first_batches(data: pl.LightningDataModule, expected: Expected, test: bool) -> Seen:
+    """Looks at the first batch of each loader of `data`, which is set up for training; of the test with `test`.
+
+    Raises `UserError`, one line that names the loader, for a batch that cannot be trained or tested on. The random
+    numbers that come after are as if nothing had been looked at.
+    """
+    counts: dict[str, int | None] = {}
+    first: Tensor | None = None
+    splits = ("train", "val", *(("test",) if test else ()))
+    with isolate_rng():
+        if test:
+            data.setup("test")
+        for split in splits:
+            name = f"{split}_dataloader"
+            if not is_overridden(name, data):
+                continue
+            where = f"{type(data).__name__}.{name}"
+            loader = _only(getattr(data, name)(), where)
+            if loader is None:
+                continue
+            counts[split] = _count(loader)
+            batch = next(iter(loader), None)
+            if batch is None and split == "train":
+                raise UserError(f"{where}: gives no batch; there must be one at least")
+            if batch is None:
+                continue
+            images = _images(batch, where, expected)
+            if not (expected.own and split == "train"):
+                _check_size(images, where, expected.size)
+            if first is not None and images.is_floating_point() != first.is_floating_point():
+                other = f"its images are {_name(images.dtype)}, those of train_dataloader {_name(first.dtype)}"
+                raise UserError(f"{where}: {other}; give either uint8 or floats")
+            first = images if first is None else first
+    if first is None:
+        raise UserError(f"{type(data).__name__}: has no train_dataloader; it needs one")
+    channels, height, width = first.shape[1:]
+    return Seen(counts, first.dtype, (channels, height, width), float(first.min()), float(first.max()))
+
+
+def _check_size(images: Tensor, where: str, size: int | None) -> None:
+    if size is not None and images.shape[2:] != (size, size):
+        given = "x".join(map(str, images.shape[2:]))
+        instead = "correct data.facts.size or model.input_size, or resize the images"
+        raise UserError(f"{where}: its images are {given}, and the settings say {size}x{size}; {instead}")
+
+
+def _only(loaders: Any, where: str) -> Any:
+    """The one loader of what a `*_dataloader` returned; None for an empty list."""
+    if isinstance(loaders, Mapping) or (isinstance(loaders, Sequence) and len(loaders) > 1):
+        raise UserError(f"{where}: returns {len(loaders)} loaders; return one")
+    if isinstance(loaders, Sequence):
+        return loaders[0] if loaders else None
+    return loaders
+
+
+def _count(loader: Any) -> int | None:
+    for counted in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
+        try:
+            return len(counted)  # type: ignore[arg-type]
+        except TypeError:  # a stream
+            continue
+    return None
+
+
+def _images(batch: Any, where: str, expected: Expected) -> Tensor:
+    """The images of a batch that can be trained on; raises `UserError` for one that cannot."""
+    pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
+    if not pair:
+        raise UserError(f"{where}: {FORM}; this one is {_described(batch)}")
+    images, labels = batch
+    for problem in (*_image_problems(images, expected), *_label_problems(labels, len(images), expected.classes)):
+        raise UserError(f"{where}: {FORM}; {problem}")
+    assert isinstance(images, Tensor)
+    return images
+
+
+def _image_problems(images: Tensor, expected: Expected) -> Iterator[str]:
+    shape = list(images.shape)
+    if images.ndim == 3:
+        yield f"its images are {shape}, without channels; write images[:, None]"
+    elif images.ndim != 4:
+        yield f"its images are {shape}"
+    elif shape[1] != expected.channels and shape[3] == expected.channels:
+        yield f"its images are {shape}, channels last; write images.permute(0, 3, 1, 2)"
+    elif shape[1] != expected.channels:
+        plural = "" if expected.channels == 1 else "s"
+        yield f"its images are {shape}, and the settings say {expected.channels} channel{plural}"
+    elif images.dtype != torch.uint8 and not images.is_floating_point():
+        yield f"its images are {_name(images.dtype)}; give uint8, 0 to 255, or floats that you have scaled"
+
+
+def _label_problems(labels: Tensor, count: int, classes: int) -> Iterator[str]:
+    shape = list(labels.shape)
+    if labels.ndim == 2 and shape[1] == classes:
+        yield f"its labels are {_name(labels.dtype)} {shape}, one-hot; write labels.argmax(1)"
+    elif labels.ndim == 2 and shape[1] == 1:
+        yield f"its labels are {_name(labels.dtype)} {shape}; write labels[:, 0]"
+    elif shape != [count]:
+        yield f"its labels are {_name(labels.dtype)} {shape}, of {count} images"
+    elif labels.dtype != torch.int64:
+        yield f"its labels are {_name(labels.dtype)}; write labels.long()"
+    elif count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = int(labels.min()) if labels.min() < 0 else int(labels.max())
+        yield f"a label is {wrong}, and the settings say {classes} classes, 0 to {classes - 1}"
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a dict with {', '.join(map(str, batch))}"
+    if isinstance(batch, tuple | list):
+        kind = "tuple" if isinstance(batch, tuple) else "list"
+        return f"a {kind} of {len(batch)}: {', '.join(map(_part, batch[:4]))}{', ...' if len(batch) > 4 else ''}"
+    return _part(batch)
+
+
+def _part(value: Any) -> str:
+    return f"{_name(value.dtype)} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
