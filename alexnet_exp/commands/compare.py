@@ -158,7 +158,7 @@ def _places(paths: Sequence[str]) -> list[Path]:
 
 
 def _names(texts: Sequence[str]) -> list[str]:
-    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    return list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
 
 
 def _metric(text: str | None, runs: Sequence[Run]) -> str | None:

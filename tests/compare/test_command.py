@@ -221,3 +221,106 @@ def test_a_real_run_from_end_to_end(finished, tmp_path, monkeypatch, capsys):
     assert "the same settings" in printed(capsys, "runs", "diff", "train/one", "train/two")
     assert "done" in printed(capsys, "runs", "show", "train/one")
     assert printed(capsys, "runs").count("2 epochs") == 2
+
+
+ODD = {
+    "model.norm": "none",
+    "model.flag": True,
+    "data.mean": [0.5, 0.25],
+    "model.act": None,
+    "data.pca": "0.1",
+    "optim.lr": 1e-05,
+    "model.pool": "-max",
+    "model.stem": "'quoted",
+    "model.cut": "1_1",
+    "note_of": "8e45012",
+}
+
+
+@pytest.mark.parametrize("choices", [True, False])
+def test_its_own_csv_is_read_back(tmp_path, monkeypatch, capsys, choices):
+    """The same arms, verdict and table from the export as from the runs, whatever the settings look like."""
+    monkeypatch.chdir(tmp_path)
+    for place, (model, values) in enumerate({"bn": (0.90, 0.91, 0.905), "none": (0.95, 0.951, 0.949)}.items()):
+        for seed, top1 in enumerate(values, start=1):
+            odd = (
+                ODD
+                if place
+                else {**dict.fromkeys(ODD, "null"), "model.flag": False, "optim.lr": 100000, "model.act": 2}
+            )
+            write(tmp_path / "o" / f"{model}-{seed}", top1=top1, model=model, choices=choices, seed=seed, **odd)
+    write(tmp_path / "o" / "none-4", "died", seed=4, model="none", choices=choices, **ODD)
+    columns = ["run", "status", "minutes", "images_per_s", *ODD, *CONFIG, "test/top1", "val/top1", "test/loss"]
+    exported = printed(capsys, "compare", "o", "--columns", ",".join(columns), "--format", "csv")
+    (tmp_path / "out.csv").write_text(exported)
+    for condition in ("model.norm=none", "model.flag=true", "optim.lr<1"):
+        words = ("--where", condition, "--columns", "seed,test/top1,minutes,status,run,model.pool")
+        assert printed(capsys, "compare", "out.csv", *words) == printed(capsys, "compare", "o", *words)
+    first = printed(capsys, "compare", "out.csv", "--baseline", "model.norm=none", "--group-by", "model.norm")
+    again = printed(capsys, "compare", "o", "--baseline", "model.norm=none", "--group-by", "model.norm")
+    assert first.splitlines()[:3] == again.splitlines()[:3]
+
+
+def test_none_is_a_word_and_null_is_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.csv").write_text("norm,seed,test_acc\nnone,1,0.5\n,1,0.6\nbn,1,0.7\n")
+
+    def count(word):
+        return len(printed(capsys, "compare", "r.csv", "--where", f"norm={word}", "--format", "csv").splitlines()) - 1
+
+    assert [count(word) for word in ("none", "null", "None", "none,null", "bn", '"bn"')] == [1, 1, 1, 2, 1, 1]
+    assert "norm is none, null, bn" in refused(capsys, "compare", "r.csv", "--where", 'norm="null"')
+    assert printed(capsys, "compare", "r.csv", "--baseline", "norm=none")
+
+
+def test_names_are_the_same_in_either_unicode_form(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number, word in enumerate(("caf\u00e9", "cafe\u0301", "tea")):
+        write(tmp_path / "o" / str(number), top1=0.9, seed=number, model="bn", **{"data.gr\u00f6\u00dfe": word})
+    text = printed(capsys, "compare", "o", "--where", "data.gro\u0308\u00dfe=cafe\u0301", "--format", "csv")
+    assert len(text.splitlines()) == 3
+    content = json.loads(printed(capsys, "compare", "o", "--format", "json"))
+    assert sorted(arm["n"] for arm in content["arms"]) == [1, 2]
+
+
+def test_the_direction_is_said_and_can_be_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        f"{net},{seed},{x + seed / 100},{1500 + 100 * x}" for net, x in (("a", 0.2), ("b", 0.4)) for seed in (1, 2, 3)
+    ]
+    (tmp_path / "r.csv").write_text("net,seed,test error (%),test/elo\n" + "\n".join(rows) + "\n")
+    words = ("compare", "r.csv", "--baseline", "net=b", "--metric")
+    first = printed(capsys, *words, "test error (%)").splitlines()[0]
+    assert first.startswith("a beats b by 0.2 of test error (%)")
+    assert first.endswith("Smaller is better.")
+    first = printed(capsys, "compare", "r.csv", "--metric", "test error (%)").splitlines()[0]
+    assert first.startswith("net=a is first of 2")
+    assert first.endswith("Smaller is better.")
+    first = printed(capsys, *words, "test error (%)", "--higher-is-better").splitlines()[0]
+    assert first.startswith("a is worse than b")
+    assert first.endswith("Greater is better.")
+    assert "--lower-is-better" in printed(capsys, "compare", "r.csv", "--metric", "test/elo").splitlines()[0]
+    first = printed(capsys, "compare", "r.csv", "--metric", "test/elo", "--lower-is-better").splitlines()[0]
+    assert first.startswith("net=a is first of 2")
+    content = json.loads(printed(capsys, *words, "test/elo", "--lower-is-better", "--format", "json"))
+    assert content["metric"]["higher_is_better"] is False
+    assert "not allowed with" in refused(capsys, *words, "test/elo", "--lower-is-better", "--higher-is-better")
+    for option in ("--percent", "--lower-is-better", "--higher-is-better"):
+        assert f"{option} does not go with --claims" in refused(capsys, "compare", "--claims", option)
+
+
+def test_percent_can_be_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.csv").write_text("net,test_acc,val_acc\na,0.9,1.1\nb,1.0,1.2\n")
+    assert "100.00%" in printed(capsys, "compare", "r.csv").splitlines()[0]
+    assert "test acc 1.00% " in printed(capsys, "compare", "r.csv", "--percent").splitlines()[0]
+    (tmp_path / "r.csv").write_text("net,test_acc,val_acc\na,90,91\nb,92,93\n")
+    assert "test acc 92.00% " in printed(capsys, "compare", "r.csv", "--percent").splitlines()[0]
+
+
+def test_a_file_without_the_metric_says_what_it_has(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.csv").write_text("net,quality,size\na,0.5,1\nb,0.6,1\n")
+    text = printed(capsys, "compare", "r.csv").splitlines()[0]
+    assert text == "No run that is done has test top-1; choose a column of numbers with --metric: quality, size."
+    assert "net=b is first of 2 by quality" in printed(capsys, "compare", "r.csv", "--metric", "quality")

@@ -2,7 +2,19 @@
 
 import pytest
 
-from alexnet_exp.runs.metric import difference_text, higher_is_better, is_accuracy, label, unit, value_text
+from alexnet_exp.runs.metric import (
+    declared,
+    difference_text,
+    direction_is_known,
+    direction_text,
+    higher_is_better,
+    is_accuracy,
+    is_time,
+    label,
+    metric_name,
+    unit,
+    value_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +71,66 @@ def test_differences(key, difference, sign, text):
 def test_units():
     assert unit("test/top1") == "points of test top-1"
     assert unit("val/loss") == "of val loss"
+
+
+SMALLER = """test error (%)|Error (%)|err@1|err1|test/err@5|RMSE (m)|('ose_metrics.csv', 'rmse')
+test_loss (mean)|loss[val]|NLL/token|latency_ms|time|wall_time
+misclassification|MeanSquaredError|NLLLoss|valloss|val/top1_error|minutes|test/seconds
+negative_log_likelihood|sparse_categorical_crossentropy|train/epochs_to_target|test.err|Loss/train"""
+GREATER = """test/top1|top-5|val/acc@5|accuracy (%)|Test Accuracy|test/f1|R2|mAP50|ms_ssim|images/s|samples/sec
+tokens_per_second|neg_mean_squared_error|inferred_score|recall@10"""
+UNKNOWN = "terrace|timestep|sometimes|mirror_count|errand|lossless_ratio|val/elo|inferred|stop1|topology"
+
+
+@pytest.mark.parametrize("key", SMALLER.replace("\n", "|").split("|"))
+def test_smaller_is_better(key):
+    assert not higher_is_better(key)
+    assert direction_is_known(key)
+    assert direction_text(key) == "Smaller is better"
+
+
+@pytest.mark.parametrize("key", GREATER.replace("\n", "|").split("|"))
+def test_greater_is_better(key):
+    assert higher_is_better(key)
+    assert direction_is_known(key)
+
+
+@pytest.mark.parametrize("key", UNKNOWN.split("|"))
+def test_words_that_merely_contain_one_say_nothing(key):
+    assert not direction_is_known(key)
+    assert not is_accuracy(key)
+    assert "--lower-is-better" in direction_text(key)
+
+
+def test_what_is_declared_goes_before_the_name_in_every_split():
+    with declared("test/elo", higher_is_better=False, percent=True):
+        assert not higher_is_better("test/elo")
+        assert not higher_is_better("val/elo")
+        assert direction_text("val/elo") == "Smaller is better"
+        assert value_text("val/elo", 0.5) == "50.00%"
+        assert higher_is_better("test/acc")
+    assert higher_is_better("test/elo")
+    assert value_text("val/elo", 0.5) == "0.5"
+
+
+def test_a_time_is_told_from_a_setting_that_has_the_word():
+    times = ("wall_time", "epoch_time_s", "latency_ms", "images/s", "minutes")
+    assert [is_time(name) for name in times] == [True] * len(times)
+    others = ("time_embedding", "time_steps", "epochs", "timestep", "hourglass")
+    assert [is_time(name) for name in others] == [False] * len(others)
+
+
+def test_names_of_other_projects():
+    columns = (
+        "test_acc",
+        "valid/loss",
+        "validation_f1",
+        "train.acc",
+        "Test Accuracy",
+        "Loss/train",
+        "lr-Adam",
+        "NLL/token",
+    )
+    assert [metric_name(column) for column in columns] == [
+        *("test/acc", "val/loss", "val/f1", "train/acc", "test/accuracy", "train/Loss", "lr-Adam", "NLL/token")
+    ]
