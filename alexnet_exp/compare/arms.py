@@ -92,7 +92,8 @@ def fold(
     """The arms of `runs`, each with its values of `metric`, in the order in which they first appear.
 
     Factors are found among the runs that count or still run; a failed one adds none, except for a key in `named`.
-    group_by: the factors instead of those found, with those of `best_of`. average_over: settings that make no arm: the
+    group_by: factors, the first; the others may not differ between arms that are equal in these and in those of
+    `best_of`. average_over: settings that make no arm: the
     mean over the runs of one seed counts. Runs on different images (the data's fingerprint, the number of test images)
     are never in one arm: where nothing else tells them apart, the fingerprint does.
 
@@ -103,7 +104,7 @@ def fold(
     if not any(counted):
         known = list(runs)
     found = find_factors(known, seed_key, [*best_of, *average_over])
-    factors = list(dict.fromkeys([*group_by, *best_of])) if group_by else list(found.keys)
+    factors = list(dict.fromkeys([*group_by, *(best_of if group_by else ()), *found.keys]))
     factors += [
         key
         for key in named
@@ -135,17 +136,13 @@ def fold(
         if split:
             settings["fingerprint"] = _data_text(images)
         members = [runs[place] for place in places]
-        if group_by:
-            _check_mixture(members, found.keys, [*factors, *average_over], metric, group_by)
         arms.append(_arm(members, settings, metric, seed_key, average_over))
-    together = {key: list(others) for key, others in found.together.items()}
-    for key in found.keys if group_by else ():
-        if key not in factors and key not in average_over:
-            together.setdefault(_decider(known, factors, key), []).append(key)
+    if group_by:
+        _check_mixture([arm for arm in arms if arm.n], group_by, best_of)
     return Folded(
         arms=arms,
         factors=[*factors, "fingerprint"] if split else factors,
-        together=together,
+        together=found.together,
         partial=found.partial,
         data=[images for _, images, _ in pools],
         outside=[runs[place] for place in sorted(outside)],
@@ -274,21 +271,25 @@ def _outside(runs: Sequence[Run], known: Sequence[Run], factors: Sequence[str], 
     return {place for place, row in enumerate(rows) if row not in there}
 
 
-def _check_mixture(
-    runs: Sequence[Run], found: Sequence[str], allowed: Sequence[str], metric: str, group_by: Sequence[str]
-) -> None:
-    """Raises UserError where counted runs of one arm differ in a setting that nobody named."""
-    counted = [run for run in runs if counts(run, metric)]
-    mixed = {key: list(dict.fromkeys(column(counted, key))) for key in found if key not in allowed}
-    mixed = {key: had for key, had in mixed.items() if len(had) > 1}
+def _check_mixture(arms: Sequence[Arm], group_by: Sequence[str], best_of: Sequence[str]) -> None:
+    """Raises UserError where arms that are equal in the settings that were named differ in another one."""
+    mixed: dict[str, dict[str, None]] = {}
+    groups: dict[tuple[str, ...], list[Arm]] = defaultdict(list)
+    for arm in arms:
+        groups[tuple(shown(arm.settings[key]) for key in (*group_by, *best_of))].append(arm)
+    for members in groups.values():
+        for key in members[0].settings:
+            had = dict.fromkeys(shown(arm.settings[key]) for arm in members)
+            if len(had) > 1:
+                mixed.setdefault(key, had)
     if not mixed:
         return
-    told = ", ".join(f"{key} ({_values(had)})" for key, had in mixed.items())
+    told = ", ".join(f"{key} ({_values(list(had))})" for key, had in mixed.items())
     keys = ",".join(mixed)
-    first = next(iter(mixed))
     raise UserError(
         f"--group-by {','.join(group_by)}: runs of one arm differ in {told}; add --best-of {keys} to give each arm its "
-        f"own best value, --where {first}=VALUE to keep one value, or --average-over {keys} to count the mean per seed"
+        f"own best value, --where {next(iter(mixed))}=VALUE to keep one value, or --average-over {keys} to count the "
+        "mean per seed"
     )
 
 
@@ -303,13 +304,6 @@ def own_arm_each(folded: Folded) -> list[str]:
 def _values(had: Sequence[Any]) -> str:
     some = ", ".join("nothing" if one is MISSING else shown(one) for one in had[:VALUES])
     return f"{some} and {len(had) - VALUES} more" if len(had) > VALUES else some
-
-
-def _decider(runs: Sequence[Run], factors: Sequence[str], key: str) -> str:
-    """The factor that determines `key`, or all of them."""
-    had = column(runs, key)
-    one = next((factor for factor in factors if decides(column(runs, factor), had)), None)
-    return one or " and ".join(factors)
 
 
 def counts(run: Run, metric: str) -> bool:

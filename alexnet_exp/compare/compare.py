@@ -356,15 +356,15 @@ def _axis(key: str, folded: Folded, runs: Sequence[Run]) -> list[str]:
     """Which factors the baseline's key speaks of: itself, the one with which it always changes, the group or node it
     lies in (`model` of model.norm); every factor where it is no setting of an arm (`run`, `commit`).
     """
-    if key in folded.factors:
-        return [key]
     if together := [factor for factor, others in folded.together.items() if key in others]:
         return together
     around = [factor for factor in folded.factors if key.startswith(f"{factor.replace('/', '.')}.")]
     had = column(runs, key)
     deciding = [factor for factor in [*around, EXPERIMENT] if factor in folded.factors]
-    deciding = [factor for factor in deciding if decides(column(runs, factor), had)]
-    return deciding[:1] or sorted(around, key=len)[-1:] or list(folded.factors)
+    deciding = [factor for factor in deciding if decides(column(runs, factor), had)][:1]
+    if key in folded.factors:
+        return [key, *deciding]
+    return deciding or sorted(around, key=len)[-1:] or list(folded.factors)
 
 
 def _unlike(images: Any, other: Any) -> bool:

@@ -90,8 +90,10 @@ def test_of_many_arms_the_odd_seeds_are_named_first():
 
 
 def test_settings_that_are_no_column_are_named():
-    runs = [*arm("lrn", VALUES, lr=0.1), *arm("none", VALUES, lr=0.3)]
-    assert lines(runs, group_by=["model"]) == ["model never changes alone: optim.lr changes with it"]
+    both = [{"data.crop": value, "data.mirror": value} for value in (True, False)]
+    crops = [[], ["data.crop=false"]]
+    runs = [run for c, o in zip(both, crops, strict=True) for run in arm("lrn", VALUES, config=c, overrides=o)]
+    assert lines(runs) == ["data.crop never changes alone: data.mirror changes with it"]
     newer = arm("none", VALUES, config={"data.new": 1})
     assert lines([*arm("lrn", VALUES), *newer]) == ["only some runs recorded data.new (another version of the code?)"]
 
