@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
@@ -71,7 +72,8 @@ class Checkpoints(AfterMetrics):
     due, and only where module and data are ours: a user's own may not know where in an epoch they stand. At the same
     boundaries it hears of a signal to stop, on whichever rank: it saves, and raises what the signal means.
 
-    Where the disk is full it says so, keeps the last good checkpoint, and training goes on. Weights that are not
+    Where the disk is full it says so, keeps the last good checkpoint, and training goes on. The checkpoint of the last
+    epoch is then kept in memory, for `RunFolder.save`: without it the run has failed. Weights that are not
     finite are never saved. `best` is the epoch of the greatest `val/top1` among those whose end was validated, the
     later of equals; without validation there is none. `epoch` is the last epoch that ended, whether or not it could be
     saved.
@@ -213,6 +215,8 @@ class Checkpoints(AfterMetrics):
             self._ended = self.epoch
             try:
                 saved = self._save_or_say(trainer, improved, f"epoch {self.epoch}")
+                if not saved and _is_last_epoch(trainer) and self._keeps_last:
+                    self._save_later(trainer)
             finally:
                 self._ended = None
             if not saved:
@@ -254,6 +258,28 @@ class Checkpoints(AfterMetrics):
             self._saved = what
         return not failed
 
+    @property
+    def _keeps_last(self) -> bool:
+        """Whether `last` is among what stays once the run is done."""
+        return self.keep is Keep.all or (self.keep is Keep.best and not self.file("best").exists())
+
+    def _save_later(self, trainer: pl.Trainer) -> None:
+        """Has the folder save what could not be saved, when it can. A collective, as saving is."""
+        content = trainer._checkpoint_connector.dump_checkpoint()
+        if not trainer.is_global_zero:
+            return
+        kept = copy.deepcopy(content)  # the weights are tested, and may be replaced by those of the best
+
+        def write() -> None:
+            fresh = self.file("next")
+            try:
+                FlushedIO().save_checkpoint(kept, fresh)
+                self._rotate(fresh, improved=False)
+            finally:
+                fresh.unlink(missing_ok=True)
+
+        self.folder.save("checkpoints/last.ckpt", write)
+
     def _save(self, trainer: pl.Trainer, improved: bool) -> str | None:
         """Saves, on rank 0; returns why it could not."""
         # rows that still wait for room would be missing, if the run were killed and gone on with from here
@@ -294,11 +320,9 @@ class Checkpoints(AfterMetrics):
 
     def finish(self) -> None:
         """Removes what `checkpoint.keep` does not keep, once the run is done and tested."""
-        drop = {Keep.all: ["previous"], Keep.best: ["previous", "last"], Keep.none: ["previous", "last", "best"]}[
-            self.keep
-        ]
-        if self.keep is Keep.best and not self.file("best").exists():
-            drop = ["previous"]  # without validation the last is the best there is
+        drop = ["previous"]
+        if not self._keeps_last:  # without validation the last is the best there is
+            drop += ["last", "best"] if self.keep is Keep.none else ["last"]
         for name in drop:
             checksum.beside(self.file(name)).unlink(missing_ok=True)
             self.file(name).unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.runs import checksum, provenance
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.schema import Interval, Keep, Unit
+from benchmarks.equal_runs import differences
 from tests.conftest import Run
 
 TrainRun = Callable[..., Run]
@@ -141,11 +142,14 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_said_and_the_run_goes_on(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_and_the_run_goes_on_and_has_failed(
+    train_run: TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(provenance, "running", provenance.Code)  # a patch of what is being worked on may be as large
     with files_up_to(200_000):  # a checkpoint is 970 kB, what else is written is less
         run = train_run("run")
-    assert run.code == 0, run.log
+    assert (run.code, run.result["status"]) == (1, "failed"), run.log
+    assert run.result["error"] == f"{run.path}: checkpoints/last.ckpt cannot be written (File too large)"
     assert "cannot save the checkpoint of epoch 1: File too large; there is none yet; training goes on" in run.log
     assert names(run) == []
     assert (run.result["tested"], run.result["best_epoch"]) == ("last", None)
@@ -165,12 +169,42 @@ def test_a_disk_that_fills_up_keeps_the_last_good_one(
 
     monkeypatch.setattr(torch, "save", save)
     run = train_run("run")
-    assert run.code == 0, run.log
+    assert (run.code, run.result["status"]) == (1, "failed"), run.log
+    assert "checkpoints/last.ckpt cannot be written" in run.result["error"]
     assert "cannot save the checkpoint of epoch 2: " in run.log
     assert "that of epoch 1 is kept" in run.log
     assert run.checkpoint("last")["global_step"] == 3
     assert run.result["best_epoch"] == 1, "the best one is the best that there is a file of"
     assert names(run) == ["best.ckpt", "best.ckpt.sha256", "last.ckpt", "last.ckpt.sha256"]
+
+
+@pytest.mark.parametrize("more", [[], ["callbacks=ema", "checkpoint.every=2 epochs"]], ids=["plain", "averaged"])
+def test_the_last_checkpoint_is_saved_when_there_is_room_again(
+    train_run: TrainRun, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    original, saved = torch.save, []
+
+    def save(content: object, file: object) -> None:
+        saved.append(content)
+        with files_up_to(200_000 if len(saved) == 2 else resource.RLIM_INFINITY):
+            original(content, file)
+
+    whole = train_run("whole", *more)
+    monkeypatch.setattr(torch, "save", save)
+    run = train_run("run", *more)
+    assert run.code == 0, run.log
+    assert "cannot save the checkpoint of epoch 2: " in run.log
+    ours, theirs = run.checkpoint("last"), whole.checkpoint("last")
+    for key in ("state_dict", "current_model_state", "optimizer_states", "loops", "alexnet_exp_standing"):
+        assert differences(ours.get(key), theirs.get(key)) == []
+    assert checksum.verify(run.path / "checkpoints" / "last.ckpt")
+
+
+def test_what_is_not_kept_need_not_be_written(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "running", provenance.Code)
+    with files_up_to(200_000):
+        run = train_run("run", "checkpoint.keep=none")
+    assert (run.code, run.result["status"]) == (0, "done"), run.log
 
 
 @pytest.mark.parametrize("write", [1, 3, 6, 9])
