@@ -340,11 +340,14 @@ class Ema:
 
 @dataclass
 class EarlyStopping:
-    """Stops when `monitor` has not improved by `min_delta` for `patience` epochs (Lightning's EarlyStopping)."""
+    """Stops when `monitor` has not improved by `min_delta` for `patience` epochs (Lightning's EarlyStopping).
+
+    mode: `min` or `max`; null = as the monitor's name says: a loss is minimized, an accuracy maximized.
+    """
 
     name: str = "early_stopping"
     monitor: str = "val/top1"
-    mode: str = "max"
+    mode: str | None = None
     patience: int = 5
     min_delta: float = 0.0
 
@@ -400,7 +403,8 @@ class TrainError:
 class Config:
     """A whole experiment. Nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a class.
 
-    objective: the metric that ranks the jobs of a sweep and leads a search; a loss is made small, all else great.
+    objective: the metric that ranks the jobs of a sweep and leads a search; losses, errors and times are
+        minimized, all other metrics maximized.
     resume: whether to go on with the run that the folder (`hydra.run.dir`) has, where it has one: for a command that a
         scheduler types again.
     """

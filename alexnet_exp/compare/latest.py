@@ -69,7 +69,7 @@ def entries(path: Path, runs: Sequence[Run], *, sweeps: bool) -> list[Entry]:
             of_sweeps[folder].append(found)
         else:
             lines.append(_entry(found))
-    lines += [_sweep_entry(path, folder, *plans[folder], of_sweeps[folder]) for folder in plans]
+    lines += [_sweep_entry(path, plan, of_sweeps[plan.folder]) for plan in plans.values()]
     newest = sorted(lines, key=lambda entry: entry.when, reverse=True)
     return sorted(newest, key=lambda entry: RUNNING not in entry.status)
 
@@ -83,10 +83,12 @@ def _entry(found: Run) -> Entry:
     return Entry(_start(found), found.name, found.status, progress(found), metric, value)
 
 
-def _sweep_entry(path: Path, folder: Path, jobs: int, objective: str, runs: Sequence[Run]) -> Entry:
+def _sweep_entry(path: Path, plan: Plan, runs: Sequence[Run]) -> Entry:
+    folder, jobs, objective = plan.folder, len(plan.jobs), plan.objective
     counts = Counter(found.status for found in runs)
     counts[OPEN] = max(0, jobs - len(runs))
-    best = next(iter(best_first(runs, objective)), None)
+    with plan.objective_declared():
+        best = next(iter(best_first(runs, objective)), None)
     told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=_by_status) if count)
     name = folder.relative_to(path).as_posix() if folder != path else folder.name
     value = best.metrics.get(objective) if best else None
@@ -101,14 +103,13 @@ def _by_status(item: tuple[str, int]) -> int:
     return order.index(item[0]) if item[0] in order else len(order)
 
 
-def _plans(path: Path, runs: Sequence[Run]) -> dict[Path, tuple[int, str]]:
-    """The sweeps whose jobs the runs are, and those below `path` that have not begun: number of jobs and objective."""
+def _plans(path: Path, runs: Sequence[Run]) -> dict[Path, Plan]:
+    """The sweeps whose jobs the runs are, and those below `path` that have not begun."""
     folders = {found.path.parent for found in runs} | {path, *path.glob("*/"), *path.glob("*/*/")}
     plans = {}
     for folder in sorted(folders):
         with suppress(UserError):
-            plan = Plan.read(folder)
-            plans[folder] = (len(plan.jobs), plan.objective)
+            plans[folder] = Plan.read(folder)
     return plans
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from alexnet_exp.atomic import replacing
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.links import refuse_links_out
+from alexnet_exp.runs.metric import declared
 from alexnet_exp.settings import UserError
 
 FORMAT = 1
@@ -49,7 +51,8 @@ class Plan:
     """A sweep's folder and its jobs. command: the arguments that were typed, in `cwd`, to be typed again.
 
     kind: `grid`, whose jobs are all known, or `search`, whose jobs come one by one. objective: the metric by which the
-    jobs are ranked.
+    jobs are ranked. direction: `maximize` or `minimize`, where the search was given one; None: as the objective's name
+    says.
     """
 
     folder: Path
@@ -58,6 +61,12 @@ class Plan:
     objective: str
     kind: str = "grid"
     jobs: list[Job] = field(default_factory=list)
+    direction: str | None = None
+
+    def objective_declared(self) -> AbstractContextManager[None]:
+        """Within it, the objective has the direction that the search was given."""
+        higher = None if self.direction is None else self.direction == "maximize"
+        return declared(self.objective, higher_is_better=higher)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -81,7 +90,8 @@ class Plan:
                 for job in stored["jobs"]
             ]
             cwd, objective, kind = _texts([stored["cwd"], stored["objective"], stored["kind"]])
-            return cls(folder, list(_texts(stored["command"])), cwd, objective, kind, jobs)
+            direction = stored.get("direction")
+            return cls(folder, list(_texts(stored["command"])), cwd, objective, kind, jobs, direction)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); name the folder of a sweep") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -105,6 +115,7 @@ class Plan:
             "command": self.command,
             "cwd": self.cwd,
             "objective": self.objective,
+            **({"direction": self.direction} if self.direction else {}),
             "jobs": jobs,
         }
         with replacing(self.folder / FILE) as file:

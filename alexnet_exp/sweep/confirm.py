@@ -36,7 +36,8 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> Plan:
     if searched.command[:2] == COMMAND:
         raise UserError(f"{folder}: confirms another sweep already; for more seeds, confirm that one with --seeds")
     outcomes = [outcome_of(job) for job in searched.jobs]
-    winners = list(itertools.islice(_winners(outcomes, searched.objective), top))
+    with searched.objective_declared():
+        winners = list(itertools.islice(_winners(outcomes, searched.objective), top))
     if not winners:
         raise UserError(f"{folder}: no job of it is done with a {searched.objective}: there is nothing to confirm")
     fresh = _fresh(outcomes, seeds)
@@ -54,6 +55,7 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> Plan:
     for overrides in winners:
         refuse_foreign(searched, overrides, config_dir)
     plan = Plan.read(target) if Plan.is_in(target) else Plan(target, command, str(Path.cwd()), searched.objective)
+    plan.direction = searched.direction
     with loaded([*how, f"hydra.sweep.dir={quoted(str(target))}"], config_dir) as (loader, master):
         lay_out(plan, compose_jobs(JobComposer(loader, master), batch))
     return plan

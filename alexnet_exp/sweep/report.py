@@ -135,7 +135,8 @@ def tell(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None = None) ->
 
 def summary(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None = None) -> dict[str, Any]:
     """The whole sweep as one JSON object."""
-    first = best(outcomes, plan.objective)
+    with plan.objective_declared():
+        first = best(outcomes, plan.objective)
     told: dict[str, Any] = {
         "sweep": str(plan.folder),
         "status": stopped or verdict(outcomes),
@@ -173,7 +174,9 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
         table.add_column(label(key), justify="right")
     table.add_column("seconds", justify="right")
     table.add_column("status")
-    for outcome in ranked(outcomes, plan.objective):
+    with plan.objective_declared():
+        order = ranked(outcomes, plan.objective)
+    for outcome in order:
         job = outcome.job
         figures = [value_text(key, outcome.metrics.get(key)) for key in shown]
         status = outcome.status + (f": {outcome.error}" if outcome.error else "")

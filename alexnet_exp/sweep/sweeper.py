@@ -89,6 +89,7 @@ class _Command:
             raise Refused(
                 [Problem("hydra.sweep.dir", self.plan.folder, "holds a sweep that is no search; write another")]
             )
+        self.plan.direction = settings.direction
         self.study = Study(settings, space, self.plan.folder, self.plan.objective, max_epochs)
         self.compose = JobComposer(context.config_loader, master)
         self.composed: dict[Path, Composed] = {}

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from alexnet_exp.callbacks.chosen import build_callbacks
 from alexnet_exp.commands import eval as evaluate_again
+from alexnet_exp.schema import EarlyStopping
 from tests.conftest import Run
 
 TrainRun = Callable[..., Run]
@@ -86,3 +88,17 @@ def test_early_stopping_stops_and_says_why(train_run: TrainRun) -> None:
     reason = "Monitored metric val/top1 did not improve in the last 1 records."
     assert run.result["stopped_early"].startswith(reason)
     assert f"stopped early, after epoch 2: {reason}" in run.log
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "expected"),
+    [
+        ("val/top1", None, "max"),
+        ("val/loss", None, "min"),
+        ("val/loss_precise_bn", None, "min"),
+        ("val/loss", "max", "max"),
+    ],
+)
+def test_the_mode_of_early_stopping_is_that_of_its_monitor(monitor: str, mode: str | None, expected: str) -> None:
+    (callback,) = build_callbacks({"stop": EarlyStopping(monitor=monitor, mode=mode)})
+    assert callback.mode == expected  # type: ignore[attr-defined]

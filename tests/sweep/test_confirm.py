@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.__main__ import main
+from alexnet_exp.compare.latest import entries
+from alexnet_exp.runs.many import read
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.confirm import plan_confirmation
+from alexnet_exp.sweep.report import summary
+from alexnet_exp.sweep.run import outcome_of
 
 Searched = Callable[..., Path]
 
@@ -65,6 +69,21 @@ def test_a_loss_is_better_when_it_is_smaller(searched: Searched) -> None:
     folder = searched({("model=bn",): 0.5, ("model=lrn",): 0.2}, "val/loss")
     # the seed that was not typed is the default, 1
     assert asked(plan_confirmation(folder, top=1, seeds=2)) == [("model=lrn", "seed=2"), ("model=lrn", "seed=3")]
+
+
+def test_what_the_search_was_told_of_its_objective_goes_before_the_name(searched: Searched) -> None:
+    folder = searched({("model=bn",): 0.5, ("model=lrn",): 0.2}, "val/elo")
+    assert [winner for winner, _ in asked(plan_confirmation(folder, top=1, seeds=1))] == ["model=bn"]
+    told = Plan.read(folder)
+    told.direction = "minimize"
+    told.write()
+    assert Plan.read(folder).direction == "minimize"
+    plan = plan_confirmation(folder, top=1, seeds=1)
+    assert [winner for winner, _ in asked(plan)][-1] == "model=lrn"
+    outcomes = [outcome_of(job) for job in told.jobs]
+    assert summary(told, outcomes)["best"]["run"].endswith("job-2")
+    (line,) = entries(folder, list(read(folder)), sweeps=True)
+    assert line.value == 0.2
 
 
 def test_nothing_to_confirm(searched: Searched, capsys: pytest.CaptureFixture[str]) -> None:
