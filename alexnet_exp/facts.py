@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alexnet_exp.build import Experiment
 from alexnet_exp.devices import Placement
 from alexnet_exp.model.count import layers, totals
 from alexnet_exp.model.spec import Network
+from alexnet_exp.model.stage import kernels_of
 from alexnet_exp.recording import SAID
 from alexnet_exp.runs import provenance
 from alexnet_exp.schema import Config
@@ -33,6 +36,8 @@ def before_training(experiment: Experiment, placement: Placement) -> dict[str, A
         "ranks": placement.ranks * trainer.num_nodes,
         "precision": placement.precision,
         "channels_last": placement.channels_last,
+        "kernels": kernels_of(placement.accelerator, placement.precision, placement.channels_last, trainer.compile),
+        "threads": torch.get_num_threads() if placement.accelerator == "cpu" else None,
         "deterministic": bool(trainer.deterministic),
         "effective_batch": batch * trainer.accumulate_grad_batches if batch else None,
         "fingerprint": getattr(experiment.data, "fingerprint", None),

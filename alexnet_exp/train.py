@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Timer
 from alexnet_exp import logs, stopping
 from alexnet_exp.allocator import keep_freed_memory
 from alexnet_exp.build import Experiment, build, lay_out, prepare
-from alexnet_exp.callbacks.checkpoints import Checkpoints
+from alexnet_exp.callbacks.checkpoints import CONDITIONS, Checkpoints
 from alexnet_exp.callbacks.chosen import build_callbacks
 from alexnet_exp.callbacks.not_finite import SkipNotFinite
 from alexnet_exp.callbacks.progress import Progress, wants_bar
@@ -216,7 +216,9 @@ def _run(
     assert every is not None
     recorder = Recorder(folder if writes else None, config.trainer.on_nan)
     fingerprint = getattr(experiment.data, "fingerprint", None)
-    checkpoints = Checkpoints(folder, experiment.card, recorder, every, config.checkpoint.keep, fingerprint)
+    known = before_training(experiment, placement)
+    conditions = {key: known[key] for key in CONDITIONS}
+    checkpoints = Checkpoints(folder, experiment.card, recorder, every, config.checkpoint.keep, fingerprint, conditions)
     watch = Watch(len(experiment.card["classes"]), getattr(experiment.spec, "norm", None))
     callbacks = [*build_callbacks(config.callbacks), watch, recorder, checkpoints, Prune(folder.path)]
     if config.trainer.on_nan is OnNan.skip and placement.precision != "16-mixed":
@@ -228,7 +230,7 @@ def _run(
     trainer = build_trainer(config.trainer, placement, callbacks, reports.loggers)
     reports.trainer = trainer
     if writes:
-        folder.update(**before_training(experiment, placement))
+        folder.update(**known)
         outputs = outputs_of(folder.path)
         if outputs is not None:  # not before: what is refused on its way here is no run to come back to
             folder.link_latest(outputs)

@@ -24,10 +24,12 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from alexnet_exp import facts
 from alexnet_exp.__main__ import main
 from alexnet_exp.callbacks import checkpoints
 from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.commands.resume import changed
+from alexnet_exp.kernels.native import native
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.runs import checksum
@@ -41,6 +43,7 @@ from tests.conftest import TINY, Run, tree
 from tests.sweep import works
 
 KILLED = 9
+TrainRun = Callable[..., Run]
 
 
 @dataclass(frozen=True)
@@ -595,6 +598,28 @@ def test_a_run_that_max_time_ended_trains_on_with_a_longer_one(
     third = read_result(run)
     assert third["epochs"] == second["epochs"] + 1
     assert "stopped_early" not in third
+
+
+def test_other_kernels_or_threads_are_reported(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train_run("run", "test.run=false", "trainer.max_epochs=1")
+    kernels = run.result["kernels"]
+    assert (kernels, run.result["threads"]) == ("LRN, images" if native().library else f"none: {native().why}", 1)
+    stored = run.checkpoint("last")["alexnet_exp_standing"]
+    assert (stored["kernels"], stored["threads"]) == (kernels, 1)
+
+    container = read_config(run.path)
+    container["trainer"]["max_epochs"] = 2
+    assert train_rank(container, run.path).status == "done"
+    assert "when the checkpoint was saved" not in run.log
+
+    other = "step, LRN, images"
+    monkeypatch.setattr(facts, "kernels_of", lambda *_: other)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    container["trainer"]["max_epochs"] = 3
+    assert train_rank(container, run.path).status == "done"
+    assert (run.result["kernels"], run.result["threads"]) == (other, 3)
+    assert f"kernels: {kernels} when the checkpoint was saved, {other} now: the same experiment, but dropout" in run.log
+    assert "threads: 1 when the checkpoint was saved, 3 now: the same experiment, but sums" in run.log
 
 
 def test_what_early_stopping_has_decided_stays_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -33,6 +34,11 @@ from alexnet_exp.settings import UserError
 log = logging.getLogger(__name__)
 
 MONITOR = "val/top1"
+# What else than the experiment decides the bits of a result, and what a change of it does to a resumed run.
+CONDITIONS = {
+    "kernels": "the same experiment, but dropout masks and rounding differ from those of an uninterrupted run",
+    "threads": "the same experiment, but sums are added up in another order, so it is not equal to the last bit",
+}
 TIMER = Timer().state_key  # under which a checkpoint has what Lightning's Timer knows, see `trainer.max_time`
 
 
@@ -87,7 +93,9 @@ class Checkpoints(AfterMetrics):
         every: Interval,
         keep: Keep,
         fingerprint: str | None = None,
+        conditions: Mapping[str, Any] | None = None,
     ):
+        self.conditions = dict(conditions or {})
         self.folder, self.card, self.recorder, self.every, self.keep = folder, card, recorder, every, keep
         self.fingerprint = fingerprint
         self.best: float | None = None
@@ -140,6 +148,7 @@ class Checkpoints(AfterMetrics):
         checkpoint[CARD] = self.card
         checkpoint[STANDING] = {
             "ranks": trainer.world_size,
+            **self.conditions,
             "between_epochs": self._ended is not None,
             "should_stop": trainer.should_stop,
             "stopped_early": self.stopped_early(trainer),
@@ -162,6 +171,10 @@ class Checkpoints(AfterMetrics):
                 f"saved by {standing['ranks']} processes, gone on with by {trainer.world_size}: the same experiment, "
                 "but sums are added up in another order, so it is not equal to the last bit"
             )
+        for key, what in CONDITIONS.items():
+            now, then = self.conditions.get(key), standing.get(key)
+            if None not in (now, then) and str(now).partition(":")[0] != str(then).partition(":")[0]:
+                log.warning(f"{key}: {then} when the checkpoint was saved, {now} now: {what}")
         if "random" in standing:  # what a data module of the user's draws from; ours draws from the seed alone
             torch.set_rng_state(standing["random"].cpu())
         self._saved_step = int(checkpoint["global_step"])

@@ -15,8 +15,18 @@ LOG = 15  # last lines of a failed run's log
 # of result.json, in the order in which `show` tells them
 FACTS = (
     *("start", "end", "seconds", "epochs", "best_epoch", "tested", "metrics_epoch", "test_images", "images_per_s"),
-    *("test_views", "stopped_early", "parameters", "multiply_adds", "device", "ranks", "precision", "deterministic"),
-    *("effective_batch", "fingerprint", "commit", "dirty", "host", "note", "tags"),
+    *(
+        "test_views",
+        "stopped_early",
+        "parameters",
+        "multiply_adds",
+        "device",
+        "ranks",
+        "precision",
+        "kernels",
+        "threads",
+    ),
+    *("deterministic", "effective_batch", "fingerprint", "commit", "dirty", "host", "note", "tags"),
 )
 # what differs between any two runs
 OF_ONE_RUN = ("start", "end", "pid", "seconds", "images_per_s", "overrides", "choices", "traceback", "name", "seed")

@@ -23,6 +23,7 @@ _FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("commit", "the code's commit", ()),
     ("device", "the device", ("trainer",)),
     ("precision", "the precision", ("trainer", "trainer.precision")),
+    ("kernels", "the native kernels", ("trainer", "trainer.precision", "trainer.compile", "trainer.channels_last")),
     ("ranks", "the number of processes", ("trainer",)),
     ("host", "the host", ()),
     ("effective_batch", "the effective batch", ("data.batch_size", "trainer.accumulate_grad_batches", "experiment")),

@@ -51,6 +51,15 @@ def fused_path(device: str, precision: str, channels_last: bool, compiled: bool 
     return True, "native kernels"
 
 
+def kernels_of(device: str, precision: str, channels_last: bool, compiled: bool = False) -> str:
+    """Which native kernels a run uses: `step, LRN, images`, `LRN, images`, on a GPU `images`; or `none: ` and why."""
+    if native().library is None:
+        return f"none: {native().why}"
+    if device != "cpu":
+        return "images"
+    return "step, LRN, images" if fused_path(device, precision, channels_last, compiled)[0] else "LRN, images"
+
+
 def _next(modules: list[nn.Module], x: Tensor) -> tuple[Tensor, int]:
     """The output of the first of `modules`, or of the first few together, and how many they were."""
     first, second, third = [*modules, None, None][:3]
