@@ -164,7 +164,7 @@ class ImageData(pl.LightningDataModule):
     def augment(self, images: Tensor, epoch: int, batch: int) -> Tensor:
         """The random crops, mirrors and colours that this rank's images get in a batch of an epoch.
 
-        With colour noise they are float32 on 0..255, not clamped; else uint8.
+        With colour noise they are float32 on 0..255, not clamped; else, and after `pca_epochs`, uint8.
         """
         generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch, batch, self._rank))
         if self.spec.random_crop:
@@ -173,7 +173,11 @@ class ImageData(pl.LightningDataModule):
         else:
             images = center_crop(images, self.crop)
             images = mirror(images, generator) if self.spec.mirror else images
-        return images if self.spec.pca is Pca.none else self._coloured(images, generator)
+        return self._coloured(images, generator) if self._has_noise(epoch) else images
+
+    def _has_noise(self, epoch: int) -> bool:
+        last = self.spec.pca_epochs
+        return self.spec.pca is not Pca.none and (last is None or epoch < last)
 
     def _coloured(self, images: Tensor, generator: torch.Generator) -> Tensor:
         mean = self._mean_on(images.device) if self.spec.pca_reading is PcaReading.code else None
@@ -199,7 +203,10 @@ class ImageData(pl.LightningDataModule):
     def _describe_colour(self) -> str:
         spec, std = self.spec, " ".join(f"{value:.1f}" for value in self.colour.std)
         whose = "fitted to the training images" if spec.pca is Pca.fit else "of ImageNet"
-        return f"components {whose}, std {std}, by the {spec.pca_reading}'s reading, times N(0, {spec.pca_std:g})"
+        until = "" if spec.pca_epochs is None else f", in the first {spec.pca_epochs} epochs"
+        return (
+            f"components {whose}, std {std}, by the {spec.pca_reading}'s reading, times N(0, {spec.pca_std:g}){until}"
+        )
 
     def _measured(self) -> Moments:
         if self._moments is None:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from alexnet_exp.data.augment import centre_of
 from alexnet_exp.extend import UserClass
-from alexnet_exp.optim.optimizers import build_optimizer
-from alexnet_exp.optim.schedules import factor, plateau_factor
-from alexnet_exp.optim.spec import Plateau
+from alexnet_exp.optim.optimizers import build_optimizer, parts_of
+from alexnet_exp.optim.schedules import WHOLE, Part, factor, part_factor
+from alexnet_exp.optim.spec import Constant, Plateau
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.schema import Loss
 from alexnet_exp.seeds import derive
@@ -169,6 +169,7 @@ class AlexNetModule(pl.LightningModule):
         self.history: list[float] = []  # of the monitored metric, for `plateau`
         self.metrics: dict[str, float] = {}  # the means of this epoch, `split/metric`, to the last digit
         self.base_lrs: list[float] = []
+        self.parts: list[Part] = []  # of the schedule, that the optimizer's groups are
         self.last_loss: Tensor | None = None
         self.only_finite = False  # whether the epoch's means leave out batches whose loss is no number
         self.lay_out(channels_last)
@@ -286,32 +287,35 @@ class AlexNetModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         if isinstance(self.optim, UserClass):
             optimizer = self.optim.build(self.network.parameters())
+            self.parts = [WHOLE] * len(optimizer.param_groups)
         else:
             # a fused step unscales gradients itself, after they are clipped: Lightning refuses to clip for it
             clips_scaled = bool(self.trainer.gradient_clip_val) and str(self.trainer.precision).endswith("mixed")
-            optimizer = build_optimizer(self.optim, self.network, fused=not clips_scaled)
+            schedule = None if isinstance(self.schedule, UserClass) else self.schedule
+            optimizer = build_optimizer(self.optim, self.network, fused=not clips_scaled, schedule=schedule)
+            self.parts = parts_of(optimizer, self.network, schedule or Constant())
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         if isinstance(self.schedule, UserClass):
             scheduler = self.schedule.build(optimizer)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         return optimizer
 
-    def rate_factor(self) -> float:
-        """What `optim.lr` is multiplied by in the step that comes next."""
-        if isinstance(self.schedule, Plateau):
-            return plateau_factor(self.schedule, self.history)
+    def rate_factors(self) -> list[float]:
+        """What the rate of each of the optimizer's groups is multiplied by in the step that comes next."""
         total = (
             int(self.trainer.estimated_stepping_batches) if self.schedule.needs_total else 0
         )  # a run may have no end
         batches = min(self.trainer.num_training_batches, 2**62)  # infinite for a stream of the user's
         per_epoch = max(1, -(-int(batches) // self.trainer.accumulate_grad_batches))
-        return factor(self.schedule, self.global_step, total, per_epoch)
+        step = self.global_step, total, per_epoch
+        whole = factor(self.schedule, *step, history=self.history)
+        return [part_factor(self.schedule, part, whole, *step) for part in self.parts]
 
     def _set_rate(self) -> None:
         if isinstance(self.schedule, UserClass):
             return
-        scale = self.rate_factor()
-        for group, base in zip(self.optimizers(use_pl_optimizer=False).param_groups, self.base_lrs, strict=True):  # type: ignore[union-attr]
+        groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
+        for group, base, scale in zip(groups, self.base_lrs, self.rate_factors(), strict=True):
             group["lr"] = base * scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

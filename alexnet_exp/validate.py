@@ -320,11 +320,18 @@ def _contradictions(config: Config) -> Iterator[Problem]:
         yield Problem("test.run", True, f"{config.data.target} has no test_dataloader; write test.run=false")
     if isinstance(config.model, Network) and isinstance(config.optim, Optimizer):
         stages = list(config.model.present)
-        for name in config.optim.layers:
+        keys = [f"optim.layers.{name}" for name in config.optim.layers]
+        if isinstance(config.schedule, Schedule):
+            keys += [f"schedule.layers.{name}" for name in config.schedule.layers]
+        for key in keys:
+            name = key.split(".", 2)[2]
             if name not in stages:
-                yield Problem(
-                    f"optim.layers.{name}", NO_VALUE, f"the network has no such stage; {one_of(name, stages)}"
-                )
+                yield Problem(key, NO_VALUE, f"the network has no such stage; {one_of(name, stages)}")
+    if isinstance(config.optim, UserClass) and isinstance(config.schedule, Schedule):
+        for key in ("biases", "layers"):
+            if getattr(config.schedule, key):
+                own = f"{config.optim.target} has parameter groups of its own; choose one of our optimizers"
+                yield Problem(f"schedule.{key}", NO_VALUE, f"{own}, or leave it out")
     trainer = config.trainer
     if trainer.strategy == COLUMNS:
         yield from _no_columns(config)

@@ -6,9 +6,12 @@ torch.nn.functional on each column apart, loops over maps and windows, or number
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from alexnet_exp.config import compose as compose_all
 from alexnet_exp.data.augment import cut_views
 from alexnet_exp.data.colour import IMAGENET, add_noise
 from alexnet_exp.data.images import read_image
-from alexnet_exp.data.spec import ImageNet, Random
+from alexnet_exp.data.spec import ImageNet, Pca, Random
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.model.count import layers, totals
 from alexnet_exp.model.lrn import LRN
@@ -34,9 +37,9 @@ from alexnet_exp.model.network import AlexNet, MaskDropout
 from alexnet_exp.model.preprocess import Preprocess, Statistics
 from alexnet_exp.model.spec import Convention, Input, Scale
 from alexnet_exp.module import AlexNetModule
-from alexnet_exp.optim.optimizers import build_optimizer, parameter_groups
+from alexnet_exp.optim.optimizers import build_optimizer, parameter_groups, parts_of
 from alexnet_exp.optim.schedules import curve, plateau_factor
-from alexnet_exp.optim.spec import Constant, Krizhevsky, Plateau, Steps
+from alexnet_exp.optim.spec import Adam, Constant, EpsMode, Krizhevsky, Plateau, Steps
 from alexnet_exp.paths import conf_dir
 from alexnet_exp.schema import Config, Loss
 from alexnet_exp.validate import validate
@@ -62,8 +65,8 @@ def small(variant: str) -> AlexNet:
 
 
 @cache
-def experiment(name: str) -> Config:
-    return validate(compose_all([f"experiment={name}"]))
+def experiment(name: str, *overrides: str) -> Config:
+    return validate(compose_all([f"experiment={name}", *overrides]))
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:
@@ -424,6 +427,46 @@ def test_the_tutorials_images_are_divided_by_255_and_not_augmented() -> None:
     assert torch.equal(data.augment(images, 0, 0), images)
 
 
+def test_the_tutorials_adam_takes_kerass_steps() -> None:
+    """Two steps from equal weights by Keras's formula, in float64 outside torch: eps before the bias correction."""
+    config: Any = experiment("tutorial")
+    torch.manual_seed(0)
+    net = AlexNet(closed("tutorial", "width=0.25", "dropout=0", "num_classes=10", "input_size=32")).train()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(32, 3, 32, 32, generator=generator)
+    labels = torch.randint(10, (32,), generator=generator)
+
+    def loss_and_gradients(network: nn.Module) -> tuple[float, dict[str, np.ndarray[Any, Any]]]:
+        network.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        named = network.named_parameters()
+        return float(loss.detach()), {n: p.grad.double().numpy() for n, p in named if p.grad is not None}
+
+    def after_two_steps(spec: Adam) -> float:
+        ours = copy.deepcopy(net)
+        optimizer = build_optimizer(spec, ours)
+        for _ in range(2):
+            loss_and_gradients(ours)
+            optimizer.step()
+        return loss_and_gradients(ours)[0]
+
+    keras, b1, b2 = copy.deepcopy(net), 0.9, 0.999
+    weights = {name: parameter.detach().double().numpy() for name, parameter in keras.named_parameters()}
+    m, v = ({name: np.zeros_like(weight) for name, weight in weights.items()} for _ in range(2))
+    for t in (1, 2):
+        _, gradients = loss_and_gradients(keras)
+        alpha = 0.001 * np.sqrt(1 - b2**t) / (1 - b1**t)
+        for name, gradient in gradients.items():
+            m[name] += (gradient - m[name]) * (1 - b1)
+            v[name] += (gradient**2 - v[name]) * (1 - b2)
+            weights[name] = weights[name] - alpha * m[name] / (np.sqrt(v[name]) + 1e-7)
+            keras.get_parameter(name).data.copy_(torch.from_numpy(weights[name]))
+    expected, _ = loss_and_gradients(keras)
+    assert after_two_steps(config.optim) == pytest.approx(expected, abs=1e-5)
+    assert abs(after_two_steps(replace(config.optim, eps_mode=EpsMode.torch)) - expected) > 1e-4
+
+
 def test_the_tutorials_published_curve() -> None:
     """Test accuracy by epoch: .4414 .5565 .4983 .5892 .6053 (82 s an epoch on a laptop CPU)."""
     head = (conf_dir() / "model" / "tutorial.yaml").read_text()
@@ -635,9 +678,89 @@ def test_four_equal_stages_do_slightly_better() -> None:
     assert [len(set(rates[start : start + 10])) for start in (0, 10, 20, 30)] == [1, 1, 1, 1]
     assert (rates[0], rates[-1]) == (0.01, pytest.approx(4e-5))
     assert rates[10] / rates[0] == pytest.approx(rates[20] / rates[10]) == pytest.approx(rates[30] / rates[20])
+    assert config.schedule.biases == {"milestones": ["50%"], "factors": [0.1]}
     head = (conf_dir() / "schedule" / "four_stages.yaml").read_text()
     assert "42.3 / 19.6" in head
     assert "40.5 / 18.0" in head
+
+
+def rates_of_the_run(config: Any, epochs: int, steps_per_epoch: int) -> dict[str, list[float]]:
+    """The rate of each parameter of a small network of 2012 in every step, as the LightningModule sets it."""
+    net = nn.Sequential()
+    for name in ("conv1", "conv2", "fc8"):
+        net.add_module(name, nn.Sequential(OrderedDict(conv=nn.Linear(2, 2))))
+    optimizer = build_optimizer(config.optim, net, schedule=config.schedule)
+    names = {id(parameter): name.replace(".conv", "") for name, parameter in net.named_parameters()}
+    return {
+        names[id(parameter)]: [group["lr"] * factor for factor in curve(config.schedule, epochs, steps_per_epoch, part)]
+        for group, part in zip(optimizer.param_groups, parts_of(optimizer, net, config.schedule), strict=True)
+        for parameter in group["params"]
+    }
+
+
+def dexp(base: float, target: float, stages: int, progress: float) -> float:
+    """The 2012 code's discrete exponential: equal stages, the last of which is at base / target."""
+    return float(base * target ** (-math.floor(progress * stages) / (stages - 1)))
+
+
+def test_net_170_has_a_schedule_for_weights_and_one_for_biases() -> None:
+    """schedW=dexp[tgtFactor=250,numSteps=4], schedB=dexp[tgtFactor=10,numSteps=2]; conv1's epsW 0 from epoch 74."""
+    config: Any = experiment("imagenet_code")
+    epochs, steps = config.trainer.max_epochs, 4
+    assert epochs == 90
+    for name, rates in rates_of_the_run(config, epochs, steps).items():
+        for step, rate in enumerate(rates):
+            progress = step / (epochs * steps)
+            expected = dexp(0.02, 10, 2, progress) if name.endswith("bias") else dexp(0.01, 250, 4, progress)
+            frozen = name == "conv1.weight" and step >= 74 * steps
+            assert rate == pytest.approx(0 if frozen else expected, rel=1e-12), (name, step)
+
+
+def test_net_145_was_changed_by_hand_in_its_weights_alone() -> None:
+    """Its log divides epsW; at the end epsB is .02 as at the start, and conv1 has 0 of both."""
+    config: Any = experiment("imagenet_paper", "model=code", "schedule=by_hand_code", "data.pca_epochs=67")
+    epochs, steps = config.trainer.max_epochs, 3
+    assert epochs == 91
+    for name, rates in rates_of_the_run(config, epochs, steps).items():
+        for step, rate in enumerate(rates):
+            epoch = step // steps
+            expected = 0.02 if name.endswith("bias") else 0.01 / 10 ** sum(epoch >= drop for drop in (25, 51, 79))
+            if name.startswith("conv1"):
+                expected *= 0 if epoch >= 72 else 0.1 if epoch >= 67 else 1
+            assert rate == pytest.approx(expected, rel=1e-12), (name, step)
+    # what its log says of conv1 in epoch 67, and what its settings say at the end
+    assert rates_of_the_run(config, 91, 1)["conv1.weight"][67] == pytest.approx(1e-5)
+    assert {name: rates[-1] for name, rates in rates_of_the_run(config, 91, 1).items()} == pytest.approx(
+        {
+            "conv1.weight": 0,
+            "conv1.bias": 0,
+            "conv2.weight": 1e-5,
+            "conv2.bias": 0.02,
+            "fc8.weight": 1e-5,
+            "fc8.bias": 0.02,
+        }
+    )
+
+
+def test_the_paper_has_one_rate_for_all_layers() -> None:
+    config: Any = experiment("imagenet_paper")
+    rates = rates_of_the_run(config, 91, 1)
+    assert rates["conv1.weight"] == rates["fc8.weight"]
+    assert rates["conv2.bias"] == pytest.approx([2 * rate for rate in rates["conv2.weight"]])
+    assert config.data.pca_epochs is None
+
+
+@pytest.mark.parametrize(("name", "more", "epoch"), [("code", (), 68), ("paper", ("data.pca_epochs=67",), 67)])
+def test_the_colour_noise_was_switched_off_by_hand(name: str, more: tuple[str, ...], epoch: int) -> None:
+    """Net #170: epoch 68; net #145: epoch 67. Without noise nothing is divided by 1.1 either."""
+    config: Any = experiment(f"imagenet_{name}", *more)
+    assert config.data.pca_epochs == epoch
+    colours = replace(config.data, crop=224)
+    data, images = ImageData(colours, 224, 3, seed=1), torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8)
+    data._mean_crop, data._colour = torch.zeros(3, 224, 224), IMAGENET
+    assert data.augment(images, epoch - 1, 0).dtype == torch.float32
+    quiet = ImageData(replace(colours, pca=Pca.none), 224, 3, seed=1)
+    assert torch.equal(data.augment(images, epoch, 0), quiet.augment(images, epoch, 0))
 
 
 # --- section 4: data

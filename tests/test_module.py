@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from alexnet_exp.build import build, prepare
 from alexnet_exp.config import composed
-from alexnet_exp.module import Tally, rank_of_truth
+from alexnet_exp.module import AlexNetModule, Tally, rank_of_truth
 from alexnet_exp.optim.schedules import factor
 from alexnet_exp.optim.spec import Constant
 from alexnet_exp.seeds import derive
@@ -159,6 +159,35 @@ def test_accumulating_is_one_step_on_the_batches_together(train_run: Callable[..
     # 80 images in batches of 32 are steps of 64 and of 16; norms see single batches, so that the network has none
     options = (*PLAIN, "model=none", f"data.subset={images}", "trainer.accumulate_grad_batches=2")
     assert_equal_steps(train_run("run", *options), Bare(*options).train(accumulate=2))
+
+
+def test_each_group_has_its_own_rate_in_every_step(
+    train_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, float]] = []
+
+    def noted(module: AlexNetModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        names = {id(parameter): name for name, parameter in module.network.named_parameters()}
+        groups = module.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
+        seen.append({names[id(p)]: group["lr"] for group in groups for p in group["params"]})
+        return original(module, batch, batch_idx)
+
+    original = AlexNetModule.training_step
+    monkeypatch.setattr(AlexNetModule, "training_step", noted)
+    staged = ("optim=krizhevsky", "optim.lr=0.004", "schedule=four_stages", "data.subset=128", "model=bn")
+    frozen = "+schedule.layers.conv1={milestones:[1,75%],factors:[0.5,0],biases:false}"
+    run = train_run("run", *staged, frozen, "data.val=none", "trainer.max_epochs=2")
+    assert run.code == 0, run.log
+    assert len(seen) == 8  # 4 batches in each of 2 epochs: a stage is 2 steps
+    for step, rates in enumerate(seen):
+        weights = 0.004 * 250 ** (-(step // 2) / 3)
+        for name, rate in rates.items():
+            expected = (0.008 if step < 4 else 0.0008) if name.endswith("bias") else weights
+            if name.startswith("conv1") and not name.endswith("bias"):
+                expected *= 1 if step < 4 else 0.5 if step < 6 else 0
+            assert rate == pytest.approx(expected, rel=1e-12), (name, step)
+    # what is logged is the weights' rate, of the layers that follow the schedule
+    assert [rate for _, _, rate in run.steps] == pytest.approx([rates["conv2.conv.weight"] for rates in seen])
 
 
 def test_plateau_counts_validations_not_epochs(train_run: Callable[..., Run]) -> None:

@@ -33,7 +33,7 @@ from alexnet_exp.kernels.native import native
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.runs import checksum
-from alexnet_exp.runs.contents import read_config, read_result
+from alexnet_exp.runs.contents import read_config, read_result, read_steps
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.schema import Interval, Unit
 from alexnet_exp.settings import Refused
@@ -107,6 +107,11 @@ CASES = {
         *("callbacks=ema", "trainer.accumulate_grad_batches=2", "data.batch_size=16", "optim=sgd"),
         *("schedule=cosine", "data.subset=72"),  # 5 batches: the last step has one
     ),
+    "stages of groups": (
+        *("model=lrn", "model.dropout=0.5", "optim=krizhevsky", "schedule=four_stages", "trainer.max_epochs=2"),
+        "+schedule.layers.conv1={milestones:[1],factors:[0],biases:false}",
+    ),
+    "Keras's Adam": ("optim=adam", "optim.eps=1e-3", "optim.eps_mode=keras"),
     "plateau": ("optim=sgd", "schedule=plateau", "schedule.patience=0", "trainer.max_epochs=3"),
     "a number of steps": ("trainer.max_steps=7", "trainer.max_epochs=null"),
     "validation in mid-epoch": ("trainer.val_check_interval=2", "data.batch_size=16"),
@@ -161,6 +166,24 @@ def test_equal_to_the_last_bit(case: str, moment: Moment, undisturbed: Callable[
         assert attempt(run) == 0
         assert read_result(run)["attempts"][0]["status"] == "died"
     assert_equal(undisturbed(case), run)
+
+
+NEW_SETTINGS = ("schedule.biases", "schedule.layers", "data.pca_epochs", "optim.eps_mode")
+
+
+def test_a_run_from_before_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+    begin(tmp_path / "run", "checkpoint.every=1 steps")
+    begin(tmp_path / "new", "checkpoint.every=1 steps")
+    config = read_config(tmp_path / "run")
+    for key in NEW_SETTINGS:
+        group, name = key.split(".")
+        del config[group][name]
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "run" / ".hydra" / "config.yaml")
+    assert attempt(tmp_path / "run", Moment(AlexNetModule, "training_step", 4)) == KILLED
+    assert attempt(tmp_path / "run") == 0
+    assert attempt(tmp_path / "new") == 0
+    one, two = (read_steps(tmp_path / name) for name in ("run", "new"))
+    assert one == two
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
         (
             {"optim.nesterov": True},
             "optim.nesterov=true: unknown setting; there are "
-            "name, lr, weight_decay, decay_norm_and_bias, bias_lr, layers, betas, eps",
+            "name, lr, weight_decay, decay_norm_and_bias, bias_lr, layers, betas, eps, eps_mode",
         ),
         ({"model.lrn.alhpa": 1}, "model.lrn.alhpa=1: unknown setting; did you mean model.lrn.alpha?"),
         (
@@ -83,7 +83,22 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
         ({"seed": -1}, "seed=-1: must be at least 0"),
         ({"name": "a/b"}, "name=a/b: must be a folder's name: no slash, no comma, no equals sign"),
         ({"trainer._target_": "os.system"}, "trainer._target_=os.system: trainer takes no class of your own"),
+        (
+            {"schedule.biases": {"milestones": ["50%"], "factors": []}},
+            "schedule.biases.factors=[]: must be as many as there are milestones (1)",
+        ),
+        (
+            {"schedule.layers": {"conv1": {"factor": [0]}}},
+            "schedule.layers.conv1.factor=[0]: did you mean factors? one of milestones, factors, biases",
+        ),
+        ({"schedule.layers": {"conv1": 0.5}}, "schedule.layers.conv1=0.5: must be a group of settings, not one value"),
+        ({"data.pca_epochs": -1}, "data.pca_epochs=-1: must be at least 0"),
         # contradictions
+        (
+            {"schedule.layers": {"conv9": {"milestones": [3], "factors": [0]}}},
+            "schedule.layers.conv9: the network has no such stage; did you mean conv5? one of "
+            "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8",
+        ),
         ({"trainer.min_epochs": 30}, "trainer.min_epochs=30: must be at most trainer.max_epochs=10"),
         (
             {"data.val": "none", "callbacks.e": {"name": "early_stopping"}},
@@ -204,6 +219,14 @@ def test_a_run_without_an_end_takes_schedules_that_need_none(schedule: dict[str,
 
 def test_a_null_entry_of_a_collection_is_left_out() -> None:
     assert validate(changed(**{"logger.csv": None})).logger == {}
+
+
+def test_stages_need_an_optimizer_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_EXP_ALLOW", "torch")
+    stages = {"milestones": [3], "factors": [0]}
+    found = problems(**{"optim": {"_target_": "torch.optim.SGD"}, "schedule.layers": {"conv1": stages}})
+    own = "torch.optim.SGD has parameter groups of its own"
+    assert found == [f"schedule.layers: {own}; choose one of our optimizers, or leave it out"]
 
 
 @pytest.mark.parametrize(("key", "meant"), [("lr", "optim.lr"), ("batchsize", "data.batch_size"), ("zebra", None)])

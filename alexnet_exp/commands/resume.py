@@ -146,8 +146,9 @@ def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> No
     """Refuses restarts with which the epochs that are begun would have been trained at other rates."""
     from alexnet_exp.optim.schedules import curve
     from alexnet_exp.optim.spec import SCHEDULES, Falling
+    from alexnet_exp.validate import typed
 
-    schedule, was = config.schedule, SCHEDULES[before["schedule"]["name"]](**before["schedule"])
+    schedule, was = config.schedule, typed(SCHEDULES[before["schedule"]["name"]], before["schedule"], "schedule")
     assert isinstance(schedule, Falling)  # no other has anything that may change
     assert isinstance(was, Falling)
     key = "restarts" if schedule.restarts != was.restarts else "restart_from"

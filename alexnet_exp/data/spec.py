@@ -56,6 +56,7 @@ class Data:
     mirror: whether a training image is mirrored left to right every other time.
     pca, pca_reading, pca_std: the colour noise of training images, see `Pca` and `PcaReading`; the standard deviation
         of the numbers that are drawn. The code's reading also shrinks an image about the mean one, by 1 + pca_std.
+    pca_epochs: the colour noise ends after so many epochs; null = it never ends.
     workers: processes that decode images at each use; null = the CPU cores of this rank, 16 at most; 0 = decode where
         the training runs.
     subset: train on this many images only (stratified, chosen by the seed), for a quick look; null = all.
@@ -72,6 +73,7 @@ class Data:
     pca: Pca = Pca.none
     pca_reading: PcaReading = PcaReading.code
     pca_std: float = 0.1
+    pca_epochs: int | None = None
     workers: int | None = None
     subset: int | None = None
 
@@ -95,6 +97,7 @@ class Data:
         checks.at_least("crop", 1)
         checks.at_least("pad", 0)
         checks.above("pca_std", 0)
+        checks.at_least("pca_epochs", 0)
         checks.at_least("workers", 0)
         checks.at_least("subset", 1)
         return checks

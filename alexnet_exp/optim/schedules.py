@@ -8,9 +8,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from alexnet_exp.optim.spec import Constant, Duration, Falling, OneCycle, Plateau, Schedule, Steps, Warmed
+from alexnet_exp.optim.spec import Constant, Duration, Falling, OneCycle, Plateau, Schedule, Stages, Steps, Warmed
 from alexnet_exp.settings import UserError
+
+
+class Part(NamedTuple):
+    """Parameters that one schedule gives one rate: the weights or the biases of one layer, or of all layers."""
+
+    layer: str = ""
+    biases: bool = False
+
+
+WHOLE = Part()
+"""What follows the schedule and has no stages of its own."""
+
+
+def part_of(schedule: Schedule, parameter: str) -> Part:
+    """The part that a parameter of this name belongs to."""
+    layer, bias = parameter.partition(".")[0], is_bias(parameter)
+    own = schedule.layer_stages(layer)
+    distinct = schedule.bias_stages() is not None or (own is not None and not own.biases)
+    return Part(layer if own is not None else "", bias and distinct)
+
+
+def is_bias(parameter: str) -> bool:
+    """Whether a parameter is a bias, by its name, whatever its shape."""
+    return parameter.rpartition(".")[2] == "bias"
+
+
+def part_factor(
+    schedule: Schedule, part: Part, whole: float, step: int, total_steps: int, steps_per_epoch: int
+) -> float:
+    """The multiplier of the rate of `part` in `step`, where that of the whole schedule is `whole`."""
+    if part == WHOLE:
+        return whole
+    length = total_steps, steps_per_epoch
+    biases, own = schedule.bias_stages(), schedule.layer_stages(part.layer)
+    if part.biases and biases is not None:
+        whole = _stage(biases, step, *length)
+    return whole if own is None or (part.biases and not own.biases) else whole * _stage(own, step, *length)
 
 
 def factor(
@@ -54,20 +92,30 @@ def plateau_factor(schedule: Plateau, history: Sequence[float]) -> float:
     return multiplier
 
 
-def curve(schedule: Schedule, epochs: int, steps_per_epoch: int) -> list[float]:
-    """The multiplier of every step of a run, for plotting.
+def curve(schedule: Schedule, epochs: int, steps_per_epoch: int, part: Part = WHOLE) -> list[float]:
+    """The multiplier of `part` in every step of a run, for plotting.
 
     Raises UserError for a Plateau, which depends on what the run will see.
     """
     if isinstance(schedule, Plateau):
         raise UserError("schedule=plateau: follows the run's validation metrics, so it has no curve before a run")
     total_steps = epochs * steps_per_epoch
-    return [factor(schedule, step, total_steps, steps_per_epoch) for step in range(total_steps)]
+    whole = [factor(schedule, step, total_steps, steps_per_epoch) for step in range(total_steps)]
+    return [part_factor(schedule, part, value, step, total_steps, steps_per_epoch) for step, value in enumerate(whole)]
 
 
 def _steps(schedule: Steps, step: int, total_steps: int, steps_per_epoch: int) -> float:
     milestones = (Duration.of(milestone).steps(total_steps, steps_per_epoch) for milestone in schedule.milestones)
     return schedule.factor ** sum(step >= round(milestone) for milestone in milestones)
+
+
+def _stage(stages: Stages, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    """The factor of the latest milestone that is reached; of several at once the last one given."""
+    begun = [(0, 1.0)]
+    for milestone, factor in zip(stages.milestones, stages.factors, strict=True):
+        begun.append((round(Duration.of(milestone).steps(total_steps, steps_per_epoch)), factor))
+    reached = [(start, place) for place, (start, _) in enumerate(begun) if start <= step]
+    return begun[max(reached)[1]][1]
 
 
 def _falling(schedule: Falling, step: int, total_steps: int, steps_per_epoch: int) -> float:

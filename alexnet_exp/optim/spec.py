@@ -7,8 +7,10 @@ in epochs (`5`, `0.5`) or as a part of the run (`30%`), never in steps: they hol
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from enum import StrEnum
+from typing import Any, Self
 
 from alexnet_exp.settings import Checks, Problem, Refused, one_of
 
@@ -119,6 +121,17 @@ class Krizhevsky(Optimizer):
         checks.done()
 
 
+class EpsMode(StrEnum):
+    """Which root of Adam's second moment v `eps` is added to: the corrected one (torch), or the plain one (keras).
+
+    torch: step = lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps), algorithm 1 of Kingma and Ba.
+    keras: step = lr / (1 - beta1^t) * m * sqrt(1 - beta2^t) / (sqrt(v) + eps), the variant of their section 2.
+    """
+
+    torch = "torch"
+    keras = "keras"
+
+
 @dataclass
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015). `weight_decay` is added to the gradient; for decoupled decay take AdamW."""
@@ -128,6 +141,7 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    eps_mode: EpsMode = EpsMode.torch
 
     def __post_init__(self) -> None:
         checks = self.checks()
@@ -181,21 +195,100 @@ def _is_duration(value: Any) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Stages:
+    """A rate in stages: 1, and from each of `milestones` on the multiple in `factors` at the same place.
+
+    Without milestones the rate is constant.
+    """
+
+    milestones: list[Any] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """Of an entry of a schedule; raises `Refused` for unknown settings and wrong values."""
+        known = [each.name for each in fields(cls)]
+        stages = cls(**{key: value for key, value in settings.items() if key in known})
+        checks = stages.checks()
+        checks.problems += [
+            Problem(key, value, one_of(key, known)) for key, value in settings.items() if key not in known
+        ]
+        checks.done()
+        return stages
+
+    def checks(self) -> Checks:
+        """The problems of its settings; a subclass adds its own and raises them."""
+        checks = Checks(self)
+        usable = isinstance(self.milestones, list) and all(map(_is_duration, self.milestones))
+        checks.that("milestones", usable, "must be epochs or parts of the run, such as [67,72] or [50%,75%]")
+        numbers = isinstance(self.factors, list) and all(map(_is_multiple, self.factors))
+        checks.that("factors", numbers, "must be numbers of at least 0, such as [0.1,0]")
+        if usable and numbers:
+            count = len(self.milestones)
+            each = f"must be as many as there are milestones ({count})"
+            checks.that("factors", len(self.factors) == count, each)
+        return checks
+
+
+@dataclass(frozen=True)
+class LayerStages(Stages):
+    """The stages of one layer: of its weights, and of its biases unless `biases` is false."""
+
+    biases: bool = True
+
+    def checks(self) -> Checks:
+        checks = super().checks()
+        checks.that("biases", isinstance(self.biases, bool), "must be true or false")
+        return checks
+
+
+def _is_multiple(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 @dataclass
 class Schedule:
-    """What every schedule has: its name."""
+    """What every schedule has: its name, and stages of the biases and of single layers.
+
+    biases: the `Stages` of all biases, in place of the schedule; empty: they follow the schedule, as the weights do.
+    layers: the `LayerStages` of single layers, by the names of the network's stages. They multiply the rates that the
+        layer has otherwise; a factor of 0 freezes it.
+    """
 
     name: str
+    biases: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict, kw_only=True)
 
     @property
     def needs_total(self) -> bool:
         """Whether it needs to know, in steps, when the run will end."""
-        return True
+        return any(Duration.of(span).percent > 0 for span in self.durations)
+
+    @property
+    def durations(self) -> list[Any]:
+        """Those of its settings that are durations."""
+        return [milestone for each in (self.biases, *self.layers.values()) for milestone in each.get("milestones", [])]
+
+    def bias_stages(self) -> Stages | None:
+        """The stages that biases have in place of the schedule; None where they follow it."""
+        return Stages.of(self.biases) if self.biases else None
+
+    def layer_stages(self, name: str) -> LayerStages | None:
+        """The stages that the layer of that name has of its own; None where it has none."""
+        return LayerStages.of(self.layers[name]) if name in self.layers else None
 
     def checks(self) -> Checks:
         """The problems that any schedule's settings may have; a subclass adds its own and raises them."""
         checks = Checks(self)
         checks.one_of("name", [_own_name(self)])
+        entries: list[tuple[str, type[Stages], dict[str, Any]]] = [("biases", Stages, self.biases)]
+        entries += [(f"layers.{name}", LayerStages, settings) for name, settings in self.layers.items()]
+        for key, kind, settings in entries:
+            try:
+                kind.of(settings)
+            except Refused as refused:
+                checks.problems += [problem.under(key) for problem in refused.problems]
         return checks
 
 
@@ -206,8 +299,8 @@ class Warmed(Schedule):
     warmup: Any = 0
 
     @property
-    def needs_total(self) -> bool:
-        return Duration.of(self.warmup).percent > 0
+    def durations(self) -> list[Any]:
+        return [self.warmup, *super().durations]
 
     def checks(self) -> Checks:
         checks = super().checks()
@@ -237,8 +330,8 @@ class Steps(Warmed):
     factor: float = 0.1
 
     @property
-    def needs_total(self) -> bool:
-        return any(Duration.of(span).percent > 0 for span in (self.warmup, *self.milestones))
+    def durations(self) -> list[Any]:
+        return [*self.milestones, *super().durations]
 
     def __post_init__(self) -> None:
         checks = self.checks()
@@ -274,10 +367,6 @@ class Plateau(Schedule):
         checks.at_least("cooldown", 0)
         checks.between("floor", 0, 1)
         checks.done()
-
-    @property
-    def needs_total(self) -> bool:
-        return False
 
     @property
     def rises(self) -> bool:

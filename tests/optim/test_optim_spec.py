@@ -13,6 +13,7 @@ from alexnet_exp.optim.spec import (
     SCHEDULES,
     Adam,
     AdamW,
+    Constant,
     Cosine,
     Duration,
     Krizhevsky,
@@ -55,6 +56,21 @@ CONF = Path(__file__).parents[2] / "conf"
         (lambda: Sgd(layers={"fc8": {"lr": -1}}), "layers.fc8.lr=-1: must be at least 0"),
         (lambda: Sgd(layers={"fc8": {"lr": None}}), "layers.fc8.lr=null: must be a number: a multiple of optim.lr"),
         (lambda: Sgd(layers={"fc8": {"decay": 1}}), "layers.fc8.decay=1: "),
+        (
+            lambda: Constant(biases={"milestones": [1]}),
+            "biases.factors=[]: must be as many as there are milestones (1)",
+        ),
+        (
+            lambda: Constant(biases={"milestones": ["late"], "factors": [1]}),
+            "biases.milestones=[late]: must be epochs or parts of the run, such as [67,72]",
+        ),
+        (
+            lambda: Plateau(layers={"conv1": {"milestones": [1], "factors": [-0.1]}}),
+            "layers.conv1.factors=[-0.1]: must be numbers of at least 0",
+        ),
+        (lambda: Cosine(layers={"conv1": {"factors": "0"}}), "layers.conv1.factors=0: must be numbers of at least 0"),
+        (lambda: Cosine(layers={"conv1": {"biases": "no"}}), "layers.conv1.biases=no: must be true or false"),
+        (lambda: Cosine(layers={"conv1": {"factor": [0]}}), "layers.conv1.factor=[0]: did you mean factors?"),
         (lambda: Plateau(factor=1.0), "factor=1.0: must be at least 0 and below 1"),
     ],
 )

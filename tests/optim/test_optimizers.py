@@ -1,13 +1,16 @@
 """Optimizers against recurrences written out in numpy."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from alexnet_exp.optim.krizhevsky import KrizhevskySGD
-from alexnet_exp.optim.optimizers import build_optimizer
-from alexnet_exp.optim.spec import Adam, AdamW, Krizhevsky, Sgd
+from alexnet_exp.optim.optimizers import build_optimizer, parts_of
+from alexnet_exp.optim.schedules import WHOLE, Part
+from alexnet_exp.optim.spec import Adam, AdamW, Constant, Cosine, EpsMode, Krizhevsky, Sgd
 from alexnet_exp.settings import UserError
 
 STEPS = 4
@@ -44,6 +47,54 @@ def adam(w, grads, spec, decay):
         s = b2 * s + (1 - b2) * g**2
         w = w - spec.lr * (m / (1 - b1**t)) / (np.sqrt(s / (1 - b2**t)) + spec.eps)
     return w
+
+
+def keras_adam(w, grads, rates, betas, eps):
+    """Keras's Adam.update_step, in float64: eps is added to the root of the second moment before it is corrected."""
+    m, s = np.zeros_like(w), np.zeros_like(w)
+    b1, b2 = betas
+    for t, (g, lr) in enumerate(zip(grads, rates, strict=True), start=1):
+        alpha = lr * np.sqrt(1 - b2**t) / (1 - b1**t)
+        m = m + (g - m) * (1 - b1)
+        s = s + (g**2 - s) * (1 - b2)
+        w = w - alpha * m / (np.sqrt(s) + eps)
+    return w
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_kerass_adam_is_kerass_formula(fused):
+    """At an eps that outweighs the gradients' roots, so that torch's place of it would be off by a factor."""
+    spec = Adam(lr=0.1, eps=1.0, eps_mode=EpsMode.keras)
+    net, factors = network(), [1.0, 0.5, 0.5, 0.1]
+    before = {name: p.detach().numpy().copy() for name, p in net.named_parameters()}
+    optimizer = build_optimizer(spec, net, fused=fused)
+    for step, factor in enumerate(factors):
+        if step == 2:  # as on resume: from what a checkpoint has
+            state = optimizer.state_dict()
+            optimizer = build_optimizer(spec, net, fused=fused)
+            optimizer.load_state_dict(state)
+        for group in optimizer.param_groups:
+            group["lr"] = spec.lr * factor
+        for name, p in net.named_parameters():
+            p.grad = torch.from_numpy(gradients(p.shape, name)[step])
+        optimizer.step()
+    for name, p in net.named_parameters():
+        rates = [spec.lr * factor for factor in factors]
+        expected = keras_adam(before[name], gradients(p.shape, name), rates, spec.betas, spec.eps)
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12, atol=1e-14, err_msg=name)
+        torchs = adam(before[name], gradients(p.shape, name), Adam(lr=0.1, eps=1.0), 0.0)
+        assert np.abs(torchs - expected).max() > 1e-2
+
+
+def test_a_step_that_is_left_out_does_not_count_for_kerass_eps():
+    w = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = build_optimizer(Adam(eps_mode=EpsMode.keras), nn.ParameterDict({"weight": w}))
+    optimizer.step()  # no gradient
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    assert optimizer.param_groups[0]["eps"] == pytest.approx(1e-8 / math.sqrt(1e-3))
+    optimizer.step()
+    assert optimizer.param_groups[0]["eps"] == pytest.approx(1e-8 / math.sqrt(1 - 0.999**2))
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -206,3 +257,25 @@ def test_a_layer_at_rate_zero_stays_where_it_starts():
 def test_a_layer_that_is_not_there_is_refused():
     with pytest.raises(UserError, match=r"optim.layers.fc9: the network has no such layer; one of 0, 1, 2, 3"):
         build_optimizer(Sgd(layers={"fc9": {}}), network())
+
+
+def test_what_has_stages_of_its_own_is_a_group_of_its_own():
+    net = network()
+    schedule = Constant(
+        biases={"milestones": [1], "factors": [0.1]},
+        layers={"0": {"milestones": [1], "factors": [0.0], "biases": False}},
+    )
+    optimizer = build_optimizer(Sgd(), net, schedule=schedule)
+    names = {id(p): name for name, p in net.named_parameters()}
+    groups = [sorted(names[id(p)] for p in group["params"]) for group in optimizer.param_groups]
+    assert groups == [["3.weight"], ["0.weight"], ["1.weight"], ["0.bias"], ["1.bias", "3.bias"]]
+    parts = parts_of(optimizer, net, schedule)
+    assert parts == [WHOLE, Part("0"), WHOLE, Part("0", True), Part("", True)]
+    plain = [group["params"] for group in build_optimizer(Sgd(), net).param_groups]
+    assert [group["params"] for group in build_optimizer(Sgd(), net, schedule=Cosine()).param_groups] == plain
+
+
+def test_stages_of_a_layer_that_is_not_there_are_refused():
+    schedule = Constant(layers={"fc9": {}})
+    with pytest.raises(UserError, match=r"schedule.layers.fc9: the network has no such layer; one of 0, 1, 2, 3"):
+        build_optimizer(Sgd(), network(), schedule=schedule)

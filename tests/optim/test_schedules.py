@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from alexnet_exp.optim.schedules import curve, factor, plateau_factor
+from alexnet_exp.optim.schedules import WHOLE, Part, curve, factor, part_factor, part_of, plateau_factor
 from alexnet_exp.optim.spec import Constant, Cosine, OneCycle, Plateau, Steps
 from alexnet_exp.settings import UserError
+from alexnet_exp.validate import typed
 
 CONF = Path(__file__).parents[2] / "conf"
 EPOCHS, STEPS_PER_EPOCH = 10, 7
@@ -142,14 +143,54 @@ def test_a_plateau_is_a_function_of_the_history_and_has_no_curve():
         curve(Plateau(), 5, 10)
 
 
+def stages(milestones, factors, **more):
+    return {"milestones": milestones, "factors": factors, **more}
+
+
+def typed_yaml(name):
+    text = yaml.safe_load((CONF / "schedule" / f"{name}.yaml").read_text())
+    text.pop("defaults")
+    return typed(Steps, text, "schedule")
+
+
 def test_four_stages_go_down_to_a_250th_in_equal_parts_of_the_run():
     # the 2012 code's discrete exponential: base * 250^-(stage / 3) in stage 0 to 3
-    text = yaml.safe_load((CONF / "schedule" / "four_stages.yaml").read_text())
-    schedule = Steps(milestones=text["milestones"], factor=text["factor"])
+    schedule = typed_yaml("four_stages")
     rates = [0.01 * multiplier for multiplier in curve(schedule, 8, 5)]
     for stage in range(4):
         assert rates[10 * stage : 10 * stage + 10] == pytest.approx([0.01 * 250 ** (-stage / 3)] * 10)
     assert rates[-1] == pytest.approx(4e-5)
+    biases = [0.02 * multiplier for multiplier in curve(schedule, 8, 5, Part(biases=True))]
+    assert biases == pytest.approx([0.02] * 20 + [0.002] * 20)
+
+
+def test_parts_without_stages_follow_the_schedule():
+    schedule = Cosine(layers={"conv1": {"milestones": [2, "75%"], "factors": [0.5, 0.0]}})
+    for name in ("conv2.weight", "conv2.bias", "fc8.bias"):
+        assert part_of(schedule, name) == WHOLE
+    whole, conv1 = curve(schedule, 4, 5), curve(schedule, 4, 5, part_of(schedule, "conv1.conv.weight"))
+    assert whole == curve(Cosine(), 4, 5)
+    assert conv1 == pytest.approx([*whole[:10], *(rate / 2 for rate in whole[10:15]), *[0.0] * 5])
+    assert part_of(schedule, "conv1.conv.bias") == part_of(schedule, "conv1.conv.weight")
+
+
+def test_biases_of_a_layer_whose_weights_alone_have_stages():
+    schedule = Constant(biases=stages([1], [0.1]), layers={"conv1": stages([0], [0.0], biases=False)})
+    assert curve(schedule, 2, 2, part_of(schedule, "conv1.conv.bias")) == [1.0, 1.0, 0.1, 0.1]
+    assert curve(schedule, 2, 2, part_of(schedule, "conv1.conv.weight")) == [0.0] * 4
+    alone = Constant(layers={"conv1": stages([0], [0.0], biases=False)})
+    assert curve(alone, 1, 2, part_of(alone, "conv1.conv.bias")) == [1.0, 1.0]
+
+
+def test_milestones_need_not_be_in_order():
+    assert curve(Constant(biases=stages([3, 1], [0.1, 0.5])), 4, 1, Part(biases=True)) == [1.0, 0.5, 0.5, 0.1]
+
+
+def test_a_plateau_has_stages_too():
+    schedule = Plateau(patience=0, biases=stages([], []))
+    whole = factor(schedule, 50, 0, 10, history=[1.0, 1.0])
+    assert whole == 0.1
+    assert part_factor(schedule, Part(biases=True), whole, 50, 0, 10) == 1.0
 
 
 def test_a_plateau_divides_by_ten_three_times_and_no_more():
