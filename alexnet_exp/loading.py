@@ -89,7 +89,7 @@ class Classifier(nn.Module):
             )
         paths = [paths] if isinstance(paths, str | Path) else paths
         device = next(self.parameters()).device
-        images = torch.stack([read_image(Path(path), self.stored_size) for path in paths])
+        images = torch.stack([read_image(Path(path), self.stored_size, instead="leave it out") for path in paths])
         if self.in_channels == 1:
             images = _grey(images)
         images = fit(center_crop(images, self.crop), self.in_channels, self.input_size)

@@ -244,6 +244,26 @@ def test_predict_on_a_whole_run_works(run: Path, capsys: pytest.CaptureFixture[s
     assert sum(each["probability"] for each in top) <= 1 + 1e-6
 
 
+def test_predict_says_what_the_run_was_trained_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "run", "image.png"]) == 0
+    told = "run: trained on digits: images 32x32, grey, of 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"
+    assert capsys.readouterr().err == told
+
+
+def test_predict_takes_folders_for_the_images_in_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("photos/b.png", "photos/more/a.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("image.png", name)
+    Path("photos/notes.txt").write_text("no image")
+    Path("none").mkdir()
+    assert main(["predict", "run", "photos", "image.png", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == ["photos/b.png", "photos/more/a.png", "image.png"]
+    assert main(["predict", "run", "none"]) == 2
+    told = "predict: none: a folder without images; name image files, or a folder of them\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.parametrize("line", ["predict run image.png", "eval run", "export run --format safetensors", "plot run"])
 def test_a_truncated_checkpoint(line: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "checkpoints" / "last.ckpt"
@@ -309,7 +329,7 @@ def test_a_pickle_that_wants_to_run_code_does_not(run: Path, capsys: pytest.Capt
 def test_a_file_that_is_no_image_and_one_that_is_not_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "run", "text/a/0.png"]) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("text/a/0.png: not an image")
+    assert told == "text/a/0.png: not an image that can be read; leave it out (no format that is known)"
     assert main(["predict", "run", "image.pgn"]) == 2
     assert capsys.readouterr().err == "predict: image.pgn: no such file\n"
 

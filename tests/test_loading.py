@@ -51,6 +51,32 @@ def test_image_files_are_read_as_the_run_reads_its_own(finished: Run, tmp_path: 
     with torch.no_grad():
         expected = classifier(pixels).softmax(1)
     torch.testing.assert_close(classifier.predict(files), expected)
+    for one in (files[0], str(files[0])):
+        torch.testing.assert_close(classifier.predict(one), expected[:1])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros((2, 3, 32, 32), dtype=torch.uint8),
+        torch.zeros((2, 1, 32, 32)),
+        torch.zeros((1, 32, 32), dtype=torch.uint8),
+        torch.zeros((2, 1, 8, 8), dtype=torch.uint8),
+    ],
+    ids=["colour", "floats", "one image", "too small"],
+)
+def test_other_images_than_those_it_was_trained_on_are_one_line(images: torch.Tensor, finished: Run) -> None:
+    given = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+    with pytest.raises(UserError) as refused:
+        load(finished.path)(images)
+    file = finished.path / "checkpoints" / "best.ckpt"
+    assert str(refused.value) == f"{file}: takes uint8 [N, 1, 32, 32], and got {given}"
+
+
+def test_a_classifier_is_shown_in_one_line(finished: Run) -> None:
+    shown = repr(load(finished.path))
+    assert shown.startswith("Classifier(AlexNet of ")
+    assert shown.endswith("best.ckpt: uint8 [N, 1, 32, 32], 10 classes)")
 
 
 def test_best_and_last_are_two_checkpoints(train_run: TrainRun) -> None:

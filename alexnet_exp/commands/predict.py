@@ -1,36 +1,48 @@
-"""`predict RUN IMAGE...`: the five most probable classes of each image, with their names and probabilities."""
+"""`predict RUN IMAGE...`: the five most probable classes of each image, with their names and probabilities.
+
+An IMAGE that is a folder stands for the images in it.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_exp.commands.parser import Parser
+from alexnet_exp.data.listing import images_under
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.printable import printable
+from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.find import find
 from alexnet_exp.settings import UserError
 
+if TYPE_CHECKING:
+    from alexnet_exp.loading import Classifier
+
 TOP = 5
+NAMED = 10  # classes that the line about the run names
 
 
 def run(arguments: list[str]) -> int:
-    """Prints a table, or with --json one object an image."""
+    """Prints a table, or with --json one object an image; on stderr, what the run was trained on."""
     parser = Parser("predict", "The five most probable classes of images.")
     parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of images")
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
     parser.add_argument("--json", action="store_true", help="one JSON object an image")
     given = parser.parse_args(arguments)
-    for name in given.images:
-        if not Path(name).is_file():
-            raise UserError(f"predict: {name}: {'a folder, not an image' if Path(name).is_dir() else 'no such file'}")
+    names = list(_files(given.images))
     path = find(given.run, OUTPUTS)
 
     from alexnet_exp.loading import load
 
     classifier = load(path, given.ckpt)
-    for name, probabilities in zip(given.images, classifier.predict(given.images), strict=True):
+    found = classifier.predict(names)
+    print(printable(_trained_on(path, classifier)), file=sys.stderr)
+    for name, probabilities in zip(names, found, strict=True):
         values, indices = probabilities.topk(min(TOP, len(classifier.classes)))
         top = [
             (classifier.classes[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)
@@ -38,7 +50,31 @@ def run(arguments: list[str]) -> int:
         if given.json:
             print(json.dumps({"image": name, "top": [{"class": label, "probability": value} for label, value in top]}))
         else:
-            print(name)
+            print(printable(name))
             for label, value in top:
                 print(f"  {value:7.2%}  {printable(str(label))}")
     return 0
+
+
+def _files(names: Sequence[str]) -> Iterator[str]:
+    """The files that were named, and those in the folders that were."""
+    for name in names:
+        if Path(name).is_dir():
+            found = images_under(Path(name))
+            if not found:
+                raise UserError(f"predict: {name}: a folder without images; name image files, or a folder of them")
+            yield from (str(Path(name) / file) for file in found)
+        elif Path(name).is_file():
+            yield name
+        else:
+            raise UserError(f"predict: {name}: no such file")
+
+
+def _trained_on(run: Path, classifier: Classifier) -> str:
+    data = read_config(run).get("data") or {}
+    channels, *sides = classifier.shape
+    size, colour = "x".join(map(str, sides)), {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
+    classes = classifier.classes
+    named = ", ".join(classes[:NAMED]) + (", ..." if len(classes) > NAMED else "")
+    source = data.get("name") or data.get("_target_")
+    return f"{run}: trained on {source}: images {size}, {colour}, of {len(classes)} classes: {named}"

@@ -44,12 +44,14 @@ PROGRESS_FROM = 2000
 CHUNK = 64
 
 
-def read_image(path: str | Path, size: int, stamp: Stamp | None = None) -> Tensor:
+def read_image(
+    path: str | Path, size: int, stamp: Stamp | None = None, instead: str = "replace or remove it"
+) -> Tensor:
     """uint8 [3, size, size]: the short side resized to `size` (bilinear, antialiased), then the centre square.
 
     Grey becomes three equal channels, CMYK and palettes RGB, transparency white; EXIF rotation is applied. Of several
     frames the first is taken. Raises UserError with the path for a file that is missing, truncated, HEIC or no image,
-    has more pixels than `MOST_PIXELS`, or is another one than `stamp` says.
+    has more pixels than `MOST_PIXELS`, or is another one than `stamp` says; `instead` is what it advises for no image.
     """
     data = _content(path, stamp)
     try:
@@ -62,9 +64,8 @@ def read_image(path: str | Path, size: int, stamp: Stamp | None = None) -> Tenso
         raise
     # a damaged file makes a decoder raise almost anything: struct.error, zlib.error, IndexError
     except Exception as error:
-        raise UserError(
-            f"{one_line(path)}: not an image that can be read; replace or remove it ({_reason(error)})"
-        ) from error
+        told = f"not an image that can be read; {instead} ({_reason(error)})"
+        raise UserError(f"{one_line(path)}: {told}") from error
 
 
 def _content(path: str | Path, stamp: Stamp | None) -> NDArray[np.uint8]:

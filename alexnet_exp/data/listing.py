@@ -174,6 +174,11 @@ def class_folders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
 
 
+def images_under(folder: Path) -> list[str]:
+    """Sorted names of the image files in `folder` and in the folders below it, relative to it."""
+    return sorted(_images_under(folder))
+
+
 def loose_images(folder: Path) -> list[str]:
     """Sorted names of the image files directly in `folder`; none where there is no such folder."""
     return sorted(_images_under(folder, nested=False)) if folder.is_dir() else []
