@@ -26,7 +26,7 @@ from alexnet_exp.endings import own_interrupts
 from alexnet_exp.module import Tally, metrics_of
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.runs.predictions import write_predictions
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, nfc
 from alexnet_exp.trainer import build_trainer
 
 
@@ -72,7 +72,7 @@ class Together:
             self._first = run, classes, images
             return
         first, their_classes, theirs = self._first
-        if classes != their_classes:
+        if list(map(nfc, classes)) != list(map(nfc, their_classes)):
             raise UserError(f"eval: {run} has other classes than {first}; together they have no answer")
         if images != theirs:
             raise UserError(f"eval: {run} was to be tested on other images than {first}; together they have no answer")

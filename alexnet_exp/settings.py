@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -128,6 +129,11 @@ def one_line(text: str | PathLike[str]) -> str:
 def refusal(error: UserError) -> str:
     """An error's text for a terminal: its lines, whatever is in them."""
     return "\n".join(map(one_line, str(error).split("\n")))
+
+
+def nfc(text: str) -> str:
+    """The text in Unicode's form NFC, in which a letter and its accent are one: macOS writes file names in another."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def shown(value: Any) -> str:

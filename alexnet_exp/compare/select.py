@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from alexnet_exp.compare.comparison import Table
 from alexnet_exp.runs.metric import higher_is_better, label
 from alexnet_exp.runs.run import DONE, Run
-from alexnet_exp.settings import UserError, nearest, shown
+from alexnet_exp.settings import UserError, nearest, nfc, shown
 
 MISSING = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
 
@@ -227,11 +226,6 @@ def frozen(had: Any) -> Hashable:
     if had is None or had is MISSING or (isinstance(had, int | float) and not isinstance(had, bool)):
         return had
     return repr(had)
-
-
-def nfc(text: str) -> str:
-    """The text in Unicode's form NFC, in which a letter and its accent are one: macOS writes file names in another."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def decides(chosen: Sequence[Hashable], had: Sequence[Hashable]) -> bool:

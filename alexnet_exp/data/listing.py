@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_exp.settings import UserError, one_line
+from alexnet_exp.settings import UserError, nfc, one_line
 
 # HEIC is listed so that it is refused by name, not silently left out.
 HEIC_SUFFIXES = {".heic", ".heif"}
@@ -127,6 +127,12 @@ def find_layout(root: str | None) -> Layout:
     classes = [name for name in folders if _holds_images(train / name)]
     for name in classes:
         _check_name(train / name)
+    twice = next((name for name in classes if name != nfc(name) and nfc(name) in classes), None)
+    if twice is not None:
+        raise UserError(
+            f"data.root={root}: two class folders have the same name, {one_line(nfc(twice))}, in two Unicode forms; "
+            "rename or join them"
+        )
     if not classes:
         raise UserError(f"data.root={root}: no images in class folders; lay them as train/CLASS/* or CLASS/*")
     if not parted and all(_split_of(name) and class_folders(base / name) for name in classes):
@@ -155,8 +161,12 @@ def list_files(folder: Path, classes: list[str]) -> Files:
     """
     names: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        if not (folder / name).is_dir():
+    # an archive made on macOS may spell an accent otherwise than the training images' folder does
+    accented = not all(map(str.isascii, classes))
+    spelled = {nfc(name): name for name in class_folders(folder)} if accented else {}
+    for label, known in enumerate(classes):
+        name = known if (folder / known).is_dir() else spelled.get(nfc(known))
+        if name is None:
             continue
         files = sorted(_images_under(folder / name))
         for file in files:
@@ -228,7 +238,8 @@ def _check_classes(folder: Path | None, classes: list[str], root: str) -> None:
     """Raises UserError where `folder` holds images of a class that is not among `classes`."""
     if folder is None:
         return
-    unknown = sorted(name for name in class_folders(folder) if name not in classes and _holds_images(folder / name))
+    known = set(map(nfc, classes))
+    unknown = sorted(name for name in class_folders(folder) if nfc(name) not in known and _holds_images(folder / name))
     if unknown:
         named = one_line(", ".join(unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise UserError(f"data.root={root}: {folder.name}/ has classes that train/ lacks: {named}; move or remove them")

@@ -55,6 +55,18 @@ def test_the_splits_under_their_other_names(
     assert layout.ignored() == []
 
 
+def test_names_of_classes_are_the_same_in_either_unicode_form(tmp_path: Path, make_images: MakeImages) -> None:
+    make_images(tmp_path / "train", {"caf\u00e9": 2, "tea": 1})
+    make_images(tmp_path / "val", {"cafe\u0301": 1, "tea": 1})
+    layout = find_layout(str(tmp_path))
+    assert layout.val == tmp_path / "val"
+    files = list_files(layout.val, layout.classes)
+    assert (files.names, files.labels) == (["cafe\u0301/000.png", "tea/000.png"], [0, 1])
+    make_images(tmp_path / "train", {"cafe\u0301": 1})
+    with pytest.raises(UserError, match="two class folders have the same name"):
+        find_layout(str(tmp_path))
+
+
 def test_two_folders_for_one_split_are_refused(tmp_path: Path, make_images: MakeImages) -> None:
     for split in ("train", "val", "valid"):
         make_images(tmp_path / split, {"cat": 1, "dog": 1})
