@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from alexnet_exp.runs.contents import read_metrics, read_result
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.predictions import OF_TEST, read_predictions
 from alexnet_exp.runs.start import config_of
-from alexnet_exp.settings import UserError, one_of
+from alexnet_exp.settings import UserError, one_line, one_of
 from alexnet_exp.validate import validate
 
 if TYPE_CHECKING:
@@ -107,6 +107,23 @@ class _Job:
     train_images: int | None
 
     @cached_property
+    def result(self) -> dict[str, Any]:
+        return read_result(self.run)
+
+    @cached_property
+    def title(self) -> str:
+        """Model, data and seed, as they were chosen: `bn on digits, seed 1`."""
+        choices, config = self.result.get("choices") or {}, self.result.get("config") or {}
+        model, data = choices.get("model"), choices.get("data")
+        chosen = f"{model} on {data}, " if model and data else ""
+        return one_line(f"{chosen}seed {config.get('seed')}" if "seed" in config else str(self.run))
+
+    @cached_property
+    def origin(self) -> str:
+        """What a caption says of the run: `bn on digits, seed 1 (demo/2026-11-24_10-00-00-000000)`."""
+        return f"{self.title} ({one_line(f'{self.run.parent.name}/{self.run.name}')})"
+
+    @cached_property
     def classifier(self) -> Classifier:
         """The run's network, on the best device there is."""
         if self.checkpoint in ("best", "last") and not any((self.run / "checkpoints").glob("*.ckpt")):
@@ -161,7 +178,7 @@ class _Job:
         """Of which split the examples are, how they were chosen, and how the network names them."""
         kind = {"test": "test", "val": "validation", "train": "training"}[self.split]
         count, right = len(examples.indices), int(examples.right.sum())
-        return f"{count} {kind} images ({examples.how}), {right} named rightly and {count - right} wrongly"
+        return f"{count} {kind} images ({examples.how}), {right} correct, {count - right} wrong"
 
 
 def _curves(job: _Job) -> Path:
@@ -171,8 +188,14 @@ def _curves(job: _Job) -> Path:
     if not rows:
         raise _MissingError("no epoch has ended")
     file = job.folder / "learning_curves.png"
-    learning_curves(rows, file, title=f"{job.run.parent.name}/{job.run.name}")
+    learning_curves(rows, file, job.origin, _tested(job.result))
     return file
+
+
+def _tested(result: Mapping[str, Any]) -> float | None:
+    """The epoch whose checkpoint was tested, where the run says so and has a test."""
+    epoch = {"best": result.get("best_epoch"), "last": result.get("epochs")}.get(str(result.get("tested")))
+    return epoch if isinstance(epoch, int) else None
 
 
 def _confusion(job: _Job) -> Path:
@@ -183,14 +206,14 @@ def _confusion(job: _Job) -> Path:
         raise _MissingError("the run kept no predictions of test images")
     kept = read_predictions(saved)
     guesses = kept.guesses(1)[:, 0]
-    classes = read_result(job.run).get("class_names")
+    classes = job.result.get("class_names")
     most = int(max(kept.labels.max(), guesses.max()))
     if not isinstance(classes, list) or not classes:
         classes = list(range(most + 1))
     if most >= len(classes):
         raise UserError(f"{saved}: of a class {most}, and the run has {len(classes)}")
     file = job.folder / "confusion_matrix.png"
-    confusion_matrix(kept.labels, guesses, list(map(str, classes)), file)
+    confusion_matrix(kept.labels, guesses, list(map(str, classes)), file, job.origin)
     return file
 
 
@@ -201,7 +224,7 @@ def _filters(job: _Job) -> Path:
     if weight.shape[1] not in (1, 3):
         raise _MissingError(f"{layer} has {weight.shape[1]} input channels; 1 (grey) and 3 (colour) can be shown")
     file = job.folder / "filters.png"
-    filters(weight.cpu().numpy(), file, columns=columns, layer=layer)
+    filters(weight.cpu().numpy(), file, columns=columns, layer=layer, run=job.origin)
     return file
 
 
@@ -228,7 +251,7 @@ def _predictions(job: _Job) -> Path:
     probabilities, top = examples.probabilities.topk(min(TOP, len(classes)))
     caption = (
         f"The {top.shape[1]} most probable classes, the true one blue; above the bars what the image is. "
-        f"{job.said(examples)}. Checkpoint {job.classifier.source.stem}, central crop."
+        f"{job.said(examples)}. Checkpoint {job.classifier.source.stem}, central crop. {job.origin}."
     )
     file = job.folder / "predictions.png"
     images, labels = _drawn(examples.images), examples.labels.numpy()
@@ -270,7 +293,7 @@ def _neighbours(job: _Job) -> Path:
     caption = (
         f"{job.said(examples)}; and the nearest of {why}, {but_itself}those of another class framed. "
         f"Euclidean distance of the {features.size:,} features that {given}, in evaluation mode. "
-        f"Checkpoint {job.classifier.source.stem}, central crop."
+        f"Checkpoint {job.classifier.source.stem}, central crop. {job.origin}."
     )
     file = job.folder / "neighbours.png"
     neighbours(

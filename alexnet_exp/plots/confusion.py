@@ -22,8 +22,10 @@ ROOT = 0.5
 SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", ACCENT])
 
 
-def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str], path: Path) -> None:
-    """True classes as rows, predicted ones as columns, shaded by the part of the row.
+def confusion_matrix(
+    labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str], path: Path, title: str = ""
+) -> None:
+    """True classes as rows, predicted ones as columns, shaded by the share of the row; `title` stands above.
 
     `labels` and `predictions` are class indices [N]. Up to 20 classes have their counts written in, up to 60 their
     names; with more, a class is one pixel or more without text.
@@ -33,6 +35,8 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: Sequenc
     parts = counts / np.maximum(totals, 1)
     side = float(np.clip(0.52 * len(classes), 4.2, 8.0)) if len(classes) <= WITH_NAMES else 8.0
     made = figure(side + 2.0, side + 1.2)
+    if title:
+        made.suptitle(literal(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     axes = made.subplots()
     image = axes.imshow(parts, cmap=SHADES, norm=PowerNorm(ROOT, 0, 1), interpolation="nearest")
     images = int(counts.sum())
@@ -48,11 +52,11 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: Sequenc
     bar = made.colorbar(
         image, ax=axes, shrink=0.5, aspect=25, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1], format=PercentFormatter(xmax=1)
     )
-    bar.set_label("part of the true class", fontsize=8.5, color=INK)
+    bar.set_label("share of the true class", fontsize=8.5, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK, length=0)
     bar.outline.set_visible(False)
-    said = f"Of each true class (row) the part that was taken for each class (column): {images:,} images{accuracy}."
-    save(made, path, said)
+    caption = f"Share of each true class (row) that was predicted as each class (column): {images:,} images{accuracy}."
+    save(made, path, f"{title}: {caption}" if title else caption)
 
 
 def count(labels: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.int64]:

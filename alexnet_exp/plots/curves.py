@@ -9,21 +9,31 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from alexnet_exp.plots.style import ACCENT, INK, QUIET, figure, literal, quiet, save
+from alexnet_exp.plots.style import ACCENT, INK, NOTE, QUIET, figure, literal, quiet, save
 
 Row = Mapping[str, float | None]
 SPLITS = {"train": QUIET, "val": ACCENT}
 
 
-def learning_curves(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Loss and top-1 accuracy by epoch, training beside validation, from the rows of metrics.csv."""
+def learning_curves(rows: Sequence[Row], path: Path, title: str, tested: float | None = None) -> None:
+    """Loss and top-1 accuracy by epoch, training beside validation, from the rows of metrics.csv.
+
+    A vertical line marks the epoch `tested`, whose checkpoint was tested.
+    """
     made = figure(9, 3.6)
     made.suptitle(literal(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     left, right = made.subplots(1, 2)
     _by_epoch(left, rows, "loss", "Loss (cross-entropy)")
     _by_epoch(right, rows, "top1", "Top-1 accuracy")
     right.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    save(made, path, "Loss and top-1 accuracy by epoch, of training and validation.")
+    caption = f"{title}: loss and top-1 accuracy by epoch, of training and validation."
+    if tested is not None:
+        caption += f" The checkpoint of epoch {tested:.0f} was tested."
+        for axes in (left, right):
+            axes.axvline(tested, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+        below, _ = left.get_ylim()
+        _label(left, tested, below, f"epoch {tested:.0f}: tested", (-3, 3), NOTE, "right")
+    save(made, path, caption)
 
 
 def schedule(curve: Sequence[float], path: Path, steps_per_epoch: int = 1, title: str = "Learning rate") -> None:
@@ -39,7 +49,7 @@ def schedule(curve: Sequence[float], path: Path, steps_per_epoch: int = 1, title
     times = [step / steps_per_epoch for step in range(len(curve) + 1)]
     axes.step(times, [*curve, curve[-1]], where="post", color=ACCENT, linewidth=1.8)
     peak = max(range(len(curve)), key=curve.__getitem__)
-    labelled = [peak, len(curve) - 1] if curve[-1] < curve[peak] else [peak]
+    labelled = sorted({0, peak, len(curve) - 1}) if curve[-1] < curve[peak] else sorted({0, peak})
     levels = _levels(curve)
     if levels:
         axes.set_yscale("log")
@@ -98,9 +108,14 @@ def _label_ends(axes: Axes, ends: list[tuple[str, float, float, str]], as_percen
     """Names each line at its last point; two that end close together are moved apart."""
     low, high = axes.get_ylim()
     apart = 0.07 * (high - low)
-    place = -math.inf
-    for split, epoch, value, colour in sorted(ends, key=lambda end: end[2]):
-        place = max(place + apart, value)
+    ends = sorted(ends, key=lambda end: end[2])
+    places: list[float] = []
+    for end in ends:
+        places.append(max(places[-1] + apart, end[2]) if places else end[2])
+    # around the lines' ends, not above them: the upper one may end at the top of the axes
+    shift = sum(place - end[2] for place, end in zip(places, ends, strict=True)) / max(len(ends), 1)
+    for place, (split, epoch, value, colour) in zip(places, ends, strict=True):
+        place -= shift
         text = f"{split} {value:.1%}" if as_percent else f"{split} {value:.3f}"
         height = (place - value) / (high - low) * axes.get_window_extent().height * 72 / axes.figure.dpi
         _label(axes, epoch, value, text, (7, height), colour, "left", "center")

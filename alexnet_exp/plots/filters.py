@@ -21,7 +21,9 @@ NAME = 28  # the line above a column
 NARROWEST = 720  # the caption's lines would be too short in less
 
 
-def filters(weight: NDArray[np.floating], path: Path, columns: int = 1, layer: str = "the first layer") -> None:
+def filters(
+    weight: NDArray[np.floating], path: Path, columns: int = 1, layer: str = "the first layer", run: str = ""
+) -> None:
     """The filters of `layer`, [out, in, height, width], 16 a line, each on its own scale around zero.
 
     Three input channels are shown as colour, one as grey. The filters of the network's `columns` are set apart and
@@ -36,6 +38,7 @@ def filters(weight: NDArray[np.floating], path: Path, columns: int = 1, layer: s
         f"{f', the {columns} columns apart' if columns > 1 else ''}. Each on its own scale: mid-grey is a weight of 0, "
         "the full range the filter's largest weight by amount; so the strengths of two filters cannot be compared."
     )
+    caption += f" {run}." if run else ""
     whole = max(width, NARROWEST) + 2 * MARGIN
     text = wrapped(caption, (whole - 2 * MARGIN) / DPI)
     below = round((text.count("\n") + 1) * LINE * DPI) + 2 * MARGIN

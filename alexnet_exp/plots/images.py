@@ -22,7 +22,7 @@ PANEL, PICTURE, NAME, BAR, PANELS_APART = 2.35, 1.6, 0.3, 0.2, 0.25
 ACROSS = 4
 TILE, TILES_APART, UNDER, QUERY_APART = 1.1, 0.1, 0.42, 0.3
 HEADING = 0.3
-FULL = 1.2  # of a bar for certainty: beyond it there is room for the number
+FULL = 1.25  # of a bar for certainty: beyond it there is room for `>99.9%`
 
 
 def predictions(
