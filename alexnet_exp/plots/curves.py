@@ -31,8 +31,10 @@ def learning_curves(rows: Sequence[Row], path: Path, title: str, tested: float |
         caption += f" The checkpoint of epoch {tested:.0f} was tested."
         for axes in (left, right):
             axes.axvline(tested, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-        below, _ = left.get_ylim()
-        _label(left, tested, below, f"epoch {tested:.0f}: tested", (-3, 3), NOTE, "right")
+        # at the top, where a loss has no line at the epoch that is best
+        _, top = left.get_ylim()
+        side = "right" if tested - left.get_xlim()[0] > left.get_xlim()[1] - tested else "left"
+        _label(left, tested, top, f"epoch {tested:.0f}: tested", (-4 if side == "right" else 4, -2), NOTE, side, "top")
     save(made, path, caption)
 
 
@@ -62,9 +64,9 @@ def schedule(curve: Sequence[float], path: Path, steps_per_epoch: int = 1, title
     for step in labelled:
         at_end = step == len(curve) - 1
         side = "right" if at_end else "left" if levels or step == 0 else "center"
-        _label(
-            axes, times[step + at_end], curve[step], f"{curve[step]:.3g}", (3 if side == "left" else 0, 4), INK, side
-        )
+        # the start's is above a rise that begins there
+        offset = (2, 20) if step == 0 < peak else (3 if side == "left" else 0, 4)
+        _label(axes, times[step + at_end], curve[step], f"{curve[step]:.3g}", offset, INK, side)
     save(made, path)
 
 
