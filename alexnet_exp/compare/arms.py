@@ -44,7 +44,8 @@ PLACEMENT = (
     *("trainer.inference_mode", "trainer.max_time", "data.workers"),
 )
 # The last parts of keys that other projects give to such settings.
-_PLACES = re.compile(r"(.*_)?(dir|dirpath|path|folder|run_name|task_name|num_workers|pin_memory|workers)")
+_NAMES = re.compile(r"(.*_)?(run_name|task_name|num_workers|pin_memory|workers)")
+_PLACES = re.compile(r"(.*_)?(dir|dirpath|path|folder)")
 _SEEDS = re.compile(r"(.*_)?(seed|random_state)(_.*)?")
 
 
@@ -180,7 +181,7 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
         if len([key for key in _all(found) if key not in others and key not in _all(whole)]) > TOGETHER:
             found = whole
     keys = [*found.keys, *(key for key in wanted if key not in found.keys and len(set(column(runs, key))) > 1)]
-    keys += _repeating_seeds(runs, keys, seed_key)
+    keys += _repeating(runs, keys, seed_key)
     return Factors(keys, found.together, found.partial)
 
 
@@ -245,9 +246,34 @@ def _pattern(had: Sequence[Hashable]) -> tuple[int, ...]:
     return tuple(numbers.setdefault(one, len(numbers)) for one in had)
 
 
-def _repeating_seeds(runs: Sequence[Run], factors: Sequence[str], seed_key: str) -> list[str]:
-    """Other seeds (`data.split_seed`) that differ between runs of one arm with one seed: they are settings here."""
-    others = [key for key in differing(runs) if key != seed_key and _SEEDS.fullmatch(key.rpartition(".")[2])]
+def shared_places(runs: Sequence[Run], seed_key: str = "seed") -> list[str]:
+    """Second seeds and folders (`data.split_seed`, `data_dir`) that differ, with values that several runs share.
+
+    They make no arm by themselves: mostly they follow the seed, or say where a run lies.
+    """
+    return [key for key in _second_seeds(runs, seed_key, _SEEDS, _PLACES) if _is_shared(runs, key)]
+
+
+def _second_seeds(runs: Sequence[Run], seed_key: str, *patterns: re.Pattern[str]) -> list[str]:
+    return [
+        key
+        for key in differing(runs)
+        if key != seed_key
+        and (key == "seed" or not _is_label(key))
+        and any(pattern.fullmatch(key.rpartition(".")[2]) for pattern in patterns)
+    ]
+
+
+def _is_shared(runs: Sequence[Run], key: str) -> bool:
+    return len(set(column(runs, key))) <= len(runs) / 2
+
+
+def _repeating(runs: Sequence[Run], factors: Sequence[str], seed_key: str) -> list[str]:
+    """Second seeds and shared folders that differ between runs of one arm with one seed: they are settings here."""
+    others = [
+        *_second_seeds(runs, seed_key, _SEEDS),
+        *(key for key in _second_seeds(runs, seed_key, _PLACES) if _is_shared(runs, key)),
+    ]
     if not others:
         return []
     had = {key: column(runs, key) for key in others}
@@ -445,12 +471,15 @@ def _is_no_arm(key: str, seed_key: str) -> bool:
     return (
         key == seed_key
         or key in PLACEMENT
-        or key in NOT_SETTINGS
         or key in FACTS
-        or key.startswith(tuple(f"{name}." for name in NOT_SETTINGS))
-        or bool(_PLACES.fullmatch(last) or _SEEDS.fullmatch(last))
+        or _is_label(key)
+        or bool(_NAMES.fullmatch(last) or _PLACES.fullmatch(last) or _SEEDS.fullmatch(last))
         or key in ("local", "debug/profile")
     )
+
+
+def _is_label(key: str) -> bool:
+    return key in NOT_SETTINGS or key.startswith(tuple(f"{name}." for name in NOT_SETTINGS))
 
 
 def _is_felt(runs: Sequence[Run], key: str, seed_key: str) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each
+from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each, shared_places
 from alexnet_exp.compare.claim import stated
 from alexnet_exp.compare.comparison import Arm
 from alexnet_exp.compare.select import decides, frozen
@@ -40,7 +40,7 @@ def look_out(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
         *(line for fact in _FACTS for line in _fact(arms, folded.factors, *fact)),
         *_versions(arms),
         *_dirty(arms),
-        *_placement(arms),
+        *_placement(arms, folded.factors),
         *_settings(folded),
         *_uncounted(arms, metric),
         *_outside(folded),
@@ -84,10 +84,17 @@ def _versions(arms: Sequence[Arm]) -> list[str]:
     ]
 
 
-def _placement(arms: Sequence[Arm]) -> list[str]:
+def _placement(arms: Sequence[Arm], factors: Sequence[str]) -> list[str]:
     # devices, ranks and hosts are told from what they became
     keys = [key for key in PLACEMENT if key not in ("trainer.gpus", "trainer.accelerator", "trainer.devices")]
-    return [line for key in keys for line in _differs(arms, key, lambda run, k=key: run.config.get(k))]  # type: ignore[misc]
+    lines = [line for key in keys for line in _differs(arms, key, lambda run, k=key: run.config.get(k))]  # type: ignore[misc]
+    runs = [(place, run) for place, arm in enumerate(arms) for run in arm.runs]
+    for key in shared_places([run for _, run in runs]):
+        if key not in factors and decides(
+            [place for place, _ in runs], [frozen(run.config.get(key)) for _, run in runs]
+        ):
+            lines += _differs(arms, key, lambda run, k=key: run.config.get(k))  # type: ignore[misc]
+    return lines
 
 
 def _differs(arms: Sequence[Arm], name: str, of: Callable[[Run], Any], short: int | None = None) -> list[str]:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from alexnet_exp.compare.arms import seed_of
+from alexnet_exp.compare.select import NOT_SETTINGS
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import shown
 
@@ -24,6 +25,12 @@ def command(arm: Sequence[Run], baseline: Sequence[Run], more: int, seed_key: st
     first, second = typed(arm[0], seed_key), typed(baseline[0], seed_key)
     if first is None or second is None:
         return None
+    # a name, note or tag of one run is not that of the new ones
+    own = [key for key in dict.fromkeys([*first, *second]) if key in NOT_SETTINGS]
+    for key in own:
+        if len({(typed(run, seed_key) or {}).get(key) for run in [*arm, *baseline]}) > 1:
+            first.pop(key, None)
+            second.pop(key, None)
     seeds = new_seeds([*arm, *baseline], more, seed_key)
     differing = [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
     sides = ((first, arm[0]), (second, baseline[0]))

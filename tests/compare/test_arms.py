@@ -216,8 +216,14 @@ def test_another_seed_that_differs_at_one_seed_makes_arms():
         ("data.split_seed=1", 3),
         ("data.split_seed=2", 3),
     ]
+    assert len(labels([runs[0], runs[3]])) == 2
     (only,) = fold(runs, "test/top1", average_over=["data.split_seed"]).arms
     assert (only.n, len(only.runs), only.repeated) == (3, 6, [])
+
+
+def test_a_folder_of_data_that_differs_at_one_seed_makes_arms_and_one_of_each_run_does_not():
+    runs = [row(0.9, data_dir=data, log_dir=f"{data}{n}", seed=n) for data in ("a", "b") for n in (1, 2, 3)]
+    assert labels(runs) == ["data_dir=a", "data_dir=b"]
 
 
 def test_runs_without_a_seed_all_count():

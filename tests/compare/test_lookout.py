@@ -98,6 +98,17 @@ def test_settings_that_are_no_column_are_named():
     assert lines([*arm("lrn", VALUES), *newer]) == ["only some runs recorded data.new (another version of the code?)"]
 
 
+def test_a_second_seed_that_goes_with_the_arm_is_named_and_one_that_follows_the_seed_is_not():
+    both = (("lrn", 0), ("none", 7))
+    runs = [run for model, split in both for run in arm(model, VALUES, config={"data.split_seed": split})]
+    assert lines(runs) == [
+        "data.split_seed differs between the arms, so it may be what made the difference: 0 for model=lrn; "
+        "7 for model=none"
+    ]
+    follows = [made(m, n, 0.9, config={"data.split_seed": n + 100}) for m in ("lrn", "none") for n in (1, 2, 3)]
+    assert lines(follows) == []
+
+
 def test_a_mean_over_a_setting_is_told():
     runs = [run for lr in (0.1, 0.3) for run in arm("lrn", VALUES, lr=lr)]
     assert lines(runs, average_over=["optim.lr"]) == [

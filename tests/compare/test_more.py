@@ -61,6 +61,15 @@ def test_overrides_are_quoted_for_a_shell():
     assert swept(found)["note"] == ["two words"] or str(swept(found)["note"][0]) == "two words"
 
 
+def test_a_name_that_not_all_runs_have_is_left_out():
+    named, plain = arm("none", VALUES[:1], overrides=["name=demo"]), arm("lrn", VALUES, overrides=["note=x"])
+    assert command(plain, [*named, *arm("none", VALUES)], 2) == (
+        "python -m alexnet_exp -m model=lrn,none optim.lr=0.1 seed=4,5"
+    )
+    both = [arm(model, VALUES, overrides=["name=demo"]) for model in ("lrn", "none")]
+    assert swept(command(*both, 2))["name"] == ["demo"]
+
+
 @pytest.mark.parametrize("more", [0, -1])
 def test_no_seeds_no_command(more):
     assert command(arm("lrn", VALUES), arm("none", VALUES), more) is None
