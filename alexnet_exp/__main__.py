@@ -12,6 +12,7 @@ import traceback
 from importlib import import_module
 
 from alexnet_exp import __version__
+from alexnet_exp.commands.words import HELP, command_of, config_dir_of, refuse_spaces
 from alexnet_exp.endings import ending_of
 from alexnet_exp.printable import printable
 from alexnet_exp.ranks import drop_leftovers
@@ -48,17 +49,20 @@ def _main(arguments: list[str] | None) -> int:
         for word in given:
             if "=" not in word and len(f"{word}.".splitlines()) > 1:
                 raise UserError(f"{word!r}: no run, file or command is named so")
-        if given and given[0] in ("-h", "--help"):
-            print(_help())
-            return 0
+        if given[:1] == ["help"]:
+            given = [*given[1:], "--help"]
         if given == ["--version"]:
             print(f"alexnet_exp {__version__}")
             return 0
         if given[:1] in (["-sc"], ["--shell-completion"]) and given[1:2] == ["query=bash"]:
             return int(import_module("alexnet_exp.commands.complete").run(given, COMMANDS))
-        command = given.pop(0) if given and given[0] in COMMANDS else "train"
+        refuse_spaces(given)
+        command, given = command_of(given, COMMANDS)
+        if command == "train" and set(HELP) & set(given):
+            print(_help(config_dir_of(given)))
+            return 0
         if command == "train" and given and _is_stray(given[0]):
-            raise UserError(_unknown(given[0]))
+            raise UserError(_unknown(given[0], config_dir_of(given)))
         code: int = import_module(f"alexnet_exp.commands.{command}").run(given)
         return code
     except UserError as error:
@@ -108,19 +112,17 @@ def _is_stray(word: str) -> bool:
     return not word.startswith(("-", "+", "~")) and "=" not in word
 
 
-def _unknown(word: str) -> str:
+def _unknown(word: str, config_dir: str | None) -> str:
     from alexnet_exp.paths import groups
-    from alexnet_exp.settings import one_of
+    from alexnet_exp.suggestions import of_word
 
-    if "." in word or word in groups():
-        return f"{word}: needs a value; write {word}=VALUE"
-    return f"{word}: no such command; {one_of(word, COMMANDS)}, or overrides such as model=lrn"
+    return f"{word}: {of_word(word, COMMANDS, groups(config_dir))}"
 
 
-def _help() -> str:
+def _help(config_dir: str | None) -> str:
     from alexnet_exp.help import text
 
-    return text(COMMANDS)
+    return text(COMMANDS, config_dir)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.paths import groups
 from alexnet_exp.settings import NO_VALUE, Problem, Refused
 
 
@@ -73,8 +76,25 @@ def _is_option_or_value(parsed: Any) -> bool:
     return "/" not in key and key.partition(".")[0] != "hydra" and not isinstance(parsed.value(), dict)
 
 
-def parsed_override(text: str) -> Any:
-    """Hydra's own reading of one override; raises `Refused` where it has none."""
+class Options:
+    """The options of a group as Hydra's loader lists them for `glob(*)`: the files in the group's own folder."""
+
+    def __init__(self, config_dir: str | None):
+        self.config_dir = config_dir
+
+    def get_group_options(self, group_name: str, results_filter: Any = None) -> list[str]:
+        """What a loader of Hydra's has under this name."""
+        group, _, inner = group_name.partition("/")
+        below = f"{inner}/" if inner else ""
+        names = [name for name in groups(self.config_dir).get(group, ()) if name.startswith(below)]
+        return [name.removeprefix(below) for name in names if "/" not in name.removeprefix(below)]
+
+
+def parsed_override(text: str, loader: Any = None) -> Any:
+    """Hydra's own reading of one override; raises `Refused` where it has none.
+
+    loader: Hydra's, or `Options`, which a `glob` asks for a group's options.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -83,7 +103,22 @@ def parsed_override(text: str) -> Any:
     except HydraException:
         parsed = None
     if parsed is None or not parsed.key_or_group:
-        raise Refused(
-            [Problem(text, NO_VALUE, "cannot be read; write key=value, and quote a value with special characters")]
-        )
+        key, _, value = text.partition("=")
+        example = f": {typed_text(key, value)}" if key and value else ""
+        instead = f"cannot be read; write key=value, and quote a value with special characters{example}"
+        raise Refused([Problem(text, NO_VALUE, instead)])
+    parsed.config_loader = loader or Options(None)
     return parsed
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever letters are in it."""
+    # Hydra takes a backslash for itself, but for those before a quote
+    inner = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{inner}'"
+
+
+def typed_text(key: str, value: str) -> str:
+    """How one types a text as the value of a setting in a shell, whatever letters are in it."""
+    inner = f'"{value}"' if not set(value) & set('"\\') else quoted(value)
+    return shlex.quote(f"{key}={inner}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.composer import Composer, parsed_override
-from alexnet_exp.extend import TARGET
+from alexnet_exp.composer import Composer, Options, parsed_override, typed_text
+from alexnet_exp.extend import ROLES, TARGET
 from alexnet_exp.match import match
 from alexnet_exp.model.spec import Network
+from alexnet_exp.overrides import exact, texts
 from alexnet_exp.paths import OUTPUTS, conf_dir, group_names, groups
 from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, nearest, one_of
-from alexnet_exp.validate import nearest_anywhere, validate
+from alexnet_exp.suggestions import of_option, of_setting
+from alexnet_exp.validate import validate
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -223,25 +226,50 @@ def hydra_files(hydra: DictConfig, overrides: Sequence[str], container: Mapping[
     }
 
 
-def each_job(overrides: Sequence[str]) -> Iterator[list[str]]:
+def each_job(overrides: Sequence[str], config_dir: str | None = None) -> Iterator[list[str]]:
     """The overrides of each job of a sweep over a grid (`model=lrn,bn seed=1,2`): their product, in Hydra's order."""
     choices = []
-    for parsed in map(parsed_override, overrides):
+    for text in overrides:
+        parsed = parsed_override(text, Options(config_dir))
         if parsed.is_hydra_override():
             continue
         if parsed.is_sweep_override() and parsed.is_discrete_sweep():
             key = parsed.get_key_element()
-            choices.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
+            choices.append([exact(f"{key}={value}") for value in parsed.sweep_string_iterator()])
         else:
             choices.append([parsed.input_line or ""])
     return (list(job) for job in itertools.product(*choices))
 
 
-def quoted(text: str) -> str:
-    """A text as the value of an override, whatever letters are in it."""
-    # Hydra takes a backslash for itself, but for those before a quote
-    inner = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
-    return f"'{inner}'"
+def typed(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Overrides as Hydra takes them: text keeps its letters, and an argument of a user's class needs no `+`."""
+    given = list(map(exact, overrides))
+    unclear = [text for text in given if config_dir and re.match(rf"({'|'.join(ROLES)})\.[^=]+=", text)]
+    if not unclear:
+        return given
+    options = groups(config_dir)
+    # what is swept beside the groups that matter here would only multiply the compositions
+    wanted = {text.partition(".")[0] for text in unclear} | WHOLE
+    chosen = [text for text in given if text.partition("=")[0] in options.keys() & wanted]
+    try:
+        jobs = [composer_of(config_dir)(job) for job in each_job(chosen, config_dir)]
+    except Exception:  # what is wrong with the options is reported with all the rest
+        return given
+    return [
+        f"++{text}" if text in unclear and any(_is_new_argument(text, job) for job in jobs) else text for text in given
+    ]
+
+
+def _is_new_argument(override: str, config: DictConfig) -> bool:
+    """Whether a setting belongs to a node with `_target_` that does not have it."""
+    node: Any = config
+    for part in override.partition("=")[0].split("."):
+        if not isinstance(node, DictConfig) or node._is_none():
+            return False
+        if part not in node:
+            return TARGET in node
+        node = node._get_node(part)
+    return False
 
 
 def with_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
@@ -332,6 +360,7 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
     problems: list[Problem] = []
     good: list[str] = []
     values: list[tuple[str, Any]] = []
+    swept: list[Any] = []
     doubtful: set[str] = set()  # groups whose option is wrong: what is set below them cannot be judged
     for text in overrides:
         try:
@@ -341,20 +370,20 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
             continue
         key = parsed.key_or_group
         if parsed.is_sweep_override():
-            problems.append(
-                Problem(
-                    key,
-                    text.partition("=")[2],
-                    "several values are a sweep over a grid; add -m, and list them: 0.1,0.01",
-                )
-            )
+            swept.append(parsed)
         elif key in options and parsed.package is None and not parsed.is_delete():
             wrong = _wrong_option(key, parsed.value(), options[key])
             problems += wrong
             doubtful |= {key} if wrong else set()
             good += [] if wrong else [text]
+        elif not parsed.is_delete() and _is_nowhere(key, options):
+            advice = of_setting(key, parsed.value(), () if "." in key else {*Config.__dataclass_fields__, *options})
+            instead = f"unknown setting; {advice or 'python -m alexnet_exp --help lists the groups'}"
+            problems.append(Problem(key, parsed.value(), instead))
         else:
             values.append((text, parsed))
+    if swept:
+        problems.append(_several_values(swept, overrides))
     if doubtful & WHOLE:
         return problems
     try:
@@ -372,6 +401,24 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
             good.append(text)
     problems += _of_the_rest(good, composer)
     return problems or [Problem("configuration", NO_VALUE, _cause(error))]
+
+
+def _is_nowhere(key: str, options: Iterable[str]) -> bool:
+    """Whether neither a setting of the root nor a group begins so."""
+    first = key.partition(".")[0].partition("/")[0]
+    return first not in {*Config.__dataclass_fields__, *options, "hydra"}
+
+
+def _several_values(swept: Sequence[Any], overrides: Sequence[str]) -> Problem:
+    """The problem with values of a sweep in a command for one run: the command to type."""
+    intervals = not all(parsed.is_discrete_sweep() for parsed in swept)
+    search = ["hydra/sweeper=optuna"] if intervals else []
+    command = shlex.join(["python", "-m", "alexnet_exp", "-m", *search, *overrides])
+    first = swept[0]
+    key, _, value = (first.input_line or "").partition("=")
+    quote = f"; for one text: {typed_text(key, value)}" if texts().get(key) is str else ""
+    kind = "an interval is a search" if intervals else "several values are a sweep"
+    return Problem(key, value, f"{kind}; add -m: {command}{quote}")
 
 
 def _of_the_rest(good: list[str], composer: Composer) -> list[Problem]:
@@ -397,7 +444,7 @@ def _wrong_option(group: str, value: Any, options: list[str]) -> list[Problem]:
     if isinstance(value, list) and group in NODES:
         return [Problem(group, value, f"takes one option; for a run of each: -m {group}={','.join(map(str, value))}")]
     chosen = value if isinstance(value, list) else [value]
-    return [Problem(group, name, one_of(name, options)) for name in chosen if str(name) not in options]
+    return [Problem(group, name, of_option(group, name, options)) for name in chosen if str(name) not in options]
 
 
 def _wrong_value(
@@ -408,18 +455,13 @@ def _wrong_value(
 
     key, value = parsed.key_or_group, parsed.value()
     first = key.partition(".")[0]
-    names = {*Config.__dataclass_fields__, *options}
     interpolation = isinstance(
         error.__cause__ or error, GrammarParseError | InterpolationKeyError | InterpolationResolutionError
     )
-    if interpolation or first.partition("/")[0] == "hydra":
+    if interpolation or first.partition("/")[0] == "hydra" or parsed.package is not None:
         return Problem(key, value, _cause(error))
-    if first not in names:
-        near = nearest(first, names) if "." in key else nearest(first, names) or nearest_anywhere(first)
-        advice = (
-            f"did you mean {key.replace(first, near, 1)}?" if near else "python -m alexnet_exp --help lists the groups"
-        )
-        return Problem(key, value, f"unknown setting; {advice}")
+    if parsed.is_delete() and key in options:
+        return _wrong_option(key, None, options[key])[0]
     if first == "model" and key.startswith("model.stages."):
         stages, name = plain(composer(good))["model"].get("stages", {}), key.split(".")[2]
         if name not in stages:
@@ -447,18 +489,38 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cause(error: Exception) -> str:
-    """Hydra's error in one line, without its advice to append with `+`: the file, what is wrong, and the full key."""
+    """Hydra's error in one line, in our words: the file, what is wrong, and what was probably meant."""
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     lines[0] = re.sub(r"^\w+ raised while resolving interpolation: ", "cannot be resolved: ", lines[0])
     file = re.match(r"In '([^']+)': \w+ raised while composing config:$", lines[0])
     if file is None or len(lines) == 1:
-        return lines[0]
+        return _in_our_words(lines[0], "")
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
     if key.endswith(f".{TARGET}"):
         group = key.partition(".")[0]
         return (
             f"{file[1]}.yaml sets {key}; a class of your own is an option: write {group}/NAME.yaml, choose {group}=NAME"
         )
-    return f"{file[1]}.yaml: {lines[1]}" + (f" ({key})" if key else "")
+    return f"{file[1]}.yaml: {_in_our_words(lines[1], key)}"
+
+
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+def _in_our_words(line: str, key: str) -> str:
+    """A line of Hydra's or OmegaConf's. key: the setting that it is about, where that is known."""
+    at = f"{key}: " if key else ""
+    if re.match(r"Key '[^']*' (is not in struct|not in '\w+')", line):
+        advice = of_setting(key, None) if key else None
+        return f"{at}unknown setting" + (f"; {advice}" if advice else "")
+    if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
+        return f"{f'{key}={found[1]}: ' if key else ''}must be {_TYPES.get(found[2], found[2])}"
+    if found := re.match(r"(?:In '[^']*': )?Could not find '(hydra/\w+|\w+)/([^']+)'", line):
+        return f"there is no option {found[1]}={found[2]}"
+    if found := re.match(r"Could not (?:override|delete) '([^']+)'", line):
+        return f"no option of {found[1]} is chosen that could be replaced"
+    if found := re.match(r"Multiple values for (\S+?)\.", line):
+        return f"{found[1]}: is chosen already; write {found[1]}=OPTION without +"
+    return line

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 
 from alexnet_exp.paths import groups
+from alexnet_exp.settings import UserError
 
 HEAD = """\
 alexnet_exp: AlexNet, run, varied, swept and compared.
@@ -24,11 +26,13 @@ Any setting can be overridden: trainer.max_epochs=20 optim.lr=0.01 model.width=0
 RUN is a run's folder, the word last, or the unique beginning of its path below outputs/."""
 
 
-def text(commands: Mapping[str, str]) -> str:
-    """The whole help."""
+def text(commands: Mapping[str, str], config_dir: str | None = None) -> str:
+    """The whole help. config_dir: a folder of the user's own options. Raises UserError where there is none."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir}: there is no such folder")
     lines = [HEAD, "Commands (python -m alexnet_exp COMMAND ...):"]
     lines += [f"    {name:<10} {what}" for name, what in commands.items()]
     lines += ["", "Groups (GROUP=OPTION):"]
-    for group, options in groups().items():
+    for group, options in groups(config_dir).items():
         lines += textwrap.wrap(", ".join(options), 100, initial_indent=f"    {group:<10} ", subsequent_indent=" " * 15)
     return "\n".join([*lines, "", TAIL])

@@ -150,11 +150,22 @@ def shown(value: Any) -> str:
 
 
 def nearest(word: Any, names: Iterable[str]) -> str | None:
-    """The name that `word` was probably meant to be, or None. Letters that only changed places win: modle is model."""
-    names, word = list(names), str(word)
-    swapped = [name for name in names if sorted(name) == sorted(word)]
-    found = swapped or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return found[0] if found else None
+    """The name that `word` was probably meant to be, or None: the same but for case, hyphens and underscores first.
+
+    Letters that only changed places come next (modle is model). Of a short word nearly all letters must be right.
+    """
+    names, word = list(names), plain_word(str(word))
+    plain = {plain_word(name): name for name in reversed(names)}
+    swapped = [name for other, name in plain.items() if sorted(other) == sorted(word)]
+    if word in plain:
+        return plain[word]
+    found = difflib.get_close_matches(word, plain, n=1, cutoff=0.8 if len(word) <= 4 else 0.7)
+    return swapped[-1] if swapped else plain[found[0]] if found else None
+
+
+def plain_word(text: str) -> str:
+    """A name without what people write differently: capitals, hyphens, underscores."""
+    return text.lower().replace("-", "").replace("_", "")
 
 
 def one_of(word: Any, names: Iterable[str]) -> str:

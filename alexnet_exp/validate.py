@@ -35,7 +35,8 @@ from alexnet_exp.schema import (
     PreciseBn,
     TrainError,
 )
-from alexnet_exp.settings import NO_VALUE, Problem, Refused, nearest, one_of
+from alexnet_exp.settings import NO_VALUE, Problem, Refused, one_of
+from alexnet_exp.suggestions import of_setting
 
 LISTED = 12  # known keys of a node up to which an unknown one is answered with all of them
 
@@ -217,35 +218,28 @@ def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], prefix: str, value: Any) -> Problem:
-    """The problem with a key that its node has not: the nearest that it has, else the nearest of any node."""
-    known = (
-        [f.name for f in dataclasses.fields(error.object_type)] if dataclasses.is_dataclass(error.object_type) else []
-    )
-    above = ".".join(filter(None, (prefix, *path[:-1])))
-    near = nearest(path[-1], known)
-    if near:
-        advice = f"did you mean {above + '.' if above else ''}{near}?"
-    elif (elsewhere := nearest_anywhere(path[-1])) and elsewhere != ".".join(filter(None, (above, path[-1]))):
-        advice = f"did you mean {elsewhere}?"
-    elif len(known) <= LISTED:
+    """The problem with a key that its node has not, with what was probably meant."""
+    fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
+    known = [field.name for field in fields]
+    option = next((str(field.default) for field in fields if field.name == "name"), "")
+    advice = of_setting(".".join(filter(None, (prefix, *path))), value, known, option)
+    if advice is None and len(known) <= LISTED:
         advice = f"there are {', '.join(known)}" if known else "it takes none"
-    else:
-        advice = "python -m alexnet_exp --cfg job lists them"
-    return Problem(".".join(path), value, f"unknown setting; {advice}")
+    return Problem(".".join(path), value, f"unknown setting; {advice or 'python -m alexnet_exp --cfg job lists them'}")
 
 
-def nearest_anywhere(key: str) -> str | None:
-    """The setting, of whichever node, whose last part `key` was probably meant to be: `lrr` is `optim.lr`."""
-    full = {name: name for name in Config.__dataclass_fields__}
-    for group, classes in NODES.items():
-        for cls in classes.values():
-            full |= {f.name: f"{group}.{f.name}" for f in dataclasses.fields(cls) if f.name not in full}
-    near = nearest(key, full)
-    return full[near] if near else None
+# Settings at the root that other programs have with values of another kind.
+_HINTS = {
+    ("resume",): "must be true or false; to resume a run, write python -m alexnet_exp resume RUN",
+    ("test",): "must be a group of settings; write test.run=true or test.run=false",
+    ("checkpoint",): "must be a group of settings; to resume a run, write python -m alexnet_exp resume RUN",
+}
 
 
 def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
     """What the field at `path` takes, in words; None where its type says nothing that a person would write."""
+    if cls is Config and path in _HINTS:
+        return _HINTS[path]
     kind, optional = _without_none(_kind(cls, path))
     if isinstance(kind, type) and issubclass(kind, Enum):
         return one_of(value, [member.name for member in kind])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS
 from alexnet_exp.build import build
-from alexnet_exp.composer import Composer
+from alexnet_exp.composer import Composer, quoted
 from alexnet_exp.config import (
     as_yaml,
     check_config_dir,
@@ -27,7 +27,6 @@ from alexnet_exp.config import (
     each_job,
     loaded,
     plain,
-    quoted,
     settings_of_hydra,
     with_hydra,
 )
@@ -219,7 +218,7 @@ def test_config_dir_refuses_a_shipped_name_and_a_folder_that_is_not_there(tmp_pa
     [
         (
             "trainer: {max_epoch: 3}",
-            "configuration: experiment/own.yaml: Key 'max_epoch' not in 'Trainer' (trainer.max_epoch)",
+            "configuration: experiment/own.yaml: trainer.max_epoch: unknown setting; did you mean trainer.max_epochs?",
         ),
         (
             "model: {_target_: mine.Net}",
@@ -228,9 +227,9 @@ def test_config_dir_refuses_a_shipped_name_and_a_folder_that_is_not_there(tmp_pa
         ),
         (
             "optim: {lr: abc}",
-            "configuration: experiment/own.yaml: Value 'abc' of type 'str' could not be converted to Float (optim.lr)",
+            "configuration: experiment/own.yaml: optim.lr=abc: must be a number",
         ),
-        ("defaults: [override /model: lnr]", "configuration: In 'config': Could not find 'model/lnr'"),
+        ("defaults: [override /model: lnr]", "configuration: there is no option model=lnr"),
     ],
 )
 def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line: str, tmp_path: Path) -> None:
@@ -256,7 +255,7 @@ def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line:
         ("=3", "=3: cannot be read; write key=value"),
         (
             "optim.lr=0.1,0.2",
-            "optim.lr=0.1,0.2: several values are a sweep over a grid; add -m, and list them: 0.1,0.01",
+            "optim.lr=0.1,0.2: several values are a sweep; add -m: python -m alexnet_exp -m optim.lr=0.1,0.2",
         ),
         ("lr=0.1", "lr=0.1: unknown setting; did you mean optim.lr?"),
         ("modle.width=1", "modle.width=1: unknown setting; did you mean model.width?"),
@@ -265,7 +264,7 @@ def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line:
         ("local=elsewhere", "local=elsewhere: there is no conf/local/elsewhere.yaml"),
         ("optim.name=sgd", "optim.name=sgd: the name is fixed; choose another with optim=NAME"),
         ("note=${nobody}", "note=${nobody}: Interpolation key 'nobody' not found"),
-        ("hydra.zebra=1", "hydra.zebra=1: Key 'zebra' not in 'HydraConf'"),
+        ("hydra.zebra=1", "hydra.zebra=1: unknown setting"),
         ("model.stages.conv4=3", "model.stages.conv4=3: must be a group of settings, not one value, or null"),
         (
             "model.weights=nobody",

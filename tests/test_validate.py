@@ -15,7 +15,8 @@ from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import AdamW, OneCycle
 from alexnet_exp.schema import Csv, Ema, Trainer, Which
 from alexnet_exp.settings import Refused
-from alexnet_exp.validate import known, learn, nearest_anywhere, validate
+from alexnet_exp.suggestions import of_setting
+from alexnet_exp.validate import known, learn, validate
 
 DEFAULT = compose([])
 
@@ -60,8 +61,7 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
         # another option of the group has it: no advice to write what was written
         (
             {"optim.nesterov": True},
-            "optim.nesterov=true: unknown setting; there are "
-            "name, lr, weight_decay, decay_norm_and_bias, bias_lr, layers, betas, eps, eps_mode",
+            "optim.nesterov=true: unknown setting; optim=adamw has no nesterov; add optim=sgd",
         ),
         ({"model.lrn.alhpa": 1}, "model.lrn.alhpa=1: unknown setting; did you mean model.lrn.alpha?"),
         (
@@ -144,7 +144,7 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
             "trainer.precision=transformer-engine: one of "
             "auto, 32-true, bf16-mixed, 16-mixed, bf16-true, 16-true, 64-true",
         ),
-        ({"trainer.accelerator": "tpu"}, "trainer.accelerator=tpu: did you mean gpu? one of auto, cpu, gpu, cuda, mps"),
+        ({"trainer.accelerator": "tpu"}, "trainer.accelerator=tpu: one of auto, cpu, gpu, cuda, mps"),
         (
             {"trainer.max_epochs": None, "trainer.max_time": "00:01:00:00"},
             "trainer.max_epochs=null: schedule=one_cycle needs the run's length; write a number of epochs",
@@ -229,9 +229,12 @@ def test_stages_need_an_optimizer_of_ours(monkeypatch: pytest.MonkeyPatch) -> No
     assert found == [f"schedule.layers: {own}; choose one of our optimizers, or leave it out"]
 
 
-@pytest.mark.parametrize(("key", "meant"), [("lr", "optim.lr"), ("batchsize", "data.batch_size"), ("zebra", None)])
-def test_nearest_anywhere(key: str, meant: str | None) -> None:
-    assert nearest_anywhere(key) == meant
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [("lr", "did you mean optim.lr?"), ("batchsize", "did you mean data.batch_size?"), ("zebra", None)],
+)
+def test_a_setting_is_found_wherever_it_is(key: str, advice: str | None) -> None:
+    assert of_setting(key, 1) == advice
 
 
 def test_what_is_remembered_of_a_node_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:

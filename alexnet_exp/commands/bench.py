@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--batch", type=_counts, metavar="32,64,128", help="each of these batch sizes, and the curve")
     parser.add_argument("--no-layers", action="store_true", help="leaves out the times of the layers")
     parser.add_argument("--json", action="store_true", help="machine-readable")
-    given = parser.parse_intermixed_args(arguments)  # overrides before and behind the flags
+    given = parser.parse_args(arguments)
     container = compose(given.overrides, given.config_dir)
 
     from alexnet_exp.bench.stand_in import stand_in

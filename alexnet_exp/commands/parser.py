@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from alexnet_exp.commands.words import PROGRAM, refuse_settings_as_flags, refuse_strays
 from alexnet_exp.settings import UserError
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, as everywhere here."""
-
-    def __init__(self, command: str, description: str):
-        super().__init__(prog=f"python -m alexnet_exp {command}", description=description)
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, command: str, description: str, usage: str | None = None):
+        super().__init__(prog=f"{PROGRAM} {command}", description=description, usage=usage)
         self.command = command
+        # for the help: it is taken before any command sees it
+        self.add_argument(
+            "--allow", metavar="PACKAGE", help="lets a configuration name classes of PACKAGE (docs/extend.md)"
+        )
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{self.command}: {message}; python -m alexnet_exp {self.command} --help tells what it takes")
+        raise UserError(f"{self.command}: {message}; {PROGRAM} {self.command} --help tells what it takes")
+
+
+class Parser(_Parser):
+    """An argument parser whose errors are one line, as everywhere here.
+
+    `--config-dir`, which every command takes, is ignored: a run's folder has all that is needed.
+    """
+
+    def __init__(self, command: str, description: str, usage: str | None = None):
+        super().__init__(command, description, usage)
+        self.add_argument("--config-dir", help=argparse.SUPPRESS)
+
+
+class _WithOverrides(_Parser):
+    """Takes overrides before, between and behind the flags."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        refuse_settings_as_flags(args or (), self._option_string_actions)
+        given = self.parse_intermixed_args(args, namespace)
+        refuse_strays(given.overrides, given.config_dir)
+        from alexnet_exp.config import typed  # not for a command's --help
+
+        given.overrides = typed(given.overrides, given.config_dir)
+        return given
 
 
 def output_folder(path: Path) -> Path:
@@ -28,11 +57,11 @@ def output_folder(path: Path) -> Path:
     return path
 
 
-def with_overrides(command: str, description: str) -> Parser:
+def with_overrides(command: str, description: str) -> argparse.ArgumentParser:
     """A parser of `[overrides] [--config-dir FOLDER]`, to which a command adds its flags."""
-    parser = Parser(command, description)
+    parser = _WithOverrides(command, description)
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="as for training, e.g. model=paper data=cifar10"
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="as for training, e.g. model=paper data=cifar10"
     )
     parser.add_argument("--config-dir", metavar="FOLDER", help="your own YAML files beside the shipped ones")
     return parser

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.commands.parser import Parser, output_folder, with_overrides
+from alexnet_exp.commands.words import PROGRAM
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.contents import read_metrics, read_result
@@ -45,7 +46,11 @@ def run(arguments: list[str]) -> int:
     """Writes the pictures and prints their paths."""
     if arguments[:1] == ["schedule"]:
         return _schedule(arguments[1:])
-    parser = Parser("plot", "What a run learned and what it makes of images, as PNG; or: plot schedule [overrides].")
+    parser = Parser(
+        "plot",
+        "What a run learned and what it makes of images, as PNG; or a schedule, before a run.",
+        usage=f"{PROGRAM} plot [flags] RUN\n       {PROGRAM} plot schedule [KEY=VALUE ...] [--out FILE]",
+    )
     parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
     parser.add_argument("--only", metavar="NAME,NAME", help=f"of {', '.join(PICTURES)}; default: all there can be")
     parser.add_argument("--out", metavar="FOLDER", help="default: the run's folder plots/")

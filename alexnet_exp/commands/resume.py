@@ -36,7 +36,9 @@ def run(arguments: list[str]) -> int:
     """Returns the exit code of the run, or 0 where every job of the sweep has ended well."""
     parser = Parser("resume", "Goes on with a run or a sweep where it was stopped.")
     parser.add_argument("folder", metavar="PATH", help="a run, the beginning of its name, or last; a sweep's folder")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of a run: trainer.max_epochs=20 trains on")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of a run: trainer.max_epochs=20 trains on"
+    )
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="of a sweep: how many at once; default: as it was started"
     )
@@ -173,12 +175,13 @@ def _begun(stands: Standing) -> int:
 def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a run's configuration with some of its `FREE` settings changed; raises Refused for any other."""
     from alexnet_exp.composer import parsed_override
+    from alexnet_exp.overrides import exact
 
     copy: Any = _copied(config)
     problems = []
     for text in overrides:
         try:
-            parsed = parsed_override(text)
+            parsed = parsed_override(exact(text))
         except Refused as refused:
             problems += refused.problems
             continue
@@ -214,7 +217,7 @@ def _jobs(plan: Plan) -> int:
 def _search(plan: Plan, jobs: int | None) -> int:
     """A search asks for its next jobs as it goes, which only its command can do: so that is run again, as typed."""
     from alexnet_exp.commands import train
-    from alexnet_exp.config import quoted
+    from alexnet_exp.composer import quoted
     from alexnet_exp.sweep.stored import to_run_again
 
     folder = plan.folder.absolute()
@@ -222,10 +225,4 @@ def _search(plan: Plan, jobs: int | None) -> int:
     how = [f"hydra.sweep.dir={quoted(str(here))}", *([] if jobs is None else [f"{JOBS}{jobs}"])]
     words = to_run_again(plan)
     how = [word for word in how if word not in words]
-    # behind the last override: behind a flag, Hydra's parser would not take any more of them
-    at = 1 + max((index for index, word in enumerate(words) if _is_override(word)), default=-1)
-    return train.run([*words[:at], *how, *words[at:]])
-
-
-def _is_override(word: str) -> bool:
-    return "=" in word and not word.startswith("-")
+    return train.run([*words, *how])

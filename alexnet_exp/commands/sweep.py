@@ -20,7 +20,17 @@ def run(arguments: list[str]) -> int:
         return WORDS[arguments[0]](arguments[1:])
     if arguments and arguments[0] not in ("-h", "--help"):
         raise UserError(f"sweep {arguments[0]}: {one_of(arguments[0], WORDS)}; a sweep is started with -m")
-    print("python -m alexnet_exp sweep WORD ...", *(f"  {word}: --help tells more" for word in WORDS), sep="\n")
+    print(
+        "usage: python -m alexnet_exp sweep work FOLDER [--jobs N] [--retry-failed]",
+        "       python -m alexnet_exp sweep confirm FOLDER [--top N] [--seeds N] [--jobs N]",
+        "",
+        "work     runs the jobs of a sweep that nobody else runs; any number of these may work on one sweep",
+        "confirm  runs the best arms of a sweep once more, with fresh seeds",
+        "",
+        "sweep work --help and sweep confirm --help explain the flags. A sweep is started with -m:",
+        "python -m alexnet_exp -m model=lrn,bn seed=1,2,3",
+        sep="\n",
+    )
     return 0
 
 

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
+from alexnet_exp.commands.words import refuse_settings_as_flags, refuse_strays
+from alexnet_exp.composer import quoted
 from alexnet_exp.config import (
     as_yaml,
     check_config_dir,
@@ -20,8 +22,8 @@ from alexnet_exp.config import (
     each_job,
     hydra_files,
     plain,
-    quoted,
     settings_of_hydra,
+    typed,
     with_hydra,
 )
 from alexnet_exp.endings import Ending
@@ -45,14 +47,14 @@ SHOWN = {
 
 def run(arguments: list[str]) -> int:
     """Validates every job, then hands the command line to Hydra; the worst job's exit code comes back."""
-    flags = _flags(arguments)
+    flags, arguments = _flags(arguments)
     check_config_dir(flags.config_dir)
     others = (flags.multirun, flags.run, flags.info, flags.hydra_help, flags.shell_completion, flags.package)
     if flags.cfg == "job" and not flags.resolve and not any(others):
         sys.stdout.write(as_yaml(flags.overrides, flags.config_dir))  # as Hydra would, which would compose it again
         return 0
     if flags.cfg:
-        first = next(each_job(flags.overrides)) if flags.multirun else flags.overrides
+        first = next(each_job(flags.overrides, flags.config_dir)) if flags.multirun else flags.overrides
         compose(first, flags.config_dir)
     if flags.cfg or flags.info or flags.hydra_help or flags.shell_completion:
         with_hydra(arguments, lambda config: None)
@@ -130,7 +132,9 @@ def _settings(flags: argparse.Namespace) -> DictConfig | None:
         return settings_of_hydra(flags.overrides, flags.config_dir)
     except UserError:
         if flags.multirun:
-            composed_jobs(each_job(flags.overrides), flags.config_dir)  # tells of all jobs what is wrong with each
+            composed_jobs(
+                each_job(flags.overrides, flags.config_dir), flags.config_dir
+            )  # tells of all jobs what is wrong with each
             raise
         return None
 
@@ -152,9 +156,7 @@ def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig
     with interruptible():
         try:
             with left_as_it_was(folder), typed_as(arguments) as ran:
-                # beside an override: behind a flag, Hydra's parser would not take any more of them
-                at = arguments.index(flags.overrides[0]) if flags.overrides else len(arguments)
-                given = [*arguments[: at + 1], f"hydra.sweep.dir={quoted(str(folder))}", *arguments[at + 1 :]]
+                given = [*arguments, f"hydra.sweep.dir={quoted(str(folder))}"]
                 with_hydra(given, lambda config: ended.append(_one(config)))
         except JobFailed:  # from Hydra's own sweeper; the table tells it
             pass
@@ -168,13 +170,22 @@ def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig
     return max((ending.code for _, ending in ended), default=0)
 
 
-def _flags(arguments: list[str]) -> argparse.Namespace:
-    """Hydra's own flags, refused in one line where they are wrong or would go round the validation."""
+def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's own flags, and its command line: Hydra wants its flags before the overrides, which may be anywhere here.
+
+    Raises UserError where flags are wrong or would go round the validation.
+    """
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    flags = parser.parse_args(arguments)
+    parser.allow_abbrev = False
+    for action in parser._actions:
+        if action.dest == "overrides":
+            action.required, action.default = False, []
+    refuse_settings_as_flags(arguments, parser._option_string_actions)
+    flags = parser.parse_intermixed_args(arguments)
+    refuse_strays(flags.overrides, flags.config_dir)
     if flags.experimental_rerun:
         raise UserError(
             "--experimental-rerun: would unpickle a file of the run folder, which could run code; type the overrides"
@@ -186,7 +197,13 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
             )
     if flags.resolve and not flags.cfg:
         raise UserError("--resolve: goes with --cfg job")
-    return flags
+    flags.overrides = typed(flags.overrides, flags.config_dir)
+    words = []
+    for action in parser._actions:
+        value = getattr(flags, action.dest, None) if action.option_strings else None
+        if value not in (None, False):
+            words.append(action.option_strings[0] + ("" if value is True else f"={value}"))
+    return flags, [*words, *flags.overrides]
 
 
 def _refuse(message: str) -> NoReturn:

@@ -12,7 +12,8 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alexnet_exp.config import check_config_dir, loaded, quoted
+from alexnet_exp.composer import quoted
+from alexnet_exp.config import check_config_dir, loaded
 from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE

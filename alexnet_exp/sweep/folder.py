@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet_exp.composer import Options, parsed_override
 from alexnet_exp.config import WHOLE, compose
+from alexnet_exp.overrides import exact
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
 from alexnet_exp.runs.plan import FILE
@@ -83,11 +85,9 @@ def _own(settings: DictConfig) -> str:
 
 def _swept(overrides: Sequence[str], settings: DictConfig) -> dict[str, str]:
     """What is listed with several values, by a file or on the command line, as it is written."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     params = settings.hydra.sweeper.get("params") or {}
-    texts = settings_of([*(f"{key}={value}" for key, value in params.items()), *overrides])
-    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in texts.items()])
+    texts = settings_of([*(exact(f"{key}={value}") for key, value in params.items()), *overrides])
+    parsed = [parsed_override(f"{key}={value}") for key, value in texts.items()]
     return {each.key_or_group: texts[_key(each)] for each in parsed if each.is_sweep_override()}
 
 
@@ -101,9 +101,7 @@ def _name(overrides: Sequence[str], swept: dict[str, str], config_dir: str | Non
     if not naming:
         # a name that is no folder's is refused with all else that is wrong, and must not lead elsewhere until then
         return OF_SEVERAL if set(str(settings.name)) & set("/\\") or settings.name == ".." else str(settings.name)
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parsed = OverridesParser.create().parse_overrides([f"{key}={swept[key]}" for key in naming])
+    parsed = [parsed_override(f"{key}={swept[key]}", Options(config_dir)) for key in naming]
     if not all(each.is_discrete_sweep() for each in parsed):
         return OF_SEVERAL
     fixed = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in swept]

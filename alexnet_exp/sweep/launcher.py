@@ -181,18 +181,19 @@ def grid(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[l
 
     Raises UserError for a range without steps, of which a grid has no values.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
+    from alexnet_exp.composer import parsed_override
+    from alexnet_exp.overrides import exact
     from alexnet_exp.settings import NO_VALUE, Problem, Refused
 
     choices: dict[str, list[str]] = {}
     problems = []
-    for parsed in OverridesParser.create(config_loader=loader).parse_overrides([*params, *arguments]):
+    for text in [*map(exact, params), *arguments]:
+        parsed = parsed_override(text, loader)
         key = parsed.get_key_element()
         if not parsed.is_sweep_override():
             choices[key] = [parsed.input_line or ""]
         elif parsed.is_discrete_sweep():
-            choices[key] = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+            choices[key] = [exact(f"{key}={value}") for value in parsed.sweep_string_iterator()]
         else:
             instead = "an interval is for a search; a grid takes a list: 0.1,0.01, or range(1,10,3)"
             problems.append(Problem(parsed.input_line or key, NO_VALUE, instead))

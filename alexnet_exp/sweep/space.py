@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from alexnet_exp.composer import parsed_override
 from alexnet_exp.config import composed, composer_of
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
@@ -195,15 +196,9 @@ def parse(overrides: Iterable[str], config_loader: Any = None) -> Space:
 
 def _parsed(text: str, config_loader: Any) -> tuple[str, Dimension | str]:
     """The key of an override and the dimension it describes, or its own text where it is one value."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
-    from hydra.errors import HydraException
 
-    try:
-        parsed = OverridesParser.create(config_loader=config_loader).parse_override(text)
-    except HydraException:
-        instead = "cannot be read; write key=value, and quote a value with special characters"
-        raise Refused([Problem(text, NO_VALUE, instead)]) from None
+    parsed = parsed_override(text, config_loader)
     key = parsed.get_key_element()
     if not parsed.is_sweep_override():
         return key, text

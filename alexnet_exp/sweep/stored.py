@@ -69,17 +69,16 @@ def _is_here(cwd: str) -> bool:
 
 
 def _may_ask(word: str, options: dict[str, list[str]]) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from alexnet_exp.composer import parsed_override
 
     if "${" in REFERENCE.sub("", word):  # ${oc.env:TOKEN}: resolved, it would get into what is written
         return False
     try:
-        parsed = OverridesParser.create().parse_override(word)
-    except HydraException:
+        parsed = parsed_override(word)
+    except UserError:
         return False
     key = parsed.key_or_group
-    if not key or parsed.package is not None:
+    if parsed.package is not None:
         return False
     if key in CHOICES:
         return parsed.value() in CHOICES[key]

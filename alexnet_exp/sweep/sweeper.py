@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_exp.extend import UserClass
+from alexnet_exp.overrides import exact
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.plan import Job
@@ -50,7 +51,8 @@ def search(
     settings = _settings(given)
     if find_spec("optuna") is None:
         raise UserError("hydra/sweeper=optuna: Optuna is not installed; pip install 'alexnet_exp[optuna]'")
-    space = parse([*(f"{key}={value}" for key, value in settings.params.items()), *arguments], context.config_loader)
+    params = (exact(f"{key}={value}") for key, value in settings.params.items())
+    space = parse([*params, *arguments], context.config_loader)
     if settings.sampler == GRID:
         space.combinations()
     configs = space.check(config_dir(master))

@@ -1,0 +1,155 @@
+"""Overrides as they were typed, made readable to Hydra: a setting that is text keeps its letters.
+
+Hydra reads `name=20241130_155038` as a number and `data.root=~/photos` not at all. Where a setting's type is text, such
+a value is put in Hydra's quotes. No torch here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from alexnet_exp.composer import quoted
+from alexnet_exp.schema import COLLECTIONS, NODES, Config
+
+# Hydra's own settings that are text; its folders are the only ones that nobody else expands.
+_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+_HYDRAS = (*_FOLDERS, "hydra.job.name", "hydra.sweeper.study_name", "hydra.sweeper.storage", "hydra.launcher.partition")
+_LISTING = ("choice", "sort", "shuffle")  # functions whose arguments are values
+_FUNCTIONS = (*_LISTING, "range", "interval", "glob", "tag", "int", "str", "bool", "float")
+
+
+def exact(word: str) -> str:
+    """An override whose value Hydra reads as the letters that were typed, where the setting is text; else `word`.
+
+    Hydra's own quotes, `null`, `${...}` and lists of several values keep their meaning.
+    """
+    found = re.fullmatch(r"(\+{0,2})([\w./@-]+)=(.+)", word, re.DOTALL)
+    kind = None if found is None else texts().get(found[2])
+    if found is None or kind is None:
+        return word
+    mark, key, value = found.groups()
+    if key in _FOLDERS and value.startswith("~"):
+        value = str(Path(value).expanduser())
+    return f"{mark}{key}={_exact(value, kind is list)}"
+
+
+@cache
+def texts() -> dict[str, type]:
+    """The settings that are text (`str`) and lists of text (`list`), by their full names."""
+    found: dict[str, set[Any]] = {key: {str} for key in _HYDRAS}
+    for name, kind in _kinds(Config):
+        found.setdefault(name, set()).add(kind)
+    for group, classes in NODES.items():
+        for cls in classes.values():
+            for name, kind in _kinds(cls):
+                found.setdefault(f"{group}.{name}", set()).add(kind)
+    for group, classes in COLLECTIONS.items():
+        for option, cls in classes.items():
+            for name, kind in _kinds(cls):
+                found.setdefault(f"{group}.{option}.{name}", set()).add(kind)
+    return {key: kind for key, kinds in found.items() if len(kinds) == 1 for kind in kinds if kind in (str, list)}
+
+
+def _kinds(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a dataclass and of those in it: `str`, `list` for a list of text, else None."""
+    for name, hint in typing.get_type_hints(cls).items():
+        inner = [part for part in typing.get_args(hint) if part is not NoneType]
+        kind = inner[0] if len(inner) == 1 and typing.get_origin(hint) is not list else hint
+        if dataclasses.is_dataclass(kind):
+            yield from _kinds(typing.cast(type, kind), f"{above}{name}.")
+        else:
+            yield f"{above}{name}", str if kind is str else list if kind == list[str] else None
+
+
+def _exact(value: str, listed: bool) -> str:
+    from hydra.errors import HydraException
+
+    try:
+        tree = _tree(value)
+    except HydraException:
+        return _quoted_list(value) if listed else quoted(value)
+    if tree is None:
+        return value
+    element = tree.element()
+    if element is not None and not listed:
+        if element.listContainer() or element.dictContainer():
+            return quoted(value)
+        if element.function() and element.function().ID().getText() not in _FUNCTIONS:
+            return quoted(value)
+        if element.primitive() and value != value.strip() and value.strip()[0] not in "'\"":
+            return quoted(value)
+    spans = list(_changed(tree, listed))
+    for start, stop in reversed(spans):
+        value = value[:start] + quoted(value[start:stop]) + value[stop:]
+    return value
+
+
+def _tree(value: str) -> Any:
+    """Hydra's own parse of a value; None where it is empty. Raises HydraException where it has none."""
+    from hydra.core.override_parser.overrides_visitor import HydraErrorListener
+    from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+    from hydra.grammar.gen.OverrideParser import OverrideParser
+
+    listener = HydraErrorListener()
+    lexer = OverrideLexer(InputStream(f"{_KEY}{value}"))
+    lexer.removeErrorListeners()
+    lexer.addErrorListener(listener)
+    parser = OverrideParser(CommonTokenStream(lexer))
+    parser.removeErrorListeners()
+    parser.addErrorListener(listener)
+    return parser.override().value()
+
+
+_KEY = "x="  # before the value: Hydra's grammar has a rule for whole overrides that ends where the text ends
+
+
+def _changed(node: Any, listed: bool) -> Iterator[tuple[int, int]]:
+    """Where in the value there are words that Hydra would change: numbers whose text is another, and truth values."""
+    for element in _elements(node):
+        inside = element.listContainer() or element.dictContainer()
+        if element.function():
+            if element.function().ID().getText() in _LISTING:
+                yield from _changed(element.function(), listed)
+        elif element.listContainer() and listed:
+            yield from _changed(element.listContainer(), listed)
+        elif inside and not listed:
+            yield _span(inside)
+        elif element.primitive() and _differs(element.primitive()):
+            yield _span(element.primitive())
+
+
+def _elements(node: Any) -> list[Any]:
+    if hasattr(node, "simpleChoiceSweep"):
+        swept = node.simpleChoiceSweep()
+        return list(swept.element()) if swept else [node.element()]
+    return list(node.element())
+
+
+def _span(node: Any) -> tuple[int, int]:
+    """From where to where in the value, without the blanks around it."""
+    text = node.start.getInputStream().getText(node.start.start, node.stop.stop)
+    start = node.start.start - len(_KEY) + len(text) - len(text.lstrip())
+    return start, start + len(text.strip())
+
+
+def _differs(primitive: Any) -> bool:
+    from hydra.core.override_parser.overrides_parser import create_functions
+    from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
+
+    value = HydraOverrideVisitor(create_functions()).visitPrimitive(primitive)
+    return isinstance(value, int | float) and str(value) != primitive.getText().strip()
+
+
+def _quoted_list(value: str) -> str:
+    """`[ünï, b]` with each element in quotes; any other text as it is, for whoever reads it to refuse."""
+    inner = re.fullmatch(r"\[(.*)\]", value.strip(), re.DOTALL)
+    if inner is None or re.search(r"[\[\]'\"]", inner[1]):
+        return value
+    return f"[{','.join(quoted(part.strip()) for part in inner[1].split(','))}]"

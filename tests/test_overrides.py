@@ -1,0 +1,123 @@
+"""Overrides as they are typed: text keeps its letters, and all of Hydra's grammar works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from alexnet_exp.composer import Options, parsed_override, typed_text
+from alexnet_exp.config import compose, each_job, typed
+from alexnet_exp.overrides import exact, texts
+from alexnet_exp.settings import Refused
+
+TEXTS = [
+    *("20241130_155038", "8e45012", "1_1_1", "1e5", "true", "2024_05", "1.10", "1E3", "-1_0", ".5"),
+    *("~/photos", "~user/x", "猫", "ünï/cödé", "dogs (1)", "photos(1)", "it's", 'say "hi"x', "a=b", "#1", "{y}", "[x]"),
+    *("a b", "blank at the end ", " before", "C:\\my photos\\new", "a'b\"c\\", "a;b", "a&b", "100%", "<x>", "!", "a^b"),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", ["note", "data.root", "logger.wandb.project", "checkpoint.every"])
+def test_text_keeps_its_letters(key: str, text: str) -> None:
+    parsed = OverridesParser.create().parse_override(exact(f"{key}={text}"))
+    assert not parsed.is_sweep_override()
+    value = parsed.value()
+    assert (value if isinstance(value, str) else str(value)) == text
+    assert exact(exact(f"{key}={text}")) == exact(f"{key}={text}")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("name=plain", "name=7", "note=null", "note='a b'", 'note="x"', "note=${name}", "note=", "optim.lr=1e-3"),
+        *("trainer.precision=32", "seed=1_0", "name=a,b", "note=range(1,3)", "model.width=.5", "tags=[a,b]", "~note"),
+    ],
+)
+def test_what_hydra_reads_rightly_stays_as_it_is(word: str) -> None:
+    """A sweep's folder has a hash of the words that were typed."""
+    assert exact(word) == word
+
+
+@pytest.mark.parametrize(
+    ("word", "jobs"),
+    [
+        ("name=2024_05,x", ["2024_05", "x"]),
+        ("name=choice(1e5,b)", ["1e5", "b"]),
+        ("tags=[1_0,b],[8e4]", [["1_0", "b"], ["8e4"]]),
+        ("tags=[ünï,b]", [["ünï", "b"]]),
+    ],
+)
+def test_the_values_of_a_sweep_and_of_a_list_keep_their_letters(word: str, jobs: list[object]) -> None:
+    key = word.partition("=")[0]
+    assert [compose(job)[key] for job in each_job([exact(word)])] == jobs
+
+
+def test_every_text_of_the_schema_is_known() -> None:
+    known = texts()
+    assert {"name", "note", "data_root", "data.root", "data.cache", "logger.mlflow.uri", "hydra.run.dir"} <= set(known)
+    assert known["tags"] is list
+    assert not {"seed", "optim.lr", "trainer.gpus", "schedule.warmup", "trainer.max_epochs"} & set(known)
+
+
+def test_the_run_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert exact("hydra.run.dir=~/run") == "hydra.run.dir=/home/somebody/run"
+
+
+def test_a_value_that_cannot_be_read_is_shown_as_one_types_it() -> None:
+    with pytest.raises(Refused, match=r"""quote a value with special characters: 'optim.lr="ü"'"""):
+        parsed_override("optim.lr=ü")
+    import shlex
+
+    for text in TEXTS:
+        (word,) = shlex.split(typed_text("note", text))
+        assert OverridesParser.create().parse_override(word).value() == text
+
+
+def test_glob_chooses_among_the_options_of_every_group(tmp_path: Path) -> None:
+    assert [job[0] for job in each_job(["optim=glob(adam*)"])] == ["optim=adam", "optim=adamw"]
+    experiments = [job[0] for job in each_job(["experiment=glob(*)"])]
+    assert "experiment=tutorial" in experiments
+    assert not [each for each in experiments if "/" in each], "Hydra's glob does not go into folders"
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "zebra.yaml").touch()
+    assert Options(str(tmp_path)).get_group_options("experiment")[-1] == "zebra"
+    assert Options(None).get_group_options("experiment/ladder")
+
+
+# --- arguments of a user's class
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    for group, name in (("model", "net"), ("callbacks", "mine")):
+        (tmp_path / group).mkdir()
+        node = "_target_: lab.Thing\nwidth: 3\n"
+        text = node if group == "model" else "# @package callbacks.mine\n" + node
+        (tmp_path / group / f"{name}.yaml").write_text(text)
+    return str(tmp_path)
+
+
+def test_an_argument_of_a_users_class_needs_no_plus(mine: str) -> None:
+    words = ["model=net", "model.in_channels=1", "model.width=4", "callbacks=mine", "callbacks.mine.depth=2"]
+    given = typed(words, mine)
+    assert given == [
+        "model=net",
+        "++model.in_channels=1",
+        "model.width=4",
+        "callbacks=mine",
+        "++callbacks.mine.depth=2",
+    ]
+    container = compose(given, mine)
+    assert container["model"] == {"_target_": "lab.Thing", "width": 4, "in_channels": 1}
+    assert container["callbacks"]["mine"]["depth"] == 2
+
+
+def test_settings_of_ours_stay_as_they_are(mine: str) -> None:
+    words = ["model=bn", "model.width=0.5", "optim.lr=0.1", "model.nonsense=1"]
+    assert typed(words, mine) == words
+    assert typed(["model=net", "model.depth=1,2"], mine) == ["model=net", "++model.depth=1,2"]
+    assert typed(["model=net,bn", "model.depth=1"], mine) == ["model=net,bn", "++model.depth=1"]
