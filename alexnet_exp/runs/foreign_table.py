@@ -62,7 +62,9 @@ class _Columns:
 def read_runs(
     file: Path, seed_column: str | None = None, metrics: Sequence[str] = (), prefix: str = ""
 ) -> tuple[list[Run], list[str]]:
-    """The runs of a CSV file with a header, and notes on what was guessed. Raises UserError, naming file and line.
+    """The runs of a CSV file with a header, and notes on what was guessed, each beginning with the file.
+
+    Raises UserError, naming the file and the line.
 
     A column is a metric where every value in it is a number and its name is `split/metric` (`test_acc` is read as
     `test/acc`) or has the word of a metric, or is in `metrics`. `status` or `state` is the status (done, where there is
@@ -323,7 +325,8 @@ def _of_histories(
         name = values[names[0]][last] if names else f"run {count}"
         config = {_bare(column): typed[column][last] for column in settings}
         note_seed(config, seed_column)
-        if (names and several and alike) or not config.keys() - {"seed"}:
+        # of a file alone nobody knows what else was set, so it is no second seed of another file
+        if (names and several and alike) or (not several and not seeds) or not config.keys() - {"seed"}:
             config[LABEL] = name if names or several else str(file)
         of_run = {_bare(column): typed[column][last] for column in facts if typed[column][last] is not None}
         ended = _STATUS.get(values[status][last].lower(), UNKNOWN) if status else DONE

@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -112,25 +113,27 @@ class _Reader:
         self.runs: list[Run] = []
         self.skipped: list[str] = []
         self.unstarted = 0
-        self.notes: list[str] = []
+        self._files: dict[str, list[str]] = defaultdict(list)  # of which each note is
         self._foreign_runs = False
         self._seed_column, self._metrics, self._single = seed_column, metrics, single
         self._seen: set[str] = set()
 
     def found(self) -> Runs:
         """All of them; what belongs to a project and not to a run, such as units, is decided here."""
-        runs = self.runs
+        runs, notes = self.runs, list[str]()
         if self._foreign_runs:
             from alexnet_exp.runs.foreign import UNRECORDED, in_shares, without_bookkeeping
 
-            runs, notes = in_shares(without_bookkeeping(runs))
-            self.notes += notes
+            runs, units = in_shares(without_bookkeeping(runs))
+            for note, (first, *others) in self._files.items():
+                notes.append(f"{first}{f' and {len(others)} more' if others else ''}: {note}")
+            notes += units
             unrecorded = sum(bool(run.facts.get(UNRECORDED)) for run in runs)
             if unrecorded:
-                self.notes.append(
+                notes.append(
                     f"{unrecorded} of {len(runs)} runs do not record whether they ended; they are taken to be done"
                 )
-        return Runs(runs, self.skipped, self.unstarted, self.notes)
+        return Runs(runs, self.skipped, self.unstarted, notes)
 
     def read(self, path: Path) -> None:
         if path.is_dir():
@@ -219,7 +222,8 @@ class _Reader:
             return
         runs, notes = read_runs(path, self._seed_column, self._metrics, "" if self._single else f"{path}: ")
         self.runs += runs
-        self.notes += notes
+        for note in notes:
+            self._files[note.removeprefix(f"{path}: ")].append(str(path))
 
 
 def _is_number(value: Any) -> bool:

@@ -120,6 +120,12 @@ def test_two_histories_are_two_arms(tmp_path):
     first, second = runs.read(tmp_path / "a.csv", tmp_path / "b.csv")
     assert first.config != second.config  # nothing else tells them apart, and they are no two seeds of one arm
     assert first.name != second.name
+    assert len(runs.read(tmp_path / "a.csv", tmp_path / "b.csv").notes) == 1
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("epoch,lr,val_loss\n0,0.1,0.5\n1,0.1,0.4\n")
+    first, second = runs.read(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert first.config["lr"] == second.config["lr"] == 0.1
+    assert first.config != second.config
 
 
 def test_metrics_of_lightning_by_hand_and_its_folder_alone(tmp_path):
