@@ -387,6 +387,30 @@ def test_the_shell_completes_commands_groups_options_and_settings(things: Path) 
     assert not [word for word in first if word.startswith(("schema", "hydra"))]
 
 
+def test_the_shell_completes_runs_words_and_flags_of_a_command(
+    things: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from alexnet_exp.runs.folder import RunFolder
+
+    RunFolder(Path("outputs") / "demo" / "a").begin({}, {})
+    offers = {
+        "eval ": {"last", "outputs/demo/a"},
+        "eval outputs/d": {"outputs/demo/a"},
+        "compare outputs/demo/a --ba": {"--baseline"},
+        "predict last --": {"--json", "--help", "--ckpt"},
+        "plot ": {"schedule", "last", "outputs/demo/a"},
+        "plot schedule schedule=st": {"schedule=steps"},
+        "sweep ": {"work", "confirm", "last"},
+        "runs s": {"show"},
+    }
+    for line, expected in offers.items():
+        monkeypatch.setenv("COMP_LINE", f"alexnet_exp {line}")
+        assert main(["-sc", "query=bash"]) == 0
+        found = set(capsys.readouterr().out.split())
+        assert expected <= found, line
+        assert not [word for word in found if "=" in word and "=" not in line], line
+
+
 def test_the_shells_function_completes_the_script(things: Path) -> None:
     if not SCRIPT.exists():
         pytest.skip("the console script is not installed")
