@@ -38,6 +38,8 @@ from alexnet_exp.validate import in_training, validation_monitors
 
 log = logging.getLogger(__name__)
 
+# From so many parameters for each training image on, a smaller network is advised; CIFAR-10's has about a thousand.
+PARAMETERS_AN_IMAGE = 10_000
 CARD = "alexnet_exp"  # the key of a checkpoint under which the card lies
 CARD_FORMAT = 1
 STANDING = "alexnet_exp_standing"  # the one under which lies what Lightning does not keep of where a training stands
@@ -147,6 +149,8 @@ def prepare(experiment: Experiment) -> None:
     if isinstance(data, ImageData):
         for line in data.describe().splitlines():
             log.info(line)
+        if hint := _too_large(experiment.spec, len(data.source.train)):
+            log.info(hint)
         if data.source.val is None:
             _refuse_validation_monitors(experiment.config, data.source.val_from)
     elif isinstance(preprocess, Preprocess) and _gives_floats(experiment):
@@ -155,6 +159,17 @@ def prepare(experiment: Experiment) -> None:
     if isinstance(preprocess, Preprocess) and preprocess.needs:
         ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
         preprocess.fit(ours or measure(data.train_dataloader()))
+
+
+def _too_large(spec: Network | UserClass, images: int) -> str:
+    """A hint where a network of full width, without trained weights, has very many parameters for so few images."""
+    if not isinstance(spec, Network) or spec.width != 1 or spec.weights:
+        return ""
+    parameters = totals(layers(spec)).parameters
+    if parameters <= PARAMETERS_AN_IMAGE * images:
+        return ""
+    few = f"{parameters / 1e6:.0f} million parameters for {images:,} training images"
+    return f"{few}; model.width=0.25 is a smaller network, model.weights=RUN starts from trained weights"
 
 
 def _gives_floats(experiment: Experiment) -> bool:

@@ -356,6 +356,45 @@ def test_summary_counts_what_the_facts_say(things: Path, capsys: pytest.CaptureF
         assert (printed["parameters"], printed["multiply_adds"]) == counts
 
 
+def summary_of(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert main(["summary", *line.split()]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("model=paper", "model=paper, input"),
+        ("model=bn model.width=0.5", "model=bn, input"),
+        ("model=lrn model.stages.conv4=null", "model=lrn, changed, input"),
+        ("experiment=ladder/4", "model=tutorial, changed, input"),
+        ("experiment=tutorial", "model=tutorial, input"),
+    ],
+)
+def test_summary_says_whether_it_is_the_option_that_it_names(
+    line: str, title: str, things: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = summary_of(line, capsys)
+    assert lines[0].startswith(title)
+    # the 630 million are of the 2012 network, and of no other
+    assert any("630 million" in each for each in lines) == (line == "model=paper")
+
+
+def test_summary_refuses_data_that_do_not_fit_as_a_run_does(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two", "three"):
+        Path(f"photos/{name}").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(f"photos/{name}/0.png")
+    line = "experiment=tutorial data=folder data.root=photos"
+    assert main(["summary", *line.split()]) == 2
+    refused = "model.num_classes=10: the data has 3 classes; write model.num_classes=3, or null\n"
+    assert capsys.readouterr().err == refused
+    assert main(["check", *line.split()]) == 2
+    assert capsys.readouterr().err == refused
+    # a network alone is counted, whatever the default data are, and where its data are not here
+    assert summary_of("model=paper", capsys)[0].endswith("1000 classes, width 1")
+    assert summary_of("experiment=imagenet_paper", capsys)[0].endswith("1000 classes, width 1")
+
+
 def test_plot_schedule_draws_before_a_run(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", "schedule", "schedule=steps", "--out", "steps.png"]) == 0
     assert Image.open("steps.png").size[0] > 300

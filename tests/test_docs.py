@@ -18,3 +18,17 @@ LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 def test_links_lead_to_files(page: Path) -> None:
     links = [link for link, _ in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["tutorial.md", "tutorial.zh.md"])
+def test_the_tutorials_pages_use_its_own_names(page: str) -> None:
+    """So that a student finds its lines: the tutorial gives its batch size, and these names."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for words in (
+        "model.fit(training_x, training_y, batch_size=32, epochs=5, validation_data=(testing_x, testing_y))",
+        "layers.Conv2D(filters=96, kernel_size=(3, 3))",
+        "metrics=['sparse_categorical_accuracy']",
+        "val_sparse_categorical_accuracy",
+    ):
+        assert words in text
+    assert not re.search(r"\b(x|y)_(train|test)\b", text)

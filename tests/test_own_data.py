@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -61,6 +64,22 @@ class Unpooled(nn.Module):
 
     def forward(self, images):
         return self.conv(images)
+
+
+class Broken(Net):
+    def forward(self, images):
+        raise ValueError("no images today")
+
+
+class Numeric(Net):
+    """Asks for a number while it is made, which torch's meta device has not."""
+
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        self.scale = nn.Parameter(torch.tensor(self.body[0].weight.max().item()))
+
+    def forward(self, images):
+        return self.scale * self.body(images)
 
 
 class Few(Net):
@@ -193,7 +212,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "__init__.py").write_text(SOURCE)
     for group, names in {
-        "model": ("Net", "Fixed", "Unpooled", "Few", "Tupled"),
+        "model": ("Net", "Fixed", "Unpooled", "Broken", "Numeric", "Few", "Tupled"),
         "data": (*re.findall(r"^class (\w+)\(Bytes\)", SOURCE, re.M), *re.findall(r'^variant\("(\w+)"', SOURCE, re.M)),
     }.items():
         (tmp_path / "conf" / group).mkdir(parents=True)
@@ -360,6 +379,43 @@ def test_looking_at_the_batches_leaves_the_random_numbers_as_they_were() -> None
     before = torch.get_rng_state()
     prepare(experiment)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- summary
+
+
+def table_of(*words: str) -> dict[str, Any]:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["summary", "--config-dir", "conf", *words, "--json"]) == 0
+    return dict(json.loads(printed.getvalue()))
+
+
+def test_a_network_of_ones_own_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: a 3x3 convolution from 1 to 4 maps of 14x14, averaged, and 4 times 3 weights."""
+    counted = table_of("model=Net", with_facts("Bytes"))
+    assert counted["parameters"] == counted["trainable_parameters"] == (9 + 1) * 4 + (4 + 1) * 3
+    assert counted["multiply_adds"] == 9 * 4 * 14 * 14 + 4 * 3
+    rows = {row["name"]: row for row in counted["layers"]}
+    assert (rows["body.0"]["shape"], rows["body.0"]["parameters"]) == ([4, 14, 14], 40)
+    assert main(["summary", "--config-dir", "conf", "model=Net", with_facts("Bytes")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "model=lab.Net, input 1x16x16, 3 classes"
+    assert "body.4" in lines[7]
+
+
+def test_what_cannot_be_run_still_has_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    option("model", "said", {"_target_": "lab.Net", "num_classes": 3, "in_channels": 1})
+    counted = table_of("model=said", "data=Bytes")  # whose size nothing tells
+    assert (counted["parameters"], counted["multiply_adds"]) == (55, None)
+    assert main(["summary", "--config-dir", "conf", "model=Broken", with_facts("Bytes")]) == 0
+    told = "Not run, so that outputs and multiply-adds are not known: ValueError: no images today"
+    assert capsys.readouterr().out.splitlines()[-1] == told
+
+
+def test_a_network_that_needs_numbers_to_be_made_is_counted() -> None:
+    counted = table_of("model=Numeric", with_facts("Bytes"))
+    assert (counted["parameters"], counted["multiply_adds"]) == (55 + 1, 9 * 4 * 14 * 14 + 4 * 3)
+    assert counted["layers"][-1]["name"] == "(in no module)"
 
 
 # --- floats

@@ -330,3 +330,16 @@ def test_a_run_that_is_asked_to_end_early(train_run: TrainRun, tmp_path: Path) -
     assert (run.code, run.result["status"], run.result["error"]) == (0, "pruned", "hopeless: 0.1 at epoch 1")
     assert len(run.metrics) == 1
     assert "test/top1" not in run.result["metrics"]
+
+
+def test_very_many_parameters_for_few_images_are_said() -> None:
+    from alexnet_exp.build import _too_large
+    from alexnet_exp.config import composed
+    from alexnet_exp.match import match
+
+    full, _, _ = match(composed(["model=bn", "model.width=1"])[0])
+    told = "; model.width=0.25 is a smaller network, model.weights=RUN starts from trained weights"
+    assert _too_large(full, 108) == f"30 million parameters for 108 training images{told}"
+    assert _too_large(full, 45_000) == ""
+    quarter, _, _ = match(composed(["model=bn"])[0])
+    assert _too_large(quarter, 108) == ""

@@ -1,9 +1,12 @@
-"""`summary [overrides] [--json]`: what a network is made of and costs, without building it (torch is not imported)."""
+"""`summary [overrides] [--json]`: what a network is made of and costs, without building it (torch is not imported).
+
+A network of the user's is built and run once instead: only its class knows what it is made of.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alexnet_exp.commands.parser import with_overrides
@@ -34,17 +37,18 @@ def run(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     config = validate(compose(given.overrides, given.config_dir))
     if not isinstance(config.model, Network):
-        raise UserError(
-            "summary: counts a network made of stages; a class of your own cannot be counted without running it"
-        )
+        print(_own(config, given.json))
+        return 0
     spec, table = _completed(config, config.model)
+    _refuse_other_data(config, spec, given.overrides)
     memory = training_memory(table, STATES.get(config.optim.name, 2))
     batch = getattr(config.data, "batch_size", 1)
     if given.json:
         columns = _machine_columns(config, spec, batch) if config.trainer.strategy == COLUMNS else {}
         print(json.dumps(_machine(config, table, totals(table), memory, batch) | columns))
     else:
-        print("\n".join(_lines(config, spec, table, totals(table), memory, batch)))
+        name = _title(config, given.config_dir)
+        print("\n".join(_lines(config, name, spec, table, totals(table), memory, batch)))
         if config.trainer.strategy == COLUMNS:
             print("\n".join(_column_lines(config, spec, batch)))
     return 0
@@ -63,6 +67,58 @@ def _completed(config: Config, spec: Network) -> tuple[Network, list[Layer]]:
         raise Refused([problem.under("model") for problem in refused.problems]) from None
 
 
+def _refuse_other_data(config: Config, spec: Network, overrides: Sequence[str]) -> None:
+    """Raises `Refused`, as a run does, where the network contradicts data that were asked for.
+
+    A network alone is counted whatever the default data are, and also where its data are not on this machine.
+    """
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    if not any(key in ("data", "experiment") or key.startswith("data.") for key in keys):
+        return
+    try:
+        ends, _ = ends_of(config)
+    except Refused:
+        raise
+    except UserError:  # the data are not there
+        return
+    try:
+        complete(spec, ends)
+    except Refused as refused:
+        raise Refused([problem.under("model") for problem in refused.problems]) from None
+
+
+def _title(config: Config, config_dir: str | None) -> str:
+    """The network's option of the group `model`, and whether it was changed."""
+    name = config.model.name
+    try:
+        option = validate(compose([f"model={name}"], config_dir)).model
+    except UserError:  # a file of the user's with another name
+        return str(name)
+    beside = ("width", "input_size", "in_channels", "num_classes", "weights")  # printed, or no part of the network
+    changed = any(had != vars(option).get(key) for key, had in vars(config.model).items() if key not in beside)
+    return f"{name}, changed" if changed else str(name)
+
+
+def _own(config: Config, as_json: bool) -> str:
+    """The table of a network of the user's, or one JSON object."""
+    from alexnet_exp.bench.module_table import module_table
+
+    ends, classes = ends_of(config)
+    table, failed = module_table(config.model, ends)
+    counted, target = totals(table), config.model.target
+    if as_json:
+        numbers = {key: value for key, value in vars(counted).items() if key != "activations"}
+        if failed:
+            numbers["multiply_adds"] = None
+        return json.dumps({"model": target, **numbers, "layers": [vars(layer) for layer in table]})
+    size = "x".join(map(str, (ends.in_channels, *[ends.input_size or "?"] * 2)))
+    lines = [f"model={target}, input {size}, {len(classes)} classes", "", *_rows(table), ""]
+    lines += [f"{'parameters':<24}{counted.parameters:>16,}", f"{'trainable':<24}{counted.trainable_parameters:>16,}"]
+    if failed:
+        return "\n".join([*lines, f"Not run, so that outputs and multiply-adds are not known: {failed}"])
+    return "\n".join([*lines, f"{'multiply-adds':<24}{counted.multiply_adds:>16,}"])
+
+
 def _machine(config: Config, table: list[Layer], counted: Totals, memory: Memory, batch: int) -> dict[str, Any]:
     return {
         "model": config.model.name,
@@ -73,26 +129,34 @@ def _machine(config: Config, table: list[Layer], counted: Totals, memory: Memory
     }
 
 
+def _rows(table: list[Layer]) -> Iterator[str]:
+    wide = max(14, *(len(layer.name) + 2 for layer in table))
+    kinds = max(12, *(len(layer.kind) + 2 for layer in table))
+    yield f"{'layer':<{wide}}{'kind':<{kinds}}{'output':>14}{'parameters':>14}{'multiply-adds':>16}{'memory/image':>14}"
+    for layer in table:
+        shape = "x".join(map(str, layer.shape))
+        size = _bytes(4 * _product(layer.shape)) if layer.shape else ""
+        yield (
+            f"{layer.name:<{wide}}{layer.kind:<{kinds}}{shape:>14}"
+            f"{_number(layer.parameters):>14}{_number(layer.multiply_adds):>16}{size:>14}"
+        )
+
+
 def _lines(
-    config: Config, spec: Network, table: list[Layer], counted: Totals, memory: Memory, batch: int
+    config: Config, name: str, spec: Network, table: list[Layer], counted: Totals, memory: Memory, batch: int
 ) -> Iterator[str]:
     image = f"{spec.in_channels}x{spec.input_size}x{spec.input_size}"
-    yield f"model={config.model.name}, input {image}, {spec.num_classes} classes, width {spec.width:g}"
+    yield f"model={name}, input {image}, {spec.num_classes} classes, width {spec.width:g}"
     yield ""
-    yield f"{'layer':<14}{'kind':<12}{'output':>14}{'parameters':>14}{'multiply-adds':>16}{'memory/image':>14}"
-    for layer in table:
-        size = 4 * _product(layer.shape)
-        yield (
-            f"{layer.name:<14}{layer.kind:<12}{'x'.join(map(str, layer.shape)):>14}"
-            f"{_number(layer.parameters):>14}{_number(layer.multiply_adds):>16}{_bytes(size):>14}"
-        )
+    yield from _rows(table)
     yield ""
     yield f"{'':<24}{'this network':>16}{'the 2012 network':>18}   the paper prints"
     for key, (printed, paper) in PAPER.items():
         yield f"{key.replace('_', '-'):<24}{getattr(counted, key):>16,}{paper:>18,}   {printed}"
     if counted.parameters != counted.trainable_parameters:
         yield f"{'trainable':<24}{counted.trainable_parameters:>16,}"
-    yield NOTE
+    if config.model.name in ("paper", "code"):
+        yield NOTE
     yield (
         f"Training at data.batch_size={batch} with optim={config.optim.name} "
         f"keeps about {_bytes(memory.at(batch))} in float32: "

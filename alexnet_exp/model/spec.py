@@ -340,7 +340,12 @@ def complete(spec: Network, ends: Ends) -> Network:
 
 
 def notes(spec: Network) -> list[str]:
-    """What a reader of the log should know of a completed network: where a small-image window is used."""
+    """What the log says of a completed network: which stages are left out, where a small-image window is used."""
+    left_out = [name for name, stage in spec.stages.items() if stage is None]
+    return [*([f"{', '.join(left_out)} left out"] if left_out else []), *_small_windows(spec)]
+
+
+def _small_windows(spec: Network) -> list[str]:
     if spec.input_size is None or spec.input_size >= SMALL_IMAGE:
         return []
     return [

@@ -157,6 +157,13 @@ def test_small_images_are_said(variant: NetworkOf) -> None:
     assert notes(complete(variant("tutorial"), DIGITS)) == []
 
 
+def test_stages_that_are_left_out_are_said(variant: NetworkOf) -> None:
+    spec = complete(variant("bn", "input_size=64", "stages.conv1=null"), DIGITS)
+    assert notes(spec) == ["conv1 left out"]
+    spec = complete(variant("bn", "input_size=64", "stages.conv3=null", "stages.conv4=null"), DIGITS)
+    assert notes(spec) == ["conv3, conv4 left out"]
+
+
 def test_defaults_are_those_of_the_sources() -> None:
     assert (Lrn().size, Lrn().alpha, Lrn().beta, Lrn().k) == (5, 1e-4, 0.75, 2)
     assert (Input().mean, Input().std) == ("none", "none")

@@ -1,0 +1,74 @@
+"""The layer table of a network of the user's: its modules, their outputs and what they cost, seen in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alexnet_exp.bench.flop import REST, counted_by_running
+from alexnet_exp.bench.layers import leaves
+from alexnet_exp.build import build_network
+from alexnet_exp.extend import UserClass
+from alexnet_exp.model.count import Layer
+from alexnet_exp.model.spec import Ends
+
+
+def module_table(spec: UserClass, ends: Ends) -> tuple[list[Layer], str]:
+    """One row for each module that holds no other; shapes are empty for a module that was not called.
+
+    Also says why nothing could be run, in which case only parameters are counted: "" where it could. The network is
+    built and run without memory for its numbers (torch's meta device) where its class allows that.
+    """
+    try:
+        return _table(spec, ends, "meta")
+    except Exception:  # whatever a class of the user's does not do without numbers
+        return _table(spec, ends, None)
+
+
+def _table(spec: UserClass, ends: Ends, device: str | None) -> tuple[list[Layer], str]:
+    with torch.device(device) if device else nullcontext():
+        network, _ = build_network(spec, ends)
+    shapes: dict[str, tuple[int, ...]] = {}
+    multiplied: dict[str, int] = {}
+    failed = ""
+    if ends.input_size is None:
+        failed = "the size of the images is not known"
+    else:
+        handles = [leaf.register_forward_hook(_noted(shapes, name)) for name, leaf in leaves(network).items()]
+        try:
+            flop = counted_by_running(network, ends.in_channels, ends.input_size)
+            multiplied = {name: each.forward // 2 for name, each in flop.items()}
+        except Exception as error:
+            if device is not None:
+                raise
+            failed = f"{type(error).__name__}: {error}".splitlines()[0]
+        for handle in handles:
+            handle.remove()
+    rows = [
+        Layer(name, type(leaf).__name__, shapes.get(name, ()), *_sizes(leaf), multiply_adds=multiplied.pop(name, 0))
+        for name, leaf in leaves(network).items()
+    ]
+    parameters, trainable = _sizes(network)
+    rest = parameters - sum(row.parameters for row in rows)
+    if rest or multiplied:
+        learned = trainable - sum(row.trainable_parameters for row in rows)
+        rows.append(Layer(REST, "", (), rest, learned, multiply_adds=sum(multiplied.values())))
+    return rows, failed
+
+
+def _noted(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None]:
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes[name] = tuple(output.shape[1:])
+
+    return note
+
+
+def _sizes(module: nn.Module) -> tuple[int, int]:
+    """How many parameters, and how many of them are trained."""
+    parameters = list(module.parameters())
+    return sum(each.numel() for each in parameters), sum(each.numel() for each in parameters if each.requires_grad)
