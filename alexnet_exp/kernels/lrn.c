@@ -66,10 +66,11 @@ INLINE void store(void *to, int half, int64_t at, float value)
 
 /* d^-0.75 and 1 / d without root or division, which take several times as long. y, about d^-1/4: first from the bits of
  * d, to 3 %, then by a step along h = 1 - d * y^4 whose two coefficients are fitted, to 1.1e-4. Both powers follow as
- * series in h, to 1.4 units in the last place. */
+ * series in h, to 1.4 units in the last place. Of an infinite d both are 0, of NaN both are NaN. */
 INLINE void powers(float d, float *scale, float *inverse)
 {
-    d = d > FLT_MAX ? FLT_MAX : d; /* so NaN stays NaN */
+    const int finite = !(d > FLT_MAX); /* or NaN */
+    d = finite ? d : FLT_MAX;
     uint32_t bits;
     memcpy(&bits, &d, sizeof bits);
     bits = 0x4f588000 - (bits >> 2);
@@ -80,8 +81,8 @@ INLINE void powers(float d, float *scale, float *inverse)
     y2 = y * y;
     h = 1 - d * y2 * y2;
     float y3 = y2 * y, y4 = y2 * y2;
-    *scale = y3 + y3 * (h * (0.75f + 0.65625f * h));
-    *inverse = y4 + y4 * (h + h * h);
+    *scale = finite ? y3 + y3 * (h * (0.75f + 0.65625f * h)) : 0;
+    *inverse = finite ? y4 + y4 * (h + h * h) : 0;
 }
 
 INLINE void scales(const Job *job, int chain, float total, float *scale, float *inverse)

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from alexnet_exp.model.columns_count import LOSS, Piece, layout
+from alexnet_exp.model.derivatives import first_order
 from alexnet_exp.model.local import LocallyConnected2d
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.network import AlexNet, MaskDropout
@@ -103,7 +103,7 @@ class _Exchanged(torch.autograd.Function):
         return exchange.gather(own)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.exchange.scatter(gradient), None
 

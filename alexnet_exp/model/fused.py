@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from alexnet_exp.kernels.native import native
+from alexnet_exp.model.derivatives import first_order
 
 LAST = torch.channels_last
 
@@ -87,7 +87,7 @@ class _Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         g = g.contiguous(memory_format=LAST)
@@ -174,7 +174,7 @@ class _BatchNormReLU(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, taken, gain, offset, mean, inverse = ctx.saved_tensors
         g = g.contiguous(memory_format=LAST)
@@ -231,7 +231,7 @@ class _ReLUDropout(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
         layout = torch.contiguous_format if y.is_contiguous() else LAST

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from alexnet_exp.kernels import lrn as kernel
@@ -33,7 +32,8 @@ class LRN(nn.Module):
     precisions are computed in float32, since squares overflow them. The gradient keeps the input and nothing else.
 
     On a CPU by a kernel of our own (kernels/lrn.c), by torch's operators where there is none, or where operators must
-    be seen: in an exported or compiled graph and under the transforms of torch.func.
+    be seen: in an exported or compiled graph, under the transforms of torch.func, and where a gradient gets a graph of
+    its own (`create_graph=True`).
     """
 
     def __init__(
@@ -79,9 +79,10 @@ class _Response(torch.autograd.Function):
         return kernel.forward(a, formula) if kernel.takes(a, formula) else _by_operators(a, formula)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (a,), formula = ctx.saved_tensors, ctx.formula
+        if torch.is_grad_enabled():  # create_graph=True: the gradient is to be differentiated in turn
+            return torch.autograd.grad(_plain(a, formula), a, g, create_graph=True)[0], None
         by_kernel = kernel.takes(a, formula) and kernel.takes(g, formula)
         return kernel.backward(a, g, formula) if by_kernel else _gradient_by_operators(a, g, formula), None
 

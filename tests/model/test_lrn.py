@@ -230,6 +230,46 @@ def test_what_is_not_finite_stays_in_its_windows(
         assert torch.equal(now[apart], before[apart])
 
 
+@pytest.mark.parametrize("beta", [0.75, 0.625])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", HALF_AND_FULL)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38, 1e25, -1e20])
+def test_squares_that_overflow(either_way: None, value: float, dtype: torch.dtype, layout: str, beta: float) -> None:
+    """NaN where float64 has NaN and nowhere else; where float32 cannot hold a square, b and its gradient vanish."""
+    a = LAYOUTS[layout](maps(1, 16, 3, 3, dtype=dtype))
+    a[0, 6, 1, 1] = value
+    g = LAYOUTS[layout](maps(1, 16, 3, 3, scale=1, dtype=dtype).flip(0))
+    for found, expected in zip(forward_and_backward(LRN(beta=beta), a, g), by_hand(LRN(beta=beta), a, g), strict=True):
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert torch.equal(found.isinf(), expected.isinf())
+        normal = ~expected.isnan()
+        normal[0, 6, 1, 1] = False  # up to 1e-2 there in float64, at beta = 0.625
+        torch.testing.assert_close(found.double()[normal], expected[normal], rtol=ROUNDING[dtype], atol=4e-6)
+    if value == 1e25:
+        assert forward_and_backward(LRN(beta=beta), a, g)[0][0, 6, 1, 1] == 0  # float64: 1e-9
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", HALF_AND_FULL)
+def test_a_penalty_on_a_gradient_has_one_itself(either_way: None, dtype: torch.dtype, layout: str) -> None:
+    layer, a = LRN(5, 0.1, columns=2), LAYOUTS[layout](maps(2, 6, 4, 5, scale=3.0, dtype=dtype)).requires_grad_()
+    exact = a.detach().double().requires_grad_()
+    b = lrn_by_the_formula(exact, 5, 0.1, 0.75, 2.0, Convention.code, 2)
+    found = []
+    for output, of in ((layer(a), a), (b, exact)):
+        (gradient,) = torch.autograd.grad(output.sum(), of, create_graph=True)
+        assert gradient.requires_grad
+        found.append((gradient, torch.autograd.grad(gradient.square().sum(), of)[0]))
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_second_derivatives_are_exact() -> None:
+    a = maps(2, 6, 2, 2, scale=3.0).requires_grad_()
+    assert torch.autograd.gradgradcheck(LRN(5, 0.1, 0.75, 2, columns=2), a)
+
+
 def test_each_column_is_normalized_by_itself(either_way: None) -> None:
     for dtype in (torch.float64, torch.float32):
         a = maps(2, 8, 3, 3, dtype=dtype)
