@@ -32,3 +32,21 @@ def test_the_tutorials_pages_use_its_own_names(page: str) -> None:
     ):
         assert words in text
     assert not re.search(r"\b(x|y)_(train|test)\b", text)
+
+
+def test_the_readme_begins_with_a_clone_and_ends_its_first_screen_with_ones_own_images() -> None:
+    """A student's first minute: get it, run it, look at it, try an image; and the Chinese page in the first lines."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert any("docs/tutorial.zh.md" in line for line in lines[:5])
+    commands = [line.strip() for line in lines[:40] if line.startswith("    ")]
+    begins = (
+        "git clone ",
+        "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && python -m alexnet_exp",
+        "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[dev]' && pytest",
+        "python -m alexnet_exp ",
+        "python -m alexnet_exp plot last",
+        "python -m alexnet_exp data=folder data.root=photos",
+        "python -m alexnet_exp predict last photo.jpg",
+        "python -m alexnet_exp --help",
+    )
+    assert all(command.startswith(begin) for command, begin in zip(commands, begins, strict=False)), commands
