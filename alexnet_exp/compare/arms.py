@@ -55,12 +55,14 @@ class Factors:
 
     keys: groups and dotted keys, in the order typed; runs that agree in them agree in every setting that makes an arm.
     together: settings that differ but are not in `keys`, under the key with which they always change. partial: settings
-    that only some runs recorded, with the same value in all of those; they make no arm.
+    that only some runs recorded, with the same value in all of those; they make no arm. places: second seeds and
+    folders (`data.split_seed`, `data_dir`) that differ, with values that several runs share; they make no arm either.
     """
 
     keys: list[str]
     together: dict[str, list[str]] = field(default_factory=dict)
     partial: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Folded:
     factors: list[str]
     together: dict[str, list[str]] = field(default_factory=dict)
     partial: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
     data: list[Hashable] = field(default_factory=list)
     outside: list[Run] = field(default_factory=list)
     averaged: Sequence[str] = ()
@@ -145,6 +148,7 @@ def fold(
         factors=[*factors, "fingerprint"] if split else factors,
         together=found.together,
         partial=found.partial,
+        places=[key for key in found.places if key not in factors],
         data=[images for _, images, _ in pools],
         outside=[runs[place] for place in sorted(outside)],
         averaged=average_over,
@@ -168,7 +172,8 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
         if not _is_no_arm(group, seed_key) and _is_felt(runs, group, seed_key)
     ]
     seeds = column(runs, seed_key)
-    settings = {key: column(runs, key) for key in differing(runs) if not _is_no_arm(key, seed_key)}
+    varying = differing(runs)
+    settings = {key: column(runs, key) for key in varying if not _is_no_arm(key, seed_key)}
     settings = {key: had for key, had in settings.items() if had != seeds}
     if EXPERIMENT not in [*typed, *groups]:
         found = _factors(runs, typed, groups, settings)
@@ -181,8 +186,13 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
         if len([key for key in _all(found) if key not in others and key not in _all(whole)]) > TOGETHER:
             found = whole
     keys = [*found.keys, *(key for key in wanted if key not in found.keys and len(set(column(runs, key))) > 1)]
-    keys += _repeating(runs, keys, seed_key)
-    return Factors(keys, found.together, found.partial)
+    # second seeds and folders: mostly they follow the seed, or say where a run lies
+    seconds = [key for key in varying if key != seed_key and (key == "seed" or not _is_label(key))]
+    of_seeds = [key for key in seconds if _SEEDS.fullmatch(key.rpartition(".")[2])]
+    folders = [key for key in seconds if _PLACES.fullmatch(key.rpartition(".")[2])]
+    shared = [key for key in [*of_seeds, *folders] if len(set(column(runs, key))) <= len(runs) / 2]
+    keys += _repeating(runs, list(dict.fromkeys([*of_seeds, *shared])), keys, seed_key)
+    return Factors(keys, found.together, found.partial, [key for key in shared if key not in keys])
 
 
 def _all(factors: Factors) -> list[str]:
@@ -246,34 +256,8 @@ def _pattern(had: Sequence[Hashable]) -> tuple[int, ...]:
     return tuple(numbers.setdefault(one, len(numbers)) for one in had)
 
 
-def shared_places(runs: Sequence[Run], seed_key: str = "seed") -> list[str]:
-    """Second seeds and folders (`data.split_seed`, `data_dir`) that differ, with values that several runs share.
-
-    They make no arm by themselves: mostly they follow the seed, or say where a run lies.
-    """
-    return [key for key in _second_seeds(runs, seed_key, _SEEDS, _PLACES) if _is_shared(runs, key)]
-
-
-def _second_seeds(runs: Sequence[Run], seed_key: str, *patterns: re.Pattern[str]) -> list[str]:
-    return [
-        key
-        for key in differing(runs)
-        if key != seed_key
-        and (key == "seed" or not _is_label(key))
-        and any(pattern.fullmatch(key.rpartition(".")[2]) for pattern in patterns)
-    ]
-
-
-def _is_shared(runs: Sequence[Run], key: str) -> bool:
-    return len(set(column(runs, key))) <= len(runs) / 2
-
-
-def _repeating(runs: Sequence[Run], factors: Sequence[str], seed_key: str) -> list[str]:
-    """Second seeds and shared folders that differ between runs of one arm with one seed: they are settings here."""
-    others = [
-        *_second_seeds(runs, seed_key, _SEEDS),
-        *(key for key in _second_seeds(runs, seed_key, _PLACES) if _is_shared(runs, key)),
-    ]
+def _repeating(runs: Sequence[Run], others: Sequence[str], factors: Sequence[str], seed_key: str) -> list[str]:
+    """Of `others` those that differ between runs of one arm with one seed: they are settings here."""
     if not others:
         return []
     had = {key: column(runs, key) for key in others}

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each, shared_places
+from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each
 from alexnet_exp.compare.claim import stated
 from alexnet_exp.compare.comparison import Arm
 from alexnet_exp.compare.select import decides, frozen
@@ -40,7 +40,7 @@ def look_out(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
         *(line for fact in _FACTS for line in _fact(arms, folded.factors, *fact)),
         *_versions(arms),
         *_dirty(arms),
-        *_placement(arms, folded.factors),
+        *_placement(arms, folded.places),
         *_settings(folded),
         *_uncounted(arms, metric),
         *_outside(folded),
@@ -84,15 +84,13 @@ def _versions(arms: Sequence[Arm]) -> list[str]:
     ]
 
 
-def _placement(arms: Sequence[Arm], factors: Sequence[str]) -> list[str]:
+def _placement(arms: Sequence[Arm], places: Sequence[str]) -> list[str]:
     # devices, ranks and hosts are told from what they became
     keys = [key for key in PLACEMENT if key not in ("trainer.gpus", "trainer.accelerator", "trainer.devices")]
     lines = [line for key in keys for line in _differs(arms, key, lambda run, k=key: run.config.get(k))]  # type: ignore[misc]
     runs = [(place, run) for place, arm in enumerate(arms) for run in arm.runs]
-    for key in shared_places([run for _, run in runs]):
-        if key not in factors and decides(
-            [place for place, _ in runs], [frozen(run.config.get(key)) for _, run in runs]
-        ):
+    for key in places:
+        if decides([place for place, _ in runs], [frozen(run.config.get(key)) for _, run in runs]):
             lines += _differs(arms, key, lambda run, k=key: run.config.get(k))  # type: ignore[misc]
     return lines
 
@@ -138,7 +136,7 @@ def _settings(folded: Folded) -> list[str]:
     if folded.partial:
         lines.append(f"only some runs recorded {_listed(folded.partial)} (another version of the code?)")
     if folded.averaged:
-        lines.append(f"the value of a seed is the mean over its runs with different {_listed(folded.averaged)}")
+        lines.append(f"{_listed(folded.averaged)} makes no arms: the value of a seed is the mean over its runs")
     keys = own_arm_each(folded)
     if keys:
         lines.append(

@@ -112,7 +112,7 @@ def test_a_second_seed_that_goes_with_the_arm_is_named_and_one_that_follows_the_
 def test_a_mean_over_a_setting_is_told():
     runs = [run for lr in (0.1, 0.3) for run in arm("lrn", VALUES, lr=lr)]
     assert lines(runs, average_over=["optim.lr"]) == [
-        "the value of a seed is the mean over its runs with different optim.lr"
+        "optim.lr makes no arms: the value of a seed is the mean over its runs"
     ]
 
 
