@@ -34,7 +34,7 @@ from alexnet_exp.compare.select import (
     title,
     value,
 )
-from alexnet_exp.compare.verdict import Family, Judge, images_text, names
+from alexnet_exp.compare.verdict import Family, Judge, images_text, includes_zero, names
 from alexnet_exp.runs.metric import (
     difference_text,
     direction_text,
@@ -264,10 +264,17 @@ def _about_images(metric: Metric, differences: Sequence[Difference]) -> list[str
     return [
         f"{images_text(metric, difference)}: on other images of the kind there may be no difference"
         for difference in differences
-        if difference.verdict in (Verdict.better, Verdict.worse)
-        and difference.images_interval is not None
-        and difference.images_interval[0] <= 0 <= difference.images_interval[1]
+        if _on_these_images(difference)
     ]
+
+
+def _on_these_images(difference: Difference) -> bool:
+    """Whether a verdict holds for other seeds, but perhaps not for other test images."""
+    return (
+        difference.verdict in (Verdict.better, Verdict.worse)
+        and difference.images_interval is not None
+        and includes_zero(difference.images_interval)
+    )
 
 
 def _families(
@@ -450,10 +457,10 @@ def _of_claim(claim: Claim, key: str) -> Any:
 
 
 def verdict_text(difference: Difference, metric: Metric) -> str:
-    """The verdict in a few words: `better`, `cannot tell below 0.9 points`."""
+    """The verdict in a few words: `better`, `worse on these images`, `cannot tell below 0.9 points`."""
     word = difference.verdict.value
     if difference.verdict in (Verdict.better, Verdict.worse):
-        return word
+        return f"{word} on these images" if _on_these_images(difference) else word
     if difference.bound is None:
         return word.removesuffix(" below")
     return f"{word} {difference_text(metric.key, difference.bound)}{' points' if metric.percent else ''}"
@@ -537,14 +544,22 @@ def _mean(metric: Metric, arm: Arm) -> str:
 
 
 def _verdicts(metric: Metric, differences: Sequence[Difference]) -> str:
-    """The sentence of the only difference; of several the clearest, and how many there are of each verdict else."""
-    order = list(Verdict)
-    # a difference nobody looked for is told before one that nobody found
-    clearest = min(differences, key=lambda one: (order.index(one.verdict), one.p if one.p is not None else 2.0))
-    text = clearest.sentence
-    if clearest.claim is not None:
-        text += f"; the paper claims {figure_text(clearest.claim.said)}: {status_text(clearest.claim)}"
-    others = Counter(one.verdict for one in differences if one is not clearest)
+    """The sentence of one difference, and how many others there are of each verdict.
+
+    The one of the first verdict in `Verdict`'s order; of several that are better, or worse, the largest; of several of
+    another verdict the one with the smallest p.
+    """
+    order, decided = list(Verdict), (Verdict.better, Verdict.worse)
+
+    def place(one: Difference) -> tuple[int, float]:
+        within = -abs(one.difference) if one.verdict in decided else one.p
+        return order.index(one.verdict), 2.0 if within is None else within
+
+    first = min(differences, key=place)
+    text = first.sentence
+    if first.claim is not None:
+        text += f"; the paper claims {figure_text(first.claim.said)}: {status_text(first.claim)}"
+    others = Counter(one.verdict for one in differences if one is not first)
     if not others:
         return text
     verbs = {
@@ -556,7 +571,8 @@ def _verdicts(metric: Metric, differences: Sequence[Difference]) -> str:
 
     def told(verdict: Verdict, number: int, who: str) -> str:
         singular, plural, what = verbs[verdict]
-        return f"{who} {singular if number == 1 else plural} {what}"
+        less = ", by less" if verdict is first.verdict and verdict in decided else ""
+        return f"{who} {singular if number == 1 else plural} {what}{less}"
 
     number = len(differences) - 1
     if len(others) == 1:

@@ -99,8 +99,10 @@ class Difference:
 
     interval: 95%, over seeds, of `method`, adjusted where several arms are compared. bound: M of `no_difference`, X of
     `cannot_tell`; None where even that cannot be said. images_interval: over new test images and seeds.
-    correlation: over the seeds, where pairs were asked for. more_seeds: how many more each arm needs for the margin;
-    command: runs them. sentence: all of it for people.
+    correlation: over the seeds, where pairs were asked for. more_seeds: how many more each arm needs to show the
+    margin, or without one the measured difference, in 8 of 10 cases; None where `statistics.MOST_SEEDS` are too few.
+    more_seeds_range: the same if the sds are at either end of their 80% interval. command: runs `more_seeds`.
+    sentence: all of it for people.
     """
 
     arm: Arm
@@ -115,6 +117,7 @@ class Difference:
     images_interval: Interval | None = None
     correlation: float | None = None
     more_seeds: int | None = None
+    more_seeds_range: tuple[int, int] | None = None
     command: str | None = None
     claim: Claim | None = None
 

@@ -9,6 +9,8 @@ from alexnet_exp.compare.comparison import Metric
 from alexnet_exp.compare.verdict import Family
 from alexnet_exp.runs.metric import difference_text, unit
 
+UNEQUAL = 3.0  # sds that differ by more have no common value to plan with
+
 
 def plan(metric: Metric, families: Sequence[Family], margin: float) -> str:
     """One line with two designs, all arms alike and a baseline of twice as many seeds.
@@ -19,21 +21,21 @@ def plan(metric: Metric, families: Sequence[Family], margin: float) -> str:
     arms = [arm for family in families for arm in (family.baseline, *family.arms)]
     samples = [st.Sample.of(arm.values) for arm in {id(arm): arm for arm in arms}.values() if arm.n > 1]
     sds = [sample.sd or 0.0 for sample in samples]
-    if not any(sds) or max(sds) > st.UNEQUAL * min(sds):
+    if not any(sds) or max(sds) > UNEQUAL * min(sds):
         return ""
     sd, df = st.pooled_sd(samples)
     together = sum(len(family.arms) for family in families)
     alpha = st.ALPHA / max(1, together)
     even, twice = (st.seeds_for(margin, sd, times, alpha) for times in (1, 2))
-    if even > st.MOST_SEEDS:
-        return ""
     low, high = (difference_text(metric.key, end) for end in st.sd_interval(sd, df))
     spread = (
         f"{difference_text(metric.key, sd)}{' points' if metric.percent else ''} (here; 95% interval {low} to {high})"
     )
     of_all = f" for each of {together} arms" if together > 1 else ""
+    designs = [f"{even} in every arm" if even <= st.MOST_SEEDS else f"more than {st.MOST_SEEDS} in every arm"]
+    if twice <= st.MOST_SEEDS:
+        designs.append(f"{twice} in each arm and {2 * twice} of the baseline")
     return (
         f"seeds for a difference of {difference_text(metric.key, margin)} {unit(metric.key)}, to show in 8 of 10 sweeps"
-        f"{of_all}, if seeds spread by {spread}: {even} in every arm; or {twice} in each arm and {2 * twice} of "
-        "the baseline"
+        f"{of_all}, if seeds spread by {spread}: {'; or '.join(designs)}"
     )

@@ -222,7 +222,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
         name: getattr(difference, name)
         for name in (
             *("difference", "interval", "p", "method", "verdict", "bound", "sentence", "images_interval"),
-            *("correlation", "more_seeds", "command"),
+            *("correlation", "more_seeds", "more_seeds_range", "command"),
         )
     }
     claimed = plain(difference.claim) if difference.claim else None

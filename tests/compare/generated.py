@@ -162,7 +162,7 @@ def _difference(arm: Arm, baseline: Arm, verdict: Verdict) -> Difference:
         difference=found,
         interval=(found - 0.0052, found + 0.0052),
         p=0.01,
-        method="Dunnett's test",
+        method="Welch with Holm",
         verdict=verdict,
         bound={Verdict.no_difference: 0.005, Verdict.cannot_tell: 0.0061}.get(verdict),
         sentence=f"{arm.label}: {verdict.value} {100 * found:.2f} points of test top-1.",

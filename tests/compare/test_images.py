@@ -135,3 +135,21 @@ def test_it_stands_in_the_comparison(tmp_path):
     assert (told in details(comparison)) == (difference.images_interval[0] > 0)
     (without,) = compare([*first, *second], Options(baseline="model=none", images=False)).differences
     assert without.images_interval is None
+
+
+def test_beats_is_said_only_where_other_images_would_say_so_too(tmp_path):
+    """Each arm is right on images of its own, whatever the seed: these 60 images decide, not the change."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, 60)
+    runs = []
+    for model, right in (("lrn", 44), ("none", 38)):
+        own = generator.permutation(60) < right
+        runs += [with_predictions(tmp_path, model, seed, own ^ (np.arange(60) == seed), labels) for seed in range(1, 6)]
+    found = compare(runs, Options(baseline="model=none"))
+    (difference,) = found.differences
+    assert difference.interval[0] > 0 > difference.images_interval[0]
+    assert found.sentence.startswith("lrn beats none on these test images by ")
+    assert found.table.rows[0][found.table.keys.index("verdict")] == "better on these images"
+    assert any("on other images of the kind there may be no difference" in line for line in found.look_out)
+    without = compare(runs, Options(baseline="model=none", images=False))
+    assert without.sentence.startswith("lrn beats none by ")

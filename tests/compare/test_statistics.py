@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alexnet_exp.compare import statistics
 from alexnet_exp.compare.statistics import (
     MOST_SEEDS,
+    REPEATED_LOOKS,
     Design,
     Sample,
     against,
     correlation,
-    dunnett_factor,
     holm,
     paired,
     pooled_sd,
@@ -23,7 +22,20 @@ from alexnet_exp.compare.statistics import (
     sd_interval,
     seeds_for,
 )
-from benchmarks.statistics_simulation import SEEDS, SHAPES, false_equality, false_pairs, false_verdicts, seen
+from benchmarks.statistics_simulation import (
+    INTERVALS,
+    SEEDS,
+    SHAPES,
+    WORST,
+    coverage,
+    false_equality,
+    false_in_family,
+    false_pairs,
+    false_verdicts,
+    following_advice,
+    repeated_looks,
+    seen,
+)
 
 # Hours of extra sleep with two drugs, the same ten people (Cushny and Peebles 1905, in Student 1908).
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -88,54 +100,6 @@ def test_no_correlation_with_what_does_not_vary():
     assert correlation([1, 1, 1], [1, 2, 3]) is None
 
 
-@pytest.mark.parametrize(
-    ("arms", "df", "published"),
-    [
-        (1, 10, 2.23),
-        (2, 10, 2.57),
-        (3, 10, 2.76),
-        (2, 20, 2.38),
-        (3, 20, 2.54),
-        (5, 20, 2.73),
-        (2, 30, 2.32),
-        (3, 5, 3.29),
-    ],
-)
-def test_dunnetts_factor_is_that_of_his_tables(arms, df, published):
-    assert dunnett_factor((4,) * (arms + 1), df, 0.05) == pytest.approx(published, abs=0.0051)
-
-
-def test_dunnetts_example():
-    method, tests = against(Sample.of(CONTROL), [Sample.of(DRUG_A), Sample.of(DRUG_B)])
-    assert method == "Dunnett"
-    assert [test.p for test in tests] == pytest.approx([0.62004941, 0.0059035], abs=2e-4)
-    assert [test.decided for test in tests] == [False, True]
-    expected = stats.dunnett(DRUG_A, DRUG_B, control=CONTROL, random_state=1).confidence_interval()
-    assert [test.interval for test in tests] == [
-        pytest.approx(ends, abs=0.01) for ends in zip(expected.low, expected.high, strict=True)
-    ]
-
-
-@pytest.mark.parametrize("sizes", [(3, 3, 3), (5, 4, 6, 5), (10, 3, 3, 3), (3, 10, 4)])
-@pytest.mark.parametrize("level", [0.95, 0.99])
-def test_dunnett_is_scipys(sizes, level, monkeypatch):
-    monkeypatch.setattr(statistics, "UNBALANCED", math.inf)
-    generator = np.random.default_rng(sum(sizes))
-    control, *arms = [place + stats.zscore(generator.normal(size=size)) for place, size in enumerate(sizes)]
-    method, tests = against(Sample.of(control), [Sample.of(arm) for arm in arms], 1 - level)
-    assert method == "Dunnett"
-    expected = stats.dunnett(*arms, control=control, random_state=1)
-    assert [test.p for test in tests] == pytest.approx(expected.pvalue, abs=5e-4)
-    # SciPy's own interval is searched with random numbers and sometimes not found. Its p of an arm that is moved by an
-    # end of the interval must be alpha.
-    for place, test in enumerate(tests):
-        for end in test.interval:
-            moved = [arm - end * (each == place) for each, arm in enumerate(arms)]
-            assert stats.dunnett(*moved, control=control, random_state=1).pvalue[place] == pytest.approx(
-                1 - level, rel=0.05
-            )
-
-
 def test_holms_steps_by_hand():
     """Of 0.01, 0.04, 0.03, 0.005: times 4, 3, 2, 1 from the smallest on, and never below the one before."""
     made = {0.01: one([0, 1, 2], [5, 6, 7.5])}
@@ -151,33 +115,60 @@ def test_holms_steps_by_hand():
     assert [each.decided for each in found] == [True, False, False, True]
 
 
-def test_sds_that_differ_more_than_threefold_are_not_pooled():
-    control, near, wide = [0, 1, 2], [1, 2, 3.5], [0, 10, 25]
-    method, tests = against(Sample.of(control), [Sample.of(near), Sample.of(wide)])
+@pytest.mark.parametrize("arms", [([1, 2, 3.5], [0, 10, 25]), ([1, 2, 3.5], [0, 2, 4])])
+def test_several_arms_are_tested_by_scipys_welch_with_holm(arms):
+    control = [0, 1, 2]
+    method, tests = against(Sample.of(control), [Sample.of(arm) for arm in arms])
     assert method == "Welch with Holm"
-    alone = sorted(stats.ttest_ind(arm, control, equal_var=False).pvalue for arm in (near, wide))
+    alone = sorted(stats.ttest_ind(arm, control, equal_var=False).pvalue for arm in arms)
     assert sorted(test.p for test in tests) == pytest.approx([2 * alone[0], max(2 * alone[0], alone[1])])
-    at_half = stats.ttest_ind(near, control, equal_var=False).confidence_interval(1 - 0.05 / 2)
+    at_half = stats.ttest_ind(arms[0], control, equal_var=False).confidence_interval(1 - 0.05 / 2)
     assert tests[0].interval == pytest.approx(tuple(at_half))
-    assert against(Sample.of(control), [Sample.of(near), Sample.of([0, 2, 4])])[0] == "Dunnett"
 
 
-@pytest.mark.parametrize(
-    ("sizes", "method"), [((5, 5, 5), "Dunnett"), ((6, 4, 5), "Dunnett"), ((5, 3, 5), "Welch with Holm")]
-)
-def test_numbers_of_seeds_that_differ_by_more_than_half_are_not_pooled(sizes, method):
-    control, *arms = [Sample(size, 0.9, 0.01) for size in sizes]
-    assert against(control, arms)[0] == method
+def test_of_several_arms_the_one_with_few_seeds_is_taken_to_vary_as_much_as_the_baseline():
+    """Three seeds that are close by chance make the error too small and the degrees of freedom too many at once."""
+    control, few, wide = Sample(10, 0.0, 1.0), Sample(3, 0.0, 0.2), Sample(3, 0.0, 2.0)
+    alone = against(control, [few])[1][0]
+    _, (cautious, other) = against(control, [few, wide])
+    assert (alone.df, cautious.df) == (
+        pytest.approx(welch_df(3, 0.2, 10, 1.0)),
+        pytest.approx(welch_df(3, 1.0, 10, 1.0)),
+    )
+    assert cautious.error == alone.error
+    assert other.df == pytest.approx(welch_df(3, 2.0, 10, 1.0))
 
 
-def test_more_seeds_of_two_arms_beside_a_few_of_a_third_find_nothing_that_is_not_there():
-    """What the printed command leaves behind. Dunnett's test says something in one of four such sweeps."""
-    generator = np.random.default_rng(0)
-    false = 0
-    for _ in range(500):
-        arms = [Sample.of(generator.normal(0, sd, n).tolist()) for n, sd in ((80, 1.0), (80, 1.0), (5, 2.5))]
-        false += any(test is not None and test.decided for test in against(arms[0], arms[1:])[1])
-    assert false <= 0.08 * 500
+def welch_df(n, sd, m, other):
+    first, second = (stats.zscore(np.arange(size), ddof=1) * each for size, each in ((n, sd), (m, other)))
+    return stats.ttest_ind(first, second, equal_var=False).df
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_several_arms_without_a_difference_rarely_get_a_verdict(name):
+    """Family-wise at most 5 in 100 where sds and numbers of seeds differ; 600 sweeps tell it to within 0.9.
+
+    Dunnett's test has 8 to 14, and 27 with 80, 80 and 5 seeds. Arms of three seeds that vary four times as much as the
+    baseline are the known limit.
+    """
+    assert false_in_family(name, 600) <= (0.10 if "sd 4" in name else 0.07)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORST)
+def test_several_arms_without_a_difference_rarely_get_a_verdict_in_more_sweeps(name):
+    assert false_in_family(name, 10_000) <= (0.08 if "sd 4" in name else 0.058)
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_the_intervals_of_several_arms_hold_all_differences_together(name):
+    assert coverage(name, 600) >= 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INTERVALS)
+def test_the_intervals_of_several_arms_hold_all_differences_together_in_more_sweeps(name):
+    assert coverage(name, 10_000) >= 0.94
 
 
 def test_what_a_later_step_of_holm_decides_has_an_interval_that_ends_at_zero():
@@ -195,8 +186,8 @@ def test_nothing_is_told_where_nothing_varies():
     assert against(same, [other]) == ("Welch", [None])
     assert against(same, [other, other])[1] == [None, None]
     assert paired([[0.1, 0.1, 0.1]])[1] == [None]
-    assert Design((same, other)).detectable() is None
-    assert Design((same, other)).seeds_to_see(0.1) is None
+    assert Design(same, other).detectable() is None
+    assert Design(same, other).next_seeds(0.1) is None
 
 
 def test_two_one_sided_tests_are_scipys():
@@ -218,7 +209,7 @@ def test_two_one_sided_tests_are_scipys():
 def test_what_many_seeds_can_show_is_the_textbooks_number():
     """With sds that are known well: 2 * (1.96 + 0.84)^2 / n is the difference's square, in sds."""
     arm = Sample(400, 0.0, 1.0)
-    assert Design((arm, arm)).detectable() == pytest.approx((2 / 400) ** 0.5 * 2.8016, rel=0.01)
+    assert Design(arm, arm).detectable() == pytest.approx((2 / 400) ** 0.5 * 2.8016, rel=0.01)
 
 
 def test_what_pairs_can_show_is_at_least_the_noncentral_ts():
@@ -229,31 +220,97 @@ def test_what_pairs_can_show_is_at_least_the_noncentral_ts():
         power = stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, at * n**0.5)
         return at[np.searchsorted(power, 0.8)]
 
-    few, many = (Design(differences=Sample(n, 0.0, 1.0)).detectable() for n in (5, 200))
+    few, many = (Design.of_pairs(Sample(n, 0.0, 1.0)).detectable() for n in (5, 200))
     assert 1.1 * textbook(5) < few < 2 * textbook(5)
     assert many == pytest.approx(textbook(200), rel=0.02)
 
 
-@pytest.mark.parametrize("more", [0, 3, 40])
-@pytest.mark.parametrize("kind", ["welch", "several", "paired"])
-def test_seeds_to_see_and_what_can_be_seen_agree(kind, more):
-    arm, baseline = Sample(4, 0.0, 1.0), Sample(5, 0.0, 1.5)
+@pytest.mark.parametrize("either_way", [False, True])
+@pytest.mark.parametrize("kind", ["welch", "several", "unbalanced", "paired"])
+def test_the_power_given_these_seeds_is_that_of_simulated_seeds(kind, either_way):
+    """The true values drawn as the seeds leave them open, the new seeds from these, then the test that is made."""
     design = {
-        "welch": Design((baseline, arm)),
-        "several": Design((baseline, arm, Sample(4, 0.0, 1.2)), place=2),
-        "paired": Design(differences=Sample(4, 0.0, 1.0), arms=2),
+        "welch": Design(Sample(5, 0.0, 1.5), Sample(5, 0.7, 1.0)),
+        "several": Design(Sample(5, 0.0, 1.5), Sample(5, 0.7, 1.0), 0.05 / 3, several=True),
+        "unbalanced": Design(Sample(8, 0.0, 1.0), Sample(4, 0.7, 1.0), 0.05 / 2, several=True),
+        "paired": Design.of_pairs(Sample(5, 0.7, 1.2)),
     }[kind]
-    shown = design.detectable(more)
-    assert design.seeds_to_see(shown * 1.001) <= more
-    if more:
-        assert design.seeds_to_see(design.detectable(more - 1) * 0.999) == more
-    assert design.seeds_to_see(-shown) == design.seeds_to_see(shown)
+    assert design.power(1.2, 5, either_way) == pytest.approx(simulated(design, 1.2, 5, either_way), abs=0.05)
+
+
+def simulated(design, difference, more, either_way, draws=800):
+    """Value by value."""
+    rng = np.random.default_rng(4)
+    arm, control = design.arm, design.control
+    a, b = arm.sd**2 / arm.n, control.sd**2 / control.n
+    df = (a + b) ** 2 / (a**2 / (arm.n - 1) + b**2 / (control.n - 1))
+    measured = [side.mean + side.sd * stats.zscore(np.arange(side.n), ddof=1) for side in (arm, control)]
+    shown = 0
+    for scale in df / rng.chisquare(df, draws):
+        true, sd = difference, math.sqrt((a + b) * scale)
+        if either_way:
+            plus, minus = stats.norm.pdf(arm.mean - control.mean, [difference, -difference], sd)
+            true = difference if rng.random() < plus / (plus + minus) else -difference
+        # the control's true mean, given the difference: what its own seeds say of it and what the arm's say
+        at = ((arm.mean - true) * b + control.mean * a) / (a + b) + rng.normal() * math.sqrt(a * b / (a + b) * scale)
+        first, second = (
+            np.concatenate([old, rng.normal(mean, side.sd * math.sqrt(scale), more)]).tolist()
+            for old, mean, side in zip(measured, (at + true, at), (arm, control), strict=True)
+        )
+        if not control.sd:
+            test = paired([first], design.alpha)[1][0]
+        else:
+            arms = 2 if design.several else 1  # twice the same, so that the first is tested at half the level
+            test = against(Sample.of(second), [Sample.of(first)] * arms, arms * design.alpha)[1][0]
+        shown += test.decided
+    return shown / draws
+
+
+@pytest.mark.parametrize("kind", ["welch", "several", "paired"])
+def test_the_next_seeds_are_the_fewest_with_80_percent_power(kind):
+    design = {
+        "welch": Design(Sample(5, 0.0, 1.5), Sample(4, 0.2, 1.0)),
+        "several": Design(Sample(5, 0.0, 1.5), Sample(4, 0.2, 1.0), 0.05 / 2, several=True),
+        "paired": Design.of_pairs(Sample(4, 0.2, 1.0)),
+    }[kind]
+    needed = design.next_seeds(1.5, either_way=True)
+    assert (
+        design.power(1.5, needed.number, either_way=True) >= 0.8 > design.power(1.5, needed.number - 1, either_way=True)
+    )
+    assert 1 <= needed.low < needed.number < needed.high
+
+
+def test_the_seeds_that_exist_count():
+    """A pilot that saw less than the margin needs more than one that saw the margin."""
+    control = Sample(10, 0.0, 0.3)
+    saw, missed = (Design(control, Sample(10, mean, 0.3)).next_seeds(0.4).number for mean in (0.27, 0.0))
+    assert saw < missed / 2
 
 
 def test_a_tiny_difference_needs_more_seeds_than_anybody_runs():
     arm = Sample(3, 0.0, 1.0)
-    assert Design((arm, arm)).seeds_to_see(1e-5) == MOST_SEEDS + 1
-    assert Design((arm, arm)).seeds_to_see(0.0) is None
+    needed = Design(arm, arm).next_seeds(1e-5)
+    assert (needed.number, needed.low, needed.high) == (MOST_SEEDS + 1,) * 3
+    assert Design(arm, arm).next_seeds(0.0) is None
+
+
+def test_what_the_advice_promises_with_80_percent_is_kept():
+    """10 seeds and what was advised showed the margin in 45 of 100 sweeps, when the seeds were planned afresh."""
+    assert following_advice(10, 200, 4 / 3) >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("margin", [4 / 3, None])
+@pytest.mark.parametrize("n", SEEDS)
+def test_what_the_advice_promises_with_80_percent_is_kept_in_more_sweeps(n, margin):
+    assert following_advice(n, 600, margin) >= 0.78
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("margin", [None, 0.5])
+def test_the_false_verdicts_of_repeated_looks_are_as_many_as_is_printed(margin):
+    low, _, high = REPEATED_LOOKS.partition(" to ")
+    assert float(low) / 100 - 0.02 <= repeated_looks(3, 600, margin) <= float(high) / 100 + 0.02
 
 
 def test_the_pooled_sd_weighs_by_degrees_of_freedom():
