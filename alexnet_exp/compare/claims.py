@@ -142,7 +142,9 @@ def table_of_claims(
             claims_of[key] = said
     for key, members in groups.items():
         for one in claims_of[key]:
-            rows += _rows(one, members, paired, best_of)
+            found, tuning = _rows(one, members, paired, best_of)
+            rows += found
+            look_out += tuning
     rows = _once(rows)
     for row in rows:
         if row.precisions:
@@ -233,13 +235,18 @@ def _plain(claims: Claims) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(said: PaperClaim, runs: Sequence[Run], paired: bool, best_of_else: Sequence[str]) -> list[Row]:
-    """The claim for each pair of arms that it is about: one row, or one for every value of what else was varied."""
+def _rows(
+    said: PaperClaim, runs: Sequence[Run], paired: bool, best_of_else: Sequence[str]
+) -> tuple[list[Row], list[str]]:
+    """The claim for each pair of arms that it is about: one row, or one for every value of what else was varied.
+
+    And the caveats about the values that each arm had to choose from.
+    """
     option = runs[0].choices.get("experiment")
     experiment = f"experiment={option}" if option else str(runs[0].config.get("name", runs[0].name))
 
-    def without(status: Status, why: str) -> list[Row]:
-        return [Row(Claim(said, status, why), experiment)]
+    def without(status: Status, why: str) -> tuple[list[Row], list[str]]:
+        return [Row(Claim(said, status, why), experiment)], []
 
     if said.against is None:
         return without(Status.cannot_tell, "it names no `against`")
@@ -253,12 +260,14 @@ def _rows(said: PaperClaim, runs: Sequence[Run], paired: bool, best_of_else: Seq
     best_of = [key for key in wanted if len({repr(value(run, key)) for run in runs}) > 1]
     options = Options(metric=said.metric, baseline=said.against, best_of=best_of, paired=paired, images=False)
     try:
-        differences = compare(ours, options).differences
+        comparison = compare(ours, options)
     except UserError as error:  # told without the options that do not go with --claims
         told = str(error).removeprefix("--baseline ").partition(", or write --baseline")[0]
         return without(Status.cannot_tell, told)
-    found = [_row(difference, experiment) for difference in differences if difference.claim is not None]
-    return found or without(Status.cannot_tell, "no two arms that it is about were measured on the same images")
+    found = [_row(difference, experiment) for difference in comparison.differences if difference.claim is not None]
+    if not found:
+        return without(Status.cannot_tell, "no two arms that it is about were measured on the same images")
+    return found, [f"{experiment}: {line}" for line in comparison.tuning]
 
 
 def _once(rows: Sequence[Row]) -> list[Row]:

@@ -34,6 +34,7 @@ from alexnet_exp.compare.select import (
     title,
     value,
 )
+from alexnet_exp.compare.tuning import tuning_caveats
 from alexnet_exp.compare.verdict import Family, Judge, images_text, includes_zero, names
 from alexnet_exp.runs.metric import (
     difference_text,
@@ -122,11 +123,13 @@ def compare(
     rank = options.rank or _rank(runs, metric.key)
     arms = _ordered(folded.arms, rank)
     notes: list[str] = []
+    tuning: list[str] = []
     if options.best_of:
         check_group(options.best_of, folded.factors, "--best-of")
         every = arms
         arms = _at_their_best(every, folded.factors, options.best_of, rank)
-        notes += _about_best(every, arms, folded.factors, options.best_of, rank, metric.key)
+        tuning = tuning_caveats(every, arms, folded.factors, options.best_of) if len(arms) < len(every) else []
+        notes += [*_about_best(every, arms, folded.factors, options.best_of, rank, metric.key), *tuning]
     families: list[Family] = []
     if options.baseline:
         families, alone = _families(folded, arms, conditions, options)
@@ -151,6 +154,7 @@ def compare(
         runs=list(runs),
         skipped=list(skipped),
         margin=options.margin,
+        tuning=tuning,
         plan=plan(metric, families, options.margin) if options.margin is not None else "",
     )
 

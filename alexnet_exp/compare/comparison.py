@@ -137,7 +137,8 @@ class Comparison:
 
     sentence: the finding. arms: best first. differences: of every other arm against the baseline; empty without one.
     table: of the arms where seeds were folded, else of the runs. runs_table: every run. look_out: one line each.
-    varying: settings in which the runs differ. skipped: folders that could not be read, one line each. plan: how many
+    varying: settings in which the runs differ. skipped: folders that could not be read, one line each. tuning:
+    those of `look_out` that are about `--best-of`'s values. plan: how many
     seeds the margin needs, for the next sweep.
     """
 
@@ -152,4 +153,5 @@ class Comparison:
     runs: list[Run]
     skipped: list[str] = field(default_factory=list)
     margin: float | None = None
+    tuning: list[str] = field(default_factory=list)
     plan: str = ""

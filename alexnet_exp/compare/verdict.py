@@ -209,12 +209,13 @@ class _Case:
         if needed.number > st.MOST_SEEDS:
             return f". Even {st.MOST_SEEDS} more seeds in each arm are too few {goal}"
         if needed.low == needed.high:
-            number = f"{_count(needed.number, 'more seed')} in each arm {'is' if needed.number == 1 else 'are'} needed"
+            number = f"{_count(needed.number, 'more seed')} in each arm {'is' if needed.number == 1 else 'are'}"
         else:
             high = f"more than {st.MOST_SEEDS}" if needed.high > st.MOST_SEEDS else str(needed.high)
-            number = f"{needed.low} to {high} more seeds in each arm are needed"
-            goal += f" ({needed.number} on average over the likely spread)"
-        return f". {number} {goal}. {REPEATED_LOOKS}"
+            number = (
+                f"{needed.low} to {high} more seeds in each arm ({needed.number} on average over the likely spread) are"
+            )
+        return f". {number} needed {goal}. {REPEATED_LOOKS}"
 
     def _too_few(self) -> Difference:
         first, second = names(self.arm, self.baseline)

@@ -89,9 +89,9 @@ def test_a_margin_that_seeds_cannot_show_names_the_seeds_that_would(overrides):
     assert found.verdict is Verdict.cannot_tell
     assert low < found.more_seeds < high
     assert (
-        f"{low} to {high} more seeds in each arm are needed to detect a difference of 1.00 points with 80% power "
-        f"({found.more_seeds} on average over the likely spread). Testing all seeds again afterwards gives a false "
-        f"verdict in {REPEATED_LOOKS} of 100 cases, not in 5"
+        f"{low} to {high} more seeds in each arm ({found.more_seeds} on average over the likely spread) are needed to "
+        "detect a difference of 1.00 points with 80% power. Testing all seeds again afterwards gives a false verdict "
+        f"in {REPEATED_LOOKS} of 100 cases, not in 5"
     ) in found.sentence
     assert found.more_seeds < only(runs, Options(baseline=base, margin=0.005)).more_seeds
     if overrides is not None:
@@ -219,6 +219,27 @@ def test_one_lucky_seed_is_not_an_arms_best():
     runs = [*arm("lrn", LRN), made("lrn", 1, 0.999, lr=0.01), *arm("none", NONE)]
     found = compare(runs, Options(best_of=["optim.lr"]))
     assert {each.settings["optim.lr"] for each in found.arms} == {0.1}
+
+
+def test_best_of_reports_unequal_tuning_and_a_best_value_at_the_edge():
+    """A value that was tried and failed counts as tried: nothing beyond it is left to try."""
+    runs = [
+        run
+        for model, rates in (("lrn", {0.1: 0.9, 0.2: 0.92, 0.4: 0.95}), ("none", {0.1: 0.95, 0.2: 0.9}))
+        for lr, top1 in rates.items()
+        for run in arm(model, [top1, top1 + 0.001, top1 - 0.001], lr=lr)
+    ]
+    best = Options(baseline="model=none", best_of=["optim.lr"])
+    lines = compare(runs, best).tuning
+    assert lines == [
+        "unequal tuning: values of optim.lr to choose from: 3 for model=lrn; 2 for model=none. The arm with more looks "
+        "better than it is; give each arm as many",
+        "the best optim.lr is the highest of the 3 tried (0.1, 0.2, 0.4) for model=lrn: one beyond it may be better",
+        "the best optim.lr is the lowest of the 2 tried (0.1, 0.2) for model=none: one beyond it may be better",
+    ]
+    assert set(lines) < set(compare(runs, best).look_out)
+    failed = [made(model, 1, lr=lr, status="failed") for model, lr in (("lrn", 0.8), ("none", 0.05), ("none", 0.4))]
+    assert compare([*runs, *failed], best).tuning == []
 
 
 def test_best_of_chooses_only_among_arms_equal_in_everything_else():

@@ -1,8 +1,10 @@
 """Against SciPy's own tests, published examples and tables, and sweeps whose truth is known."""
 
+import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +39,7 @@ from benchmarks.statistics_simulation import (
     seen,
 )
 
+ROOT = Path(__file__).parents[2]
 # Hours of extra sleep with two drugs, the same ten people (Cushny and Peebles 1905, in Student 1908).
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
@@ -389,3 +392,17 @@ def test_the_interval_of_an_sd_by_simulation():
     sds = np.random.default_rng(2).normal(0, 3, (4000, 5)).std(axis=1, ddof=1)
     held = [low <= 3 <= high for low, high in (sd_interval(sd, 4) for sd in sds)]
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_page_has_the_simulated_figures():
+    """docs/comparing.md, "How often it errs", from benchmarks/results/statistics.json and statistics_dunnett.json."""
+    page = (ROOT / "docs/comparing.md").read_text(encoding="utf-8")
+    new, old = (
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["percent"]
+        for name in ("statistics", "statistics_dunnett")
+    )
+    for name, before in old.items():
+        kind, _, what = name.partition(": ")
+        digits = 0 if kind == "power" else 1
+        row = f"| {what.removeprefix('4 arms, ') if kind == 'coverage' else what} | "
+        assert f"{row}{new[name]:.{digits}f} % ({before:.{digits}f} %) |" in page
