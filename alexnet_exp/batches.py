@@ -38,7 +38,7 @@ class Seen:
     """The first batches of a data module.
 
     `counts`: how many images each of its loaders goes through, None where a loader does not say. `dtype`, `shape`
-    [C, H, W], `low` and `high`: of the images of the first training batch.
+    [C, H, W], `low` and `high`: of the images of the first of them, the training's where it was looked at.
     """
 
     counts: dict[str, int | None]
@@ -71,17 +71,16 @@ def first_images(data: pl.LightningDataModule) -> Tensor | None:
     return next((part for part in parts if isinstance(part, Tensor) and part.ndim >= 3), None)
 
 
-def first_batches(data: pl.LightningDataModule, expected: Expected, test: bool) -> Seen:
-    """Looks at the first batch of each loader of `data`, which is set up for training; of the test with `test`.
+def first_batches(data: pl.LightningDataModule, expected: Expected, splits: Sequence[str]) -> Seen:
+    """Looks at the first batch of the loaders of `splits` (train, val, test); `data` is set up for training.
 
     Raises `UserError`, one line that names the loader, for a batch that cannot be trained or tested on. The random
     numbers that come after are as if nothing had been looked at.
     """
     counts: dict[str, int | None] = {}
     first: Tensor | None = None
-    splits = ("train", "val", *(("test",) if test else ()))
     with isolate_rng():
-        if test:
+        if "test" in splits:
             data.setup("test")
         for split in splits:
             name = f"{split}_dataloader"
@@ -105,7 +104,7 @@ def first_batches(data: pl.LightningDataModule, expected: Expected, test: bool) 
                 raise UserError(f"{where}: {other}; give either uint8 or floats")
             first = images if first is None else first
     if first is None:
-        raise UserError(f"{type(data).__name__}: has no train_dataloader; it needs one")
+        raise UserError(f"{type(data).__name__}: has no {splits[0]}_dataloader that gives a batch; it needs one")
     channels, height, width = first.shape[1:]
     return Seen(counts, first.dtype, (channels, height, width), float(first.min()), float(first.max()))
 

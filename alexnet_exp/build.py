@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -186,16 +187,36 @@ def _gives_floats(experiment: Experiment) -> bool:
         log.info("the data module gives floats: taken as they are, the network's `input` is not applied")
         card["images"] = {"dtype": "float32", "shape": list(images.shape[1:]), "source": config.data.target}
         return True
-    own = isinstance(experiment.spec, UserClass)
-    expected = Expected(card["in_channels"], card["input_size"], len(card["classes"]), own)
-    seen = first_batches(experiment.data, expected, config.test.run)
-    log.info(seen.describe(expected.classes))
+    splits = ("train", "val", "test") if config.test.run else ("train", "val")
+    seen = first_batches(experiment.data, _expected(experiment), splits)
+    log.info(seen.describe(len(card["classes"])))
     dtype = "float32" if seen.floats else "uint8"
     card["images"] = {"dtype": dtype, "shape": list(seen.shape), "source": config.data.target}
     if card["input_size"] is None:
         card["input_size"] = seen.shape[1]
         _store_sizes(card, config)
     return seen.floats
+
+
+def _expected(experiment: Experiment) -> Expected:
+    card, own = experiment.card, isinstance(experiment.spec, UserClass)
+    return Expected(card["in_channels"], card["input_size"], len(card["classes"]), own)
+
+
+def refuse_other_images(experiment: Experiment, card: Mapping[str, Any], run: Path) -> None:
+    """Raises `UserError` where a data module of the user's gives other images to test on than `card` says of the run.
+
+    Bytes that a run was trained on are scaled by its network, and floats are not: only these are right. The card of a
+    run of an earlier version says nothing.
+    """
+    then = card.get("images")
+    if then is None or not isinstance(experiment.module, AlexNetModule) or isinstance(experiment.data, ImageData):
+        return
+    seen = first_batches(experiment.data, _expected(experiment), ("test",))
+    now = "float32" if seen.floats else "uint8"
+    if now != then["dtype"]:
+        name = type(experiment.data).__name__
+        raise UserError(f"{run}: was trained on {then['dtype']} images, and {name} gives {now} now; give those again")
 
 
 def open_data(data: pl.LightningDataModule) -> None:

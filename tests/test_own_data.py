@@ -339,7 +339,7 @@ def test_a_batch_that_cannot_be_trained_on_is_one_line(name: str) -> None:
     data = getattr(importlib.import_module("lab"), name)()
     data.setup("fit")
     with pytest.raises(UserError) as refused:
-        first_batches(data, Expected(channels=1, size=16, classes=3, own=True), test=True)
+        first_batches(data, Expected(channels=1, size=16, classes=3, own=True), ("train", "val", "test"))
     assert str(refused.value) == WRONG[name]
 
 
@@ -444,6 +444,16 @@ def test_floats_are_taken_as_they_are(
 
 def net() -> Any:
     return sys.modules["lab"].Net
+
+
+def test_eval_refuses_images_of_another_kind_than_it_was_trained_on(
+    run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run("model=Net", with_facts("Floats"))
+    sys.modules["lab"].Floats.test = sys.modules["lab"].Bytes.test
+    assert main(["eval", str(path)]) == 2
+    told = f"{path}: was trained on float32 images, and Floats gives uint8 now; give those again\n"
+    assert capsys.readouterr().err.endswith(told)
 
 
 def test_a_shipped_network_measures_nothing_of_floats() -> None:

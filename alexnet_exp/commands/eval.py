@@ -124,7 +124,7 @@ def _save_path(text: str | None) -> Path | None:
 
 def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -> Evaluation:
     from alexnet_exp.allocator import keep_freed_memory
-    from alexnet_exp.build import CARD, lay_out, open_data, refuse_views
+    from alexnet_exp.build import CARD, lay_out, open_data, refuse_other_images, refuse_views
     from alexnet_exp.datamodule import ImageData
     from alexnet_exp.devices import chosen, place
     from alexnet_exp.evaluate import evaluate
@@ -137,6 +137,7 @@ def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -
     refuse_another_network(one.file, content[CARD]["model"], experiment.card["model"], path)
     experiment.module.load_state_dict(content["state_dict"])
     open_data(experiment.data)
+    refuse_other_images(experiment, content[CARD], path)
     split = None
     if isinstance(experiment.data, ImageData):
         split = getattr(experiment.data.source, given.split)
