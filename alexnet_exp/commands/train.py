@@ -72,6 +72,8 @@ def run(arguments: list[str]) -> int:
             return 0 if _is_over(there) else _join(there)
         if _has_ended(there):
             return BAD_INPUT  # rank 0 says why; to wait for it would be in vain
+    if rank() == 0 and sys.stderr.isatty():  # for seconds nothing else is printed
+        print("loading PyTorch and Lightning", file=sys.stderr, flush=True)
     ended: list[tuple[Path, Ending]] = []
     with_hydra(arguments, lambda config: ended.append(_one(config)))
     path, ending = ended[0]

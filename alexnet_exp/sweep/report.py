@@ -77,12 +77,12 @@ class Teller:
 
 
 def told_beforehand(jobs: Sequence[Job], asked: int) -> Iterator[str]:
-    """Before the first job starts: how many are done already, and how many were asked for twice."""
+    """Before the first job starts: how many there are, and where; how many are done, and how many were asked for twice."""
+    done = sum(status_of(job.folder) in (DONE, PRUNED) for job in jobs)
+    count = f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}"
+    yield f"{count} in {jobs[0].folder.parent}" + (f", {done} done already" if done else "")
     if asked > len(jobs):
         yield f"{asked - len(jobs)} of {asked} jobs have the configuration of another: they are run once"
-    done = sum(status_of(job.folder) in (DONE, PRUNED) for job in jobs)
-    if done:
-        yield f"{done} of {len(jobs)} are done already"
 
 
 def counts(outcomes: Iterable[Outcome]) -> dict[str, int]:

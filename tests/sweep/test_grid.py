@@ -119,12 +119,13 @@ def test_equal_jobs_are_run_once(swept: Swept, pools: Pools, capsys: pytest.Capt
     assert main(["-m", "optim.lr=0.1,0.10,1e-1", "seed=1,2", *TINY]) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)["runs"]) == 2
-    assert err.splitlines()[0] == "4 of 6 jobs have the configuration of another: they are run once"
+    assert err.splitlines()[1] == "4 of 6 jobs have the configuration of another: they are run once"
 
 
 def test_every_job_has_a_line(pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
     main(["-m", "seed=1,2", "optim.lr=0.1", *TINY])
-    first, second = capsys.readouterr().err.splitlines()
+    start, first, second = capsys.readouterr().err.splitlines()
+    assert start.startswith("2 jobs in outputs/train/seed-1-2-")
     assert first.startswith("1/2  seed=1  val top-1 10.00%  ")
     assert second.startswith("2/2  seed=2  val top-1 20.00%  ")
     assert second.endswith(" s  done")
@@ -139,7 +140,7 @@ def test_a_failed_job_fails_the_command_and_is_told(
     told = json.loads(out)
     assert (told["status"], told["counts"]) == ("failed", {"done": 2, "failed": 1})
     assert told["runs"][1]["error"] == "ValueError: boom"
-    assert err.splitlines()[1].endswith("failed: ValueError: boom")
+    assert err.splitlines()[2].endswith("failed: ValueError: boom")
 
 
 def test_on_a_terminal_the_end_is_a_table(
@@ -249,7 +250,7 @@ def test_resume_and_work_take_a_sweeps_folder_or_that_of_a_job(
             assert main([*word, folder]) == 0
             out, err = capsys.readouterr()
             assert json.loads(out)["sweep"] == sweep
-            assert err == "2 of 2 are done already\n"
+            assert err == f"2 jobs in {sweep}, 2 done already\n"
     assert len(pools) == 1, "where all is done no process is started"
 
 

@@ -59,8 +59,8 @@ def test_all_jobs_run_once_and_in_order(plan: Plan, size: int) -> None:
     assert run(plan, pool) == ["done"] * 4
     assert pool.started == []
     assert list(told_beforehand(plan.jobs, 5)) == [
+        f"4 jobs in {plan.folder}, 4 done already",
         "1 of 5 jobs have the configuration of another: they are run once",
-        "4 of 4 are done already",
     ]
 
 

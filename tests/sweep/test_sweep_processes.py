@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(command: Command, tmp_path:
     (tmp_path / "hold").unlink()
     code, told, lines = ended(command(*line))
     assert code == 0, lines
-    assert lines[0] == "1 of 3 are done already"
+    assert re.fullmatch(r"3 jobs in \S+, 1 done already", lines[0])
     assert told["counts"] == {"done": 3}
     assert read_result(jobs()[0].folder) == first, "not run again"
     earlier = jobs()[1].folder / "earlier" / "1" / "result.json"
