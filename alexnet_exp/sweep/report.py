@@ -77,7 +77,7 @@ class Teller:
 
 
 def told_beforehand(jobs: Sequence[Job], asked: int) -> Iterator[str]:
-    """Before the first job starts: how many there are, and where; how many are done, and how many were asked for twice."""
+    """Before the first job starts: how many there are and where, how many are done, how many were asked for twice."""
     done = sum(status_of(job.folder) in (DONE, PRUNED) for job in jobs)
     count = f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}"
     yield f"{count} in {jobs[0].folder.parent}" + (f", {done} done already" if done else "")
