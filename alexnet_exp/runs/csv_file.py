@@ -8,6 +8,7 @@ import csv
 import io
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -181,7 +182,10 @@ def _without_dictionaries(file: Path, columns: list[str], rows: list[Row]) -> tu
 def _dictionary(file: Path, line: int, name: str, text: str, prefix: str) -> Row:
     plain = re.sub(r"(?<=[:\[,] )(nan|-?inf)(?=[,\]}])", "None", text)
     try:
-        had = ast.literal_eval(plain)
+        with warnings.catch_warnings(action="ignore"):
+            had = ast.literal_eval(plain)
+        if not isinstance(had, dict):
+            raise TypeError
         return {f"{prefix}{key}": "" if value is None else shown(value) for key, value in flatten(had).items()}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise UserError(

@@ -127,7 +127,7 @@ def _kinds(values: Mapping[str, Sequence[str]], seeds: set[str], wanted: Sequenc
             kinds.settings[column] = bare
         elif _is_fact(column.removeprefix("metrics."), had):
             kinds.facts[column] = "images_per_s" if plain(column) == "images_s" else bare
-        elif _is_metric(column, had) or (optuna and column == "value"):
+        elif _is_metric(column, had) or (optuna and column == "value" and numbers(had) is not None):
             kinds.metrics[column] = key
             obvious = column.startswith("metrics.") or has_split(column) or plain(column) in ("acc", "accuracy", "loss")
             if not obvious:

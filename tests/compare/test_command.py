@@ -256,9 +256,23 @@ def test_its_own_csv_is_read_back(tmp_path, monkeypatch, capsys, choices):
     for condition in ("model.norm=none", "model.flag=true", "optim.lr<1"):
         words = ("--where", condition, "--columns", "seed,test/top1,minutes,status,run,model.pool")
         assert printed(capsys, "compare", "out.csv", *words) == printed(capsys, "compare", "o", *words)
-    first = printed(capsys, "compare", "out.csv", "--baseline", "model.norm=none", "--group-by", "model.norm")
-    again = printed(capsys, "compare", "o", "--baseline", "model.norm=none", "--group-by", "model.norm")
-    assert first.splitlines()[:3] == again.splitlines()[:3]
+    arms = [
+        [
+            (arm["n"], arm["values"], arm["seeds"], arm["uncounted"])
+            for arm in json.loads(printed(capsys, "compare", source, "--format", "json"))["arms"]
+        ]
+        for source in ("o", "out.csv")
+    ]
+    assert arms[0] == arms[1]
+    assert [n for n, *_ in arms[0]] == [3, 3]
+
+
+def test_its_own_csv_gives_the_same_verdict(outputs, capsys):
+    (outputs / "out.csv").write_text(printed(capsys, "compare", "--format", "csv"))
+    words = ("--baseline", "model=bn", "--format", "json")
+    first, again = (json.loads(printed(capsys, "compare", place, *words)) for place in ("outputs", "outputs/out.csv"))
+    assert first["sentence"] == again["sentence"]
+    assert first["differences"][0]["interval"] == again["differences"][0]["interval"]
 
 
 def test_none_is_a_word_and_null_is_nothing(tmp_path, monkeypatch, capsys):

@@ -212,6 +212,7 @@ def test_dialects(read, content):
         (b'"Step","a - val/acc","a - val/acc__MIN","a - val/acc__MAX"\n0,1,1,1\n', "export the table of runs instead"),
         (b",lr,\na,1,x\n", "column 3 has no name; write one into the first line"),
         (b"config,name\n{'a': what},b\n", "line 2: config cannot be read as a dictionary"),
+        (b'config,name\n"{1, 2}",b\n', "line 2: config cannot be read as a dictionary"),
     ],
 )
 def test_what_is_no_table_of_runs_says_how_to_proceed(read, content, said):
