@@ -169,9 +169,19 @@ def picture(found: list[Rung], path: Path) -> None:
     for rung, value, before in zip(found, values, [None, *values], strict=False):
         gain = "" if before is None else f"  {value - before:+.1f}"
         told, place = f"{value:.1f} %{gain}", (value, rung.number)
-        clear = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the line of the goal stays behind the words
-        left.annotate(told, place, (9, -3), textcoords="offset points", fontsize=8, color=INK, bbox=clear)
-    left.axvline(100 * GOAL, color=NOTE, linewidth=0.8, linestyle=":")
+        left.annotate(told, place, (9, -3), textcoords="offset points", fontsize=8, color=INK)
+    # below the last rung alone: further up it would run through the figures
+    left.axvline(100 * GOAL, ymax=0.06, color=NOTE, linewidth=1.2)
+    left.annotate(
+        "goal",
+        (100 * GOAL, 0.015),
+        (-4, 0),
+        ("data", "axes fraction"),
+        "offset points",
+        ha="right",
+        fontsize=8,
+        color=NOTE,
+    )
     left.set_xlim(min(values) - 2, 100)
     left.set_yticks(places, [f"{rung.number}  {IDEAS[rung.number]}" for rung in found])
     left.invert_yaxis()
@@ -180,7 +190,7 @@ def picture(found: list[Rung], path: Path) -> None:
     for rung in found:
         told, place = f"{rung.teraflop:.0f}", (rung.teraflop, rung.number)
         right.annotate(told, place, (4, -3), textcoords="offset points", fontsize=8, color=INK)
-    right.set_xlim(0, 1.15 * max(rung.teraflop for rung in found))
+    right.set_xlim(0, 1.3 * max(rung.teraflop for rung in found))
     quiet(right, "Training", "TFLOP")
     for axes in (left, right):
         axes.grid(axis="y", visible=False)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -88,7 +89,7 @@ def picture(running: Curves, measured: Curves, path: Path) -> None:
     """Both curves: each seed a thin line, the mean a thick one; the tutorial's printed values as hollow diamonds."""
     made = figure(7.2, 4.4)
     axes = made.subplots()
-    quiet(axes, "Test accuracy of the tutorial's network after each epoch (CIFAR-10, re-encoded)", "epoch")
+    quiet(axes, "Test accuracy of the tutorial's network after each epoch (CIFAR-10, re-encoded)", "Epoch")
     for found, colour, name in ((measured, SECOND, "measured anew"), (running, ACCENT, "as running averages")):
         values = np.stack(list(found.values()))
         axes.plot(EPOCHS, values.T, color=colour, linewidth=0.9, alpha=0.35)
@@ -99,6 +100,7 @@ def picture(running: Curves, measured: Curves, path: Path) -> None:
         axes.plot(EPOCHS, row, color=QUIET, linewidth=1.1, linestyle=":", label=label)
     axes.plot(EPOCHS, PRINTED, "D", color=INK, markerfacecolor="none", markersize=7, label="printed by the tutorial")
     axes.set_xticks(EPOCHS)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     save(made, path)
 
