@@ -298,7 +298,9 @@ def _families(
     if len(base) == len(arms):
         raise UserError(f"--baseline {options.baseline}: every run has it, so there is nothing to set against it")
     axis = {factor for condition in conditions for factor in _axis(condition.key, folded, first_runs)}
-    rest = [factor for factor in folded.factors if factor not in axis and factor not in options.best_of]
+    # --group-by says which settings are meant to tell arms apart: what goes with them is named, and not matched
+    matched = [*options.group_by, "fingerprint"] if options.group_by else folded.factors
+    rest = [key for key in folded.factors if key in matched and key not in axis and key not in options.best_of]
     baselines: dict[tuple[str, ...], Arm] = {}
     for arm in base:
         other = baselines.setdefault(_at(arm, rest), arm)
@@ -340,11 +342,15 @@ def _in_the_way(
     """Why no arm can be compared with the baseline, and what to write instead: of the two arms that are nearest."""
     pairs = [(_unequal(arm, other, rest), arm, other) for other in base for arm in others]
     keys, arm, other = min(pairs, key=lambda pair: len(pair[0]))
-    told = ", ".join(f"{key} ({shown(arm.settings.get(key))} and {shown(other.settings.get(key))})" for key in keys)
-    also = ",".join(f"{key}={shown(other.settings.get(key))}" for key in keys)
-    start = f"every other arm differs in more than that, {arm.label} in {told}"
+    some = [f"{key} ({shown(arm.settings.get(key))} and {shown(other.settings.get(key))})" for key in keys[:_FEW]]
+    more = f" and {len(keys) - _FEW} more settings" if len(keys) > _FEW else ""
+    start = f"every other arm differs in more than that, {arm.label} in {', '.join(some)}{more}"
     if each := _each_row(folded):
         return start + each
+    if more:
+        asked = ",".join(condition.key for condition in parse_settings(options.baseline or ""))
+        return f"{start}; add --group-by {asked} to compare all of it together"
+    also = ",".join(f"{key}={shown(other.settings.get(key))}" for key in keys)
     given = "--best-of" if not options.best_of else f"--best-of {','.join(options.best_of)} --best-of"
     return (
         f"{start}; add {given} {','.join(keys)} to give each arm its own best value, or write --baseline "

@@ -233,14 +233,17 @@ def _unnamed(found: Comparison, difference: Difference) -> set[str]:
 
 
 def _truth(sweep: Sweep, difference: Difference) -> float:
-    """By how much the arm differs on account of what was asked about: the baseline's settings, those of --best-of."""
+    """By how much the arm differs on account of what was asked about: the baseline's settings, those of --best-of.
+
+    With --group-by the arms are asked about as they are, and `_unnamed` sees to it that all of it is named.
+    """
     asked = {part.partition("=")[0] for part in sweep.question["baseline"].split(",")}
     asked |= set(sweep.question.get("best_of", ()))
     shown = _shown(difference)
     if "model" in shown and any(key.startswith("model.") for key in asked):
         asked |= {"model.norm", "model.dropout"}  # an option is asked about as a whole
-    if "experiment" in shown:
-        asked = set(SETTINGS)
+    if "experiment" in shown or "group_by" in sweep.question:
+        asked = set(SETTINGS)  # all of it together, which is what the sentence names
     asked |= set(sweep.question.get("average_over", ()))
     return sweep.truth(difference.arm.runs, difference.baseline.runs, asked)
 

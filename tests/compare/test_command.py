@@ -265,6 +265,11 @@ def test_its_own_csv_is_read_back(tmp_path, monkeypatch, capsys, choices):
     ]
     assert arms[0] == arms[1]
     assert [n for n, *_ in arms[0]] == [3, 3]
+    words = ("--baseline", "model.norm=none", "--group-by", "model.norm", "--format", "json")
+    first, again = (json.loads(printed(capsys, "compare", place, *words)) for place in ("out.csv", "o"))
+    for key in ("difference", "interval", "p", "method", "verdict"):
+        assert [one[key] for one in first["differences"]] == [one[key] for one in again["differences"]]
+    assert [arm["settings"]["optim.lr"] for arm in first["arms"]] == [1e-05, 100000]
 
 
 def test_its_own_csv_gives_the_same_verdict(outputs, capsys):

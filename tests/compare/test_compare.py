@@ -274,6 +274,15 @@ def test_where_no_arm_is_like_the_baseline_the_settings_in_the_way_are_named():
     assert difference.sentence.startswith("model=lrn optim.lr=0.1 beats model=none optim.lr=0.01 by 0.48 points")
 
 
+def test_what_goes_with_the_keys_of_group_by_is_compared_and_named_with_them():
+    runs = [*arm("lrn", LRN, lr=0.1), *arm("none", NONE, lr=0.01)]
+    found = compare(runs, Options(baseline="model=none", group_by=["model"]))
+    assert found.sentence.startswith("model=lrn optim.lr=0.1 beats model=none optim.lr=0.01 by 0.48 points")
+    many = [arm(m, LRN, config={f"n{k}.x": v for k in range(7)}) for m, v in (("lrn", 1), ("none", 2))]
+    with pytest.raises(UserError, match=r"and 2 more settings; add --group-by model to compare all of it together"):
+        compare([*many[0], *many[1]], BASE)
+
+
 def test_the_published_question_about_lrn_has_the_published_answer():
     """docs/reproduction.md: -0.08 points (-0.84 to +0.67), cannot tell; 12 seeds against 24."""
     runs = read(ABLATION)
