@@ -130,6 +130,14 @@ def without_bookkeeping(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
+def read_history(table: Path) -> list[dict[str, float]]:
+    """The rows of Lightning's metrics.csv that have an epoch, in their order; each has the columns that it fills.
+
+    A row without an epoch is one of LearningRateMonitor before the first, and is left out.
+    """
+    return [row for row in _read_metrics(table)[0] if "epoch" in row]
+
+
 def in_shares(runs: Sequence[Run], also: str | None = None) -> tuple[list[Run], list[str]]:
     """The runs with the accuracies that were recorded in percent as shares, and a note where that was a guess.
 

@@ -197,7 +197,7 @@ def test_show_and_diff(outputs, capsys):
     text = printed(capsys, "runs", "diff", "s/bn-1", "s/lrn-1")
     assert "model.norm" in text
     assert "90.00%" in text
-    assert "not a run" in refused(capsys, "runs", "show", "nowhere")
+    assert "no such run" in refused(capsys, "runs", "show", "nowhere")
 
 
 def test_neither_command_imports_torch(outputs):

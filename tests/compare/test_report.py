@@ -191,6 +191,15 @@ def test_the_curves_of_another_projects_run_are_found(tmp_path):
     assert curves.lines == [{"epochs": [0, 1], "values": [[0.7, 0.8], [0.5, 0.4]]}]
 
 
+def test_a_row_without_an_epoch_is_none_of_a_curve(tmp_path):
+    """As LearningRateMonitor writes one before the first epoch."""
+    (tmp_path / "metrics.csv").write_text("epoch,step,lr-Adam,val_acc\n,9,0.1,\n0,9,,50\n1,19,,1.0\n")
+    curves = read_curves(list(read(tmp_path)))
+    assert curves.unreadable == []
+    assert curves.columns == ["val/acc"]
+    assert curves.lines[0]["values"] == [[0.5, 0.01]]
+
+
 def test_a_damaged_metrics_csv_is_named_and_the_rest_is_shown(sweep, tmp_path):
     broken = tmp_path / "outputs" / "norms" / "model-lrn_lr-0.1_seed-1" / "metrics.csv"
     broken.write_text("epoch,val/loss\n0,abc\n")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet_exp.runs.contents import read_metrics
-from alexnet_exp.runs.foreign import PERCENT
+from alexnet_exp.runs.foreign import PERCENT, read_history
 from alexnet_exp.runs.metric import metric_name
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import UserError
@@ -41,9 +41,9 @@ def read_curves(runs: Sequence[Run]) -> Curves:
     unreadable = []
     for run in runs:
         try:
-            # another project's lies somewhere below the run's folder, and has its own names for the splits
-            file = Path(run.facts.get("metrics_file") or run.path / "metrics.csv")
-            tables.append(_by_epoch(read_metrics(file.parent), run.facts.get(PERCENT) or ()))
+            recorded = run.facts.get("metrics_file")  # by another project, somewhere below the run's folder
+            rows = read_history(Path(recorded)) if recorded else read_metrics(run.path)
+            tables.append(_by_epoch(rows, run.facts.get(PERCENT) or ()))
         except UserError as error:
             tables.append({})
             unreadable.append(str(error))
@@ -59,7 +59,7 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
-def _by_epoch(rows: Sequence[dict[str, float | None]], percent: Sequence[str]) -> dict[int, dict[str, float]]:
+def _by_epoch(rows: Sequence[Mapping[str, float | None]], percent: Sequence[str]) -> dict[int, dict[str, float]]:
     """Joins the rows of an epoch, of which other loggers write several, each with some of the columns.
 
     percent: the metrics that were recorded in percent.
