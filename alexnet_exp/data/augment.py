@@ -56,9 +56,17 @@ def cut(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirrored
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:
-    """The central square of `side` pixels; half a pixel up and left of the centre where the margin is odd."""
-    top, left = (images.shape[-2] - side) // 2, (images.shape[-1] - side) // 2
+    """The central square of `side` pixels, as torchvision's CenterCrop cuts it, see `central`."""
+    top, left = central(images.shape[-2] - side), central(images.shape[-1] - side)
     return images[..., top : top + side, left : left + side]
+
+
+def central(margin: int) -> int:
+    """The part of an image's `margin` that is before a central square; of an odd one the even half.
+
+    Torchvision's CenterCrop rounds so. Crops of 224 from squares of 256 then are those of 224 from whole images.
+    """
+    return round(margin / 2)
 
 
 def view_places(height: int, width: int, side: int, views: int) -> list[tuple[int, int]]:
@@ -68,7 +76,7 @@ def view_places(height: int, width: int, side: int, views: int) -> list[tuple[in
     grid of no, half and all of the margin, not mirrored.
     """
     bottom, right = height - side, width - side
-    centre = (bottom // 2, right // 2)
+    centre = (central(bottom), central(right))
     if views == 1:
         return [centre]
     if views == 10:

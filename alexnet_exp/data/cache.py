@@ -35,7 +35,7 @@ AUTO_SHARE = 0.1
 # Pixels wait to be written to the disk up to this many bytes of them.
 SYNC_BYTES = 1 << 28
 # Of the way from a file's bytes to pixels (data/images.py), and of the cache file: counted up with every change.
-DECODER = f"3, torchvision {torchvision.__version__}"
+DECODER = f"4, torchvision {torchvision.__version__}"
 
 
 def decoded(files: Files, size: int, folder: Path) -> Tensor:

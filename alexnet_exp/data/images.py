@@ -20,9 +20,10 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_exp.cores import cores
+from alexnet_exp.data.augment import central
 from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.listing import Stamp, heic, unreadable
-from alexnet_exp.kernels.images import centre_square
+from alexnet_exp.kernels.images import resized_square
 from alexnet_exp.settings import UserError, one_line
 
 JPEG_START = b"\xff\xd8\xff"
@@ -189,11 +190,12 @@ def _square(pixels: Tensor, size: int) -> Tensor:
     if short != size:
         height, width = height * size // short, width * size // short
         _refuse_vast(height, width)
-        square = centre_square(pixels, height, width, size)
+    top, left = central(height - size), central(width - size)
+    if short != size:
+        square = resized_square(pixels, (height, width), (top, left), size)
         if square is not None:
             return square
         pixels = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
-    top, left = (height - size) // 2, (width - size) // 2
     return pixels[:, top : top + size, left : left + size]
 
 

@@ -52,8 +52,9 @@ def standardized(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, 
     return result
 
 
-def centre_square(pixels: Tensor, height: int, width: int, size: int) -> Tensor | None:
-    """The central `size` x `size` of `pixels` (uint8 [C, H, W]) resized to `height` x `width`: uint8 [C, size, size].
+def resized_square(pixels: Tensor, resized: tuple[int, int], place: tuple[int, int], size: int) -> Tensor | None:
+    """Of `pixels` (uint8 [C, H, W]) `resized` to that height and width, the square of `size` whose top and left are
+    `place`: uint8 [C, size, size].
 
     The same bytes as of `F.interpolate(mode="bilinear", antialias=True)`.
     """
@@ -63,7 +64,7 @@ def centre_square(pixels: Tensor, height: int, width: int, size: int) -> Tensor 
     channels = len(pixels)
     square = torch.empty((channels, size, size), dtype=torch.uint8)
     made = library.alexnet_square(
-        *(pixels.data_ptr(), *pixels.shape[1:], channels, height, width, size, square.data_ptr())
+        *(pixels.data_ptr(), *pixels.shape[1:], channels, *resized, *place, size, square.data_ptr())
     )
     return square if made else None
 
@@ -89,6 +90,6 @@ def _library() -> ctypes.CDLL | None:
         library.alexnet_squares.restype = None
         library.alexnet_scale.argtypes = [*[ADDRESS] * 2, *[NUMBER] * 3, *[ADDRESS] * 2, *[NUMBER] * 2, *[FLAG] * 3]
         library.alexnet_scale.restype = None
-        library.alexnet_square.argtypes = [ADDRESS, *[NUMBER] * 6, ADDRESS]
+        library.alexnet_square.argtypes = [ADDRESS, *[NUMBER] * 8, ADDRESS]
         library.alexnet_square.restype = FLAG
     return library

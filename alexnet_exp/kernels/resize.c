@@ -128,11 +128,11 @@ static void column_weighted(const uint8_t *restrict rows, uint8_t *restrict to, 
 }
 
 static int square(const uint8_t *image, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t wide,
-                  int64_t size, uint8_t *out, Weights *across, Weights *down, void **memory)
+                  int64_t top_at, int64_t left_at, int64_t size, uint8_t *out, Weights *across, Weights *down,
+                  void **memory)
 {
     const int64_t groups = size / LANES, count = channels * groups;
-    if (!weighted(across, width, wide, (wide - size) / 2, size) ||
-        !weighted(down, height, tall, (tall - size) / 2, size))
+    if (!weighted(across, width, wide, left_at, size) || !weighted(down, height, tall, top_at, size))
         return 0;
     const int64_t pairs = across->taps / 2, each = pairs * 2 * LANES;
     const int64_t top = down->start[0];
@@ -173,18 +173,20 @@ static int square(const uint8_t *image, int64_t height, int64_t width, int64_t c
     return 1;
 }
 
-/* Writes the central `size` x `size` pixels [channels, size, size] of the image [height, width, channels] resized to
- * `tall` x `wide`. Returns 0, with nothing written, where it cannot: another size than a multiple of 16, an image that
- * shrinks to less than half, no memory.
+/* Writes the `size` x `size` pixels at `top`, `left` [channels, size, size] of the image [height, width, channels]
+ * resized to `tall` x `wide`. Returns 0, with nothing written, where it cannot: another size than a multiple of 16, a
+ * square that is not inside, an image that shrinks to less than half, no memory.
  */
 int alexnet_square(const uint8_t *image, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t wide,
-                   int64_t size, uint8_t *out)
+                   int64_t top, int64_t left, int64_t size, uint8_t *out)
 {
     Weights across = {0}, down = {0};
     void *memory[5] = {0};
-    if (size % LANES || tall == height || wide == width)
+    if (size < 1 || size % LANES || tall == height || wide == width)
         return 0;
-    const int made = square(image, height, width, channels, tall, wide, size, out, &across, &down, memory);
+    if (height < 1 || width < 1 || channels < 1 || top < 0 || left < 0 || top > tall - size || left > wide - size)
+        return 0;
+    const int made = square(image, height, width, channels, tall, wide, top, left, size, out, &across, &down, memory);
     for (int i = 0; i < 5; i++)
         free(memory[i]);
     free(across.start), free(across.weights), free(down.start), free(down.weights);
@@ -194,9 +196,10 @@ int alexnet_square(const uint8_t *image, int64_t height, int64_t width, int64_t 
 #else
 
 int alexnet_square(const uint8_t *image, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t wide,
-                   int64_t size, uint8_t *out)
+                   int64_t top, int64_t left, int64_t size, uint8_t *out)
 {
-    (void)image, (void)height, (void)width, (void)channels, (void)tall, (void)wide, (void)size, (void)out;
+    (void)image, (void)height, (void)width, (void)channels, (void)tall, (void)wide;
+    (void)top, (void)left, (void)size, (void)out;
     return 0;
 }
 

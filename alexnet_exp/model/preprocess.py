@@ -116,5 +116,5 @@ def _fitted(values: Tensor, size: int) -> Tensor:
     height, width = values.shape[-2:]
     if min(height, width) < size:
         return F.interpolate(values[None], (size, size), mode="bilinear", align_corners=False)[0]
-    top, left = (height - size) // 2, (width - size) // 2
+    top, left = round((height - size) / 2), round((width - size) / 2)  # as the images are: data.augment.central
     return values[:, top : top + size, left : left + size]

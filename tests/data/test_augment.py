@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional as transforms
 
 from alexnet_exp.data.augment import (
     center_crop,
@@ -83,8 +84,12 @@ def test_half_of_the_images_are_mirrored() -> None:
 def test_center_crop() -> None:
     expected = torch.stack([torch.from_numpy(image.numpy()[:, 2:10, 1:9]) for image in IMAGES])
     assert torch.equal(center_crop(IMAGES, 8), expected)
-    # an odd margin: the smaller half is above and left
-    assert torch.equal(center_crop(IMAGES, 9)[0], IMAGES[0, :, 1:10, 0:9])
+    # an odd margin: the even half is above and left, as torchvision rounds it
+    assert torch.equal(center_crop(IMAGES, 9)[0], IMAGES[0, :, 2:11, 0:9])
+    for side in range(1, 11):
+        assert torch.equal(center_crop(IMAGES, side), transforms.center_crop(IMAGES, [side, side]))
+        for views in (1, 9, 10):
+            assert torch.equal(cut_views(IMAGES, side, views)[centre_of(views)], center_crop(IMAGES, side))
 
 
 def test_facts_the_ten_views_of_256_at_224() -> None:
