@@ -1,20 +1,24 @@
 """AlexNet, run, varied, swept and compared: experiments described in YAML, on PyTorch Lightning and Hydra."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here: not torch, which a command may not need, and no other module either, since `__main__` is
+# the first that can answer a Ctrl-C.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from alexnet_exp.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
+_PLACES = {"load": "alexnet_exp.loading"}
 
-def __getattr__(name: str) -> Any:
-    # imported when it is asked for: the package itself must not bring torch along
-    if name == "load":
-        from alexnet_exp.loading import load
 
-        return load
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from importlib import import_module
+
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,6 +5,12 @@ Only what a command needs is imported: `--help` takes a tenth of a second, torch
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # until `main` listens: Ctrl-C ends the imports below without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import errno
 import os
 import sys
@@ -18,6 +24,7 @@ from alexnet_exp.printable import printable
 from alexnet_exp.ranks import drop_leftovers
 from alexnet_exp.settings import BAD_INPUT, FAILED, TRACEBACK, UserError, refusal
 from alexnet_exp.stopping import interruptible
+from alexnet_exp.streams import open_streams
 
 COMMANDS = {
     "train": "one experiment, as the overrides say (this is the default)",
@@ -37,6 +44,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command line; returns the exit code: 0 well, 1 failed, 2 bad input, 75 terminated, 130 Ctrl-C."""
+    open_streams()
     with interruptible():
         return _main(arguments)
 
@@ -45,10 +53,13 @@ def _main(arguments: list[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         drop_leftovers()
+        _check_working_directory()
         given = _take_allowed(given)
         for word in given:
             if "=" not in word and len(f"{word}.".splitlines()) > 1:
                 raise UserError(f"{word!r}: no run, file or command is named so")
+            if "=" in word and any("\ud800" <= letter <= "\udfff" for letter in word):
+                raise UserError(f"{word}: not UTF-8 text; in an ASCII locale set LC_ALL=C.UTF-8")
         if given[:1] == ["help"]:
             given = [*given[1:], "--help"]
         if given == ["--version"]:
@@ -67,7 +78,7 @@ def _main(arguments: list[str] | None) -> int:
         return code
     except UserError as error:
         if os.environ.get(TRACEBACK):
-            traceback.print_exc()
+            print(printable(traceback.format_exc()), file=sys.stderr)
         print(refusal(error), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as stop:
@@ -82,9 +93,19 @@ def _main(arguments: list[str] | None) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             print(printable(f"{str(error.filename)[:100]}...: too long for the name of a file"), file=sys.stderr)
             return BAD_INPUT
+        if isinstance(error, MemoryError):
+            print(f"out of memory ({TRACEBACK}=1 shows where)", file=sys.stderr)
+            return FAILED
         line = printable(f"{type(error).__name__}: {error}".splitlines()[0])
         print(f"{line} ({TRACEBACK}=1 shows where)", file=sys.stderr)
         return FAILED
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109 (pathlib is not imported yet)
+    except OSError as error:
+        raise UserError(f"the working directory cannot be used ({error.strerror}); cd to one that exists") from None
 
 
 def _take_allowed(arguments: list[str]) -> list[str]:

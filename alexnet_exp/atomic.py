@@ -84,7 +84,10 @@ def link(path: Path, target: Path) -> None:
 
 
 def follow(path: Path) -> Path | None:
-    """Where a `link` leads, or None when there is none or it leads nowhere."""
-    if path.is_file():
-        path = path.parent / path.read_text()
-    return path.resolve() if path.exists() else None
+    """Where a `link` leads, or None when there is none or it leads nowhere, as one in a loop or a file of bytes."""
+    try:
+        if path.is_file():
+            path = path.parent / path.read_text(encoding="utf-8").strip()
+        return path.resolve() if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # not UTF-8, with a null byte, too long a name; a loop of links
+        return None

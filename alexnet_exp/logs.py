@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.printable import printable
 from alexnet_exp.settings import TRACEBACK, UserError
 
 PACKAGE = "alexnet_exp"
@@ -19,7 +20,13 @@ LIGHTNING = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
 
 
 class _Ours(logging.Handler):
-    """Marks the handlers that `configure` made, and may take away again: an application's own stay."""
+    """Marks the handlers that `configure` made, and may take away again: an application's own stay.
+
+    What a terminal would obey is escaped, in the file too, which is read in one: names of classes and files are logged.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _Stderr(logging.StreamHandler[Any], _Ours):

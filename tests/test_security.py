@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -21,8 +22,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import alexnet_exp
+from alexnet_exp import logs
 from alexnet_exp.__main__ import main
 from alexnet_exp.compare.more import typed
 from alexnet_exp.kernels.native import SWITCH
@@ -503,6 +506,86 @@ def test_no_escape_of_a_run_reaches_the_terminal(
     assert out
     for sign in "\x1b\x07\x9b":
         assert sign not in out + err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval", "{run}"],
+        ["eval", "{run}", "{other}"],
+        ["plot", "{run}", "--only", "curves"],
+        ["export", "{run}", "--format", "safetensors"],
+        ["predict", "{run}", "{image}"],
+        ["resume", "{run}"],
+        ["resume", "{run}", "trainer.max_epochs=3"],
+        ["compare", "{csv}", "--columns", "run,note"],
+        ["compare", "--html", "{html}"],
+    ],
+)
+def test_no_escape_in_the_name_of_a_file_or_folder_reaches_the_terminal(
+    command: list[str],
+    terminal: bool,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = ESCAPE.replace("/", "")
+    places = {kind: tmp_path / f"{name}{kind}" for kind in ("run", "other", "image", "csv", "html")}
+    shutil.copytree(run, places["run"])
+    shutil.copytree(run, places["other"])
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(places["image"], format="PNG")
+    places["csv"] = places["csv"].with_suffix(".csv")
+    places["csv"].write_text(f"net,note,test/top1\n{name},{name},0.5\nb,c,0.6\n")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "dumb")  # rich writes no colours of its own
+    assert main([word.format(**places) for word in command]) == 0
+    out, err = capsys.readouterr()
+    assert out + err
+    for sign in "\x1b\x07\x9b":
+        assert sign not in out + err
+
+
+def test_no_escape_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(tmp_path)
+    logging.getLogger("alexnet_exp").info(f"2 images of {ESCAPE}")
+    logs.note(tmp_path, "ERROR", ESCAPE)
+    assert "\\x1b" in capsys.readouterr().err
+    assert "\x1b" not in (tmp_path / "train.log").read_text()
+    logs.configure(None)
+
+
+# Of what these print nothing comes from a file or a run.
+FROM_INSIDE = {
+    ("__main__.py", "_help()"),
+    ("__main__.py", "f'alexnet_exp {__version__}'"),
+    ("__main__.py", "f'{line} ({TRACEBACK}=1 shows where)'"),  # escaped a line above
+    ("bench.py", "'\\n'.join(lines(found))"),
+    ("check.py", "one_batch(config)"),
+    ("complete.py", "' '.join(offers)"),  # read by the shell
+    ("plot.py", "f'{doing}: about {left:.0f} s more; --train-images N searches fewer'"),
+    ("runs.py", "f'{len(lines) - len(newest):,} older; --all shows them'"),
+    ("runs.py", "text.markdown_table(table, len(table.rows))"),  # escapes its cells
+    ("runs.py", "'\\n'.join(terminal.aligned(table))"),  # likewise
+    ("summary.py", "'\\n'.join(_lines(config, spec, table, totals(table), memory, batch))"),
+    ("summary.py", "'\\n'.join(_column_lines(config, spec, batch))"),
+    ("launch.py", "text"),
+}
+
+
+def test_whatever_is_printed_is_escaped_first() -> None:
+    """Of each argument that is no constant: by one of these, or it is of the set above."""
+    escaping = {"printable", "one_line", "refusal", "dumps", "_steps"}
+    for file, _, call in calls():
+        if not (isinstance(call.func, ast.Name) and call.func.id == "print"):
+            continue
+        inside = {ast.unparse(each.func).split(".")[-1] for each in ast.walk(call) if isinstance(each, ast.Call)}
+        said = ast.unparse(call.args[0]) if call.args else ""
+        constant = all(isinstance(argument, ast.Constant) for argument in call.args)
+        next_words = said.startswith(("'Type next", "'python -m", "f'{given} in the environment"))
+        assert constant or next_words or inside & escaping or (file, said) in FROM_INSIDE, (file, said)
 
 
 def test_an_error_has_no_escape_either(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,9 @@ class Prune(AfterMetrics):
         self.file = folder / PRUNE
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        reason = self.file.read_text().strip() if trainer.is_global_zero and self.file.exists() else None
+        reason = None
+        if trainer.is_global_zero and self.file.exists():
+            reason = self.file.read_text(encoding="utf-8", errors="replace").strip()
         reason = trainer.strategy.broadcast(reason)
         if reason is not None:
             raise Pruned(reason)

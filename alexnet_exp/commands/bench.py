@@ -12,6 +12,7 @@ from typing import Any
 
 from alexnet_exp.commands.parser import with_overrides
 from alexnet_exp.config import compose, fitted
+from alexnet_exp.printable import printable
 from alexnet_exp.settings import BAD_INPUT, DONE, INTERRUPTED, UserError
 from alexnet_exp.validate import validate
 
@@ -70,7 +71,7 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
             return json.loads((Path(scratch) / FOUND).read_text(encoding="utf-8")), DONE
     if ending.code == BAD_INPUT:
         raise UserError(ending.reason)
-    print("interrupted" if ending.code == INTERRUPTED else ending.reason, file=sys.stderr)
+    print("interrupted" if ending.code == INTERRUPTED else printable(ending.reason), file=sys.stderr)
     return None, ending.code
 
 

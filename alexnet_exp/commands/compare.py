@@ -17,7 +17,7 @@ from alexnet_exp.printable import printable
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.many import Runs
 from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import DONE, FAILED, UserError, one_of
+from alexnet_exp.settings import DONE, FAILED, UserError, one_line, one_of
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -84,7 +84,7 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
         write_report(comparison, Path(given.html))
     _print(comparison, given.format, given.top)
     if given.html:
-        print(f"report: {given.html}", file=sys.stderr)
+        print(f"report: {one_line(given.html)}", file=sys.stderr)
     return DONE
 
 
@@ -232,7 +232,7 @@ def _claims(given: Namespace) -> int:
         sys.stdout.write(claims.as_json(table))
     elif given.format == "markdown":
         lines = [markdown_table(claims.as_table(table), len(table.rows)), "", *(f"- {note}" for note in table.notes)]
-        print("\n".join(lines if table.rows else table.notes))
+        print(printable("\n".join(lines if table.rows else table.notes)))
     else:
         from alexnet_exp.compare.terminal import show_claims
 
@@ -253,7 +253,7 @@ def _assert_equal(given: Namespace) -> int:
     first, second = (find(text, OUTPUTS) for text in given.paths)
     difference, equal = first_difference(first, second, tolerance)
     if difference is not None:
-        print(f"{difference}; {_steps(equal)} before it")
+        print(f"{printable(difference)}; {_steps(equal)} before it")
         return FAILED
     print(f"{_steps(equal)}, {'to the bit' if tolerance == 0 else f'within {tolerance:g}'}")
     return DONE

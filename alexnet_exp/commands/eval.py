@@ -21,7 +21,7 @@ from alexnet_exp.runs.contents import is_run, read_result
 from alexnet_exp.runs.find import checkpoint_path, find, runs_under
 from alexnet_exp.runs.start import config_of
 from alexnet_exp.schema import VIEWS, Config
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, one_line
 from alexnet_exp.validate import validate
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def _table(found: Sequence[tuple[Given, Evaluation]], together: dict[str, float]
     """A row for each run, and for each way to look at its images; the errors as the paper gives them."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     rows = []
     for one, evaluation in found:
@@ -189,7 +190,7 @@ def _table(found: Sequence[tuple[Given, Evaluation]], together: dict[str, float]
         rows.append((f"{len(found)} runs together", seen, together))
     if any(f"{split}/top1" not in metrics for *_, metrics in rows):  # a LightningModule of the user's names its own
         for *_, metrics in rows:
-            print(*(f"{key:<12}{value:.4f}" for key, value in metrics.items()), sep="\n")
+            print(*(f"{one_line(key):<12}{value:.4f}" for key, value in metrics.items()), sep="\n")
         return
     table = Table(title=f"{split} images", title_justify="left")
     table.add_column("run", overflow="fold")
@@ -198,5 +199,5 @@ def _table(found: Sequence[tuple[Given, Evaluation]], together: dict[str, float]
     for name, views_told, metrics in rows:
         values = [metrics[f"{split}/{key}"] for key in METRICS]
         errors = [f"{100 * (1 - value):.2f}%" for value in values[:2]]
-        table.add_row(name, views_told, *(f"{value:.4f}" for value in values), *errors)
+        table.add_row(Text(one_line(name)), views_told, *(f"{value:.4f}" for value in values), *errors)
     Console().print(table)

@@ -8,6 +8,7 @@ from pathlib import Path
 from alexnet_exp.commands.parser import Parser, output_folder
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import find
+from alexnet_exp.settings import one_line
 
 FORMATS = ("onnx", "safetensors")
 
@@ -30,8 +31,8 @@ def run(arguments: list[str]) -> int:
     for kind in given.format or FORMATS:
         if kind == "onnx":
             file, difference = export_onnx(classifier, folder)
-            print(f"{file}  logits within {difference:.1e} of torch's, batches of 1 and 3")
+            print(f"{one_line(file)}  logits within {difference:.1e} of torch's, batches of 1 and 3")
         else:
-            print(export_safetensors(classifier, folder))
+            print(one_line(export_safetensors(classifier, folder)))
     (folder / "classes.json").write_text(json.dumps(classifier.classes, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -18,6 +18,7 @@ from alexnet_exp.commands.parser import Parser, output_folder, with_overrides
 from alexnet_exp.commands.words import PROGRAM
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import read_metrics, read_result
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.predictions import OF_TEST, read_predictions
@@ -80,7 +81,7 @@ def run(arguments: list[str]) -> int:
     failed = []
     for name in wanted:
         try:
-            print(PICTURES[name](job), flush=True)
+            print(one_line(PICTURES[name](job)), flush=True)
         except _MissingError as why:
             missing.setdefault(str(why), []).append(name)
         except UserError as error:
@@ -91,7 +92,7 @@ def run(arguments: list[str]) -> int:
     if failed or (told and given.only):
         raise UserError("\n".join(dict.fromkeys([*failed, *told])))
     for line in told:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     return 0
 
 
@@ -415,5 +416,5 @@ def _schedule(arguments: list[str]) -> int:
     base = config.optim.arguments.get("lr", 1.0) if isinstance(config.optim, UserClass) else config.optim.lr
     rates = [base * factor for factor in curve(config.schedule, epochs, steps)]
     schedule(rates, Path(given.out), steps_per_epoch=steps)
-    print(given.out)
+    print(one_line(given.out))
     return 0

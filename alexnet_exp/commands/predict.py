@@ -17,7 +17,7 @@ from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.find import find
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, one_line
 
 if TYPE_CHECKING:
     from alexnet_exp.loading import Classifier
@@ -50,9 +50,9 @@ def run(arguments: list[str]) -> int:
         if given.json:
             print(json.dumps({"image": name, "top": [{"class": label, "probability": value} for label, value in top]}))
         else:
-            print(printable(name))
+            print(one_line(name))
             for label, value in top:
-                print(f"  {value:7.2%}  {printable(str(label))}")
+                print(f"  {value:7.2%}  {one_line(str(label))}")
     return 0
 
 

@@ -12,7 +12,7 @@ from alexnet_exp.compare.comparison import Table
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.printable import printable, spreadsheet_cell
 from alexnet_exp.runs.find import find
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, one_line
 
 LATEST = 15  # lines, where --all was not given
 
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
     lines = entries(path, list(found), sweeps=not given.all)
     newest = lines if given.all else lines[:LATEST]
     if not lines:
-        print(f"no runs under {path}", file=sys.stderr)
+        print(f"no runs under {one_line(path)}", file=sys.stderr)
     _print(as_table(newest), given.format)
     if len(lines) > len(newest) and given.format == "table":
         print(f"{len(lines) - len(newest):,} older; --all shows them")

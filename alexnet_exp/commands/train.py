@@ -32,7 +32,7 @@ from alexnet_exp.runs.accuracy import margin
 from alexnet_exp.runs.contents import is_run, read_config, read_result, state
 from alexnet_exp.runs.run import RUNNING
 from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_run
-from alexnet_exp.settings import BAD_INPUT, UserError
+from alexnet_exp.settings import BAD_INPUT, UserError, one_line
 from alexnet_exp.sweep.compose import check_devices
 
 # Lines of the table at the end: the metric's key, and how it is called there.
@@ -246,10 +246,13 @@ def tell(path: Path, code: int) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     result = read_result(path)
     metrics = result.get("metrics") or {}
-    table = Table(title=f"{result['name']}: {result['status']}", title_justify="left", show_header=False)
+    table = Table(
+        title=Text(one_line(f"{result['name']}: {result['status']}")), title_justify="left", show_header=False
+    )
     for key, title in SHOWN.items():
         if key in metrics:
             table.add_row(title, f"{metrics[key]:.4f}{_margin(result, key)}")
@@ -257,7 +260,7 @@ def tell(path: Path, code: int) -> None:
         table.add_row("training", f"{result['seconds']:.1f} s, {result['images_per_s']:,.0f} images/s")
     if result.get("parameters"):
         table.add_row("network", f"{result['parameters']:,} parameters")
-    table.add_row("run", str(_short(path)))
+    table.add_row("run", Text(one_line(_short(path))))
     Console().print(table)
     if code == 0:  # not by rich, which would fold the lines that are to be copied
         print("Type next:", *(f"  {line}" for line in _next(result)), sep="\n")

@@ -46,7 +46,7 @@ def description(found: Run) -> list[str]:
     log = found.path / "train.log"
     if found.status not in (DONE, RUNNING) and log.is_file():
         lines += ["", f"the end of {log.name}:"]
-        lines += [f"  {line}" for line in log.read_text(errors="replace").splitlines()[-LOG:]]
+        lines += [f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG:]]
     return lines
 
 

@@ -98,7 +98,7 @@ def show_claims(table: Table, notes: Sequence[str]) -> None:
     if table.rows:
         drawn = RichTable(show_edge=False, pad_edge=False, header_style="bold")
         for title in table.titles:
-            drawn.add_column(Text(title), overflow="fold")
+            drawn.add_column(Text(printable(title)), overflow="fold")
         for row in text_rows(table):
             drawn.add_row(*map(Text, row))
         console.print(drawn)

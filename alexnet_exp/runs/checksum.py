@@ -35,7 +35,7 @@ def note(path: Path, digest: str) -> None:
 
 def noted(path: Path) -> str | None:
     """The checksum that lies beside `path`, unverified; None when there is none."""
-    return beside(path).read_text(errors="replace").split(" ")[0] if beside(path).exists() else None
+    return beside(path).read_text(encoding="utf-8", errors="replace").split(" ")[0] if beside(path).exists() else None
 
 
 def verify(path: Path) -> bool:

@@ -107,6 +107,8 @@ def _rows(file: Path) -> list[dict[str, str]]:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except csv.Error as error:
         raise UserError(f"{file}: not a CSV file ({error})") from None
+    except MemoryError:
+        raise UserError(f"{file}: does not fit into memory") from None
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
@@ -133,5 +135,7 @@ def _bytes(file: Path) -> bytes:
         if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe would be waited for
             raise UserError(f"{file}: is no file")
         return file.read_bytes()
+    except MemoryError:
+        raise UserError(f"{file}: does not fit into memory") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None

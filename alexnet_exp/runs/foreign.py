@@ -242,7 +242,9 @@ def _status(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float
     if any(key.startswith("test/") for key in metrics):
         return DONE, ""
     for log in sorted(path for path in folder.glob("*.log") if path.is_file()):
-        _, traceback, trace = log.read_text(errors="replace").rpartition("Traceback (most recent call last)")
+        _, traceback, trace = log.read_text(encoding="utf-8", errors="replace").rpartition(
+            "Traceback (most recent call last)"
+        )
         if traceback:
             # the exception is the first line behind the traceback that is not indented
             lines = [line for line in trace.splitlines()[1:] if line.strip() and not line.startswith(" ")]
@@ -262,7 +264,7 @@ def _overrides(folder: Path) -> list[str]:
 def _chosen(folder: Path) -> dict[str, str]:
     """The option of each group from hydra.yaml, of which only the few lines that tell it are parsed: it is long."""
     try:
-        lines = (folder / ".hydra" / "hydra.yaml").read_text(errors="replace").splitlines()
+        lines = (folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8", errors="replace").splitlines()
         start = next(number for number, line in enumerate(lines) if line.strip() == "choices:")
     except (OSError, StopIteration):
         return {}

@@ -14,6 +14,8 @@ from alexnet_exp.settings import UserError
 
 Value = float | int | None
 
+LONGEST = 18  # digits of a row's number: Python refuses to read one of thousands
+
 
 class Table:
     """Rows whose first column is a whole number that rises: an epoch, a step.
@@ -86,7 +88,10 @@ class Table:
         first, last = content[: content.find(b"\n")], content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end]
         if end == 0:
             return
-        self.columns = next(csv.reader([first.decode(errors="replace")]))
+        try:
+            self.columns = next(csv.reader([first.decode(errors="replace")]))
+        except csv.Error as error:
+            raise UserError(f"{self.path}: not a CSV file ({error})") from None
         if len(first) + 1 < end:
             try:
                 self.last = int(last.partition(b",")[0])
@@ -109,7 +114,10 @@ def cut_back(path: Path, last: int) -> None:
 
 def _is_up_to(row: bytes, last: int) -> bool:
     number = row.partition(b",")[0]
-    return not number.isdigit() or int(number) <= last  # what is no row of ours is no affair of ours
+    if not number.isdigit():
+        return True  # not a row of ours
+    number = number.lstrip(b"0")
+    return len(number) <= LONGEST and int(number or b"0") <= last
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -22,7 +22,7 @@ from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
 from alexnet_exp.settings import DONE as WELL
 from alexnet_exp.settings import FAILED as BADLY
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, one_line
 from alexnet_exp.sweep.run import OPEN, QUEUED, Outcome, status_of
 
 TEST = "test/top1"
@@ -165,13 +165,15 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
 
     varies = list(dict.fromkeys(key for outcome in outcomes for key in outcome.job.varies))
     told = ", ".join(f"{number} {status}" for status, number in counts(outcomes).items())
-    table = Table(title=f"{plan.folder}: {stopped + '; ' if stopped else ''}{told}", title_justify="left")
+    table = Table(
+        title=Text(one_line(f"{plan.folder}: {stopped + '; ' if stopped else ''}{told}")), title_justify="left"
+    )
     table.add_column("job", justify="right")
     for key in varies:
         table.add_column(Text(printable(key)))
     shown = [plan.objective] + ([TEST] if plan.objective != TEST else [])
     for key in shown:
-        table.add_column(label(key), justify="right")
+        table.add_column(Text(printable(label(key))), justify="right")
     table.add_column("seconds", justify="right")
     table.add_column("status")
     with plan.objective_declared():
@@ -187,12 +189,13 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
         table.add_row(*(Text(printable(text)) for text in cells))
     Console().print(table)
     # not by rich, which would fold the lines that are to be copied
+    folder = one_line(plan.folder)
     if ended_well(outcomes):
-        print("Type next:", f"  python -m alexnet_exp compare {plan.folder}", sep="\n")
+        print("Type next:", f"  python -m alexnet_exp compare {folder}", sep="\n")
     elif set(counts(outcomes)) == {OPEN}:  # only planned
-        print("Type next, as often as you like:", f"  python -m alexnet_exp sweep work {plan.folder}", sep="\n")
+        print("Type next, as often as you like:", f"  python -m alexnet_exp sweep work {folder}", sep="\n")
     else:
-        print("Type next, or the same command again:", f"  python -m alexnet_exp resume {plan.folder}", sep="\n")
+        print("Type next, or the same command again:", f"  python -m alexnet_exp resume {folder}", sep="\n")
 
 
 def _objective(outcome: Outcome, plan: Plan) -> str:

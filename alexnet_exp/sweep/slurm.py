@@ -387,7 +387,7 @@ def _be_rank_0(folder: Path) -> int:
     claim = _claim(folder)
     try:
         runs = _makes_ready(folder) if claim is not None or _is_ours(folder) else False
-        mark.write_text("run" if runs else "skip")
+        mark.write_text("run" if runs else "skip", encoding="utf-8")
         return _train(folder) if runs else DONE
     finally:
         mark.unlink(missing_ok=True)
@@ -480,7 +480,7 @@ def _is_ready(mark: Path) -> bool:
     deadline = time.monotonic() + GETTING_READY
     while time.monotonic() < deadline:
         with contextlib.suppress(FileNotFoundError):
-            if word := mark.read_text():
+            if word := mark.read_text(encoding="utf-8"):
                 return word == "run"
         time.sleep(LOOK)
     raise RuntimeError(f"rank 0 has not begun within {GETTING_READY:g} seconds")
