@@ -17,7 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 
 from alexnet_exp.composer import Composer, Options, parsed_override, typed_text
 from alexnet_exp.extend import ROLES, TARGET
@@ -220,10 +222,25 @@ def hydra_files(hydra: DictConfig, overrides: Sequence[str], container: Mapping[
     assert isinstance(node, dict)
     node = {key: value for key, value in node.items() if key not in ("help", "hydra_help")}
     return {
-        "hydra.yaml": OmegaConf.to_yaml({"hydra": node}),
-        "overrides.yaml": OmegaConf.to_yaml(list(overrides)),
-        "config.yaml": OmegaConf.to_yaml(dict(container)),
+        "hydra.yaml": to_yaml({"hydra": node}),
+        "overrides.yaml": to_yaml(list(overrides)),
+        "config.yaml": to_yaml(dict(container)),
     }
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """yaml's dumper, the compiled one where there is one, with OmegaConf's rule which texts are quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(str, get_omega_conf_dumper().str_representer)
+
+
+def to_yaml(container: Any) -> str:
+    """Plain containers as `OmegaConf.to_yaml` writes them, which makes a configuration of them first."""
+    return str(yaml.dump(container, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False))
 
 
 def each_job(overrides: Sequence[str], config_dir: str | None = None) -> Iterator[list[str]]:

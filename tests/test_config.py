@@ -28,6 +28,7 @@ from alexnet_exp.config import (
     loaded,
     plain,
     settings_of_hydra,
+    to_yaml,
     with_hydra,
 )
 from alexnet_exp.paths import conf_dir, group_names, groups
@@ -101,6 +102,8 @@ def test_every_option_composes_validates_and_builds(group: str, option: str, ima
     assert sum(parameter.numel() for parameter in experiment.network.parameters()) > 0
     assert experiment.card["classes"]
     assert yaml.safe_load(yaml.safe_dump(container)) == container  # plain: what a run folder keeps is what was composed
+    assert yaml.safe_load(to_yaml(container)) == container
+    assert to_yaml(container) == OmegaConf.to_yaml(OmegaConf.create(container))
 
 
 def test_options_that_name_a_dataclass_are_complete() -> None:

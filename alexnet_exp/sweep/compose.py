@@ -161,11 +161,13 @@ def _write(job: Job, composed: Composed) -> None:
 
     folder = job.folder / ".hydra"
     config = composed.config
-    with _current(config), read_write(config), read_write(config.hydra):
+    with read_write(config), read_write(config.hydra):
         config.hydra.runtime.output_dir = str(job.folder.absolute())
         config.hydra.job.num = job.number - 1
         config.hydra.job.id = str(job.number - 1)
-        OmegaConf.resolve(config.hydra.job.env_set)  # the job's process is given these variables
+    if config.hydra.job.env_set:  # the job's process is given these variables
+        with _current(config), read_write(config.hydra):
+            OmegaConf.resolve(config.hydra.job.env_set)
     if (folder / "config.yaml").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,7 @@ class JobsLauncher(Launcher):
         by_folder = {job.folder: each for job, each in zip(jobs, composed, strict=True)}
         teller = Teller(plan)
         returns: dict[Path, JobReturn] = {}
+        listened = bool(self.context.callbacks.callbacks)
         write_all(plan, map(outcome_of, plan.jobs))
         for line in told_beforehand(distinct, len(jobs)):
             teller.say(line)
@@ -137,10 +138,10 @@ class JobsLauncher(Launcher):
             add(plan, outcome)
             teller.ended(outcome)
             each = by_folder[outcome.job.folder]
-            returned = job_return(each, outcome, plan.objective)
-            self.context.callbacks.on_job_end(config=each.config, job_return=returned)
-            # a long sweep would keep a second copy of every configuration
-            returns[outcome.job.folder] = replace(returned, cfg=None, hydra_cfg=None)
+            if listened:
+                returned = job_return(each, outcome, plan.objective, whole=True)
+                self.context.callbacks.on_job_end(config=each.config, job_return=returned)
+            returns[outcome.job.folder] = job_return(each, outcome, plan.objective)
 
         outcomes = list(map(outcome_of, distinct))
         if pool is not None:
@@ -160,15 +161,19 @@ class JobsLauncher(Launcher):
         ]
 
 
-def job_return(composed: Composed, outcome: Outcome, objective: str) -> JobReturn:
-    """What Hydra and its sweepers want to know of a job: its value is the objective, or a `JobFailed`."""
+def job_return(composed: Composed, outcome: Outcome, objective: str, whole: bool = False) -> JobReturn:
+    """What Hydra and its sweepers want to know of a job: its value is the objective, or a `JobFailed`.
+
+    whole: with copies of the configuration, which take a quarter of a second, for a callback of Hydra's. A sweeper has
+    no use for them, and a long sweep would keep them all.
+    """
     keys = [str(key) for key in composed.config if key != "hydra"]
     value: Any = outcome.metrics.get(objective)
     well = outcome.status in (DONE, PRUNED)
     return JobReturn(
         overrides=list(composed.overrides),
-        cfg=OmegaConf.masked_copy(composed.config, keys),
-        hydra_cfg=OmegaConf.masked_copy(composed.config, "hydra"),
+        cfg=OmegaConf.masked_copy(composed.config, keys) if whole else None,
+        hydra_cfg=OmegaConf.masked_copy(composed.config, "hydra") if whole else None,
         working_dir=str(Path.cwd()),
         task_name=composed.config.hydra.job.name,
         status=JobStatus.COMPLETED if well else JobStatus.FAILED,

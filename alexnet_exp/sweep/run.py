@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a job. seconds: from its start to its end; error: one line."""
+    """What has become of a job. seconds: of its training, in all attempts; error: one line."""
 
     job: Job
     status: str
@@ -243,6 +243,12 @@ class _Loop:
 
 
 def _seconds(result: dict[str, Any]) -> float | None:
+    """Of its training, in all attempts; before a job has told that, from its start to its end."""
+    trained = result.get("seconds")
+    if isinstance(trained, int | float):
+        return float(trained)
+    if result.get("attempts"):  # `start` is that of the first: the time in between is none of the job's
+        return None
     try:
         begun, ended = (datetime.fromisoformat(result[key]) for key in ("start", "end"))
     except (KeyError, ValueError, TypeError):

@@ -138,9 +138,10 @@ class _Command:
         note_ran(outcome)
         add(self.plan, outcome)
         self.teller.ended(outcome)
-        composed = self.composed[outcome.job.folder]
-        returned = job_return(composed, outcome, self.plan.objective)
-        self.context.callbacks.on_job_end(config=composed.config, job_return=returned)
+        if self.context.callbacks.callbacks:
+            composed = self.composed[outcome.job.folder]
+            returned = job_return(composed, outcome, self.plan.objective, whole=True)
+            self.context.callbacks.on_job_end(config=composed.config, job_return=returned)
 
     def lines(self) -> list[str]:
         """What is said at the end: how the trials ended, which was best, and the command that runs it alone."""

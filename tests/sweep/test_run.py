@@ -184,6 +184,25 @@ def test_results_csv_has_a_row_for_each_job_that_began(plan: Plan) -> None:
     assert rows(plan) == found, "written anew it is the same"
 
 
+@pytest.mark.parametrize(
+    ("known", "seconds"),
+    [
+        ({}, 7200.0),
+        ({"seconds": 12.5}, 12.5),
+        ({"seconds": 12.5, "attempts": [{"status": "died"}]}, 12.5),
+        ({"attempts": [{"status": "died"}]}, None),
+    ],
+)
+def test_the_time_between_two_attempts_is_none_of_the_jobs(
+    plan: Plan, known: dict[str, object], seconds: float | None
+) -> None:
+    folder = RunFolder(plan.jobs[0].folder)
+    folder.begin({}, {})
+    times = {"start": "2024-11-30T10:00:00.000+00:00", "end": "2024-11-30T12:00:00.000+00:00"}
+    folder.finish("done", **times, **known)
+    assert outcome_of(plan.jobs[0]).seconds == seconds
+
+
 def test_a_spreadsheet_computes_nothing_of_results_csv(plan: Plan) -> None:
     for error in ("=HYPERLINK(1)", "@SUM(1)\x1b[2J"):
         results.add(plan, Outcome(plan.jobs[0], "failed", error=error))
