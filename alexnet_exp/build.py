@@ -31,7 +31,7 @@ from alexnet_exp.model.weights import load_weights
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import weights_file
-from alexnet_exp.schema import Config
+from alexnet_exp.schema import LIMITS, Config
 from alexnet_exp.seeds import derive
 from alexnet_exp.settings import Problem, Refused, UserError
 from alexnet_exp.user_cache import cache_folder
@@ -152,6 +152,10 @@ def prepare(experiment: Experiment) -> None:
             log.info(line)
         if hint := _too_large(experiment.spec, len(data.source.train)):
             log.info(hint)
+        for key in LIMITS:
+            limit = getattr(experiment.config.trainer, key)
+            if limit and not (isinstance(limit, float) and limit == 1):
+                log.info(f"trainer.{key}={limit}: only that part of these images is used")
         if data.source.val is None:
             _refuse_validation_monitors(experiment.config, data.source.val_from)
     elif isinstance(preprocess, Preprocess) and _gives_floats(experiment):

@@ -6,6 +6,7 @@ accepted. So when composing fails, every override is looked at by itself, and `R
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import re
@@ -25,11 +26,11 @@ from alexnet_exp.composer import Composer, Options, parsed_override, typed_text
 from alexnet_exp.extend import ROLES, TARGET
 from alexnet_exp.match import match
 from alexnet_exp.model.spec import Network
-from alexnet_exp.overrides import exact, texts
+from alexnet_exp.overrides import changed_texts, exact, texts
 from alexnet_exp.paths import OUTPUTS, conf_dir, group_names, groups
 from alexnet_exp.runs.find import weights_file
-from alexnet_exp.schema import COLLECTIONS, NODES, Config
-from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, nearest, one_of
+from alexnet_exp.schema import COLLECTIONS, NODES, Config, Mlflow, Wandb
+from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, nearest, not_installed, one_of
 from alexnet_exp.suggestions import of_option, of_setting
 from alexnet_exp.validate import validate
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 VERSION_BASE = "1.3"
 ROOT = "config"
 MACHINE = "local"  # the group of a machine's own settings, whose default file may be missing
+NEEDED: dict[type, str] = {Mlflow: "mlflow", Wandb: "wandb"}  # packages, which an installation may not have
 WHOLE = {"experiment", "debug"}  # groups whose files set keys of any other
 
 
@@ -113,8 +115,15 @@ def composed(
 
 
 def fitted(container: Mapping[str, Any]) -> Config:
-    """A composed configuration, validated: its network and data fit each other, the weights it names are there."""
+    """A composed configuration, validated: its network and data fit each other, the weights it names are there.
+
+    So are the packages of its trackers: a run would fail only once its data and network are built.
+    """
     config = validate(container)
+    missing = [NEEDED[type(each)] for each in config.logger.values() if type(each) in NEEDED]
+    missing = [package for package in missing if importlib.util.find_spec(package) is None]
+    if missing:
+        raise Refused([Problem("logger", package, not_installed(package)) for package in missing])
     spec, _, _ = match(config)
     if isinstance(spec, Network) and spec.weights:
         weights_file(spec.weights, OUTPUTS)
@@ -258,8 +267,22 @@ def each_job(overrides: Sequence[str], config_dir: str | None = None) -> Iterato
     return (list(job) for job in itertools.product(*choices))
 
 
+def check_texts(config_dir: str) -> None:
+    """Refuses text in the user's YAML files that YAML reads as a number or a truth value of other letters."""
+    files = [*Path(config_dir).rglob("*.yaml"), *(conf_dir() / MACHINE).glob("*.yaml")]
+    lines = [
+        f"{file}: {key}: {text} is a number or true to YAML; write {last}: '{text}'"
+        for file in sorted(files)
+        for key, last, text in changed_texts(file)
+    ]
+    if lines:
+        raise UserError("\n".join(lines))
+
+
 def typed(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     """Overrides as Hydra takes them: text keeps its letters, and an argument of a user's class needs no `+`."""
+    if config_dir:
+        check_texts(config_dir)
     given = list(map(exact, overrides))
     unclear = [text for text in given if config_dir and re.match(rf"({'|'.join(ROLES)})\.[^=]+=", text)]
     if not unclear:

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.extend import UserClass
 from alexnet_exp.schema import Config, Mlflow, TensorBoard, Wandb
-from alexnet_exp.settings import DONE, UserError
+from alexnet_exp.settings import DONE, UserError, not_installed
 from alexnet_exp.trackers.closing import Closing
 from alexnet_exp.trackers.guarded import Guarded
 from alexnet_exp.trackers.values import tested
@@ -110,7 +110,5 @@ def _build(settings: Any, config: Config, run: Path, parameters: Mapping[str, An
 
 def _need(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"logger={package}: the package {package} is not installed; pip install 'alexnet_exp[{package}]'"
-        )
+        raise UserError(f"logger={package}: {not_installed(package)}")
     import_module(package)  # here: it takes seconds, in which no server is to blame

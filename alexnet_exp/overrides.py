@@ -40,6 +40,41 @@ def exact(word: str) -> str:
     return f"{mark}{key}={_exact(value, kind is list)}"
 
 
+def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:
+    """The settings of a YAML file whose text YAML changes: full name, its last part, and the text. None of a bad file.
+
+    A file is of the group whose folder it is in, or of the `@package` that its first line names.
+    """
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    try:
+        content = file.read_text(encoding="utf-8")
+        root = yaml.compose(content, Loader=get_yaml_loader())
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    named = re.match(r"\s*#\s*@package\s+(\S+)", content)
+    package = named[1] if named else file.parent.name
+    above = () if package == "_global_" else tuple(package.split("."))
+
+    def scalars(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                yield from scalars(value, (*path, str(key.value)))
+        elif isinstance(node, yaml.SequenceNode):
+            for value in node.value:
+                yield from scalars(value, path)
+        elif node is not None:
+            yield path, node
+
+    for path, node in scalars(root, above):
+        key = ".".join(path)
+        if key in texts() and node.tag.rpartition(":")[2] in ("int", "float", "bool"):
+            value = yaml.load(node.value, Loader=get_yaml_loader())
+            if str(value) != node.value:
+                yield key, path[-1], node.value
+
+
 @cache
 def texts() -> dict[str, type]:
     """The settings that are text (`str`) and lists of text (`list`), by their full names."""

@@ -160,6 +160,7 @@ def nearest(word: Any, names: Iterable[str]) -> str | None:
     if word in plain:
         return plain[word]
     found = difflib.get_close_matches(word, plain, n=1, cutoff=0.8 if len(word) <= 4 else 0.7)
+    found = found or [other for other in plain if len(word) > 2 and len(other) == len(word) and other[:-1] == word[:-1]]
     return swapped[-1] if swapped else plain[found[0]] if found else None
 
 
@@ -173,3 +174,8 @@ def one_of(word: Any, names: Iterable[str]) -> str:
     names = list(names)
     near = nearest(word, names)
     return (f"did you mean {near}? " if near else "") + f"one of {', '.join(names)}"
+
+
+def not_installed(package: str) -> str:
+    """What to say where the package of an extra of the same name is missing."""
+    return f"the package {package} is not installed; pip install 'alexnet_exp[{package}]'"

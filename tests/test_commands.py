@@ -166,6 +166,22 @@ def test_devices_that_are_not_there_are_refused_before_a_folder_is_made(line: st
     assert not Path("outputs").exists()
 
 
+@pytest.mark.parametrize(
+    "line", ["logger=wandb", "'logger=[csv,wandb]'", "-m logger=wandb seed=1,2", "check logger=wandb"]
+)
+def test_a_trackers_missing_package_is_found_before_anything_is_made(
+    line: str, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else original(name, *rest)
+    )
+    assert typed(line) == (2, ["logger=wandb: the package wandb is not installed; pip install 'alexnet_exp[wandb]'"])
+    assert not Path("outputs").exists()
+
+
 def test_several_problems_are_a_line_each(typed: Typed) -> None:
     code, lines = typed("optim.lr=abc modle=lrn trainer.max_epoch=3 model.width=0 data=digitz")
     assert code == 2

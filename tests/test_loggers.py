@@ -16,7 +16,7 @@ import pytest
 from alexnet_exp.config import composed
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.schema import Wandb
+from alexnet_exp.schema import LOGGERS, Wandb
 from alexnet_exp.settings import UserError
 from tests.conftest import Run, train_into
 
@@ -238,7 +238,8 @@ def _leveldb_records(content: bytes) -> Iterator[bytes]:
 def test_a_missing_package_gets_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     original = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == name else original(module))
-    config, _ = composed([f"logger={name}"])
+    config, _ = composed([])
+    config.logger[name] = LOGGERS[name]()
     said = rf"logger={name}: the package {name} is not installed; pip install 'alexnet_exp\[{name}\]'"
     with pytest.raises(UserError, match=said):
         build_loggers(config, tmp_path, {})

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from alexnet_exp.composer import Options, parsed_override, typed_text
 from alexnet_exp.config import compose, each_job, typed
 from alexnet_exp.overrides import exact, texts
-from alexnet_exp.settings import Refused
+from alexnet_exp.settings import Refused, UserError
 
 TEXTS = [
     *("20241130_155038", "8e45012", "1_1_1", "1e5", "true", "2024_05", "1.10", "1E3", "-1_0", ".5"),
@@ -86,6 +86,45 @@ def test_glob_chooses_among_the_options_of_every_group(tmp_path: Path) -> None:
     (tmp_path / "experiment" / "zebra.yaml").touch()
     assert Options(str(tmp_path)).get_group_options("experiment")[-1] == "zebra"
     assert Options(None).get_group_options("experiment/ladder")
+
+
+# --- text in the user's YAML
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "line"),
+    [
+        (
+            "experiment/a",
+            "# @package _global_\nname: 20241130_155038",
+            "name: 20241130_155038 is a number or true to YAML",
+        ),
+        ("experiment/a", "# @package _global_\nlogger:\n  wandb: {project: 007}", "logger.wandb.project: 007 is a "),
+        (
+            "experiment/a",
+            "# @package _global_\ntags: [a, 8e4]",
+            "tags: 8e4 is a number or true to YAML; write tags: '8e4'",
+        ),
+        ("data/mine", "root: 2024_05", "data.root: 2024_05 is a number or true to YAML; write root: '2024_05'"),
+        ("experiment/a", "# @package _global_\nnote: yes", "note: yes is a number or true to YAML; write note: 'yes'"),
+    ],
+)
+def test_text_that_yaml_changes_is_refused(file: str, text: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{file}.yaml"
+    path.parent.mkdir()
+    path.write_text(f"{text}\n")
+    with pytest.raises(UserError) as refused:
+        typed([], str(tmp_path))
+    assert str(refused.value).startswith(f"{path}: {line}")
+
+
+@pytest.mark.parametrize(
+    "text", ["name: '007'", "name: 7", "name: a1e5", "seed: 1_0", "note: null", "note: 1.5", "[", ""]
+)
+def test_other_yaml_is_left_alone(text: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "a.yaml").write_text(f"# @package _global_\n{text}\n")
+    assert typed(["seed=1"], str(tmp_path)) == ["seed=1"]
 
 
 # --- arguments of a user's class

@@ -27,6 +27,7 @@ from alexnet_exp.config import (
     with_hydra,
 )
 from alexnet_exp.endings import Ending
+from alexnet_exp.overrides import exact
 from alexnet_exp.ranks import rank
 from alexnet_exp.runs.accuracy import margin
 from alexnet_exp.runs.contents import is_run, read_config, read_result, state
@@ -47,7 +48,7 @@ SHOWN = {
 
 def run(arguments: list[str]) -> int:
     """Validates every job, then hands the command line to Hydra; the worst job's exit code comes back."""
-    flags, arguments = _flags(arguments)
+    flags, given = _flags(arguments)
     check_config_dir(flags.config_dir)
     others = (flags.multirun, flags.run, flags.info, flags.hydra_help, flags.shell_completion, flags.package)
     if flags.cfg == "job" and not flags.resolve and not any(others):
@@ -57,11 +58,11 @@ def run(arguments: list[str]) -> int:
         first = next(each_job(flags.overrides, flags.config_dir)) if flags.multirun else flags.overrides
         compose(first, flags.config_dir)
     if flags.cfg or flags.info or flags.hydra_help or flags.shell_completion:
-        with_hydra(arguments, lambda config: None)
+        with_hydra(given, lambda config: None)
         return 0
     settings = _settings(flags)
     if settings is not None and (flags.multirun or _is_sweep(settings)):
-        return _sweep(arguments, flags, settings)
+        return _sweep([exact(word) for word in arguments], given, flags, settings)
     configs = composed_jobs([flags.overrides], flags.config_dir)
     check_devices(configs)
     there = Path() if settings is None else Path(str(settings.hydra.run.dir))
@@ -75,7 +76,7 @@ def run(arguments: list[str]) -> int:
     if rank() == 0 and sys.stderr.isatty():  # for seconds nothing else is printed
         print("loading PyTorch and Lightning", file=sys.stderr, flush=True)
     ended: list[tuple[Path, Ending]] = []
-    with_hydra(arguments, lambda config: ended.append(_one(config)))
+    with_hydra(given, lambda config: ended.append(_one(config)))
     path, ending = ended[0]
     if rank() == 0 and ending.status != "refused":
         tell(path, ending.code)
@@ -141,7 +142,7 @@ def _settings(flags: argparse.Namespace) -> DictConfig | None:
         return None
 
 
-def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
+def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
     """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
     from alexnet_exp.endings import ending_of
     from alexnet_exp.runs.plan import Plan
@@ -158,8 +159,8 @@ def _sweep(arguments: list[str], flags: argparse.Namespace, settings: DictConfig
     with interruptible():
         try:
             with left_as_it_was(folder), typed_as(arguments) as ran:
-                given = [*arguments, f"hydra.sweep.dir={quoted(str(folder))}"]
-                with_hydra(given, lambda config: ended.append(_one(config)))
+                into = f"hydra.sweep.dir={quoted(str(folder))}"
+                with_hydra([*given, into], lambda config: ended.append(_one(config)))
         except JobFailed:  # from Hydra's own sweeper; the table tells it
             pass
         except KeyboardInterrupt as stop:

@@ -43,7 +43,7 @@ def progress(found: Run, now: float | None = None) -> str:
         return f"{done} epoch{'' if done == 1 else 's'}" if done else ""
     if not isinstance(limit, int) or limit < 1:
         return f"{done} epochs"
-    text = f"{done} of {limit} epochs"
+    text = f"{done} of {limit} epoch{'' if limit == 1 else 's'}"
     begun = _seconds(found.facts.get("start"))
     if found.status != RUNNING or not done or begun is None:
         return text

@@ -105,11 +105,14 @@ def check_devices(configs: Iterable[Config]) -> None:
         raise UserError("\n".join(lines))
 
 
-def lay_out(plan: Plan, composed: Sequence[Composed], varying: Sequence[str] | None = None) -> list[Job]:
+def lay_out(
+    plan: Plan, composed: Sequence[Composed], varying: Sequence[str] | None = None, number: int | None = None
+) -> list[Job]:
     """The job of each, added to the plan and with `.hydra/` in its folder. Equal configurations are one job.
 
     A job that the plan has already, by the hash of its configuration, keeps its folder and its number. varying: the
-    keys in which jobs differ, where that is known before there are several.
+    keys in which jobs differ, where that is known before there are several. number: of a single new job, where it is
+    not the next one.
     """
     known = {hash_of(job.folder.name): job for job in plan.jobs}
     settings = [settings_of(job.overrides) for job in plan.jobs] + [settings_of(each.overrides) for each in composed]
@@ -129,7 +132,7 @@ def lay_out(plan: Plan, composed: Sequence[Composed], varying: Sequence[str] | N
         names.append(name)
         if name not in jobs:
             folder = plan.folder / job_name(varies(each.overrides), each.container)
-            jobs[name] = Job(len(jobs) + 1, folder, each.overrides, varies(each.overrides))
+            jobs[name] = Job(number or len(jobs) + 1, folder, each.overrides, varies(each.overrides))
         _write(jobs[name], each)
     plan.jobs = list(jobs.values())
     plan.write()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.compose import JobComposer, compose_jobs, lay_out
+from alexnet_exp.sweep.folder import flags_of
 from alexnet_exp.sweep.naming import settings_of, sweep_name
 from alexnet_exp.sweep.run import Outcome, outcome_of
 from alexnet_exp.sweep.stored import refuse_foreign
@@ -44,7 +44,7 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> Plan:
     fresh = _fresh(outcomes, seeds)
     batch = [[*overrides, f"{SEED}={seed}"] for overrides in winners for seed in fresh]
 
-    flags = _flags(searched.command)
+    flags = flags_of(searched.command)
     how = [override for override in flags.overrides if override.startswith("hydra.job.env_set")]
     command = [*COMMAND, str(folder), f"--top={top}", f"--seeds={seeds}"]
     # from wherever it is typed, the folder beside the first sweep is the same
@@ -80,9 +80,3 @@ def _fresh(outcomes: Sequence[Outcome], count: int) -> list[int]:
         typed = settings_of(outcome.job.overrides).get(SEED)
         used.add(int(typed) if typed and typed.isdigit() else outcome.job.container()[SEED])
     return list(itertools.islice((seed for seed in itertools.count(1) if seed not in used), count))
-
-
-def _flags(command: Sequence[str]) -> Namespace:
-    from hydra._internal.utils import get_args_parser
-
-    return get_args_parser().parse_args(list(command))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from alexnet_exp.composer import Options, parsed_override
 from alexnet_exp.config import WHOLE, compose
@@ -16,7 +18,7 @@ from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
 from alexnet_exp.runs.plan import FILE
 from alexnet_exp.settings import Problem, Refused, UserError
-from alexnet_exp.sweep.naming import settings_of, sweep_name
+from alexnet_exp.sweep.naming import in_any_order, settings_of, sweep_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,7 +44,35 @@ def choose(overrides: Sequence[str], config_dir: str | None, settings: DictConfi
     if raw["dir"] != _DIR:
         return Path(_own(settings))
     swept = _swept(overrides, settings)
-    return OUTPUTS / _name(overrides, swept, config_dir, settings) / sweep_name(swept, overrides, config_dir)
+    beside = OUTPUTS / _name(overrides, swept, config_dir, settings)
+    folder = beside / sweep_name(swept, overrides, config_dir)
+    return folder if folder.exists() else _in_another_order(beside, overrides, config_dir) or folder
+
+
+def _in_another_order(beside: Path, overrides: Sequence[str], config_dir: str | None) -> Path | None:
+    """The folder of the sweep whose command has the same overrides in another order, where that has no meaning."""
+    what = in_any_order(overrides)
+    if what is None:
+        return None
+    for file in sorted(beside.glob(f"*/{FILE}")):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            words = json.loads(file.read_text(encoding="utf-8"))["command"]
+            theirs = flags_of(words)
+            if in_any_order(theirs.overrides) == what and theirs.config_dir == config_dir:
+                return file.parent
+    return None
+
+
+def flags_of(command: Sequence[str]) -> argparse.Namespace:
+    """The words of a sweep's command, as Hydra's own parser takes them apart. Raises ValueError where it cannot."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(list(command))
 
 
 def make(master: DictConfig) -> Path:

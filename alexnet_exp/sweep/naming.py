@@ -39,6 +39,24 @@ def sweep_name(swept: Mapping[str, str], overrides: Sequence[str], config_dir: s
     return _joined(slug(swept), _digest(json.dumps([what, config_dir])))
 
 
+def in_any_order(overrides: Sequence[str]) -> list[str] | None:
+    """What a sweep is, whatever the order in which its overrides were typed; None where the order has a meaning.
+
+    It has one where two of them set the same thing, or one sets a part of what another sets.
+    """
+    what = sorted(override for override in overrides if not says_how(override))
+    keys = [override.lstrip("+~").partition("=")[0] for override in what]
+    for key in keys:
+        if keys.count(key) > 1 or any(other.startswith(f"{key}.") and _is_node(key, what) for other in keys):
+            return None
+    return what
+
+
+def _is_node(key: str, overrides: Sequence[str]) -> bool:
+    """Whether `key` is set to a mapping or taken away; an option of a group is chosen before anything is set in it."""
+    return any(each.lstrip("+").startswith((f"{key}={{", f"~{key}")) for each in overrides)
+
+
 def says_how(override: str) -> bool:
     """Whether an override says only how a sweep is run: where, how many at once, how much is printed."""
     key = override.lstrip("+~").partition("=")[0]

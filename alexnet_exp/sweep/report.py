@@ -81,6 +81,8 @@ def told_beforehand(jobs: Sequence[Job], asked: int) -> Iterator[str]:
     done = sum(status_of(job.folder) in (DONE, PRUNED) for job in jobs)
     count = f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}"
     yield f"{count} in {jobs[0].folder.parent}" + (f", {done} done already" if done else "")
+    if asked == 1:
+        yield "-m: a sweep of one run; list several values, such as seed=1,2"
     if asked > len(jobs):
         yield f"{asked - len(jobs)} of {asked} jobs have the configuration of another: they are run once"
 

@@ -124,7 +124,7 @@ class Search:
         except UserError as error:
             line = "; ".join(str(error).splitlines())
             self.study.failed(number, line)
-            self.said(f"trial {number} failed: {line}")
+            self.said(f"trial {number + 1} failed: {line}")
             return
         name = job.folder.name
         self.study.note(number, {RUN: name})
@@ -134,7 +134,7 @@ class Search:
                 return
         twin = self.study.close_as_twin(number, name)
         if twin is not None:
-            self.said(f"trial {number}: the same as trial {twin}")
+            self.said(f"trial {number + 1}: the same as trial {twin + 1}")
             return
         trial = _Trial(number, job)
         if self._lives_elsewhere(job):

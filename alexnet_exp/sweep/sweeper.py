@@ -126,7 +126,7 @@ class _Command:
     def make(self, number: int, values: dict[str, Value]) -> Job:
         overrides = self.space.overrides(values)
         [composed] = compose_jobs(self.compose, [overrides], self.launcher.check_devices)
-        [job] = lay_out(self.plan, [composed], varying=list(self.space.dimensions))
+        [job] = lay_out(self.plan, [composed], varying=list(self.space.dimensions), number=number + 1)
         self.composed[job.folder] = composed
         return job
 
@@ -153,7 +153,7 @@ class _Command:
         command = shlex.join(["python", "-m", "alexnet_exp", *self.space.overrides(best.values)])
         return [
             f"trials: {count}",
-            f"best: trial {best.number}, {label(objective)} {value_text(objective, best.value)}, {settings}",
+            f"best: trial {best.number + 1}, {label(objective)} {value_text(objective, best.value)}, {settings}",
             f"  {command}",
         ]
 

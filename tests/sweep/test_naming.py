@@ -8,7 +8,16 @@ import re
 
 import pytest
 
-from alexnet_exp.sweep.naming import differing, job_hash, job_name, says_how, settings_of, slug, sweep_name
+from alexnet_exp.sweep.naming import (
+    differing,
+    in_any_order,
+    job_hash,
+    job_name,
+    says_how,
+    settings_of,
+    slug,
+    sweep_name,
+)
 
 
 def test_a_jobs_name_says_what_varies_and_ends_in_the_hash_of_its_configuration() -> None:
@@ -53,6 +62,14 @@ def test_a_sweeps_name_is_that_of_what_is_run_and_not_of_how() -> None:
         assert not says_how(what)
         assert sweep_name(swept, ["seed=1,2", "model=bn", what], None) != name
     assert sweep_name(swept, ["seed=1,2", "model=bn"], "mine") != name
+
+
+def test_the_order_of_overrides_has_a_meaning_only_where_they_set_the_same() -> None:
+    same = in_any_order(["seed=1,2", "hydra.launcher.jobs=2", "model=lrn,bn", "model.width=0.5"])
+    assert same == in_any_order(["model.width=0.5", "model=lrn,bn", "seed=1,2"])
+    assert same != in_any_order(["model.width=0.5", "model=lrn,bn", "seed=1,3"])
+    for overrides in (["seed=1", "seed=2"], ["+seed=1", "seed=2"], ["data={pad: 1}", "data.pad=2"], ["~a", "a.b=1"]):
+        assert in_any_order(overrides) is None
 
 
 def test_what_differs_between_jobs() -> None:
