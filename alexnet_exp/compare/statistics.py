@@ -264,7 +264,7 @@ class Design:
         of_arm, of_control = arm / self.arm.n, control / self.control.n  # those of the means
         total = of_arm + of_control
         measured, size = self.arm.mean - self.control.mean, abs(difference)
-        sign = math.copysign(1.0, difference)
+        sign: Any = math.copysign(1.0, difference)
         if either_way:
             # by Bayes' rule, before the seeds each sign as likely
             odds = np.exp(np.clip(-2 * measured * size / total, -700, 700))

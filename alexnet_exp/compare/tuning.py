@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from alexnet_exp.compare.arms import label_of
 from alexnet_exp.compare.comparison import Arm
@@ -21,7 +20,10 @@ def tuning_caveats(
     every: all arms, also those without a finished run. chosen: one of each group of arms that differ in `keys` alone.
     """
     rest = [factor for factor in factors if factor not in keys]
-    tried = {id(arm): [one for one in every if _same(one, arm, rest)] for arm in chosen}
+    groups: dict[tuple[str, ...], list[Arm]] = {}
+    for arm in every:
+        groups.setdefault(_at(arm, rest), []).append(arm)
+    tried = {id(arm): groups[_at(arm, rest)] for arm in chosen}
     return [
         *_unequal_budget(chosen, tried, rest, keys),
         *(line for key in keys for line in _at_an_edge(chosen, tried, rest, [k for k in keys if k != key], key)),
@@ -50,10 +52,11 @@ def _at_an_edge(
 ) -> list[str]:
     found: dict[tuple[str, tuple[float, ...]], list[str]] = {}
     for arm in chosen:
-        values = [one.settings.get(key) for one in tried[id(arm)] if _same(one, arm, others)]
-        if not arm.n or not all(_is_number(value) for value in values) or len(set(values)) < 2:
+        values = [one.settings.get(key) for one in tried[id(arm)] if _at(one, others) == _at(arm, others)]
+        numbers = sorted({value for value in values if isinstance(value, int | float) and not isinstance(value, bool)})
+        if not arm.n or len(numbers) < 2 or not all(value in numbers for value in values):
             continue
-        best, numbers = arm.settings[key], sorted(set(values))
+        best = arm.settings[key]
         for end, word in ((numbers[0], "lowest"), (numbers[-1], "highest")):
             if best == end:
                 found.setdefault((word, tuple(numbers)), []).append(_name(arm, rest))
@@ -64,16 +67,12 @@ def _at_an_edge(
     ]
 
 
-def _same(one: Arm, other: Arm, keys: Sequence[str]) -> bool:
-    return all(shown(one.settings.get(key)) == shown(other.settings.get(key)) for key in keys)
+def _at(arm: Arm, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(shown(arm.settings.get(key)) for key in keys)
 
 
 def _name(arm: Arm, rest: Sequence[str]) -> str:
     return label_of(arm.settings, rest) or "all runs"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _listed(parts: Sequence[str]) -> str:
