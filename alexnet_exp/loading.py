@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from alexnet_exp.build import CARD, CARD_FORMAT, Experiment, build, build_network
 from alexnet_exp.data.augment import center_crop, fit
-from alexnet_exp.data.images import read_image
+from alexnet_exp.data.images import MOST_PIXELS, read_image
 from alexnet_exp.extend import TARGET, UserClass
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Ends, Network
@@ -25,6 +26,10 @@ from alexnet_exp.runs.folder import flatten
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
 from alexnet_exp.validate import typed
+
+BATCH = 32  # images that `predict` holds at a time
+MOST_CHANNELS = 1 << 16
+LARGEST_SIDE = math.isqrt(MOST_PIXELS)
 
 
 class Classifier(nn.Module):
@@ -73,9 +78,17 @@ class Classifier(nn.Module):
         given = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         return UserError(f"{self.source}: takes {self.takes}, and got {given}")
 
-    @torch.inference_mode()
     def predict(self, paths: str | Path | Sequence[str | Path]) -> Tensor:
         """Class probabilities [N, classes] of image files, or of one, cropped as in the run's own test.
+
+        The images are read and classified in batches of 32. Raises `UserError` as `each` does.
+        """
+        paths = [paths] if isinstance(paths, str | Path) else paths
+        found = list(self.each(paths))
+        return torch.stack(found) if found else torch.empty(0, len(self.classes))
+
+    def each(self, paths: Sequence[str | Path]) -> Iterator[Tensor]:
+        """Class probabilities [classes] of one image file after another; one batch of images is in memory at a time.
 
         Raises `UserError` where the network was trained on floats: only the user's data module knows how to make them.
         """
@@ -87,7 +100,11 @@ class Classifier(nn.Module):
             raise UserError(
                 f"{self.source}: takes {self.takes}: {told}; alexnet_exp.load(RUN)(images) takes such images"
             )
-        paths = [paths] if isinstance(paths, str | Path) else paths
+        for start in range(0, len(paths), BATCH):
+            yield from self._batch(paths[start : start + BATCH])
+
+    @torch.inference_mode()
+    def _batch(self, paths: Sequence[str | Path]) -> Tensor:
         device = next(self.parameters()).device
         images = torch.stack([read_image(Path(path), self.stored_size, instead="leave it out") for path in paths])
         if self.in_channels == 1:
@@ -111,8 +128,9 @@ def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> 
     if not isinstance(model, Mapping):
         raise UserError(f"{folder / '.hydra' / 'config.yaml'}: not the configuration of a run: it has no model")
     refuse_another_network(path, card["model"], model, folder)
-    spec, ends = _spec(card, path), Ends(card["input_size"], card["in_channels"], len(card["classes"]), 1.0)
-    network, preprocess = build_network(spec, ends)
+    if card["input_size"] is None:
+        raise UserError(f"{path}: does not say the size of its images; load it by a program of your own")
+    network, preprocess = _network(card, path)
     classifier = Classifier(network, preprocess, card, path)
     state = {key: value for key, value in content["state_dict"].items() if key.startswith(("network.", "preprocess."))}
     try:
@@ -139,7 +157,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a checkpoint of a run; weights alone are loaded by model.weights=FILE")
     if card.get("format") != CARD_FORMAT:
         raise UserError(f"{path}: format {card.get('format')}, this version reads {CARD_FORMAT}")
+    wrong = [key for key, right in _card_checks(card) if not right]
+    if wrong:
+        value = textwrap.shorten(repr(card.get(wrong[0])), 60, placeholder="...")
+        raise UserError(f"{path}: no checkpoint of a run has {wrong[0]} {value}; the file is damaged or was changed")
+    if not all(isinstance(key, str) for key in content["state_dict"]):
+        raise UserError(f"{path}: no checkpoint of a run has weights without names; the file is damaged or was changed")
     return content
+
+
+def _card_checks(card: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Each entry of a checkpoint's card, and whether it can be right: sizes get as far as native code."""
+    model, classes, size = card.get("model"), card.get("classes"), card.get("input_size")
+    yield "model", isinstance(model, dict) and all(isinstance(key, str) for key in model)
+    yield (
+        "classes",
+        isinstance(classes, list) and bool(classes) and all(isinstance(each, str | int) for each in classes),
+    )
+    yield "in_channels", _is_size(card.get("in_channels"), MOST_CHANNELS)
+    own = isinstance(model, dict) and TARGET in model
+    unknown = own and size is None  # of a network and data of the user's
+    yield "input_size", unknown or _is_size(size)
+    stored: Any = card.get("stored_size")
+    yield "stored_size", unknown or _is_size(stored)
+    yield "crop", unknown or (_is_size(stored) and _is_size(card.get("crop"), stored))
+    if isinstance(model, dict) and isinstance(classes, list) and not own:
+        ends = {"input_size": size, "in_channels": card.get("in_channels"), "num_classes": len(classes)}
+        yield "model", all(model.get(key) in (None, value) for key, value in ends.items())
+    images = card.get("images")
+    if images is not None:
+        shape = images.get("shape") if isinstance(images, dict) else None
+        sizes = isinstance(shape, list) and len(shape) == 3 and all(_is_size(side, MOST_CHANNELS) for side in shape)
+        yield "images", sizes and images.get("dtype") in ("uint8", "float32") and isinstance(images.get("source"), str)
+
+
+def _is_size(value: Any, most: int = LARGEST_SIDE) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def refuse_another_network(file: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], run: Path) -> None:
@@ -160,11 +213,15 @@ def _grey(images: Tensor) -> Tensor:
     return (images * weights).sum(1, keepdim=True).round().to(torch.uint8)
 
 
-def _spec(card: dict[str, Any], path: Path) -> Network | UserClass:
-    node = dict(card["model"])
+def _network(card: dict[str, Any], path: Path) -> tuple[nn.Module, Preprocess]:
+    """The network of a card that was checked, with weights of its own; raises `UserError` where there can be none."""
+    ends, node = Ends(card["input_size"], card["in_channels"], len(card["classes"]), 1.0), dict(card["model"])
     if TARGET in node:
-        return UserClass("model", node, "model")
+        return build_network(UserClass("model", node, "model"), ends)
     node["weights"] = None  # they are in the checkpoint; the file they came from may be gone
-    spec = typed(Network, node, "model")
-    assert isinstance(spec, Network)
-    return spec
+    try:
+        return build_network(typed(Network, node, "model"), ends)
+    # of a card that was changed: settings that are none, and sizes that no memory holds
+    except (UserError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        first = textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 120, placeholder=" ...")
+        raise UserError(f"{path}: its network cannot be built ({first})") from None

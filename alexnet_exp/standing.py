@@ -93,7 +93,7 @@ def _of(path: Path, content: dict[str, Any]) -> Standing:
         seconds = float(callbacks[TIMER]["time_elapsed"]["train"]) if TIMER in callbacks else None
         step, model = int(content["global_step"]), content[CARD]["model"]
         return Standing(path, step, epoch, batch, model, fingerprint, seconds)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a checkpoint that a training can go on from ({error!r})") from None
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 
 import alexnet_exp
+from alexnet_exp import loading
+from alexnet_exp.__main__ import main
 from alexnet_exp.loading import load
 from alexnet_exp.settings import UserError
 from tests.conftest import Run, opened_data
@@ -115,6 +118,91 @@ def test_damaged_checkpoints_are_refused_in_one_line(finished: Run, tmp_path: Pa
     best.with_name("best.ckpt.sha256").unlink()
     with pytest.raises(UserError, match=r"best\.ckpt: truncated"):
         load(run)
+
+
+def changed_card(finished: Run, file: Path, key: str, value: Any) -> Path:
+    content = finished.checkpoint("best")
+    node = content["alexnet_exp"]
+    *path, last = key.split(".")
+    for part in path:
+        node = node[part]
+    if value is MISSING:
+        del node[last]
+    else:
+        node[last] = value
+    torch.save(content, file)
+    return file
+
+
+MISSING = object()
+BAD_CARDS: list[tuple[str, Any]] = [
+    *(("stored_size", value) for value in (0, -16, 1 << 40, 3.5, "32", None, True, float("nan"), [32], MISSING)),
+    *(("crop", value) for value in (0, -1, 33, "x", MISSING)),
+    *(("input_size", value) for value in (0, -224, 1 << 62, None, "big", MISSING)),
+    *(("in_channels", value) for value in (0, -3, 1 << 40, 2, {}, MISSING)),
+    *(("classes", value) for value in ([], None, 7, "abc", ["a", "b"], [[1]], {"a": 1}, MISSING)),
+    *(("model", value) for value in (None, [], {}, {1: 2}, MISSING)),
+    *(("images", value) for value in ([], {"shape": [1]}, {"shape": [1, -1, 3], "dtype": "uint8", "source": "x"})),
+    *(("model.stages", value) for value in (None, 5, {}, {"conv1": {"out": 1 << 60, "kernel": 3}})),
+    ("model.num_classes", 11),
+    ("model.width", -1.0),
+    ("format", None),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_CARDS, ids=lambda value: str(value)[:30])
+def test_a_card_that_no_run_writes_is_one_line(key: str, value: Any, finished: Run, tmp_path: Path) -> None:
+    file = changed_card(finished, tmp_path / "changed.ckpt", key, value)
+    with pytest.raises(UserError) as refused:
+        load(finished.path, str(file))
+    assert str(refused.value).startswith(f"{file}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_predict_of_a_changed_card_exits_with_2(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (40, 50)).save(tmp_path / "a.png")
+    file = changed_card(finished, tmp_path / "changed.ckpt", "stored_size", 0)
+    assert main(["predict", str(finished.path), str(tmp_path / "a.png"), "--ckpt", str(file)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == f"{file}: no checkpoint of a run has stored_size 0; the file is damaged or was changed\n"
+    assert shown.out == ""
+
+
+def test_weights_without_names_are_refused(finished: Run, tmp_path: Path) -> None:
+    content = finished.checkpoint("best")
+    content["state_dict"] = {1: torch.zeros(1)}
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"a\.ckpt: no checkpoint of a run has weights without names"):
+        load(finished.path, str(tmp_path / "a.ckpt"))
+
+
+def test_predict_reads_a_batch_at_a_time(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, random = load(finished.path), np.random.default_rng(0)
+    files = [tmp_path / f"{number}.png" for number in range(11)]
+    for file in files:
+        Image.fromarray(random.integers(0, 256, (40, 50), dtype=np.uint8)).save(file)
+    monkeypatch.setattr(loading, "BATCH", 4)
+    together, sizes = [], []
+    monkeypatch.setattr(classifier.network, "forward", noting_sizes(classifier.network.forward, sizes))
+    found = classifier.each(files)
+    together.append(next(found))
+    assert sizes == [4], "the others are not read yet"
+    together += found
+    assert sizes == [4, 4, 3]
+    alone = torch.cat([classifier.predict(file) for file in files])
+    torch.testing.assert_close(torch.stack(together), alone)
+    torch.testing.assert_close(classifier.predict(files), alone)
+    assert classifier.predict([]).shape == (0, 10)
+
+
+def noting_sizes(forward: Callable[[torch.Tensor], torch.Tensor], sizes: list[int]) -> Callable[..., torch.Tensor]:
+    def noted(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return forward(images)
+
+    return noted
 
 
 class Bomb:

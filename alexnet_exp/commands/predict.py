@@ -40,9 +40,9 @@ def run(arguments: list[str]) -> int:
     from alexnet_exp.loading import load
 
     classifier = load(path, given.ckpt)
-    found = classifier.predict(names)
-    print(printable(_trained_on(path, classifier)), file=sys.stderr)
-    for name, probabilities in zip(names, found, strict=True):
+    for number, (name, probabilities) in enumerate(zip(names, classifier.each(names), strict=True)):
+        if number == 0:
+            print(printable(_trained_on(path, classifier)), file=sys.stderr)
         values, indices = probabilities.topk(min(TOP, len(classifier.classes)))
         top = [
             (classifier.classes[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)

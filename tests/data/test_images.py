@@ -186,6 +186,18 @@ def test_the_native_resize_gives_torchs_bytes(channels: int, size: int) -> None:
     assert made == 0 or made > 5
 
 
+@pytest.mark.parametrize(
+    ("size", "place"), [(0, (0, 0)), (-16, (0, 0)), (16, (-1, 0)), (16, (0, 2)), (16, (2, 0)), (32, (0, 0))]
+)
+def test_a_square_that_is_not_inside_is_not_read(size: int, place: tuple[int, int]) -> None:
+    if kernels._library() is None:
+        pytest.skip("no native kernels here")
+    pixels, square = torch.from_numpy(QUARTERS).permute(2, 0, 1), torch.zeros(3 * 32 * 32, dtype=torch.uint8)
+    arguments = (pixels.data_ptr(), *pixels.shape[1:], 3, 17, 17, *place, size, square.data_ptr())
+    assert kernels._library().alexnet_square(*arguments) == 0
+    assert not square.any()
+
+
 def test_what_the_native_resize_leaves_to_torch() -> None:
     pixels = torch.from_numpy(QUARTERS).permute(2, 0, 1)
     assert kernels.resized_square(pixels.contiguous(), (16, 16), (0, 0), 16) is None, "not as a decoder lays it out"
