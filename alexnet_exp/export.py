@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from alexnet_exp.loading import Classifier
-from alexnet_exp.settings import UserError
+from alexnet_exp.settings import UserError, not_installed
 
 TOLERANCE = 1e-3  # of the largest logit: convolutions add up in another order in onnxruntime
 OPSET = 18
@@ -26,10 +26,7 @@ def export_onnx(classifier: Classifier, folder: Path) -> tuple[Path, float]:
     Returns the file and the largest difference from torch's logits over batches of 1 and 3 random images. Raises
     `UserError` where the packages are missing, and RuntimeError where the outputs differ by more than `TOLERANCE`.
     """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        instead = "pip install 'alexnet_exp[onnx]', or add --format safetensors"
-        raise UserError(f"export: the package {missing[0]} is not installed; {instead}")
+    need_onnx()
     file = folder / "model.onnx"
     generator = torch.Generator().manual_seed(0)
     shape = (3, *classifier.shape)
@@ -53,6 +50,13 @@ def export_onnx(classifier: Classifier, folder: Path) -> tuple[Path, float]:
             verbose=False,
         )
     return file, _difference(file, classifier, images)
+
+
+def need_onnx() -> None:
+    """Raises UserError where a package that writes or checks model.onnx is missing."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"export: model.onnx was not written: {not_installed(missing[0], 'onnx')}")
 
 
 def _difference(file: Path, classifier: Classifier, images: torch.Tensor) -> float:

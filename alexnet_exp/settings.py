@@ -176,6 +176,6 @@ def one_of(word: Any, names: Iterable[str]) -> str:
     return (f"did you mean {near}? " if near else "") + f"one of {', '.join(names)}"
 
 
-def not_installed(package: str) -> str:
-    """What to say where the package of an extra of the same name is missing."""
-    return f"the package {package} is not installed; pip install 'alexnet_exp[{package}]'"
+def not_installed(package: str, extra: str | None = None) -> str:
+    """The message for a missing package, with the line that installs the extra (default: the one of that name)."""
+    return f"the package {package} is not installed; pip install -e '.[{extra or package}]'"

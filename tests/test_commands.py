@@ -178,7 +178,7 @@ def test_a_trackers_missing_package_is_found_before_anything_is_made(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else original(name, *rest)
     )
-    assert typed(line) == (2, ["logger=wandb: the package wandb is not installed; pip install 'alexnet_exp[wandb]'"])
+    assert typed(line) == (2, ["logger=wandb: the package wandb is not installed; pip install -e '.[wandb]'"])
     assert not Path("outputs").exists()
 
 

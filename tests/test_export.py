@@ -10,11 +10,13 @@ import torch
 from safetensors import safe_open
 
 from alexnet_exp import export
+from alexnet_exp.__main__ import main
 from alexnet_exp.export import export_onnx, export_safetensors
 from alexnet_exp.loading import load
 from alexnet_exp.model.weights import load_weights
-from alexnet_exp.settings import UserError
 from tests.conftest import Run
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_onnx_gives_the_same_logits_in_any_batch_size(finished: Run, tmp_path: Path) -> None:
@@ -44,10 +46,25 @@ def test_a_wrong_export_is_found(finished: Run, tmp_path: Path, monkeypatch: pyt
         export._difference(file, classifier, torch.zeros(3, 1, 32, 32, dtype=torch.uint8))
 
 
-def test_a_missing_package_gets_its_line(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnx_the_weights_are_written_and_one_line_says_what_to_install(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"package onnx is not installed; pip install 'alexnet_exp\[onnx\]'"):
-        export_onnx(load(finished.path), tmp_path)
+    line = "export: model.onnx was not written: the package onnx is not installed; pip install -e '.[onnx]'\n"
+    assert main(["export", str(finished.path), "--out", str(tmp_path / "both")]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"{tmp_path}/both/model.safetensors\n", line)
+    assert sorted(file.name for file in (tmp_path / "both").iterdir()) == ["classes.json", "model.safetensors"]
+    assert main(["export", str(finished.path), "--out", str(tmp_path / "onnx"), "--format", "onnx"]) == 2
+    assert capsys.readouterr().err == line
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_what_to_install_is_spelled_one_way() -> None:
+    """A name in quotes after `pip install` would be looked up in a registry, which does not know this project."""
+    places = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    places += (ROOT / "alexnet_exp").rglob("*.py")
+    assert [file for file in places if "pip install 'alexnet_exp" in file.read_text(encoding="utf-8")] == []
 
 
 def test_safetensors_load_back(finished: Run, tmp_path: Path) -> None:

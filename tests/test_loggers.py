@@ -240,6 +240,6 @@ def test_a_missing_package_gets_its_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == name else original(module))
     config, _ = composed([])
     config.logger[name] = LOGGERS[name]()
-    said = rf"logger={name}: the package {name} is not installed; pip install 'alexnet_exp\[{name}\]'"
+    said = rf"logger={name}: the package {name} is not installed; pip install -e '\.\[{name}\]'"
     with pytest.raises(UserError, match=said):
         build_loggers(config, tmp_path, {})

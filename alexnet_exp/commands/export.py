@@ -10,7 +10,7 @@ from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.find import find
 from alexnet_exp.settings import one_line
 
-FORMATS = ("onnx", "safetensors")
+FORMATS = ("safetensors", "onnx")  # in this order: the first needs no other package
 
 
 def run(arguments: list[str]) -> int:
@@ -23,16 +23,19 @@ def run(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     path = find(given.run, OUTPUTS)
 
-    from alexnet_exp.export import export_onnx, export_safetensors
+    from alexnet_exp.export import export_onnx, export_safetensors, need_onnx
     from alexnet_exp.loading import load
 
+    kinds = [kind for kind in FORMATS if kind in (given.format or FORMATS)]
+    if kinds == ["onnx"]:
+        need_onnx()
     classifier = load(path, given.ckpt)
     folder = output_folder(Path(given.out) if given.out else path / "export")
-    for kind in given.format or FORMATS:
+    (folder / "classes.json").write_text(json.dumps(classifier.classes, indent=1) + "\n", encoding="utf-8")
+    for kind in kinds:
         if kind == "onnx":
             file, difference = export_onnx(classifier, folder)
             print(f"{one_line(file)}  logits within {difference:.1e} of torch's, batches of 1 and 3")
         else:
             print(one_line(export_safetensors(classifier, folder)))
-    (folder / "classes.json").write_text(json.dumps(classifier.classes, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -34,7 +34,7 @@ from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
 from alexnet_exp.schema import COLUMNS
-from alexnet_exp.settings import DONE, FAILED, REQUEUE, Problem, Refused, UserError
+from alexnet_exp.settings import DONE, FAILED, REQUEUE, Problem, Refused, UserError, not_installed
 from alexnet_exp.stopping import SIGNALS, interruptible, uninterrupted
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.claim import SLURM, Claim, Claims
@@ -303,7 +303,7 @@ def need_submitit() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError:
-        raise UserError("hydra/launcher=slurm: submitit is not installed; pip install 'alexnet_exp[slurm]'") from None
+        raise UserError(f"hydra/launcher=slurm: {not_installed('submitit', 'slurm')}") from None
     import shutil
 
     if shutil.which("sbatch") is None:

@@ -20,7 +20,7 @@ from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.schema import Config
-from alexnet_exp.settings import Problem, Refused, UserError
+from alexnet_exp.settings import Problem, Refused, UserError, not_installed
 from alexnet_exp.sweep.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
 from alexnet_exp.sweep.folder import MULTIRUN, make
 from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, note_ran, plan_of
@@ -50,7 +50,7 @@ def search(
     """
     settings = _settings(given)
     if find_spec("optuna") is None:
-        raise UserError("hydra/sweeper=optuna: Optuna is not installed; pip install 'alexnet_exp[optuna]'")
+        raise UserError(f"hydra/sweeper=optuna: {not_installed('optuna')}")
     params = (exact(f"{key}={value}") for key, value in settings.params.items())
     space = parse([*params, *arguments], context.config_loader)
     if settings.sampler == GRID:

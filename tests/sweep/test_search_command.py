@@ -155,7 +155,7 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch):
     from alexnet_exp.sweep import sweeper
 
     monkeypatch.setattr(sweeper, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"Optuna is not installed; pip install 'alexnet_exp\[optuna\]'$"):
+    with pytest.raises(UserError, match=r"package optuna is not installed; pip install -e '\.\[optuna\]'$"):
         sweeper.search([], {}, None, None, None, None)
 
 

@@ -69,7 +69,7 @@ def test_without_submitit_the_extra_is_named(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"^hydra/launcher=slurm: .*pip install 'alexnet_exp\[slurm\]'$"):
+    with pytest.raises(UserError, match=r"^hydra/launcher=slurm: .*pip install -e '\.\[slurm\]'$"):
         need_submitit()
 
 
