@@ -118,6 +118,12 @@ def quoted(text: str) -> str:
     return f"'{inner}'"
 
 
+def unquoted(value: str) -> str:
+    """What `quoted` was given; any other value as it is."""
+    inner = re.sub(r"\\(['\\])", r"\1", value[1:-1])
+    return inner if len(value) > 1 and quoted(inner) == value else value
+
+
 def typed_text(key: str, value: str) -> str:
     """How one types a text as the value of a setting in a shell, whatever letters are in it."""
     inner = f'"{value}"' if not set(value) & set('"\\') else quoted(value)

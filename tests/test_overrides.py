@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from alexnet_exp.composer import Options, parsed_override, typed_text
+from alexnet_exp.composer import Options, parsed_override, quoted, typed_text, unquoted
 from alexnet_exp.config import compose, each_job, typed
 from alexnet_exp.overrides import exact, texts
 from alexnet_exp.settings import Refused, UserError
@@ -75,6 +75,12 @@ def test_a_value_that_cannot_be_read_is_shown_as_one_types_it() -> None:
     for text in TEXTS:
         (word,) = shlex.split(typed_text("note", text))
         assert OverridesParser.create().parse_override(word).value() == text
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "", "\\", "a\\\\'b"])
+def test_quotes_are_taken_away_again(text: str) -> None:
+    assert unquoted(quoted(text)) == text
+    assert unquoted(f"[{quoted(text)}]") == f"[{quoted(text)}]"
 
 
 def test_glob_chooses_among_the_options_of_every_group(tmp_path: Path) -> None:

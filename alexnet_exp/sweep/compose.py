@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.atomic import replacing
-from alexnet_exp.composer import Composer
+from alexnet_exp.composer import Composer, unquoted
 from alexnet_exp.config import Problems, fitted, hydra_files, plain
 from alexnet_exp.paths import group_names
 from alexnet_exp.runs.plan import Job, Plan
@@ -123,7 +123,7 @@ def lay_out(
 
     def varies(overrides: Sequence[str]) -> dict[str, str]:
         of_this = settings_of(overrides)
-        return {key: of_this[key] for key in keys if key in of_this}
+        return {key: unquoted(of_this[key]) for key in keys if key in of_this}
 
     jobs = {name: replace(job, varies=varies(job.overrides)) for name, job in known.items()}
     names = []

@@ -99,6 +99,34 @@ def test_the_same_command_comes_back_and_another_does_not(swept: Swept, pools: P
     assert swept("-m", "seed=1,3")[1]["sweep"] != first
 
 
+def test_the_order_in_which_overrides_are_typed_makes_no_other_sweep(swept: Swept, pools: Pools) -> None:
+    first = swept("-m", "seed=1,2", "model=bn,lrn")[1]["sweep"]
+    assert swept("model=bn,lrn", "-m", "seed=1,2")[1]["sweep"] == first
+    assert sum(len(pool.started) for pool in pools) == 4, "nothing is run twice"
+    assert Path(first).name.startswith("seed-1-2_model-bn-lrn-")
+    assert swept("-m", "seed=1,2", "model=lrn")[1]["sweep"] != first
+
+
+def test_text_that_looks_like_a_number_is_swept_as_text(swept: Swept) -> None:
+    _, told = swept("seed=1", "-m", "note=8e45012,1e5")
+    assert [read_config(Path(run["run"]))["note"] for run in told["runs"]] == ["8e45012", "1e5"]
+    assert [job.varies for job in Plan.read(Path(told["sweep"])).jobs] == [{"note": "8e45012"}, {"note": "1e5"}]
+
+
+def test_experiments_are_chosen_by_glob(pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        Path("mine/experiment").mkdir(parents=True, exist_ok=True)
+        Path(f"mine/experiment/my_{name}.yaml").write_text(f"# @package _global_\nnote: {name}\n")
+    assert main(["experiment=glob(my_*)", "-m", "--config-dir", "mine", *TINY]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [read_config(Path(run["run"]))["note"] for run in told["runs"]] == ["one", "two"]
+
+
+def test_a_sweep_of_one_run_says_so(pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "seed=1", *TINY]) == 0
+    assert "-m: a sweep of one run; list several values, such as seed=1,2" in capsys.readouterr().err
+
+
 def test_jobs_of_several_names_are_one_sweep(swept: Swept) -> None:
     _, told = swept("-m", "name=a,b")
     assert Path(told["sweep"]).parent == Path("outputs/sweep")
