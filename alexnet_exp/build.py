@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -20,13 +21,15 @@ from torch import nn
 
 from alexnet_exp.atomic import alone
 from alexnet_exp.batches import Expected, first_batches, first_images
+from alexnet_exp.data.order import Plan
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.extend import UserClass
 from alexnet_exp.match import facts_of, match
 from alexnet_exp.model.count import layers, totals
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.preprocess import Preprocess, measure
-from alexnet_exp.model.spec import Ends, Input, Network, notes
+from alexnet_exp.model.shapes import parts
+from alexnet_exp.model.spec import Ends, Input, Network, Norm, notes
 from alexnet_exp.model.weights import load_weights
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.paths import OUTPUTS
@@ -132,11 +135,12 @@ def lay_out(experiment: Experiment, channels_last: bool) -> None:
         experiment.module.lay_out(channels_last)
 
 
-def prepare(experiment: Experiment) -> None:
+def prepare(experiment: Experiment, replicas: int = 1) -> None:
     """Opens the data and fits the network's preprocessing to the statistics of its training images.
 
     Logs what a reader of the run should know of both. Raises `Refused` where the data turns out to have no validation
-    images and a setting monitors them.
+    images and a setting monitors them, or fewer batches than a setting asks for. replicas: the processes that share a
+    batch.
     """
     if isinstance(experiment.spec, Network) and experiment.spec.width != 1 and _left_open(experiment.config):
         log.info(f"width {experiment.spec.width:g}, as the data suggests; model.width=1 is the full network")
@@ -158,6 +162,8 @@ def prepare(experiment: Experiment) -> None:
                 log.info(f"trainer.{key}={limit}: only that part of these images is used")
         if data.source.val is None:
             _refuse_validation_monitors(experiment.config, data.source.val_from)
+        data.least = 2 if _needs_two_images(experiment) else 1
+        _refuse_lengths(experiment.config, data, replicas)
     elif isinstance(preprocess, Preprocess) and _gives_floats(experiment):
         preprocess.leave()
         return
@@ -221,6 +227,43 @@ def refuse_other_images(experiment: Experiment, card: Mapping[str, Any], run: Pa
     if now != then["dtype"]:
         name = type(experiment.data).__name__
         raise UserError(f"{run}: was trained on {then['dtype']} images, and {name} gives {now} now; give those again")
+
+
+def _needs_two_images(experiment: Experiment) -> bool:
+    """Whether a batch norm has one value a map of an image, and so no statistics of a batch of one."""
+    if any(isinstance(module, nn.BatchNorm1d) for module in experiment.network.modules()):
+        return True
+    spec = experiment.spec
+    if not isinstance(spec, Network) or spec.norm is not Norm.bn:
+        return False
+    return any(part.slot == "norm" and math.prod(part.before[1:]) == 1 for part in parts(spec))
+
+
+def _refuse_lengths(config: Config, data: ImageData, replicas: int) -> None:
+    """Raises `Refused` for fractions of an epoch that are less than a batch, and validations behind its end."""
+    trainer, source, problems = config.trainer, data.source, []
+    batches = {}
+    for split, images in (("train", source.train), ("val", source.val), ("test", source.test)):
+        if images is None or (split == "test" and not config.test.run):
+            continue
+        least = data.least if split == "train" else 1
+        batches[split] = there = len(Plan(len(images), data.spec.batch_size, 0, replicas, least))
+        for key in (f"limit_{split}_batches", *(["overfit_batches"] if split == "train" else [])):
+            limit = getattr(trainer, key)
+            if isinstance(limit, float) and limit > 0 and int(there * limit) == 0:
+                told = f"is less than one of the {there} {split} batches; write a number of batches, such as 1"
+                problems.append(Problem(f"trainer.{key}", limit, told))
+    often, limit = trainer.val_check_interval, trainer.limit_train_batches
+    epoch = batches["train"]
+    if limit is not None and not trainer.fast_dev_run:
+        epoch = min(epoch, limit) if isinstance(limit, int) else int(epoch * limit)
+    validates = "val" in batches and trainer.limit_val_batches != 0 and trainer.check_val_every_n_epoch is not None
+    if validates and isinstance(often, int) and not trainer.fast_dev_run and often > epoch > 0:
+        told = f"an epoch has {epoch} batches; write as many or fewer"
+        told += ", or trainer.check_val_every_n_epoch=null to count them over all epochs"
+        problems.append(Problem("trainer.val_check_interval", often, told))
+    if problems:
+        raise Refused(problems)
 
 
 def open_data(data: pl.LightningDataModule) -> None:

@@ -43,6 +43,7 @@ class ImageData(pl.LightningDataModule):
         self.spec, self.input_size, self.in_channels, self.seed = spec, input_size, in_channels, seed
         self.test_on = "test"  # the split that Trainer.test goes through: `eval RUN --split val`
         self.test_views = 1  # and how many squares of each image that test looks at: 1, 9 or 10
+        self.least = 1  # images of a training batch, on each rank: a batch norm behind a flat layer needs two
         self._opened = False
         self._moments: Moments | None = None
         self._colour: Colour | None = None
@@ -117,8 +118,11 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> ResidentLoader:
         """Batches in an order of its own for each epoch, from where the trainer stands in it."""
         train = self.split("train")
-        if len(train) < self._world:
-            raise UserError(f"data: {len(train)} training images are too few for {self._world} processes")
+        if len(train) < self._world * self.least:
+            batch_norm = " and a batch norm behind a fully connected layer" if self.least > 1 else ""
+            raise UserError(
+                f"data: {len(train)} training images are too few for {self._world} processes{batch_norm}; give it more"
+            )
         return self._loader(train, shuffle=True, start=lambda: self._batch)
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
@@ -237,7 +241,8 @@ class ImageData(pl.LightningDataModule):
         return split
 
     def _plan(self, split: Split) -> Plan:
-        return Plan(len(split), self.spec.batch_size, self._rank, self._world)
+        least = self.least if split is self.source.train else 1
+        return Plan(len(split), self.spec.batch_size, self._rank, self._world, least)
 
     def _workers(self) -> int:
         if self.spec.workers is not None:

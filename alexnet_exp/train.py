@@ -45,7 +45,7 @@ from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.folder import PRUNE, RunFolder, flatten
 from alexnet_exp.runs.predictions import OF_TEST
 from alexnet_exp.runs.start import Start
-from alexnet_exp.schema import Config, Interval, OnNan, Which
+from alexnet_exp.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.settings import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
 from alexnet_exp.standing import Standing, attempts, refuse_another_run, refuse_other_data, settle, standing
 from alexnet_exp.trainer import build_trainer
@@ -195,7 +195,8 @@ def _built(config: Config) -> Built:
     placement = place(config.trainer, experiment.multiply_adds)
     ways = _on_cpu(placement, config.trainer.compile) if placement.accelerator == "cpu" else ()
     lay_out(experiment, placement.channels_last)
-    prepare(experiment)
+    ranks = placement.ranks * config.trainer.num_nodes
+    prepare(experiment, replicas=1 if config.trainer.strategy == COLUMNS else ranks)
     said = (f"seed {config.seed}", placement.device_name, placement.why, *ways)
     log.info("; ".join(filter(None, said)))
     return Built(experiment, placement)

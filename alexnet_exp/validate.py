@@ -297,6 +297,7 @@ def _first_line(error: Exception) -> str:
 def _contradictions(config: Config) -> Iterator[Problem]:
     """Settings that are each right and cannot stand together."""
     yield from _monitors(config)
+    yield from _without_validation(config)
     chosen = {type(callback): name for name, callback in config.callbacks.items()}
     if Ema in chosen and PreciseBn in chosen:
         yield Problem(
@@ -327,6 +328,10 @@ def _contradictions(config: Config) -> Iterator[Problem]:
                 own = f"{config.optim.target} has parameter groups of its own; choose one of our optimizers"
                 yield Problem(f"schedule.{key}", NO_VALUE, f"{own}, or leave it out")
     trainer = config.trainer
+    if trainer.limit_train_batches == 0:
+        yield Problem(
+            "trainer.limit_train_batches", trainer.limit_train_batches, "trains nothing; write 1 batch or more, or null"
+        )
     if trainer.strategy == COLUMNS:
         yield from _no_columns(config)
     if trainer.max_epochs is not None and trainer.min_epochs is not None and trainer.min_epochs > trainer.max_epochs:
@@ -371,6 +376,22 @@ def _monitors(config: Config) -> Iterator[Problem]:
         key = f"callbacks.{name}.monitor"
         if isinstance(callback, EarlyStopping) and callback.monitor not in known and key not in missing:
             yield Problem(key, callback.monitor, one_of(callback.monitor, known))
+
+
+def _without_validation(config: Config) -> Iterator[Problem]:
+    """Monitored metrics of a validation for which the trainer leaves no place."""
+    trainer = config.trainer
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if trainer.limit_val_batches == 0:
+        why, instead = "trainer.limit_val_batches=0 leaves no validation", "write 1 batch or more, or null"
+    elif every is not None and epochs is not None and 0 < epochs < every:
+        why = f"trainer.check_val_every_n_epoch={every} of {epochs} epochs leaves no validation"
+        instead = f"write {epochs} or less"
+    else:
+        return
+    for key, monitor in validation_monitors(config):
+        if monitor not in PRECISE_METRICS:  # of a validation of its own
+            yield Problem(key, monitor, f"{why}; {instead}, or monitor {in_training(monitor)}")
 
 
 def in_training(monitor: str) -> str:

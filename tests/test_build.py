@@ -13,8 +13,10 @@ from PIL import Image
 
 from alexnet_exp.build import build, open_data, prepare
 from alexnet_exp.config import compose
+from alexnet_exp.datamodule import ImageData
 from alexnet_exp.settings import Refused
 from alexnet_exp.validate import validate
+from tests.conftest import TINY
 
 
 @pytest.fixture
@@ -43,6 +45,53 @@ def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
         prepare(experiment)
     reason = "there is no validation: a class has one image only, too few to split"
     assert str(refused.value) == f"{key}: {reason}; monitor {instead}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "replicas", "told"),
+    [
+        ("limit_train_batches=0.3", 1, "is less than one of the 3 train batches; write a number of batches, such as 1"),
+        ("limit_val_batches=0.1", 1, "is less than one of the 5 val batches; write a number of batches, such as 1"),
+        ("limit_test_batches=0.01", 1, "is less than one of the 12 test batches; write a number of batches, such as 1"),
+        ("overfit_batches=0.3", 1, "is less than one of the 3 train batches; write a number of batches, such as 1"),
+        (
+            "val_check_interval=4",
+            1,
+            "an epoch has 3 batches; write as many or fewer, or trainer.check_val_every_n_epoch=null to count them "
+            "over all epochs",
+        ),
+        ("limit_train_batches=0.4", 1, None),
+        ("val_check_interval=3", 1, None),
+        ("val_check_interval=3", 2, None),
+    ],
+)
+def test_parts_of_an_epoch_that_are_less_than_a_batch_or_more_than_all_are_refused(
+    setting: str, replicas: int, told: str | None
+) -> None:
+    experiment = build(validate(compose([*TINY, f"trainer.{setting}"])))
+    if told is None:
+        prepare(experiment, replicas)
+        return
+    with pytest.raises(Refused) as refused:
+        prepare(experiment, replicas)
+    assert str(refused.value) == f"trainer.{setting}: {told}"
+
+
+@pytest.mark.parametrize(
+    ("model", "needs"),
+    [
+        (["model=fast", "model.width=0.05"], True),
+        (["model=bn", "model.stages.fc6.then=[norm,act,drop]"], True),
+        (["model=bn"], False),
+        (["model=lrn"], False),
+        (["model=none"], False),
+    ],
+)
+def test_which_networks_need_two_images_in_a_batch(model: list[str], needs: bool) -> None:
+    experiment = build(validate(compose([*TINY, *model])))
+    prepare(experiment)
+    assert isinstance(experiment.data, ImageData)
+    assert experiment.data.least == (2 if needs else 1)
 
 
 def test_training_itself_needs_no_validation(unsplittable: tuple[str, ...]) -> None:

@@ -322,6 +322,18 @@ def test_the_metrics_are_of_one_state_of_the_network(train_run: TrainRun) -> Non
         assert run.result["metrics"][key] == row[key]
 
 
+def test_a_last_batch_of_one_image_joins_the_one_before_it(train_run: TrainRun) -> None:
+    """Batch norm behind a fully connected layer has no statistics of one image."""
+    small = ("model=fast", "model.width=0.1", "data.subset=51", "data.batch_size=10", "trainer.max_epochs=1")
+    run = train_run("run", *small)
+    assert run.code == 0, run.log
+    assert "51 train" in run.log
+    assert [step for step, *_ in run.steps] == [1, 2, 3, 4, 5]
+    alone = train_run("alone", *small, "data.batch_size=1")
+    assert (alone.code, alone.result["status"]) == (2, "failed")
+    assert "data.batch_size=1: must be at least 2, two images" in alone.result["error"]
+
+
 def test_a_run_that_is_asked_to_end_early(train_run: TrainRun, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "train" / "run"
     folder.mkdir(parents=True)

@@ -109,6 +109,25 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
             "schedule.monitor=val/loss: there is no validation; write data.val=split, or monitor train/loss",
         ),
         (
+            {"trainer.limit_val_batches": 0, "callbacks.e": {"name": "early_stopping"}},
+            "callbacks.e.monitor=val/top1: trainer.limit_val_batches=0 leaves no validation; "
+            "write 1 batch or more, or null, or monitor train/top1",
+        ),
+        (
+            {"trainer.limit_val_batches": 0.0, "schedule": {"name": "plateau"}},
+            "schedule.monitor=val/loss: trainer.limit_val_batches=0 leaves no validation; "
+            "write 1 batch or more, or null, or monitor train/loss",
+        ),
+        (
+            {"trainer.check_val_every_n_epoch": 11, "schedule": {"name": "plateau"}},
+            "schedule.monitor=val/loss: trainer.check_val_every_n_epoch=11 of 10 epochs leaves no validation; "
+            "write 10 or less, or monitor train/loss",
+        ),
+        (
+            {"trainer.limit_train_batches": 0},
+            "trainer.limit_train_batches=0: trains nothing; write 1 batch or more, or null",
+        ),
+        (
             {"callbacks.e": {"name": "early_stopping", "monitor": "val/tpo1"}},
             "callbacks.e.monitor=val/tpo1: did you mean val/top1? "
             "one of train/loss, train/top1, val/loss, val/top1, val/top5",

@@ -1,7 +1,8 @@
 """Which images make up which batch, on which rank; and the loaders that yield them.
 
 The order of an epoch is a function of seed and epoch. A global batch is a run of that order, and rank r of w takes
-every w-th image of it from the r-th on. A last batch too small to give every rank an image joins the batch before it.
+every w-th image of it from the r-th on. A last batch too small to give every rank an image (two, where a batch norm of
+the network needs them) joins the batch before it.
 So each image of an epoch counts exactly once, nothing is padded or dropped, and all ranks have equally many batches.
 """
 
@@ -33,7 +34,8 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
 class Plan:
     """How n images are cut into global batches, and those into the shares of `world` ranks.
 
-    Every rank has equally many batches, and shares of a batch differ by one image at most. Only where n < world do some
+    least: the fewest images of a rank's batch. Every rank has equally many batches, and shares of a batch differ by one
+    image at most. Only where n < world do some
     ranks get nothing: whoever sums over an evaluation must gather once at its end, not batch by batch.
     """
 
@@ -41,19 +43,20 @@ class Plan:
     batch_size: int
     rank: int = 0
     world: int = 1
+    least: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < self.world:
-            raise UserError(
-                f"data.batch_size={self.batch_size}: must be at least {self.world}, an image for each process"
-            )
+        least = self.world * self.least
+        if self.batch_size < least:
+            each = "an image" if self.least == 1 else "two images, as a batch norm of the network needs,"
+            raise UserError(f"data.batch_size={self.batch_size}: must be at least {least}, {each} for each process")
 
     def __len__(self) -> int:
         """Batches of this rank."""
         if self.rank >= self.n:
             return 0
         whole, left = divmod(self.n, self.batch_size)
-        return max(1, whole + (left >= self.world))
+        return max(1, whole + (left >= self.world * self.least))
 
     def global_size(self, batch: int) -> int:
         """Images of global batch number `batch`, all ranks together."""

@@ -128,3 +128,16 @@ def test_a_broken_file_ends_in_one_line(streamed: Streamed, workers: int) -> Non
     loader.close()
     assert str(error.value).startswith(streamed.paths[5])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("n", range(6, 40))
+def test_no_rank_has_a_batch_of_one_image_where_two_are_needed(n: int, world: int) -> None:
+    plans = [Plan(n, 6, rank, world, least=2) for rank in range(world)]
+    order = torch.randperm(n)
+    shares = [[plan.share(order, batch) for batch in range(len(plan))] for plan in plans]
+    assert len({len(of_rank) for of_rank in shares}) == 1
+    assert min(len(share) for of_rank in shares for share in of_rank) >= 2
+    assert sorted(torch.cat([share for of_rank in shares for share in of_rank]).tolist()) == list(range(n))
+    with pytest.raises(UserError, match="two images, as a batch norm of the network needs, for each process"):
+        Plan(n, 2 * world - 1, 0, world, least=2)
