@@ -97,6 +97,29 @@ def test_a_stand_in_cannot_be_changed(module_and_name: tuple[str, str], key: str
         read_batch(io.BytesIO(f"c{module}\n{name}\n".encode() + attributes + b"b."))
 
 
+def unframed(value: Any) -> bytes:
+    """A pickle of protocol 5 without its frame, so that opcodes can be added, and without its end."""
+    return pickle.PROTO + bytes([5]) + pickle.dumps(value, protocol=5)[11:-1]
+
+
+def test_an_element_written_into_an_array_of_addresses_crashed() -> None:
+    """numpy lets go of the object at the address that stands there, which the file has chosen."""
+    array = unframed(Made(np.ndarray, (1,), np.dtype("O"), bytearray(ADDRESSES)))
+    with pytest.raises(pickle.UnpicklingError, match="whole numbers alone are read"):
+        read_batch(io.BytesIO(array + b"K\x00K\x01s."))  # array[0] = 1
+
+
+@pytest.mark.parametrize(
+    "opcodes", [b"K\x00K\x01s.", b"K\x01a.", b"(K\x01e.", b"(K\x00K\x01u.", b"K\x01b.", b"N\x85R."]
+)
+def test_a_pickle_cannot_write_into_an_array_or_call_it(opcodes: bytes) -> None:
+    """By item, append, extend, items, another state, and a call."""
+    array = unframed(np.zeros(8, np.uint8))
+    assert isinstance(read_batch(io.BytesIO(array + b".")), PickledArray)
+    with pytest.raises((TypeError, AttributeError, pickle.UnpicklingError)):
+        read_batch(io.BytesIO(array + opcodes))
+
+
 def test_nothing_that_a_pickle_gets_is_numpys_or_a_class() -> None:
     for stand_in in STAND_INS.values():
         assert not isinstance(stand_in, type)
