@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.__main__ import main
+from alexnet_exp.commands import words
 from alexnet_exp.config import composed
 from alexnet_exp.settings import Refused
 
@@ -159,6 +160,14 @@ def test_other_slips_get_a_line(line: str, answer: str, capsys: pytest.CaptureFi
     assert main(shlex.split(line)) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(answer) if answer.endswith(" ") else told == answer
+
+
+def test_no_words_are_no_slip() -> None:
+    """`python -m alexnet_exp` and `python -m alexnet_exp check`, the first commands of README and CI."""
+    words.refuse_settings_as_flags([], ["--help"])
+    words.refuse_spaces([])
+    assert words.config_dir_of([]) is None
+    assert words.command_of([], ["check"]) == ("train", [])
 
 
 @pytest.mark.parametrize("line", ["train --help", "seed=1 --help", "--allow mine --config-dir mine --help", "help"])

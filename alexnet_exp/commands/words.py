@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 
 from alexnet_exp.settings import UserError
 
@@ -30,7 +31,7 @@ def command_of(words: Sequence[str], commands: Collection[str]) -> tuple[str, li
 
 def config_dir_of(words: Sequence[str]) -> str | None:
     """The folder of `--config-dir`."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word in CONFIG_DIR:
             return following
         if word.startswith("--config-dir="):
@@ -67,7 +68,7 @@ def refuse_strays(words: Iterable[str], config_dir: str | None) -> None:
 def refuse_settings_as_flags(words: Sequence[str], flags: Collection[str]) -> None:
     """Raises UserError for `--model=lrn` and `--epochs 5`, with the settings to write. flags: those that there are."""
     lines = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in pairwise([*words, ""]):
         flag, equals, value = word.partition("=")
         if not re.fullmatch(r"--?[A-Za-z][\w./@-]*", flag) or flag in flags:
             continue
