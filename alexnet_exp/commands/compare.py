@@ -253,7 +253,7 @@ def _assert_equal(given: Namespace) -> int:
     first, second = (find(text, OUTPUTS) for text in given.paths)
     difference, equal = first_difference(first, second, tolerance)
     if difference is not None:
-        print(f"{printable(difference)}; {_steps(equal)} before it")
+        print(f"{printable(str(difference))}; {_steps(equal)} before it")
         return FAILED
     print(f"{_steps(equal)}, {'to the bit' if tolerance == 0 else f'within {tolerance:g}'}")
     return DONE
