@@ -192,9 +192,10 @@ def _to_send(images: Tensor) -> Tensor | PipedBatch:
     batch: the worker lives on, and the training process waits for it for ever.
     """
     try:
-        return images.share_memory_()
+        images.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
         return PipedBatch(images.numpy(), str(error).splitlines()[0].rpartition(": ")[2])
+    return images
 
 
 @cache
