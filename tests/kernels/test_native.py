@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,13 +99,88 @@ def test_a_compiler_that_fails(sources: Path, tmp_path: Path) -> None:
     assert cached(tmp_path) == []
 
 
-def test_a_compiler_that_never_ends(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = tmp_path / "slow"
-    compiler.write_text("#!/bin/sh\nexec sleep 60\n")
+def slow_compiler(folder: Path) -> Path:
+    """One that leaves its work to another process, as cc does, which notes its number and its temporary folder."""
+    compiler = folder / "slow"
+    compiler.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {folder}/worker\necho $TMPDIR > {folder}/tmpdir\nwait\n")
     compiler.chmod(0o755)
-    monkeypatch.setenv("CC", str(compiler))
-    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    return compiler
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_compiler_that_never_ends(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", str(slow_compiler(tmp_path)))
+    monkeypatch.setattr(module, "PATIENCE", 1)
     assert "timed out" in again().why
+    assert not is_running(int((tmp_path / "worker").read_text()))
+    assert Path((tmp_path / "tmpdir").read_text().strip()).parent == tmp_path / "cache" / "alexnet_exp" / "kernels"
+    assert cached(tmp_path) == []
+
+
+def test_an_interrupted_compiler_leaves_nothing(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(process: subprocess.Popen[bytes], **_: object) -> None:
+        monkeypatch.setattr(subprocess.Popen, "communicate", communicate)
+        while not (tmp_path / "tmpdir").is_file():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    communicate = subprocess.Popen.communicate
+    monkeypatch.setenv("CC", str(slow_compiler(tmp_path)))
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    assert not is_running(int((tmp_path / "worker").read_text()))
+    assert cached(tmp_path) == []
+
+
+def test_what_a_killed_compiler_left_is_removed_in_time(sources: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "alexnet_exp" / "kernels"
+    old, new = folder / "1.old.part", folder / "2.new.part"
+    for left in (old, new):
+        left.mkdir(parents=True)
+        (left / "cc.o").touch()
+    os.utime(old, (0, 0))
+    assert again().library is not None
+    assert not old.exists()
+    assert new.exists()
+
+
+@pytest.mark.parametrize("place", ["cache", "cache/alexnet_exp"])
+def test_a_folder_above_that_others_may_write_is_not_used(place: str, sources: Path, tmp_path: Path) -> None:
+    """They could put another folder in its place."""
+    again()
+    (tmp_path / place).chmod(0o777)
+    folder = tmp_path / "cache" / "alexnet_exp" / "kernels"
+    advice = "chmod go-w it, or set XDG_CACHE_HOME to a folder of your own"
+    assert again() == Native(
+        None, f"{tmp_path / place}: others may write it, so nothing is loaded from {folder}; {advice}"
+    )
+    (tmp_path / place).chmod(0o1777)  # as /tmp: what is in it and yours stays yours
+    assert again().library is not None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_above_of_another_user_is_not_used(sources: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o1777)
+    (tmp_path / "cache" / "alexnet_exp").mkdir()
+    os.chown(tmp_path / "cache" / "alexnet_exp", 12345, 12345)
+    assert again().library is None
+    assert again().why.startswith(f"{tmp_path / 'cache' / 'alexnet_exp'}: others may write it")
+
+
+def test_a_link_to_the_cache_is_followed_to_where_it_leads(sources: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "disk")
+    assert again().library is not None
+    (tmp_path / "disk").chmod(0o777)
+    assert again().library is None
 
 
 @pytest.mark.parametrize("content", [b"", b"not a library"])
