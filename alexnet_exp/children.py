@@ -5,12 +5,42 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from multiprocessing.connection import wait
 
+from alexnet_exp.settings import UserError
 from alexnet_exp.stopping import SIGNALS
 
 ENDED = 1  # the exit code of a process that had to
+# Bytes of a folder's path in which multiprocessing's sockets fit: an address has 103 on some systems, 107 on Linux, and
+# `/pymp-12345678/listener-12345678` is added.
+LONGEST_SOCKET_FOLDER = 71
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+def shorten_socket_paths() -> None:
+    """Lets the sockets of this process and its children lie in a folder of their own with a short path.
+
+    A scratch folder of a cluster (TMPDIR) may have a longer one than a socket's address holds. Raises UserError where
+    there is no other folder.
+    """
+    process = multiprocessing.current_process()
+    here = tempfile.gettempdir()
+    if len(os.fsencode(here)) <= LONGEST_SOCKET_FOLDER or process._config.get("tempdir"):  # type: ignore[attr-defined]
+        return
+    from multiprocessing import util
+
+    place = next((folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), None)
+    if place is None:
+        raise UserError(
+            f"TMPDIR={here}: too long for the address of a socket; set one of {LONGEST_SOCKET_FOLDER} bytes"
+        )
+    before, tempfile.tempdir = tempfile.tempdir, place
+    try:
+        util.get_temp_dir()  # which multiprocessing keeps for its sockets, and removes at the end
+    finally:
+        tempfile.tempdir = before
 
 
 def end_with_parent(*, group: bool = False) -> None:

@@ -115,6 +115,28 @@ def composed(
 
 
 def fitted(container: Mapping[str, Any]) -> Config:
+    """The validated configuration of a run that is to be started: `fits`, and its name can be that of a folder."""
+    config = fits(container)
+    why = _reserved(config.name)
+    if why:
+        raise Refused([Problem("name", config.name, f"{why}; write another name")])
+    return config
+
+
+def _reserved(name: str) -> str | None:
+    """Why a run cannot have this name, which is that of a folder in outputs/; None where it can."""
+    if name in ("latest", "last"):
+        return f"RUN={name} means the newest run"
+    if name.startswith((".", "-", "~")):
+        return f"begins with {name[0]}"
+    if name in ("sweep.json", "result.json") or name.startswith("mlflow.db") or name.endswith((".lock", ".tmp")):
+        return "is kept for a file"
+    if name != name.strip() or not name.isprintable():
+        return "has spaces at an end, or characters that cannot be printed"
+    return None
+
+
+def fits(container: Mapping[str, Any]) -> Config:
     """A composed configuration, validated: its network and data fit each other, the weights it names are there.
 
     So are the packages of its trackers: a run would fail only once its data and network are built.

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp import logs, stopping, validate
-from alexnet_exp.children import end_with_parent
+from alexnet_exp.children import end_with_parent, shorten_socket_paths
 from alexnet_exp.cores import cores
 from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.forked import begin
@@ -315,6 +315,7 @@ def _method() -> str:
 
 
 def _context() -> Any:
+    shorten_socket_paths()
     context: Any = multiprocessing.get_context(_method())
     if _method() == "forkserver":
         context.set_forkserver_preload(PRELOAD)

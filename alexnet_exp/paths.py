@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 OUTPUTS = Path("outputs")  # of all runs, in the folder where the command is typed
+
+
+def outputs() -> Path:
+    """The folder of all runs to read from: also for a command that is typed inside of it, or of a run's folder."""
+    here = Path.cwd()
+    if not OUTPUTS.is_dir():
+        for folder in (here, *here.parents):
+            if folder.name == OUTPUTS.name and os.path.lexists(folder / "latest"):
+                return Path(os.path.relpath(folder))
+    return OUTPUTS
 
 
 def conf_dir() -> Path:

@@ -163,6 +163,8 @@ def _begin(
 ) -> None:
     """Makes the folder that of this attempt. The lock is held."""
     code = provenance.running()
+    if code.why_unknown:
+        log.warning(f"the commit of the code is not recorded: {code.why_unknown}")
     earlier = attempts(folder.path, code)
     settle(folder, found)
     if start.resumed:

@@ -257,3 +257,31 @@ def test_a_single_process_is_no_rank() -> None:
 def test_starting_the_server_needs_no_torch() -> None:
     script = "import sys; from alexnet_exp.sweep.local import LocalPool; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+SOCKETS = """
+import os, sys, tempfile
+from pathlib import Path
+from alexnet_exp.children import shorten_socket_paths
+from multiprocessing import connection, util
+shorten_socket_paths()
+address = connection.arbitrary_address("AF_UNIX")
+with connection.Listener(address):
+    print(address)
+print(tempfile.gettempdir())
+"""
+
+
+@pytest.mark.parametrize("letters", [10, 66, 75, 200])
+def test_sockets_of_a_long_temporary_folder(letters: int, tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    while len(str(folder)) < letters:
+        folder /= "d" * min(50, letters)
+    folder.mkdir(parents=True)
+    environment = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, "-c", SOCKETS], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    address, temporary = map(Path, done.stdout.split())
+    assert temporary == folder, "all else stays there"
+    assert not address.parent.exists(), "removed at the end"
+    assert (folder in address.parents) == (len(str(folder)) <= 71)

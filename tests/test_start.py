@@ -160,8 +160,8 @@ def test_what_another_command_changed_meanwhile_is_not_undone(
         (run / "result.json").write_text(json.dumps(result))
         return original(container)
 
-    original = config.fitted
-    monkeypatch.setattr(config, "fitted", ended_meanwhile)
+    original = config.fits
+    monkeypatch.setattr(config, "fits", ended_meanwhile)
     told = refused("resume", str(run), "trainer.max_epochs=31", "note=second")
     assert told == f"{run}: another command changed it while this one started; type the command again"
     assert read_config(run)["note"] == ""
@@ -203,3 +203,112 @@ def test_a_folder_that_cannot_be_made_is_one_line(place: str, refused: Callable[
     told = refused(*TINY, f"hydra.run.dir={place}")
     assert told.startswith("hydra.run.dir: ")
     assert told.endswith("; name a folder that can be written")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "latest",
+        "last",
+        ".hydra",
+        ".x",
+        "-x",
+        "~",
+        "mlflow.db",
+        "mlflow.db-wal",
+        "sweep.json",
+        "a.lock",
+        "'a '",
+        "a\x1bb",
+    ],
+)
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_name_that_outputs_keeps_for_something_else_is_refused(
+    name: str, sweep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "seed=1,2"] if sweep else []
+    told = refused(*words, *TINY, f"name='{name}'" if "'" not in name else f"name={name}")
+    assert told.startswith("name=")
+    assert told.endswith("; write another name")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_run_of_such_a_name_can_be_read(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    edit(run, name="-x")
+    result = read_result(run)
+    (run / "result.json").write_text(json.dumps(result | {"config": result["config"] | {"name": "-x"}}))
+    assert main(["eval", str(run)]) == 0
+    assert main(["resume", str(run), "trainer.max_epochs=3"]) == 0
+
+
+def test_a_failed_run_does_not_keep_its_folder_from_being_evaluated(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    runs = tmp_path / "runs"
+    for name in ("a", "b", "failed"):
+        shutil.copytree(run, runs / name)
+    shutil.rmtree(runs / "failed" / "checkpoints")
+    (runs / "failed" / "result.json").write_text(json.dumps(read_result(run) | {"status": "failed"}))
+    assert main(["eval", str(runs)]) == 0
+    out, err = capfd.readouterr()
+    assert len(json.loads(out)["runs"]) == 2
+    assert f"skipped: {runs / 'failed'}: has no checkpoint best or last" in err
+    assert "has no checkpoint" in refused("eval", str(runs / "failed")), "it was named"
+
+
+@pytest.mark.parametrize("place", ["outputs", "outputs/train", "outputs/train/run", "outputs/train/run/checkpoints"])
+def test_commands_inside_of_outputs_find_its_runs(
+    place: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "outputs" / "train" / "run")
+    (tmp_path / "outputs" / "latest").symlink_to("train/run")
+    monkeypatch.chdir(tmp_path / place)
+    for command in (
+        ["runs"],
+        ["runs", "show", "last"],
+        ["eval", "last"],
+        ["plot", "last", "--only", "curves"],
+    ):
+        capfd.readouterr()
+        assert main(command) == 0, command
+        assert capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["steps.csv", "metrics.csv"])
+def test_a_number_of_thousands_of_digits_in_a_table(name: str, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with (run / name).open("a") as file:
+        file.write("9" * 6000 + "," * (run / name).read_text().split("\n")[0].count(",") + "\n")
+    assert main(["resume", str(run), "trainer.max_epochs=3"]) == 0, "the row is behind the checkpoint"
+    assert "9" * 6000 not in (run / name).read_text()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b", b"x" * 5000])
+def test_a_latest_of_bytes(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "latest").write_bytes(content)
+    assert "outputs/latest leads to no run" in refused("eval", "last")
+
+
+def test_a_latest_that_leads_to_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "latest").symlink_to("latest")
+    assert "outputs/latest leads to no run" in refused("eval", "last")
+
+
+def test_a_working_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    told = refused(*TINY)
+    assert told == "the working directory cannot be used (No such file or directory); cd to one that exists"

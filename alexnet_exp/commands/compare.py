@@ -12,7 +12,7 @@ from pathlib import Path
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.compare.comparison import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
-from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.paths import outputs
 from alexnet_exp.printable import printable
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.many import Runs
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     found = read(*_places(given.paths), seed_column=given.seed_column, metrics=[given.metric] if given.metric else ())
     if not found:
         told = "".join(f"\nskipped: {line}" for line in found.skipped)
-        raise UserError(f"compare: no run under {' '.join(given.paths) or OUTPUTS}; train one first{told}")
+        raise UserError(f"compare: no run under {' '.join(given.paths) or outputs()}; train one first{told}")
     runs = where(found, given.where)
     if not runs:
         wanted = f"{' and '.join(given.where)}{other_values(found, given.where)}"
@@ -148,11 +148,12 @@ _count.__name__ = "number from 1 up"  # what argparse says was expected
 def _places(paths: Sequence[str]) -> list[Path]:
     """What was typed, as paths: as they are, else below outputs/, else as RUN is elsewhere."""
     if not paths:
-        if not OUTPUTS.is_dir():
-            raise UserError(f"compare: there is no {OUTPUTS} here yet; train first, or name a folder of runs")
-        return [OUTPUTS]
+        if not outputs().is_dir():
+            raise UserError("compare: there is no outputs here yet; train first, or name a folder of runs")
+        return [outputs()]
+    below = outputs()
     return [
-        Path(text) if Path(text).exists() else OUTPUTS / text if (OUTPUTS / text).exists() else find(text, OUTPUTS)
+        Path(text) if Path(text).exists() else below / text if (below / text).exists() else find(text, below)
         for text in paths
     ]
 
@@ -223,7 +224,7 @@ def _claims(given: Namespace) -> int:
         if getattr(given, name):
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"compare: {option} does not go with --claims: each claim says what it is about")
-    found = read(*_places(given.paths), seed_column=given.seed_column) if given.paths or OUTPUTS.is_dir() else None
+    found = read(*_places(given.paths), seed_column=given.seed_column) if given.paths or outputs().is_dir() else None
     runs = [] if found is None else where(found, given.where)
     table = claims.table_of_claims(runs, paired=given.paired, best_of=_names(given.best_of))
     if given.format == "csv":
@@ -250,7 +251,7 @@ def _assert_equal(given: Namespace) -> int:
     tolerance = given.tolerance or 0.0
     if not 0 <= tolerance < float("inf"):
         raise UserError(f"compare: --tolerance {tolerance}: must be a number from 0 up")
-    first, second = (find(text, OUTPUTS) for text in given.paths)
+    first, second = (find(text, outputs()) for text in given.paths)
     difference, equal = first_difference(first, second, tolerance)
     if difference is not None:
         print(f"{printable(str(difference))}; {_steps(equal)} before it")

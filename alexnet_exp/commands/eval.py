@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import UserClass
-from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.paths import outputs
+from alexnet_exp.printable import printable
 from alexnet_exp.ranks import rank
-from alexnet_exp.runs.contents import is_run, read_result
+from alexnet_exp.runs.contents import is_run, read_result, state
 from alexnet_exp.runs.find import checkpoint_path, find, runs_under
+from alexnet_exp.runs.run import DIED, FAILED, INTERRUPTED, RUNNING
 from alexnet_exp.runs.start import config_of
 from alexnet_exp.schema import VIEWS, Config
 from alexnet_exp.settings import UserError, one_line
@@ -55,7 +57,7 @@ def run(arguments: list[str]) -> int:
         "--gpus", type=int, default=None, help="as trainer.gpus; default: one device, the best there is"
     )
     given = parser.parse_args(arguments)
-    runs = [_given(path, given) for path in _paths(given.runs)]
+    runs = _runs(given)
     if len(runs) > 1 and given.ckpt not in (None, "best", "last"):
         raise UserError(f"eval: --ckpt {given.ckpt}: is of one run, and {len(runs)} are named; write best or last")
     save = _save_path(given.save)
@@ -81,17 +83,38 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _paths(texts: Sequence[str]) -> list[Path]:
-    """The folders of the runs that were named; of another folder, all runs in it. Each once."""
-    paths: list[Path] = []
+def _runs(given: Namespace) -> list[Given]:
+    """What is to be evaluated. A run that was named must have a checkpoint; of a folder's, those that have one."""
+    paths = _paths(given.runs)
+    alone = [path for path, named in paths.items() if named]
+    runs = []
+    for path in paths:
+        try:
+            runs.append(_given(path, given))
+        except UserError as error:
+            if path in alone or not _ended_badly(path):
+                raise
+            print(printable(f"skipped: {error}"), file=sys.stderr)
+    if not runs:
+        raise UserError(f"eval: {' '.join(given.runs)}: no run there has a checkpoint to evaluate")
+    return runs
+
+
+def _ended_badly(path: Path) -> bool:
+    return state(path) in (FAILED, DIED, INTERRUPTED, RUNNING)
+
+
+def _paths(texts: Sequence[str]) -> dict[Path, bool]:
+    """The folders of the runs that were named; of another folder, all runs in it. Whether each was named itself."""
+    paths: dict[Path, bool] = {}
+    seen: set[Path] = set()
     for text in texts:
         inside = [] if is_run(Path(text)) or not Path(text).is_dir() else runs_under(Path(text))
-        paths += inside or [find(text, OUTPUTS)]
-    seen: set[Path] = set()
-    for path in paths:
-        if path.resolve() in seen:
-            raise UserError(f"eval: {path} is named twice; several runs together must be different ones")
-        seen.add(path.resolve())
+        for path in inside or [find(text, outputs())]:
+            if path.resolve() in seen:
+                raise UserError(f"eval: {path} is named twice; several runs together must be different ones")
+            seen.add(path.resolve())
+            paths[path] = not inside
     return paths
 
 

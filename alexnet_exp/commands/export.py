@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser, output_folder
-from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.paths import outputs
 from alexnet_exp.runs.find import find
 from alexnet_exp.settings import one_line
 
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
     parser.add_argument("--out", metavar="FOLDER")
     given = parser.parse_args(arguments)
-    path = find(given.run, OUTPUTS)
+    path = find(given.run, outputs())
 
     from alexnet_exp.export import export_onnx, export_safetensors, need_onnx
     from alexnet_exp.loading import load

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_exp.commands.parser import Parser, output_folder, with_overrides
 from alexnet_exp.commands.words import PROGRAM
 from alexnet_exp.extend import UserClass
-from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.paths import outputs
 from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import read_metrics, read_result
 from alexnet_exp.runs.find import find
@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
     if given.train_images is not None and given.train_images < 1:
         raise UserError(f"plot: --train-images {given.train_images}: must be at least 1")
     listed = _indices(given.images)
-    path = find(given.run, OUTPUTS)
+    path = find(given.run, outputs())
     folder = output_folder(Path(given.out) if given.out else path / "plots")
     job = _Job(path, folder, given.ckpt, given.split, listed, given.seed, given.train_images)
     missing: dict[str, list[str]] = {}

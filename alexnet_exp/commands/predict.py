@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.data.listing import images_under
-from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.paths import outputs
 from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.find import find
@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object an image")
     given = parser.parse_args(arguments)
     names = list(_files(given.images))
-    path = find(given.run, OUTPUTS)
+    path = find(given.run, outputs())
 
     from alexnet_exp.loading import load
 

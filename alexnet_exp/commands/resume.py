@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.extend import TARGET
-from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.paths import outputs
 from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import is_run, read_config, read_result, state
 from alexnet_exp.runs.find import find
@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
         return _single(folder, given)
     if given.overrides:
         raise UserError(f"{given.overrides[0]}: {folder} is a sweep's, whose jobs go on as they were planned")
-    plan = Plan.read(sweep_folder(str(folder), OUTPUTS))
+    plan = Plan.read(sweep_folder(str(folder), outputs()))
     if plan.kind == "search":
         return _search(plan, given.jobs)
     return work(plan, _jobs(plan) if given.jobs is None else given.jobs, again=True, wait=True, whole=True)
@@ -61,7 +61,7 @@ def _folder(text: str) -> Path:
         return path
     if text != "last" and path.is_dir():
         raise UserError(f"{text}: no run or sweep lies there: it has neither result.json nor sweep.json")
-    return find(text, OUTPUTS)
+    return find(text, outputs())
 
 
 def _single(folder: Path, given: argparse.Namespace) -> int:
@@ -97,7 +97,7 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen:
     from omegaconf import OmegaConf
 
     from alexnet_exp.commands.train import tell
-    from alexnet_exp.config import fitted
+    from alexnet_exp.config import fits
     from alexnet_exp.standing import standing
     from alexnet_exp.sweep.compose import check_devices
     from alexnet_exp.train import run_experiment
@@ -105,7 +105,7 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen:
     refuse_links_out(folder)
     with locked(folder):  # refused before anything is looked at, where it is running now
         pass
-    config = fitted(container)
+    config = fits(container)
     check_devices([config])
     stands = standing(folder)
     if stands is not None:

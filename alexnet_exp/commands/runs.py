@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.compare.comparison import Table
-from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.paths import outputs
 from alexnet_exp.printable import printable, spreadsheet_cell
 from alexnet_exp.runs.find import find
 from alexnet_exp.settings import UserError, one_line
@@ -23,13 +23,13 @@ def run(arguments: list[str]) -> int:
     if arguments and arguments[0] in words:
         return words[arguments[0]](arguments[1:])
     parser = Parser("runs", "The latest runs and how far they are; or: runs show RUN; runs diff A B.")
-    parser.add_argument("path", nargs="?", default=str(OUTPUTS), metavar="PATH", help="default: outputs")
+    parser.add_argument("path", nargs="?", default=str(outputs()), metavar="PATH", help="default: outputs")
     parser.add_argument("--all", action="store_true", help=f"all of them, and each job of a sweep; default: {LATEST}")
     parser.add_argument("--format", choices=("table", "markdown", "csv", "json"), default="table")
     given = parser.parse_args(arguments)
     path = Path(given.path)
-    if not path.is_dir() and (OUTPUTS / given.path).is_dir():
-        path = OUTPUTS / given.path
+    if not path.is_dir() and (outputs() / given.path).is_dir():
+        path = outputs() / given.path
     if not path.is_dir():
         raise UserError(f"runs: {given.path}: no such folder; train first, or name a folder of runs")
     from alexnet_exp.compare.latest import as_table, entries
@@ -74,7 +74,7 @@ def _show(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     given = parser.parse_args(arguments)
-    path = find(given.run, OUTPUTS)
+    path = find(given.run, outputs())
     found = as_run(path, str(path))
     if given.format == "json":
         result = {"run": str(path), "status": found.status, "metrics": found.metrics, "choices": found.choices}
@@ -92,6 +92,6 @@ def _diff(arguments: list[str]) -> int:
     parser.add_argument("first", metavar="A", help="a run's folder, last, or the unique beginning of its path")
     parser.add_argument("second", metavar="B")
     given = parser.parse_args(arguments)
-    first, second = (as_run(path, str(path)) for path in (find(given.first, OUTPUTS), find(given.second, OUTPUTS)))
+    first, second = (as_run(path, str(path)) for path in (find(given.first, outputs()), find(given.second, outputs())))
     print(printable("\n".join(difference(first, second))))
     return 0

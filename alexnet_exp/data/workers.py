@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from alexnet_exp.children import loader_worker
+from alexnet_exp.children import loader_worker, shorten_socket_paths
 from alexnet_exp.data.images import read_image
 from alexnet_exp.data.listing import Stamp
 from alexnet_exp.data.split import Streamed
@@ -224,6 +224,7 @@ def _context() -> BaseContext:
     """A fork of a process with threads or a CUDA context may hang; a fork server has neither and imports torch once."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    shorten_socket_paths()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["alexnet_exp.fork_server", __name__])
     return context

@@ -24,12 +24,13 @@ class Code:
     """The state of the checkout: its commit, whether it has uncommitted changes, and these as a patch for `git apply`.
 
     All three are empty outside git. What would make the patch too large is left out, and the patch says so. Bytes that
-    are not UTF-8 are kept as surrogate escapes.
+    are not UTF-8 are kept as surrogate escapes. why_unknown: what git says of a checkout that it does not read.
     """
 
     commit: str | None = None
     dirty: bool | None = None
     patch: str = ""
+    why_unknown: str = ""
 
 
 def code(root: Path = ROOT) -> Code:
@@ -39,7 +40,7 @@ def code(root: Path = ROOT) -> Code:
     """
     # a package installed below somebody's repository is not that repository's code
     if not _git(root, "ls-files", "--", CODE[0]):
-        return Code()
+        return Code(why_unknown=_why_unread(root))
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip() or None
     patches = [_diff(root, "--relative", "HEAD")] if commit else []
     untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE).decode(
@@ -117,13 +118,29 @@ def _joined(patches: list[str]) -> str:
     return joined + (f"# {left_out} characters of changes left out\n" if left_out else "")
 
 
-def _git(root: Path, *arguments: str) -> bytes:
-    """What git prints, or nothing if it cannot run or refuses."""
+def _why_unread(root: Path) -> str:
+    """Why git reads nothing of a checkout that is there: it belongs to another user."""
+    done = _run(root, "status") if (root / ".git").exists() else None
+    if done is None or done.returncode == 0:
+        return ""
+    first = done.stderr.decode(errors="replace").split("\n")[0].removeprefix("fatal: ")
+    return f"{first}; git config --global --add safe.directory {root}" if "ownership" in first else first
+
+
+def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes] | None:
+    """How git ended; None where it cannot run."""
     # without optional locks a look at the changes leaves the index of the checkout alone
     env = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, env=env, capture_output=True, timeout=10, check=False)
+        return subprocess.run(["git", *arguments], cwd=root, env=env, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    """What git prints, or nothing if it cannot run or refuses."""
+    done = _run(root, *arguments)
+    if done is None:
         return b""
     # `diff --no-index` ends with 1 when there is a difference
     return done.stdout if done.returncode in (0, 1) else b""

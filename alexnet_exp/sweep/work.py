@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alexnet_exp.atomic import follow
-from alexnet_exp.config import Problems, fitted
+from alexnet_exp.config import Problems, fits
 from alexnet_exp.endings import ending_of
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import FAILED
@@ -108,6 +108,6 @@ def check(jobs: list[Job]) -> None:
     configs = []
     for job in jobs:
         with problems.gathered(()):
-            configs.append(fitted(job.container()))
+            configs.append(fits(job.container()))
     problems.done()
     check_devices(configs)

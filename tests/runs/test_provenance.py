@@ -90,6 +90,16 @@ def test_a_package_installed_below_another_repository_is_not_its_code(checkout):
     assert code(installed) == Code()
 
 
+def test_a_checkout_that_git_refuses_says_why(checkout, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    found = provenance.code(checkout)
+    assert found.commit is None
+    assert found.why_unknown.startswith(f"detected dubious ownership in repository at '{checkout}'")
+    assert found.why_unknown.endswith(f"; git config --global --add safe.directory {checkout}")
+
+
 def test_without_git_nothing_is_known(checkout, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert code(checkout) == Code()
