@@ -269,8 +269,9 @@ def main() -> None:
             print(f"{name:72}{found[name]:8.1f}", flush=True)
     if given.out:
         old = json.loads(given.out.read_text()) if given.out.exists() else {}
-        text = json.dumps({"sweeps": given.sweeps, "percent": {**old.get("percent", {}), **found}}, indent=1)
-        given.out.write_text(text + "\n")
+        sweeps = {name.partition(":")[0]: given.sweeps for name in found}
+        new = {key: {**old.get(key, {}), **had} for key, had in (("sweeps", sweeps), ("percent", found))}
+        given.out.write_text(json.dumps(new, indent=1) + "\n")
 
 
 if __name__ == "__main__":

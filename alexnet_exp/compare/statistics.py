@@ -24,7 +24,7 @@ FEWEST = 3  # seeds of an arm, below which its spread says nothing
 MOST_SEEDS = 100  # seeds of an arm that are worth planning; above it no number and no command is given
 # How often a comparison without a true difference gets a verdict where seeds are added as advised and all are tested
 # again (benchmarks/results/statistics.json)
-REPEATED_LOOKS = "6 to 11"
+REPEATED_LOOKS = "8 to 11"
 # of the integral over what the sds are and what the next seeds give: the power to within a point
 _DRAWS = 2048
 

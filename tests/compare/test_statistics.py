@@ -406,3 +406,7 @@ def test_the_page_has_the_simulated_figures():
         digits = 0 if kind == "power" else 1
         row = f"| {what.removeprefix('4 arms, ') if kind == 'coverage' else what} | "
         assert f"{row}{new[name]:.{digits}f} % ({before:.{digits}f} %) |" in page
+    looks = [share for name, share in new.items() if name.startswith("repeated")]
+    low, high = map(int, REPEATED_LOOKS.split(" to "))
+    assert low - 0.5 <= min(looks) <= max(looks) <= high + 0.5
+    assert min(share for name, share in new.items() if name.startswith("advice")) >= 80
