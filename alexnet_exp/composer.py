@@ -99,7 +99,7 @@ def parsed_override(text: str, loader: Any = None) -> Any:
     from hydra.errors import HydraException
 
     try:
-        parsed = OverridesParser.create().parse_override(text)
+        parsed: Any = OverridesParser.create().parse_override(text)
     except HydraException:
         parsed = None
     if parsed is None or not parsed.key_or_group:

@@ -45,7 +45,7 @@ def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:
 
     A file is of the group whose folder it is in, or of the `@package` that its first line names.
     """
-    import yaml
+    import yaml  # type: ignore[import-untyped]
     from omegaconf._utils import get_yaml_loader
 
     try:
@@ -128,8 +128,9 @@ def _exact(value: str, listed: bool) -> str:
 
 def _tree(value: str) -> Any:
     """Hydra's own parse of a value; None where it is empty. Raises HydraException where it has none."""
+    from antlr4 import CommonTokenStream, InputStream  # type: ignore[import-untyped]
     from hydra.core.override_parser.overrides_visitor import HydraErrorListener
-    from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+    from hydra.grammar.gen.OverrideLexer import OverrideLexer
     from hydra.grammar.gen.OverrideParser import OverrideParser
 
     listener = HydraErrorListener()
@@ -139,7 +140,8 @@ def _tree(value: str) -> Any:
     parser = OverrideParser(CommonTokenStream(lexer))
     parser.removeErrorListeners()
     parser.addErrorListener(listener)
-    return parser.override().value()
+    tree: Any = parser.override()  # type: ignore[no-untyped-call]
+    return tree.value()
 
 
 _KEY = "x="  # before the value: Hydra's grammar has a rule for whole overrides that ends where the text ends

@@ -318,6 +318,7 @@ def _known() -> set[str]:
         for name, cls in classes.items():
             known |= {f"{group}.{name}.{field.name}" for field in dataclasses.fields(cls)}
     for field in dataclasses.fields(Config):
-        if dataclasses.is_dataclass(field.default_factory):
-            known |= {f"{field.name}.{each.name}" for each in dataclasses.fields(field.default_factory)}
+        node: Any = field.default_factory
+        if dataclasses.is_dataclass(node):
+            known |= {f"{field.name}.{each.name}" for each in dataclasses.fields(node)}
     return known
