@@ -78,11 +78,12 @@ INLINE void powers(float d, float *scale, float *inverse)
     memcpy(&y, &bits, sizeof y);
     float y2 = y * y, h = 1 - d * y2 * y2;
     y += y * (h * (0.251f + 0.155f * h));
+    y = finite ? y : 0;
     y2 = y * y;
     h = 1 - d * y2 * y2;
     float y3 = y2 * y, y4 = y2 * y2;
-    *scale = finite ? y3 + y3 * (h * (0.75f + 0.65625f * h)) : 0;
-    *inverse = finite ? y4 + y4 * (h + h * h) : 0;
+    *scale = y3 + y3 * (h * (0.75f + 0.65625f * h));
+    *inverse = y4 + y4 * (h + h * h);
 }
 
 INLINE void scales(const Job *job, int chain, float total, float *scale, float *inverse)
