@@ -244,7 +244,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def hydra_files(hydra: DictConfig, overrides: Sequence[str], container: Mapping[str, Any]) -> dict[str, str]:
+def hydra_files(hydra: Any, overrides: Sequence[str], container: Mapping[str, Any]) -> dict[str, str]:
     """The files of `.hydra/` as Hydra writes them, by name, config.yaml last: where it is, all are.
 
     config.yaml has no interpolation: it is read back elsewhere, later, without Hydra. hydra: Hydra's own node.
