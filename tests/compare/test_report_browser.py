@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+from PIL import Image
 
 from alexnet_exp.compare.report import write_report
 from alexnet_exp.compare.select import runs_table
@@ -280,6 +281,49 @@ def test_a_phone_never_scrolls_sideways(page, report, width):
     assert page.script("return document.documentElement.scrollWidth") <= width
     assert page.script("return innerWidth") == width
     assert page.script("return document.querySelector('#curve-plot svg').getBoundingClientRect().right") <= width
+
+
+def test_a_phone_shows_the_difference_at_once_and_breaks_no_option(page, report):
+    page.size(390, 844, phone=True)
+    page.open(report)
+    ends = (
+        "return [...document.querySelectorAll('.arms tr:first-child > :nth-child(3)')]"
+        ".map(cell => Math.round(cell.getBoundingClientRect().right))"
+    )
+    heading, value = page.script(ends)
+    assert heading <= 390
+    assert value <= 390
+    broken = (
+        "return [...document.querySelectorAll('.whole, p code')].filter(node => node.getClientRects().length > 1)"
+        ".map(node => node.textContent)"
+    )
+    assert page.script(broken) == []
+    assert "top-1" in page.script("return [...document.querySelectorAll('h1 .whole')].map(node => node.textContent)")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_is_cut_off_has_a_shadow_where_there_is_more(page, report, tmp_path, scheme):
+    page.size(390, 844, phone=True)
+    page.prefer(prefers_color_scheme=scheme)
+    page.open(report)
+    box = page.script(
+        "const box = document.querySelector('#runs .scroll').getBoundingClientRect();"
+        "return [box.left + 1, box.right - 2, box.bottom + scrollY - 3]"
+    )
+
+    def edges() -> tuple[int, int]:
+        page.picture(tmp_path / "page.png")
+        with Image.open(tmp_path / "page.png") as picture:
+            grey = picture.convert("L")
+            left, right, y = (round(number) for number in box)
+            paper = grey.getpixel((left // 2, y))
+            return tuple(abs(grey.getpixel((x, y)) - paper) for x in (left, right))
+
+    left, right = edges()
+    assert left <= 2 < right
+    page.script("const box = document.querySelector('#runs .scroll'); box.scrollLeft = box.scrollWidth")
+    left, right = edges()
+    assert right <= 2 < left
 
 
 def test_paper_is_white_and_has_no_controls(page):

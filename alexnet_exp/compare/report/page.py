@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 import shlex
 import sys
 from collections import Counter
@@ -35,6 +36,7 @@ OPEN = 4  # up to so many differences are told without being asked for
 SKIPPED = 50  # folders that are named
 SIGNS = {Verdict.better: "▲", Verdict.worse: "▼", Verdict.no_difference: "=", Verdict.cannot_tell: "?"}
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+HYPHENATED = re.compile(r"(?<![\w./=&;-])[\w-]{0,15}-[\w-]{1,15}(?![\w/=&-]|\.\w)")
 Column = tuple[str, bool, Callable[[Arm], str]]  # its heading, whether it holds numbers, and its cell
 _PROVENANCE = (
     ("commit", "Commit"),
@@ -78,14 +80,14 @@ def report(comparison: Comparison, command: str, when: datetime) -> str:
         title=escape(f"{comparison.metric.label}: {_counted(len(comparison.arms), 'arm')} compared"),
         style=_part("page.css"),
         runs=_counted(len(comparison.runs), "run"),
-        sentence=escape(comparison.sentence),
+        sentence=_words(comparison.sentence),
         dots=_dots(comparison),
         arms=_arms(comparison),
         further=_further(comparison),
         look_out=_look_out(comparison),
         markdown=escape(markdown_table(main_and_rest(comparison)[0], len(comparison.runs), comparison.metric.key)),
         methods=escape(methods(comparison)),
-        curves_note=escape(_curves_note(curves)),
+        curves_note=_words(_curves_note(curves)),
         pictures=_pictures(pictures),
         provenance=_provenance(comparison, command, when),
         data=as_json(contents(comparison, curves)),
@@ -139,7 +141,7 @@ def _arms(comparison: Comparison) -> str:
     ]
     if any(0 < arm.n <= ALL_VALUES for arm in comparison.arms):
         columns.append(("Each seed", True, lambda arm: _each(key, arm)))
-    head = "".join(f'<th scope="col"{_number(number)}>{escape(title)}</th>' for title, number, _ in columns)
+    head = "".join(f'<th scope="col"{_number(number)}>{_words(title)}</th>' for title, number, _ in columns)
     rows = "".join(
         "<tr>"
         + "".join(
@@ -223,9 +225,9 @@ def _further(comparison: Comparison) -> str:
     for difference in comparison.differences:
         lines = []
         if not comparison.sentence[1:].startswith(difference.sentence[1:]):
-            lines.append(f"<p>{escape(difference.sentence)}</p>")
+            lines.append(f"<p>{_words(difference.sentence)}</p>")
         if difference.claim is not None:
-            lines.append(f'<p class="quiet">The paper: {escape(sentence(difference.claim))}</p>')
+            lines.append(f'<p class="quiet">The paper: {_words(sentence(difference.claim))}</p>')
         if difference.command:
             lines.append(f'<pre tabindex="0"><code>{escape(difference.command)}</code></pre>')
         if lines:
@@ -243,7 +245,7 @@ def _look_out(comparison: Comparison) -> str:
         lines.append(f"Skipped: {len(comparison.skipped) - SKIPPED} more")
     if not lines:
         return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    items = "".join(f"<li>{_words(line)}</li>" for line in lines)
     return f'<aside class="look-out" aria-labelledby="look-out"><h2 id="look-out">Look out</h2><ul>{items}</ul></aside>'
 
 
@@ -325,6 +327,11 @@ def _shown(value: Any) -> str:
 def _scrolling(name: str, table: str) -> str:
     """A region that scrolls sideways by itself, and can be reached by the keyboard to do so."""
     return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{table}</div>'
+
+
+def _words(text: str) -> str:
+    """`text` as HTML. Short words with hyphens, such as --baseline and top-1, are not broken at the end of a line."""
+    return HYPHENATED.sub(r'<span class="whole">\g<0></span>', escape(text))
 
 
 def _number(number: bool) -> str:
