@@ -150,7 +150,9 @@ BAD_CARDS: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value"), BAD_CARDS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("key", "value"), BAD_CARDS, ids=lambda value: "missing" if value is MISSING else str(value)[:30]
+)
 def test_a_card_that_no_run_writes_is_one_line(key: str, value: Any, finished: Run, tmp_path: Path) -> None:
     file = changed_card(finished, tmp_path / "changed.ckpt", key, value)
     with pytest.raises(UserError) as refused:
