@@ -44,9 +44,7 @@ class Start:
     def check(self, folder: Path) -> None:
         """Raises UserError where the folder is not, or no longer, as the command needs it. The lock is held."""
         if self.new and holds_run(folder):
-            raise UserError(
-                f"hydra.run.dir={folder}: a run lies there; add resume=true to go on with it, or name another"
-            )
+            raise UserError(f"hydra.run.dir={folder}: {RUN_THERE}")
         if self.new and Plan.is_in(folder):
             raise UserError(f"hydra.run.dir={folder}: the folder of a sweep; name another")
         if self.seen is not None and self.seen != digest(folder):
