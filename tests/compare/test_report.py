@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from alexnet_exp.compare.comparison import Comparison, Table
-from alexnet_exp.compare.report import write_report
+from alexnet_exp.compare.report import page, write_report
 from alexnet_exp.compare.report.curves import POINTS, read_curves
 from alexnet_exp.compare.report.methods import methods
 from alexnet_exp.compare.report.pictures import read_pictures
@@ -317,3 +318,18 @@ def test_two_hundred_runs_of_a_hundred_epochs_are_under_six_megabytes(tmp_path):
     left_out = re.search(r"(\d+) pictures left out", page.visible)
     assert left_out
     assert int(left_out[1]) + [tag for tag, _ in page.elements].count("img") - 1 == 600
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("run compare with --baseline KEY=VALUE.", ["--baseline"]),
+        ("0.95 points of test top-1.", ["top-1"]),
+        ("-0.34 to 1.77 in norms/model-bn_seed-1, by val/top1", []),
+        ("<b>a-b</b> & c-d", ["c-d"]),
+    ],
+)
+def test_short_words_with_hyphens_are_kept_on_one_line(text: str, whole: list[str]) -> None:
+    made = page._words(text)
+    assert re.findall(r'<span class="whole">(.*?)</span>', made) == whole
+    assert re.sub(r'<span class="whole">(.*?)</span>', r"\1", made) == escape(text)

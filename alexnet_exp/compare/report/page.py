@@ -36,7 +36,7 @@ OPEN = 4  # up to so many differences are told without being asked for
 SKIPPED = 50  # folders that are named
 SIGNS = {Verdict.better: "▲", Verdict.worse: "▼", Verdict.no_difference: "=", Verdict.cannot_tell: "?"}
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-HYPHENATED = re.compile(r"(?<![\w./=&;-])[\w-]{0,15}-[\w-]{1,15}(?![\w/=&-]|\.\w)")
+HYPHENATED = re.compile(r"(?<![^\s(])[\w-]{0,15}-\w[\w-]{0,14}(?![\w/=&-]|\.\w)")
 Column = tuple[str, bool, Callable[[Arm], str]]  # its heading, whether it holds numbers, and its cell
 _PROVENANCE = (
     ("commit", "Commit"),
