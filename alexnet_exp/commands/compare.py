@@ -76,6 +76,9 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
         seed_key=given.seed_column if own_seed else "seed",
     )
     comparison = compare(runs, options, found.skipped, found.notes)
+    if (given.margin or "").endswith("%") and not comparison.metric.percent:
+        name = comparison.metric.label
+        raise UserError(f"compare: --margin {given.margin}: {name} is no accuracy; write the margin in its units")
     if given.sort and options.rank is None:
         comparison = _sorted(comparison, given.sort, columns, given.top)
     if given.html:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from alexnet_exp.compare.select import (
     value,
 )
 from alexnet_exp.compare.statistics import Sample
+from alexnet_exp.runs.foreign import PERCENT
 from alexnet_exp.runs.metric import is_accuracy
 from alexnet_exp.runs.run import DONE, RUNNING, Run
 from alexnet_exp.settings import UserError, one_of, shown
@@ -46,6 +48,10 @@ PLACEMENT = (
 # The last parts of keys that other projects give to such settings.
 _NAMES = re.compile(r"(.*_)?(run_name|task_name|num_workers|pin_memory|workers)")
 _PLACES = re.compile(r"(.*_)?(dir|dirpath|path|folder)")
+# Of these keys our configurations know what they are. In a table of another project they are settings or, the last,
+# names of runs or of models.
+_OURS = ("objective", "checkpoint", "resume", "extras", "logger", "paths", "local")
+_OUR_NAMES = ("name", "run_name", "task_name")
 _SEEDS = re.compile(r"(.*_)?(seed|random_state)(_.*)?")
 
 
@@ -70,7 +76,8 @@ class Folded:
     """All arms of some runs, and how they were made.
 
     data: the images of each arm's runs, by the arm's place; None where nobody recorded them. outside: runs that do not
-    count and differ from every run that counts in more than `factors`: they are in no arm.
+    count and differ from every run that counts in more than `factors`: they are in no arm. named: keys that were typed
+    to tell arms apart.
     """
 
     arms: list[Arm]
@@ -81,6 +88,7 @@ class Folded:
     data: list[Hashable] = field(default_factory=list)
     outside: list[Run] = field(default_factory=list)
     averaged: Sequence[str] = ()
+    named: Sequence[str] = ()
 
 
 def fold(
@@ -114,6 +122,8 @@ def fold(
         for key in named
         if key not in factors and len(set(column(known, key))) == 1 and len(set(column(runs, key))) > 1
     ]
+    if not group_by:
+        factors += [key for key in named if key not in factors and _varies_within(known, key, factors, seed_key)]
     factors = [factor for factor in factors if factor not in average_over]
     outside = _outside(runs, known, factors, seed_key)
     columns = {factor: column(runs, factor) for factor in factors}
@@ -152,6 +162,7 @@ def fold(
         data=[images for _, images, _ in pools],
         outside=[runs[place] for place in sorted(outside)],
         averaged=average_over,
+        named=[*group_by, *named],
     )
 
 
@@ -174,6 +185,11 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
     seeds = column(runs, seed_key)
     varying = differing(runs)
     settings = {key: column(runs, key) for key in varying if not _is_no_arm(key, seed_key)}
+    in_table = all(PERCENT in run.facts and not run.facts.get("overrides") for run in runs)
+    unsure = {key: column(runs, key) for key in varying if in_table and key in (*_OURS, *_OUR_NAMES)}
+    # as a setting's values do; of a few runs nobody can say
+    unsure = {key: had for key, had in unsure.items() if not settings or len(set(had)) <= len(runs) / 2}
+    settings |= {key: had for key, had in unsure.items() if key in _OURS}
     settings = {key: had for key, had in settings.items() if had != seeds}
     if EXPERIMENT not in [*typed, *groups]:
         found = _factors(runs, typed, groups, settings)
@@ -186,6 +202,10 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
         if len([key for key in _all(found) if key not in others and key not in _all(whole)]) > TOGETHER:
             found = whole
     keys = [*found.keys, *(key for key in wanted if key not in found.keys and len(set(column(runs, key))) > 1)]
+    for key in _OUR_NAMES:
+        rest = list(zip(*(column(runs, one) for one in keys), strict=True)) or [()] * len(runs)
+        if key in unsure and not decides(rest, unsure[key]) and not decides(seeds, unsure[key]):
+            keys.append(key)
     # second seeds and folders: mostly they follow the seed, or say where a run lies
     seconds = [key for key in varying if key != seed_key and (key == "seed" or not _is_label(key))]
     of_seeds = [key for key in seconds if _SEEDS.fullmatch(key.rpartition(".")[2])]
@@ -226,6 +246,10 @@ def _factors(
         if key in chosen and is_explained(key, chosen[key], by_experiment=False):
             del chosen[key]
     together: dict[str, list[str]] = defaultdict(list)
+    for key in typed:
+        around = [name for name in chosen if key.startswith(f"{name.replace('/', '.')}.")]
+        if key not in chosen and around and _typed_throughout(runs, key, around[0]):
+            together[around[0]].append(key)
     partial = []
     recorded = any(run.facts.get("overrides") for run in runs)
     bundles: dict[Hashable, list[str]] = defaultdict(list)
@@ -248,6 +272,24 @@ def _factors(
             else:
                 chosen[key] = settings[key]
     return Factors(list(chosen), dict(together), partial)
+
+
+def _typed_throughout(runs: Sequence[Run], key: str, group: str) -> bool:
+    """Whether some option of the group was never run without this override: its value may not be the option's own."""
+    plain = {
+        value(run, group)
+        for run in runs
+        if not any(str(text).lstrip("+~").startswith(f"{key}=") for text in run.facts.get("overrides") or ())
+    }
+    return any(value(run, group) not in plain for run in runs)
+
+
+def _varies_within(runs: Sequence[Run], key: str, factors: Sequence[str], seed_key: str) -> bool:
+    """Whether runs that agree in the factors differ in a setting or fact, such as the commit."""
+    if key == seed_key or key in FACTS or any(key in run.metrics for run in runs):
+        return False
+    rest = list(zip(*(column(runs, factor) for factor in factors), strict=True)) or [()] * len(runs)
+    return not decides(rest, column(runs, key))
 
 
 def _pattern(had: Sequence[Hashable]) -> tuple[int, ...]:
@@ -295,10 +337,10 @@ def _check_mixture(arms: Sequence[Arm], group_by: Sequence[str], best_of: Sequen
     if not mixed:
         return
     told = ", ".join(f"{key} ({_values(list(had))})" for key, had in mixed.items())
-    keys = ",".join(mixed)
+    keys, one = shlex.quote(",".join(mixed)), shlex.quote(f"{next(iter(mixed))}=VALUE")
     raise UserError(
         f"--group-by {','.join(group_by)}: runs of one arm differ in {told}; add --best-of {keys} to give each arm its "
-        f"own best value, --where {next(iter(mixed))}=VALUE to keep one value, or --average-over {keys} to count the "
+        f"own best value, --where {one} to keep one value, or --average-over {keys} to count the "
         "mean per seed"
     )
 
@@ -308,7 +350,8 @@ def own_arm_each(folded: Folded) -> list[str]:
     runs = [run for arm in folded.arms for run in arm.runs]
     if len(runs) < 3 or any(arm.n > 1 for arm in folded.arms):
         return []
-    return [factor for factor in folded.factors if len(set(column(runs, factor))) == len(runs)]
+    unnamed = [factor for factor in folded.factors if factor not in folded.named]
+    return [factor for factor in unnamed if len(set(column(runs, factor))) == len(runs)]
 
 
 def _values(had: Sequence[Any]) -> str:

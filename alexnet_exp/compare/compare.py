@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -165,6 +166,12 @@ def _check(runs: Sequence[Run], options: Options) -> None:
     for key in options.average_over:
         if key in options.group_by or key in options.best_of:
             raise UserError(f"--average-over {key}: it is in --group-by or --best-of too; name it once")
+    asked = [condition.key for condition in parse_settings(options.baseline)] if options.baseline else []
+    for option, keys in (("--baseline", asked), ("--best-of", options.best_of), ("--group-by", options.group_by)):
+        if options.seed_key in keys or "seed" in keys:
+            raise UserError(
+                f"{option} seed: an arm is the runs of all its seeds; name a setting, or use --where seed=1"
+            )
     if options.rank:
         check_names([options.rank], runs, "--rank")
     if options.margin is not None and not 0 < options.margin < math.inf:
@@ -240,7 +247,7 @@ def _at_their_best(arms: Sequence[Arm], factors: Sequence[str], best_of: Sequenc
 def _about_best(
     every: Sequence[Arm], chosen: Sequence[Arm], factors: Sequence[str], best_of: Sequence[str], rank: str, metric: str
 ) -> list[str]:
-    keys = ", ".join(best_of)
+    keys, was = ", ".join(best_of), "was" if len(best_of) == 1 else "were"
     if len(chosen) == len(every):
         lines = [f"--best-of {','.join(best_of)} had nothing to choose: no two arms differ in {keys} alone"]
         pairs = [
@@ -253,12 +260,12 @@ def _about_best(
             lines[0] += f"; those that differ in it differ in {', '.join(nearest)} too"
         return lines
     notes = [
-        f"{keys} was chosen for each arm by {label(rank)} of the same runs: what was chosen looks a little better than "
-        "it is; fresh seeds would tell (sweep confirm)"
+        f"{keys} {was} chosen for each arm by {label(rank)} of the same runs: what was chosen looks a little better "
+        "than it is; fresh seeds would tell (sweep confirm)"
     ]
     if rank.startswith("test/") or rank == metric:
         notes.append(
-            f"{keys} was chosen by {label(rank)}, on which the verdict rests too: choose by a validation metric"
+            f"{keys} {was} chosen by {label(rank)}, on which the verdict rests too: choose by a validation metric"
         )
     return notes
 
@@ -349,12 +356,13 @@ def _in_the_way(
         return start + each
     if more:
         asked = ",".join(condition.key for condition in parse_settings(options.baseline or ""))
-        return f"{start}; add --group-by {asked} to compare all of it together"
+        return f"{start}; add --group-by {shlex.quote(asked)} to compare all of it together"
     also = ",".join(f"{key}={shown(other.settings.get(key))}" for key in keys)
-    given = "--best-of" if not options.best_of else f"--best-of {','.join(options.best_of)} --best-of"
+    best_of = ",".join([*options.best_of, *keys])
+    baseline = f"{options.baseline},{also}"
     return (
-        f"{start}; add {given} {','.join(keys)} to give each arm its own best value, or write --baseline "
-        f"{options.baseline},{also} to compare all of it together"
+        f"{start}; add --best-of {shlex.quote(best_of)} to give each arm its own best value, or write --baseline "
+        f"{shlex.quote(baseline)} to compare all of it together"
     )
 
 
@@ -366,7 +374,8 @@ def _each_row(folded: Folded) -> str:
     """What to do where a column that is no setting makes an arm of every run."""
     keys = own_arm_each(folded)
     told = ", ".join(keys)
-    return f". {told} differs in every run: if it is no setting, add --average-over {','.join(keys)}" if keys else ""
+    added = shlex.quote(",".join(keys))
+    return f". {told} differs in every run: if it is no setting, add --average-over {added}" if keys else ""
 
 
 def _axis(key: str, folded: Folded, runs: Sequence[Run]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -11,8 +12,9 @@ from typing import Any
 from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each
 from alexnet_exp.compare.claim import stated
 from alexnet_exp.compare.comparison import Arm
-from alexnet_exp.compare.select import decides, frozen
+from alexnet_exp.compare.select import decides, frozen, value
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
+from alexnet_exp.runs.foreign import PERCENT
 from alexnet_exp.runs.metric import label
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE, Run
@@ -31,6 +33,8 @@ _FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("deterministic", "whether computing was deterministic", ("trainer.deterministic",)),
     ("tested", "the tested checkpoint", ("test.checkpoint", "experiment")),
 )
+# of each run its own: no reason why one seed was run again
+_OF_ONE_RUN = ("name", "choices", "overrides", "versions", "start", "end", "pid", "metrics_file", PERCENT)
 _PAUSE = timedelta(hours=1)  # between two runs that were started one by one: a new batch
 
 
@@ -46,6 +50,7 @@ def look_out(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
         *_uncounted(arms, metric),
         *_outside(folded),
         *_repeated(arms),
+        *_mixed(arms),
         *_seeds(arms),
         *_batches(arms),
         *_claims(arms),
@@ -142,7 +147,7 @@ def _settings(folded: Folded) -> list[str]:
     if keys:
         lines.append(
             f"{_listed(keys)} differs in every run, so that each is an arm of its own: "
-            f"if it is no setting, add --average-over {','.join(keys)}"
+            f"if it is no setting, add --average-over {shlex.quote(','.join(keys))}"
         )
     return lines
 
@@ -184,6 +189,27 @@ def _repeated(arms: Sequence[Arm]) -> list[str]:
     if len(lines) > _SHOWN:
         return [f"in {len(lines)} arms a seed ran more than once; the run that was started first counts"]
     return lines
+
+
+def _mixed(arms: Sequence[Arm]) -> list[str]:
+    """What runs of one arm differ in, of other projects' tables and of seeds that ran again: perhaps it is a setting.
+
+    Words, counters and switches that several runs share and that do not follow the seed: notes, hosts, epochs.
+    """
+    found: dict[str, None] = {}
+    for arm in arms:
+        runs = [*arm.runs, *arm.repeated]
+        if not arm.repeated and any(PERCENT not in run.facts or run.facts.get("overrides") for run in runs):
+            continue
+        seeds = [run.config.get("seed") for run in runs]
+        for key in dict.fromkeys(key for run in runs for key in (*run.config, *run.facts) if key not in _OF_ONE_RUN):
+            had = [frozen(value(run, key)) for run in runs]
+            if 1 < len(set(had)) <= len(runs) / 2 and not any(isinstance(one, float) for one in had):
+                found |= {} if decides(seeds, had) else {key: None}
+    if not found:
+        return []
+    s = "s" if len(found) == 1 else ""
+    return [f"{_listed(found)} differ{s} within an arm and make{s} no arms; --group-by KEY would"]
 
 
 def _seeds(arms: Sequence[Arm]) -> list[str]:

@@ -92,7 +92,8 @@ class Condition:
             number = None if had is MISSING or isinstance(had, bool) else _as_number(had)
             wanted = _as_number(self.text)
             return number is not None and wanted is not None and bool(_NUMBER[self.sign](number, wanted))
-        words = [self.text] if self.text.startswith("[") else self.text.split(",")
+        # the whole text too: a value may have commas of its own
+        words = [self.text] if self.text.startswith("[") else [self.text, *self.text.split(",")]
         return any(_is(had, word.strip()) for word in words) == (self.sign == "=")
 
 

@@ -302,6 +302,8 @@ class Design:
     @staticmethod
     def _fewest(power: Callable[[int], float]) -> int:
         low, high = 0, MOST_SEEDS + 1
+        if power(MOST_SEEDS) < POWER:
+            return high
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if power(middle) >= POWER else (middle, high)

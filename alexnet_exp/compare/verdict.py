@@ -273,7 +273,7 @@ class _Case:
             return f"every run gave {self._value(a)}: there is no spread to judge a difference by"
         return (
             f"every seed gave the same, {self._value(a)} and {self._value(b)}: "
-            "there is no spread to judge the difference by. Do the seeds reach the runs?"
+            "there is no spread to judge the difference by; check that the seed reaches the training"
         )
 
     def _command(self, more: int | None) -> str | None:

@@ -376,6 +376,8 @@ def _value(text: str, numeric: bool) -> Any:
         return None
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if text.startswith("[") and text.endswith("]"):
+        return f"[{', '.join(part.strip() for part in text[1:-1].split(','))}]"  # [1,2] and [1, 2] are one value
     had = number(text)
     if had is None or not math.isfinite(had):
         return text

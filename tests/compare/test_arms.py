@@ -122,6 +122,18 @@ def test_what_the_group_decides_is_not_named_again():
     assert find_factors(runs).keys == ["model"]
 
 
+def test_what_was_typed_beside_every_option_of_its_group_goes_with_it():
+    runs = [
+        *arm("lrn", VALUES, config={"model.width": 1}, overrides=["model.width=1"]),
+        *arm("bn", VALUES, config={"model.width": 2}, overrides=["model.width=2"]),
+    ]
+    found = find_factors(runs)
+    assert found.keys == ["model"]
+    assert found.together == {"model": ["model.width"]}
+    plain = [made(model, 9, 0.9, config={"model.width": width}) for model, width in (("lrn", 1), ("bn", 2))]
+    assert find_factors([*runs, *plain]).together == {}  # the options set it so themselves
+
+
 def test_a_dropped_stage_is_told_from_one_that_is_there():
     there = arm("lrn", VALUES, config={"model.stages.conv4.out": 384, "model.stages.conv4.kernel": 3})
     dropped = arm("lrn", VALUES, config={"model.stages.conv4": None}, overrides=["model.stages.conv4=null"])

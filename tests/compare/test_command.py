@@ -343,3 +343,89 @@ def test_a_file_without_the_metric_says_what_it_has(tmp_path, monkeypatch, capsy
     text = printed(capsys, "compare", "r.csv").splitlines()[0]
     assert text == "No run that is done has test top-1; choose a column of numbers with --metric: quality, size."
     assert "net=b is first of 2 by quality" in printed(capsys, "compare", "r.csv", "--metric", "quality")
+
+
+def table(path, header, rows):
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("key", ["name", "objective", "checkpoint", "task_name", "resume", "extras", "logger", "local"])
+@pytest.mark.parametrize("seeds", [("1", "2", "3"), ("", "", "")], ids=["seeds", "no seeds"])
+def test_a_column_of_a_table_is_a_setting_whatever_our_own_key_of_that_name_means(tmp_path, capsys, key, seeds):
+    rows = [("b", s, 0.9 + n / 1000) for n, s in enumerate(seeds)] + [
+        ("a", s, 0.8 + n / 1000) for n, s in enumerate(seeds)
+    ]
+    table(tmp_path / "t.csv", f"{key},seed,test/acc", rows)
+    text = printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", f"{key}=a")
+    assert text.startswith("b beats a by 10.00 points")
+
+
+def test_a_name_beside_the_settings_that_determine_it_makes_no_arms(tmp_path, capsys):
+    rows = [(f"run {model}", model, s, 0.8 + s / 1000 + (model == "b") / 10) for model in "ab" for s in (1, 2, 3)]
+    table(tmp_path / "t.csv", "name,model,seed,test/acc", rows)
+    assert printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", "model=a").startswith("b beats a by 10.00")
+
+
+@pytest.mark.parametrize("key", ["epoch", "host", "num_workers"])
+def test_what_differs_within_an_arm_is_named_and_a_baseline_makes_arms_of_it(tmp_path, capsys, key):
+    rows = [(value, s, 0.8 + s / 1000 + (value == 20) / 10) for value in (10, 20) for s in (1, 2, 3)]
+    table(tmp_path / "t.csv", f"{key},seed,test/acc", rows)
+    text = printed(capsys, "compare", str(tmp_path / "t.csv"))
+    assert f"{key} differs within an arm and makes no arms; --group-by KEY would" in text
+    text = printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", f"{key}=10")
+    assert text.startswith(f"{key}=20 beats {key}=10 by 10.00 points")
+
+
+def test_a_baseline_can_name_a_fact_such_as_the_commit(tmp_path, capsys):
+    for commit, top1 in (("a1", 0.8), ("b2", 0.9)):
+        for seed in (1, 2, 3):
+            write(tmp_path / "r" / f"{commit}-{seed}", top1=top1 + seed / 1000, seed=seed)
+            file = tmp_path / "r" / f"{commit}-{seed}" / "result.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"commit": commit}))
+    text = printed(capsys, "compare", str(tmp_path / "r"), "--baseline", "commit=a1")
+    assert text.startswith("b2 beats a1 by 10.00 points")
+
+
+@pytest.mark.parametrize("value", ["a,b", 'it\'s "q", x', "--help", "猫 net", "b=1"])
+def test_a_value_with_a_comma_or_a_quote_can_be_named(tmp_path, capsys, value):
+    quoted = '"' + value.replace('"', '""') + '"'
+    rows = [(one, s, 0.8 + s / 1000 + (one == quoted) / 10) for one in ("a", quoted) for s in (1, 2, 3)]
+    table(tmp_path / "t.csv", "model,seed,test/acc", rows)
+    text = printed(capsys, "compare", str(tmp_path / "t.csv"), "--where", f"model={value}")
+    assert "(95% interval" in text.splitlines()[0]
+    if value != "a,b":  # which is either of both, too
+        text = printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", f"model={value}")
+        assert "a is worse than" in text
+    assert "3 done" in printed(capsys, "compare", str(tmp_path / "t.csv"), "--where", f'model="{value}"')
+
+
+def test_lists_are_the_same_with_and_without_blanks(tmp_path, capsys):
+    rows = [
+        ('"[1, 2]"', 1, 0.8),
+        ('"[1,2]"', 2, 0.81),
+        ('"[ 1,2 ]"', 3, 0.82),
+        *(('"[3]"', s, 0.9 + s / 100) for s in (1, 2, 3)),
+    ]
+    table(tmp_path / "t.csv", "layers,seed,test/acc", rows)
+    text = printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", "layers=[1,2]")
+    assert text.startswith("[3] beats [1, 2] by 11.00 points")
+
+
+def test_what_makes_no_sense_is_refused_in_a_line(tmp_path, capsys):
+    table(tmp_path / "t.csv", "model,seed,test/acc,test/loss", [(m, s, 0.8, 0.1 * s) for m in "ab" for s in (1, 2, 3)])
+    file = str(tmp_path / "t.csv")
+    loss = refused(capsys, "compare", file, "--metric", "test/loss", "--baseline", "model=a", "--margin", "0.5%")
+    assert loss == "compare: --margin 0.5%: test loss is no accuracy; write the margin in its units\n"
+    for words in (["--baseline", "seed=1"], ["--best-of", "seed", "--baseline", "model=a"], ["--group-by", "seed"]):
+        assert f"{words[0]} seed: an arm is the runs of all its seeds" in refused(capsys, "compare", file, *words)
+    assert "it is a folder" in refused(capsys, "compare", file, "--html", str(tmp_path))
+
+
+def test_the_words_that_a_refusal_suggests_are_quoted_for_a_shell_and_work(tmp_path, capsys):
+    rows = [(m, lr, s, 0.8 + s / 1000) for m, lr in (("a", 0.1), ("b", 0.2)) for s in (1, 2, 3)]
+    table(tmp_path / "t.csv", "model,Learning Rate,seed,test/acc", rows)
+    text = refused(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", "model=a")
+    assert "add --best-of 'Learning Rate' to" in text
+    assert "write --baseline 'model=a,Learning Rate=0.1' to" in text
+    printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", "model=a,Learning Rate=0.1")
+    printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", "model=a", "--best-of", "Learning Rate")

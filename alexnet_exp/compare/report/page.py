@@ -62,6 +62,8 @@ def write_report(comparison: Comparison, path: Path, command: str | None = None)
     command: what the footer says made it; the command line of this process where it is ours. Raises UserError when
     `path` cannot be written.
     """
+    if path.is_dir():
+        raise UserError(f"--html {path}: it is a folder; write the name of a file, such as {path / 'report.html'}")
     page = report(comparison, command or _command(), datetime.now().astimezone())
     try:
         with replacing(path) as file:
