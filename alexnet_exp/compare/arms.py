@@ -26,6 +26,7 @@ from alexnet_exp.compare.select import (
     differing,
     differing_choices,
     frozen,
+    is_alias,
     setting,
     value,
 )
@@ -204,7 +205,7 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
     keys = [*found.keys, *(key for key in wanted if key not in found.keys and len(set(column(runs, key))) > 1)]
     for key in _OUR_NAMES:
         rest = list(zip(*(column(runs, one) for one in keys), strict=True)) or [()] * len(runs)
-        if key in unsure and not decides(rest, unsure[key]) and not decides(seeds, unsure[key]):
+        if key in unsure and not decides(rest, unsure[key]) and not is_alias(seeds, unsure[key]):
             keys.append(key)
     # second seeds and folders: mostly they follow the seed, or say where a run lies
     seconds = [key for key in varying if key != seed_key and (key == "seed" or not _is_label(key))]

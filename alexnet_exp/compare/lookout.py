@@ -12,7 +12,7 @@ from typing import Any
 from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each
 from alexnet_exp.compare.claim import stated
 from alexnet_exp.compare.comparison import Arm
-from alexnet_exp.compare.select import decides, frozen, value
+from alexnet_exp.compare.select import decides, frozen, is_alias, value
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.runs.foreign import PERCENT
 from alexnet_exp.runs.metric import label
@@ -205,7 +205,7 @@ def _mixed(arms: Sequence[Arm]) -> list[str]:
         for key in dict.fromkeys(key for run in runs for key in (*run.config, *run.facts) if key not in _OF_ONE_RUN):
             had = [frozen(value(run, key)) for run in runs]
             if 1 < len(set(had)) <= len(runs) / 2 and not any(isinstance(one, float) for one in had):
-                found |= {} if decides(seeds, had) else {key: None}
+                found |= {} if is_alias(seeds, had) else {key: None}
     if not found:
         return []
     s = "s" if len(found) == 1 else ""

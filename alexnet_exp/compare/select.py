@@ -235,6 +235,11 @@ def decides(chosen: Sequence[Hashable], had: Sequence[Hashable]) -> bool:
     return all(pairs.setdefault(option, one) == one for option, one in zip(chosen, had, strict=True))
 
 
+def is_alias(one: Sequence[Hashable], other: Sequence[Hashable]) -> bool:
+    """Whether each is a function of the other: `seed 1` of 1. Seeds of which none repeats decide everything."""
+    return decides(one, other) and decides(other, one)
+
+
 def _as_number(had: Any) -> float | None:
     try:
         return float(had)

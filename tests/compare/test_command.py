@@ -360,6 +360,18 @@ def test_a_column_of_a_table_is_a_setting_whatever_our_own_key_of_that_name_mean
     assert text.startswith("b beats a by 10.00 points")
 
 
+def test_a_name_whose_runs_have_seeds_of_their_own_makes_arms_and_one_that_is_the_seed_does_not(tmp_path, capsys):
+    table(tmp_path / "t.csv", "name,seed,test/acc", [("b" if s > 3 else "a", s, 0.8 + s / 100) for s in range(1, 7)])
+    assert "first of 2" in printed(capsys, "compare", str(tmp_path / "t.csv"))
+    rows = [(f"seed {s}", m, s, 0.8 + s / 100) for m in "ab" for s in (1, 2, 3)]
+    table(tmp_path / "t.csv", "name,model,seed,test/acc", rows)
+    assert "first of 2" in printed(capsys, "compare", str(tmp_path / "t.csv")).replace(
+        "and 1 more are first", "is first"
+    )
+    table(tmp_path / "t.csv", "Tags,seed,test/acc", [("b" if s > 3 else "a", s, 0.8 + s / 100) for s in range(1, 7)])
+    assert "Tags differs within an arm" in printed(capsys, "compare", str(tmp_path / "t.csv"))
+
+
 def test_a_name_beside_the_settings_that_determine_it_makes_no_arms(tmp_path, capsys):
     rows = [(f"run {model}", model, s, 0.8 + s / 1000 + (model == "b") / 10) for model in "ab" for s in (1, 2, 3)]
     table(tmp_path / "t.csv", "name,model,seed,test/acc", rows)
