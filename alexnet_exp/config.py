@@ -26,7 +26,7 @@ from alexnet_exp.composer import Composer, Options, parsed_override, typed_text
 from alexnet_exp.extend import ROLES, TARGET
 from alexnet_exp.match import match
 from alexnet_exp.model.spec import Network
-from alexnet_exp.overrides import changed_texts, exact, texts
+from alexnet_exp.overrides import changed_texts, exact, swept, texts
 from alexnet_exp.paths import OUTPUTS, conf_dir, group_names, groups
 from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import COLLECTIONS, NODES, Config, Mlflow, Wandb
@@ -282,8 +282,7 @@ def each_job(overrides: Sequence[str], config_dir: str | None = None) -> Iterato
         if parsed.is_hydra_override():
             continue
         if parsed.is_sweep_override() and parsed.is_discrete_sweep():
-            key = parsed.get_key_element()
-            choices.append([exact(f"{key}={value}") for value in parsed.sweep_string_iterator()])
+            choices.append(swept(parsed))
         else:
             choices.append([parsed.input_line or ""])
     return (list(job) for job in itertools.product(*choices))

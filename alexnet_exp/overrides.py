@@ -17,11 +17,13 @@ from typing import Any
 
 from alexnet_exp.composer import quoted
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
+from alexnet_exp.settings import NO_VALUE, Problem, Refused
 
 # Hydra's own settings that are text; its folders are the only ones that nobody else expands.
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 _HYDRAS = (*_FOLDERS, "hydra.job.name", "hydra.sweeper.study_name", "hydra.sweeper.storage", "hydra.launcher.partition")
 _LISTING = ("choice", "sort", "shuffle")  # functions whose arguments are values
+NO_NUMBERS = "there is no value in it; write range(low,end,step)"
 _FUNCTIONS = (*_LISTING, "range", "interval", "glob", "tag", "int", "str", "bool", "float")
 
 
@@ -38,6 +40,20 @@ def exact(word: str) -> str:
     if key in _FOLDERS and value.startswith("~"):
         value = str(Path(value).expanduser())
     return f"{mark}{key}={_exact(value, kind is list)}"
+
+
+def swept(parsed: Any) -> list[str]:
+    """The overrides that a parsed sweep over a list of values stands for, one each; raises `Refused` for none.
+
+    `range(3,3)` and a `glob` that matches no option have none.
+    """
+    key = parsed.get_key_element()
+    values = [exact(f"{key}={value}") for value in parsed.sweep_string_iterator()]
+    if not values:
+        options = parsed.config_loader.get_group_options(key)
+        instead = f"matches no option; write one of {', '.join(options)}" if options else NO_NUMBERS
+        raise Refused([Problem(parsed.input_line or key, NO_VALUE, instead)])
+    return values
 
 
 def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:

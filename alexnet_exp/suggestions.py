@@ -75,6 +75,9 @@ _ALIASES = {
 }
 ALIASES = {plain_word(name): setting for setting, names in _ALIASES.items() for name in names.split()}
 
+RUN_COMMANDS = (
+    "write python -m alexnet_exp runs show last to print it, or python -m alexnet_exp resume last to resume it"
+)
 RESUME = "write python -m alexnet_exp resume RUN"
 _DEVICES = "device accelerator gpu cuda gpu_ids gpu_id use_gpu cpu"
 # A name of another program, and the words to write; `{}` is the value that was given.
@@ -229,7 +232,7 @@ def of_word(word: str, commands: Collection[str], options: Mapping[str, Collecti
         return f"write {' or '.join(sorted(found, key=lambda text: not text.startswith('experiment')))}"
     near = nearest(word, commands) or COMMANDS.get(plain_word(word)) if commands else None
     if near is None and word in ("last", "latest"):
-        return "is a run, which no setting takes; to resume it: python -m alexnet_exp resume last"
+        return f"is a run, which this command does not take; {RUN_COMMANDS}"
     if near is None and (word in _known() or "." in word):
         return f"needs a value; write {word}=VALUE"
     words = habit(word, None) if near is None else None

@@ -144,7 +144,17 @@ def test_nothing_is_suggested_where_nothing_is_similar(line: str) -> None:
         ("ladder/7", "ladder/7: write experiment=ladder/7"),
         ("conf/experiment/tutorial.yaml", "conf/experiment/tutorial.yaml: write experiment=tutorial"),
         ("summary paper", "paper: write model=paper"),
-        ("train last", "last: is a run, which no setting takes; to resume it: python -m alexnet_exp resume last"),
+        (
+            "summary last",
+            "last: is a run, which this command does not take; write python -m alexnet_exp runs show last ",
+        ),
+        ("train last", "last: is a run, which this command does not take; write python -m alexnet_exp runs show last "),
+        (
+            "-m experiment=glob(x*) --cfg job",
+            "experiment=glob(x*): matches no option; write one of cuda_convnet_11pct, ",
+        ),
+        ("-m model=glob(x*) seed=1", "model=glob(x*): matches no option; write one of bn, code, "),
+        ("-m seed=range(3,3)", "seed=range(3,3): there is no value in it; write range(low,end,step)"),
         ("seed=1 model=bn eval last", "eval: a command comes first: python -m alexnet_exp eval last"),
         ("--resume last", "--resume last: write python -m alexnet_exp resume RUN"),
         ("check --lr 0.1", "--lr 0.1: settings have no dashes; write optim.lr=0.1"),
@@ -160,6 +170,11 @@ def test_other_slips_get_a_line(line: str, answer: str, capsys: pytest.CaptureFi
     assert main(shlex.split(line)) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(answer) if answer.endswith(" ") else told == answer
+
+
+def test_a_sweep_without_values_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "seed=range(3,3)", "name=empty"]) == 2
+    assert not Path("outputs/empty").exists()
 
 
 def test_no_words_are_no_slip() -> None:

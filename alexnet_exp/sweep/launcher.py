@@ -184,10 +184,10 @@ def job_return(composed: Composed, outcome: Outcome, objective: str, whole: bool
 def grid(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[list[str]]:
     """The jobs of a grid: the product of all that lists several values; what is typed replaces a file's `params`.
 
-    Raises UserError for a range without steps, of which a grid has no values.
+    Raises UserError for an interval, which a grid cannot list, and for a sweep over no values.
     """
     from alexnet_exp.composer import parsed_override
-    from alexnet_exp.overrides import exact
+    from alexnet_exp.overrides import exact, swept
     from alexnet_exp.settings import NO_VALUE, Problem, Refused
 
     choices: dict[str, list[str]] = {}
@@ -198,7 +198,7 @@ def grid(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[l
         if not parsed.is_sweep_override():
             choices[key] = [parsed.input_line or ""]
         elif parsed.is_discrete_sweep():
-            choices[key] = [exact(f"{key}={value}") for value in parsed.sweep_string_iterator()]
+            choices[key] = swept(parsed)
         else:
             instead = "an interval is for a search; a grid takes a list: 0.1,0.01, or range(1,10,3)"
             problems.append(Problem(parsed.input_line or key, NO_VALUE, instead))

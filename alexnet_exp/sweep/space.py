@@ -19,6 +19,7 @@ from typing import Any
 
 from alexnet_exp.composer import parsed_override
 from alexnet_exp.config import composed, composer_of
+from alexnet_exp.overrides import NO_NUMBERS
 from alexnet_exp.schema import Config
 from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
 
@@ -238,7 +239,7 @@ def _range(key: str, typed: str, ends: Sequence[Any], log: bool) -> Dimension:
         numbers = sorted(_rounded(start + index * step) for index in (range(count) if count < 3 else (0, count - 1)))
         build = Real
     if not numbers:
-        raise Refused([Problem(key, typed, "there is no value in it; write range(low,end,step)")])
+        raise Refused([Problem(key, typed, NO_NUMBERS)])
     if log and (build is Real or abs(step) != 1):
         raise Refused([Problem(key, typed, "a scale of powers takes no step; write tag(log,interval(low,high))")])
     return _checked(build(key, typed, numbers[0], numbers[-1], abs(step), log))
