@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.imagenet import class_names, find_imagenet
@@ -18,6 +18,8 @@ from alexnet_exp.settings import Problem, Refused, UserError, nearest, one_line
 RESIDENT_SIDE = 64
 LARGE_SIDE = 256
 PEEKS = 32
+# So many broken files are named at once: it is known then that they are not a few.
+MOST_BROKEN = 20
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_NAMES = """
@@ -116,11 +118,30 @@ def stored_side(spec: Folder, layout: Layout) -> int:
     """The side at which the images of a folder are stored (see `Folder.size`), by the headers of up to 32 of them."""
     if spec.size is not None:
         return spec.size
-    files = list_files(layout.train, layout.classes)
-    step = max(1, len(files.names) // PEEKS)
-    sizes = {_image_size(layout.train / name) for name in files.names[::step]}
+    try:
+        sizes = {_image_size(path) for path in _some(layout.train, layout)}
+    except UserError as first:
+        _refuse_broken(layout, first)
     side = min(next(iter(sizes)))
     return side if len(sizes) == 1 and side <= RESIDENT_SIDE else LARGE_SIDE
+
+
+def _some(folder: Path, layout: Layout) -> list[Path]:
+    """Some `PEEKS` images of a split, evenly spaced; all where there are few."""
+    names = list_files(folder, layout.classes).names
+    return [folder / name for name in names[:: max(1, len(names) // PEEKS)]]
+
+
+def _refuse_broken(layout: Layout, first: UserError) -> NoReturn:
+    """Raises one UserError for every image of those looked at, in all splits, that cannot be read."""
+    lines = []
+    for folder in (layout.train, layout.val, layout.test):
+        for path in _some(folder, layout) if folder else ():
+            try:
+                _image_size(path, whole=True)
+            except UserError as error:
+                lines.append(str(error))
+    raise UserError("\n".join(lines[:MOST_BROKEN]) or str(first)) from first
 
 
 def _default_input(size: int, spec: Data) -> int:
@@ -128,13 +149,16 @@ def _default_input(size: int, spec: Data) -> int:
     return size if size <= RESIDENT_SIDE or isinstance(spec, Random) else size * 7 // 8
 
 
-def _image_size(path: Path) -> tuple[int, int]:
+def _image_size(path: Path, whole: bool = False) -> tuple[int, int]:
+    """Width and height, by the header. whole: the pixels are decoded too, since a file may end behind its header."""
     from PIL import Image
 
     refuse_heic_name(path)
     try:
         # half of what is refused Pillow only warns of
         with warnings.catch_warnings(action="ignore"), open_picture(path) as image:
+            if whole:
+                image.load()
             return image.size
     except Image.DecompressionBombError as error:
         many = str(error).partition(",")[0]  # "Image size (N pixels) exceeds limit of M pixels"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from alexnet_exp.data.cache import decoded, kept
 from alexnet_exp.data.facts import RESIDENT_SIDE, stored_side
 from alexnet_exp.data.imagenet import class_names, find_imagenet, flat_val, missing_images, opened_devkit
+from alexnet_exp.data.images import BrokenImagesError
 from alexnet_exp.data.listing import Files, Layout, find_layout, list_files
 from alexnet_exp.data.spec import Folder, ImageNet
 from alexnet_exp.data.split import Kept, Resident, Source, Split, Streamed, fingerprint
@@ -31,16 +31,16 @@ def open_folder(spec: Folder) -> Source:
             return Resident(decoded(files, size, cache_folder(spec.cache)), torch.tensor(files.labels))
         return large(files, size, spec, how)
 
-    train, val, test = (_split(folder, layout, build) for folder in (layout.train, layout.val, layout.test))
+    train, val, test = _splits(layout, build)
     assert train is not None
     notes = _empty_note(layout)
     ignored = layout.ignored()
     if ignored:
         notes.append(f"images that are not used: {one_line(', '.join(ignored))}")
     if test is None:
-        advice = "; data.val=test takes val/ for it" if val else ""
+        advice = f"; data.val=test takes {layout.val.name}/ for it" if layout.val else ""
         notes.append(f"no test folder, so no test images{advice}")
-    val_from = "the val folder" if val else ""
+    val_from = f"the {layout.val.name} folder" if layout.val else ""
     return Source(train, val, test, layout.classes, fingerprint(train, test), val_from, notes, _joined(how))
 
 
@@ -76,8 +76,18 @@ def _joined(how: list[str]) -> str:
     return "; ".join(dict.fromkeys(how))
 
 
-def _split(folder: Path | None, layout: Layout, build: Callable[[Files], Split]) -> Split | None:
-    return None if folder is None else build(list_files(folder, layout.classes))
+def _splits(layout: Layout, build: Callable[[Files], Split]) -> list[Split | None]:
+    """The training, validation and test images; raises one BrokenImagesError for the files of all three."""
+    splits: list[Split | None] = []
+    broken: list[BrokenImagesError] = []
+    for folder in (layout.train, layout.val, layout.test):
+        try:
+            splits.append(None if folder is None else build(list_files(folder, layout.classes)))
+        except BrokenImagesError as error:
+            broken.append(error)
+    if broken:
+        raise BrokenImagesError("\n".join(map(str, broken))) from broken[0]
+    return splits
 
 
 def _empty_note(layout: Layout) -> list[str]:

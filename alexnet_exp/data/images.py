@@ -21,6 +21,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_exp.cores import cores
 from alexnet_exp.data.augment import central
+from alexnet_exp.data.facts import MOST_BROKEN
 from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.listing import Stamp, heic, unreadable
 from alexnet_exp.kernels.images import resized_square
@@ -37,12 +38,14 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 BRING_BACK = "bring it back and resume the run, or start a new one"
 # A JPEG's frame header comes after a few tables and comments; a file with more markers was made to be slow.
 MOST_MARKERS = 10_000
-# So many broken files are named at once: it is known then that they are not a few.
-MOST_BROKEN = 20
 # Below this many images a progress bar is noise.
 PROGRESS_FROM = 2000
 # What a thread is given at once: small images decode faster than tasks change hands.
 CHUNK = 64
+
+
+class BrokenImagesError(UserError):
+    """Image files that cannot be read, a line each."""
 
 
 def read_image(
@@ -90,8 +93,8 @@ def _content(path: str | Path, stamp: Stamp | None) -> NDArray[np.uint8]:
 def read_images(files: Sequence[tuple[str, Stamp]], size: int, doing: str = "") -> Iterator[Tensor]:
     """`read_image` of each file, in order, decoded by a thread a core; `doing` names a progress bar on stderr.
 
-    Raises one UserError, a line each, for all files that cannot be read, `MOST_BROKEN` at most. No image is given
-    behind the first of them.
+    Raises one BrokenImagesError, a line each, for all files that cannot be read, `MOST_BROKEN` at most. No image is
+    given behind the first of them.
     """
     from rich.console import Console
     from rich.progress import track
@@ -122,7 +125,7 @@ def _in_chunks(files: Sequence[tuple[str, Stamp]], size: int) -> Iterator[Tensor
         lines = [str(error) for error in broken[:MOST_BROKEN]]
         if len(broken) >= MOST_BROKEN:
             lines.append(f"these are the first {MOST_BROKEN} files that cannot be read; there may be more")
-        raise UserError("\n".join(lines)) from broken[0]
+        raise BrokenImagesError("\n".join(lines)) from broken[0]
 
 
 def _read_chunk(size: int, files: Sequence[tuple[str, Stamp]]) -> list[Tensor | UserError]:

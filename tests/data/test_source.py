@@ -135,6 +135,31 @@ def test_val_stands_in_for_the_test_when_asked(tmp_path: Path, make_images: Make
     assert pixels(both.test) == pixels(both.val) == pixels(source.val)
 
 
+@pytest.mark.parametrize("header", [False, True])
+def test_broken_files_of_all_splits_are_named_at_once(tmp_path: Path, make_images: MakeImages, header: bool) -> None:
+    """Also where the first of them is met while the size of the images is looked for."""
+    for seed, part in enumerate(("train", "valid", "test")):
+        make_images(tmp_path / part, {"cat": 4, "dog": 4}, seed=seed)
+    cut = tmp_path / "test" / "dog" / "002.png"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    (tmp_path / "valid" / "cat" / "001.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    bad = ["valid/cat/001.png", "test/dog/002.png"]
+    if header:
+        (tmp_path / "train" / "cat" / "000.png").write_bytes(b"broken")
+        bad = ["train/cat/000.png", *bad]
+    with pytest.raises(UserError) as error:
+        folder(tmp_path)
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [str(tmp_path / name) for name in bad]
+
+
+def test_the_folder_of_validation_images_is_called_by_its_name(tmp_path: Path, make_images: MakeImages) -> None:
+    for part in ("train", "Valid"):
+        make_images(tmp_path / part, {"cat": 2, "dog": 2})
+    source = folder(tmp_path)
+    assert source.val_from == "the Valid folder"
+    assert any("data.val=test takes Valid/ for it" in note for note in source.notes)
+
+
 def test_large_images_are_streamed_and_a_broken_one_is_named(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 3, "dog": 3}, (70, 80))
     source = folder(tmp_path, size=66, decode=Decode.always)
