@@ -120,7 +120,7 @@ def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> 
     `checkpoint`: best (last where there is no best), last, or a checkpoint's file. Raises `UserError` when it is not
     there, damaged, or of something else.
     """
-    folder = find(str(run), outputs)
+    folder = find(str(run), outputs, trained=True)
     path = checkpoint_path(folder, checkpoint)
     content = read_checkpoint(path)
     card = content[CARD]

@@ -110,7 +110,7 @@ def _paths(texts: Sequence[str]) -> dict[Path, bool]:
     seen: set[Path] = set()
     for text in texts:
         inside = [] if is_run(Path(text)) or not Path(text).is_dir() else runs_under(Path(text))
-        for path in inside or [find(text, outputs())]:
+        for path in inside or [find(text, outputs(), trained=True)]:
             if path.resolve() in seen:
                 raise UserError(f"eval: {path} is named twice; several runs together must be different ones")
             seen.add(path.resolve())

@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
     parser.add_argument("--out", metavar="FOLDER")
     given = parser.parse_args(arguments)
-    path = find(given.run, outputs())
+    path = find(given.run, outputs(), trained=True)
 
     from alexnet_exp.export import export_onnx, export_safetensors, need_onnx
     from alexnet_exp.loading import load

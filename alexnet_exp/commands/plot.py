@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
     if given.train_images is not None and given.train_images < 1:
         raise UserError(f"plot: --train-images {given.train_images}: must be at least 1")
     listed = _indices(given.images)
-    path = find(given.run, outputs())
+    path = find(given.run, outputs(), trained=True)
     folder = output_folder(Path(given.out) if given.out else path / "plots")
     job = _Job(path, folder, given.ckpt, given.split, listed, given.seed, given.train_images)
     missing: dict[str, list[str]] = {}

@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object an image")
     given = parser.parse_args(arguments)
     names = list(_files(given.images))
-    path = find(given.run, outputs())
+    path = find(given.run, outputs(), trained=True)
 
     from alexnet_exp.loading import load
 

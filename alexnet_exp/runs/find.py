@@ -14,19 +14,21 @@ from alexnet_exp.settings import UserError
 SHOWN = 4
 
 
-def find(text: str, outputs: Path) -> Path:
+def find(text: str, outputs: Path, *, trained: bool = False) -> Path:
     """The folder of the run that `text` means: a folder, `last`, or how the path of one run under `outputs` begins.
 
     A folder that holds one run means that run. The path may be begun at any of its parts: `bn/2026-11-24_10` and
     `2026-11-24_10` both find `outputs/bn/2026-11-24_10-00-00-000000`. Raises UserError, naming candidates, when it
     means no run or several, and for a folder with links that lead out of it.
+
+    trained: where several runs match, those without a checkpoint are not candidates.
     """
-    run = _meant(text, outputs)
+    run = _meant(text, outputs, trained)
     refuse_links_out(run)
     return run
 
 
-def _meant(text: str, outputs: Path) -> Path:
+def _meant(text: str, outputs: Path, trained: bool) -> Path:
     if text in ("last", "latest") or Path(text) == outputs / "latest":
         return _last(text, outputs)
     if is_run(Path(text)):
@@ -38,6 +40,8 @@ def _meant(text: str, outputs: Path) -> Path:
     if not found and Path(text).is_dir():
         found = runs_under(Path(text))
         names |= {run: run.as_posix() for run in found}
+    if trained and len(found) > 1:
+        found = [run for run in found if any((run / "checkpoints").glob("*.ckpt"))] or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -65,7 +69,7 @@ def weights_file(weights: str, outputs: Path) -> Path:
     if Path(weights).is_file():
         return Path(weights)
     try:
-        return checkpoint_path(find(weights, outputs), "best")
+        return checkpoint_path(find(weights, outputs, trained=True), "best")
     except UserError as error:
         raise UserError(f"model.weights={weights}: no such file; and {error}") from None
 

@@ -47,6 +47,17 @@ def test_a_unique_beginning_is_enough(outputs, text, name):
     assert find(str(outputs / text), outputs) == outputs / name
 
 
+def test_a_run_without_a_checkpoint_is_no_candidate_where_one_is_needed(outputs):
+    """A run that failed at once has the name of the one that was meant."""
+    kept = outputs / NAMES[2] / "checkpoints" / "best.ckpt"
+    kept.parent.mkdir()
+    kept.write_bytes(b"")
+    assert find("lrn", outputs, trained=True) == outputs / NAMES[2]
+    for trained, text in ((False, "lrn"), (True, "bn")):
+        with pytest.raises(UserError, match=f"^{text}: matches 2 runs"):
+            find(text, outputs, trained=trained)
+
+
 def test_a_folder_is_itself_wherever_it_lies(outputs, tmp_path, monkeypatch):
     RunFolder(tmp_path / "elsewhere").begin({}, {})
     assert find(str(tmp_path / "elsewhere"), outputs) == tmp_path / "elsewhere"
