@@ -96,7 +96,7 @@ def _main(arguments: list[str] | None) -> int:
         if isinstance(error, MemoryError):
             print(f"out of memory ({TRACEBACK}=1 shows where)", file=sys.stderr)
             return FAILED
-        line = printable(f"{type(error).__name__}: {error}".splitlines()[0])
+        line = printable(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0])
         print(f"{line} ({TRACEBACK}=1 shows where)", file=sys.stderr)
         return FAILED
 

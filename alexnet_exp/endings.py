@@ -53,7 +53,7 @@ def ending_of(error: BaseException) -> Ending:
         return Ending("pruned", DONE, str(error))
     if isinstance(error, NotFiniteError):
         return Ending("failed", FAILED, str(error))
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
     return Ending("failed", FAILED, reason, "".join(traceback.format_exception(error)))
 
 

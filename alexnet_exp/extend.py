@@ -94,6 +94,9 @@ class UserClass:
         try:
             found = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
+            if error.name is not None and error.name.partition(".")[0] != package:
+                ours = "; write import pytorch_lightning" if error.name == "lightning" else ""
+                raise self._refuse(f"{module} imports {error.name}, which is not installed{ours}") from error
             raise self._refuse(
                 f"{error}; type python -m alexnet_exp in the folder that holds {package}, or install it"
             ) from error

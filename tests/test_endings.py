@@ -25,6 +25,7 @@ from alexnet_exp.stopping import ECHO, SIGNALS, Terminated, at_boundaries, error
         (Terminated(signal.SIGUSR1), "interrupted", 75, "by SIGUSR1"),
         (UserError("data.root=x: no such folder"), "failed", 2, "data.root=x: no such folder"),
         (NotFiniteError("the loss is nan"), "failed", 1, "the loss is nan"),
+        (ValueError("\n\n  first\nsecond"), "failed", 1, "ValueError: first"),
         (ValueError("first\nsecond"), "failed", 1, "ValueError: first"),
         (SystemExit(3), "failed", 1, "SystemExit: 3"),
     ],

@@ -144,6 +144,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text(SOURCE)
     (tmp_path / "mine" / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "mine" / "needs.py").write_text("import no_such_package.part\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
@@ -228,6 +229,11 @@ def test_a_target_inside_an_argument_is_a_plain_value() -> None:
             {"_target_": "mine.nowhere.Net"},
             "model._target_=mine.nowhere.Net: No module named 'mine.nowhere'; "
             "type python -m alexnet_exp in the folder that holds mine, or install it",
+        ),
+        (
+            "model",
+            {"_target_": "mine.needs.Net"},
+            "model._target_=mine.needs.Net: mine.needs imports no_such_package, which is not installed",
         ),
         (
             "model",

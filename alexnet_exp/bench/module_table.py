@@ -45,7 +45,7 @@ def _table(spec: UserClass, ends: Ends, device: str | None) -> tuple[list[Layer]
         except Exception as error:
             if device is not None:
                 raise
-            failed = f"{type(error).__name__}: {error}".splitlines()[0]
+            failed = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         for handle in handles:
             handle.remove()
     rows = [
