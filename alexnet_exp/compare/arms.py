@@ -191,7 +191,9 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
     # as a setting's values do; of a few runs nobody can say
     unsure = {key: had for key, had in unsure.items() if not settings or len(set(had)) <= len(runs) / 2}
     settings |= {key: had for key, had in unsure.items() if key in _OURS}
-    settings = {key: had for key, had in settings.items() if had != seeds}
+    # `${seed}` in another setting, or a column that happens to count with the seed: no arms, but it is named
+    repeats = [key for key, had in settings.items() if had == seeds]
+    settings = {key: had for key, had in settings.items() if key not in repeats}
     if EXPERIMENT not in [*typed, *groups]:
         found = _factors(runs, typed, groups, settings)
     else:
@@ -213,7 +215,8 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
     folders = [key for key in seconds if _PLACES.fullmatch(key.rpartition(".")[2])]
     shared = [key for key in [*of_seeds, *folders] if len(set(column(runs, key))) <= len(runs) / 2]
     keys += _repeating(runs, list(dict.fromkeys([*of_seeds, *shared])), keys, seed_key)
-    return Factors(keys, found.together, found.partial, [key for key in shared if key not in keys])
+    together = found.together | ({seed_key: repeats} if repeats else {})
+    return Factors(keys, together, found.partial, [key for key in shared if key not in keys])
 
 
 def _all(factors: Factors) -> list[str]:

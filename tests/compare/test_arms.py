@@ -195,6 +195,12 @@ def test_a_second_seed_that_follows_the_first_makes_no_arm():
     assert [each.n for each in fold(runs, "test/top1").arms] == [3]
 
 
+def test_a_setting_that_counts_with_the_seed_makes_no_arm_and_is_named():
+    folded = fold([row(seed=n, depth=n, norm=norm) for n in (1, 2, 3) for norm in ("lrn", "bn")], "test/top1")
+    assert [one.n for one in folded.arms] == [3, 3]
+    assert folded.together == {"seed": ["depth"]}
+
+
 def test_a_setting_that_older_runs_do_not_have_makes_no_arm():
     runs = [*arm("lrn", VALUES[:2]), made("lrn", 3, 0.9, config={"model.new": 1})]
     assert labels(runs) == ["all runs"]
