@@ -74,6 +74,17 @@ def validate(container: Mapping[str, Any]) -> Config:
     return config
 
 
+def is_same_experiment(stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether two plain configurations are of one experiment, where an earlier version may have stored the first.
+
+    A setting that is new since then has its default in `stored`: with a new setting's default, everything is as before.
+    """
+    try:
+        return validate(stored) == validate(given)
+    except Refused:  # a setting that there is no longer
+        return False
+
+
 def known(container: Mapping[str, Any]) -> Known:
     """What this process has made of a configuration's nodes, for another that is to validate it too."""
     nodes = [*(container.get(group) for group in NODES), _root(container)]

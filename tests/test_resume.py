@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -524,6 +525,27 @@ def test_data_that_has_changed_since_is_refused(tmp_path: Path, capfd: pytest.Ca
     before = tree(run)
     assert attempt(run) == 2
     assert "its data has changed since the run began" in capfd.readouterr().err
+    assert tree(run) == before
+
+
+def test_the_command_of_a_run_of_an_earlier_version_resumes_it(
+    finished: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its configuration lacks a setting that is new since then: this has its default there."""
+    run = shutil.copytree(finished.path, tmp_path / "run")
+    words = [*TINY, f"hydra.run.dir={run}", "resume=true", f"name={read_result(run)['name']}"]
+    file = run / ".hydra" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    assert config["optim"].pop("eps_mode") == "torch"
+    file.write_text(yaml.safe_dump(config))
+    result = read_result(run)
+    del result["config"]["optim.eps_mode"]
+    (run / "result.json").write_text(json.dumps(result))
+    before = tree(run)
+    assert main(words) == 0
+    assert json.loads(capfd.readouterr().out)["status"] == "done"
+    assert main([*words, "optim.eps_mode=keras"]) == 2
+    assert "optim.eps_mode is None there and 'keras' here" in capfd.readouterr().err
     assert tree(run) == before
 
 

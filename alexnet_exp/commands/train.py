@@ -35,6 +35,7 @@ from alexnet_exp.runs.run import RUNNING
 from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_run
 from alexnet_exp.settings import BAD_INPUT, UserError, one_line
 from alexnet_exp.sweep.compose import check_devices
+from alexnet_exp.validate import is_same_experiment
 
 # Lines of the table at the end: the metric's key, and how it is called there.
 SHOWN = {
@@ -110,8 +111,8 @@ def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     before = {**config_of(folder), "resume": False}
     now, then = flatten({**container, "resume": False}), flatten(before)
     differing = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
-    if differing:
-        key = differing[0]
+    if differing and not is_same_experiment(before, {**container, "resume": False}):
+        key = min(differing, key=lambda key: key not in then)  # one that is in both says most
         told = f"{key} is {then.get(key)!r} there and {now.get(key)!r} here"
         raise UserError(f"hydra.run.dir={folder}: another experiment lies there: {told}; name another folder")
     if _is_over(folder):

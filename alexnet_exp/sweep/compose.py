@@ -6,7 +6,7 @@ have run. What is wrong with any of them is told together, and then nothing is l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from alexnet_exp.schema import Config
 from alexnet_exp.settings import UserError
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.naming import differing, hash_of, job_hash, job_name, settings_of
+from alexnet_exp.validate import is_same_experiment
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -110,9 +111,10 @@ def lay_out(
 ) -> list[Job]:
     """The job of each, added to the plan and with `.hydra/` in its folder. Equal configurations are one job.
 
-    A job that the plan has already, by the hash of its configuration, keeps its folder and its number. varying: the
-    keys in which jobs differ, where that is known before there are several. number: of a single new job, where it is
-    not the next one.
+    A job that the plan has already, by the hash of its configuration, keeps its folder and its number; so does one
+    that an earlier version planned, which lacks settings that are new and have their defaults. varying: the keys in
+    which jobs differ, where that is known before there are several. number: of a single new job, where it is not the
+    next one.
     """
     known = {hash_of(job.folder.name): job for job in plan.jobs}
     settings = [settings_of(job.overrides) for job in plan.jobs] + [settings_of(each.overrides) for each in composed]
@@ -126,9 +128,14 @@ def lay_out(
         return {key: unquoted(of_this[key]) for key in keys if key in of_this}
 
     jobs = {name: replace(job, varies=varies(job.overrides)) for name, job in known.items()}
+    planned = {job.overrides: job for job in plan.jobs}
     names = []
     for each in composed:
         name = job_hash(each.container)
+        if name not in jobs:
+            earlier = planned.get(each.overrides)
+            if earlier is not None and _is_same(earlier, each.container):
+                name = hash_of(earlier.folder.name)
         names.append(name)
         if name not in jobs:
             folder = plan.folder / job_name(varies(each.overrides), each.container)
@@ -137,6 +144,14 @@ def lay_out(
     plan.jobs = list(jobs.values())
     plan.write()
     return [jobs[name] for name in names]
+
+
+def _is_same(job: Job, container: Mapping[str, Any]) -> bool:
+    """Whether the configuration of a planned job is `container`, once new settings have their defaults."""
+    try:
+        return is_same_experiment(job.container(), container)
+    except UserError:  # its configuration is gone or damaged
+        return False
 
 
 def config_dir(master: DictConfig) -> str | None:

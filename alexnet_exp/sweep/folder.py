@@ -17,6 +17,7 @@ from alexnet_exp.overrides import exact
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
 from alexnet_exp.runs.plan import FILE
+from alexnet_exp.runs.start import holds_run
 from alexnet_exp.settings import Problem, Refused, UserError
 from alexnet_exp.sweep.naming import in_any_order, settings_of, sweep_name
 
@@ -78,6 +79,8 @@ def flags_of(command: Sequence[str]) -> argparse.Namespace:
 def make(master: DictConfig) -> Path:
     """The sweep's folder `hydra.sweep.dir`, made if need be; raises UserError where it cannot be written."""
     folder = Path(master.hydra.sweep.dir)
+    if holds_run(folder):
+        raise Refused([Problem("hydra.sweep.dir", folder, "this folder contains a run; write another folder")])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         why = None if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"

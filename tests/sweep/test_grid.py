@@ -107,6 +107,34 @@ def test_the_order_in_which_overrides_are_typed_makes_no_other_sweep(swept: Swep
     assert swept("-m", "seed=1,2", "model=lrn")[1]["sweep"] != first
 
 
+@pytest.mark.parametrize("mode", ["torch", "keras"])
+def test_a_sweep_that_an_earlier_version_planned_keeps_its_jobs(swept: Swept, mode: str) -> None:
+    """A setting that is new since then changes the hash of a configuration, and not what it trains."""
+    words = ["-m", "seed=1,2", "optim=adam", f"optim.eps_mode={mode}", "hydra.launcher.jobs=0"]
+    sweep = Path(swept(*words)[1]["sweep"])
+    plan = (sweep / "sweep.json").read_text()
+    for job in job_folders(str(sweep)):
+        file = job / ".hydra" / "config.yaml"
+        config = yaml.safe_load(file.read_text())
+        del config["optim"]["eps_mode"]  # as before there was this setting, with the behaviour of its default
+        file.write_text(yaml.safe_dump(config))
+        name = f"{job.name.rpartition('-')[0]}-{job_hash(config)}"
+        job.rename(job.with_name(name))
+        plan = plan.replace(job.name, name)
+    (sweep / "sweep.json").write_text(plan)
+    before = job_folders(str(sweep))
+    assert len(swept(*words)[1]["runs"]) == (2 if mode == "torch" else 4)
+    assert (job_folders(str(sweep)) == before) == (mode == "torch")
+
+
+def test_a_sweep_in_a_runs_folder_is_refused(pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    assert main(["-m", "seed=1,2", "hydra.sweep.dir=run", *TINY]) == 2
+    assert "hydra.sweep.dir=run: this folder contains a run; write another folder" in capsys.readouterr().err
+    assert [path.name for path in Path("run").iterdir()] == ["checkpoints"]
+    assert not pools
+
+
 def test_text_that_looks_like_a_number_is_swept_as_text(swept: Swept) -> None:
     _, told = swept("seed=1", "-m", "note=8e45012,1e5")
     assert [read_config(Path(run["run"]))["note"] for run in told["runs"]] == ["8e45012", "1e5"]
