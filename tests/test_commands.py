@@ -458,6 +458,17 @@ def test_the_shell_completes_runs_words_and_flags_of_a_command(
         "sweep ": {"work", "confirm", "last"},
         "runs s": {"show"},
     }
+    Path("mine/model").mkdir(parents=True)
+    Path("mine/model/small_net.yaml").write_text("width: 8\n")
+    Path("mine/experiment").mkdir()
+    Path("mine/experiment/first.yaml").write_text("# @package _global_\nname: first\n")
+    offers |= {
+        "--allow lab ev": {"eval"},
+        "--allow lab eval outputs/d": {"outputs/demo/a"},
+        "--al": {"--allow"},
+        "--allow lab --config-dir mine model=sm": {"model=small_net"},
+        "check --allow=lab --config-dir=mine experiment=fi": {"experiment=first"},
+    }
     for line, expected in offers.items():
         monkeypatch.setenv("COMP_LINE", f"alexnet_exp {line}")
         assert main(["-sc", "query=bash"]) == 0
