@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from alexnet_exp.compare.arms import seed_of
 from alexnet_exp.compare.select import NOT_SETTINGS
+from alexnet_exp.paths import groups
 from alexnet_exp.runs.run import Run
 from alexnet_exp.settings import shown
 
@@ -42,6 +43,23 @@ def command(arm: Sequence[Run], baseline: Sequence[Run], more: int, seed_key: st
             both[key] = f"{one},{other.partition('=')[2]}"
         return _line([*both.values(), f"{seed_key}={seeds}"])
     return " && ".join(_line([*side.values(), f"{seed_key}={seeds}"]) for side in (first, second))
+
+
+def own_options(command: str) -> str | None:
+    """What a `command` needs besides, where it chooses options that are no shipped ones; None where it needs nothing.
+
+    It is said, not written into the command: which packages may run is not taken from a run's folder.
+    """
+    shipped = groups()
+    own = [
+        override
+        for override in shlex.split(command)
+        for key, _, value in [override.lstrip("+").partition("=")]
+        if key in shipped and not {*value.strip("[]").split(","), "null", ""} <= {*shipped[key], "null", ""}
+    ]
+    if not own:
+        return None
+    return f"{', '.join(own)}: not shipped; add the --config-dir and --allow that these runs were given"
 
 
 def typed(run: Run, seed_key: str = "seed") -> dict[str, str] | None:

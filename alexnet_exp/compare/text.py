@@ -14,6 +14,7 @@ from typing import Any
 from alexnet_exp.compare.claim import plain, sentence
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Table
 from alexnet_exp.compare.dots import dots_text
+from alexnet_exp.compare.more import own_options
 from alexnet_exp.compare.select import metric_keys, ranking_key, value
 from alexnet_exp.compare.verdict import images_text
 from alexnet_exp.printable import printable, spreadsheet_cell
@@ -118,7 +119,9 @@ def details(comparison: Comparison) -> list[str]:
         for told in (images_text(comparison.metric, one) for one in comparison.differences if one.images_interval)
         if not any(line.startswith(told) for line in comparison.look_out)
     ]
-    lines += [f"run: {difference.command}" for difference in comparison.differences if difference.command]
+    commands = [difference.command for difference in comparison.differences if difference.command]
+    lines += [f"run: {command}" for command in commands]
+    lines += list(dict.fromkeys(needed for command in commands if (needed := own_options(command))))
     lines += [f"the paper: {sentence(difference.claim)}" for difference in comparison.differences if difference.claim]
     lines += [comparison.plan] if comparison.plan else []
     failed = [run for run in comparison.runs if run.status != DONE and run.facts.get("error")]

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from alexnet_exp.compare.more import command
+from alexnet_exp.compare.more import command, own_options
 from tests.compare.made import arm, made
 
 VALUES = (0.95, 0.96, 0.97)
@@ -77,3 +77,17 @@ def test_no_seeds_no_command(more):
 
 def test_no_command_where_nobody_knows_what_was_typed():
     assert command(arm("lrn", VALUES, overrides=None), arm("none", VALUES, overrides=None), 2) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "own"),
+    [
+        ("model=lrn,none optim.lr=0.1 seed=4", None),
+        ("callbacks=[ema,precise_bn] debug=null 'note=model=x'", None),
+        ("experiment=first model.width=4,8", "experiment=first"),
+        ("model=lrn,mine callbacks=[ema,hello]", "model=lrn,mine, callbacks=[ema,hello]"),
+    ],
+)
+def test_options_that_are_not_shipped_need_more_than_the_command(overrides, own):
+    needed = "not shipped; add the --config-dir and --allow that these runs were given"
+    assert own_options(f"python -m alexnet_exp -m {overrides}") == (own and f"{own}: {needed}")

@@ -23,6 +23,7 @@ from alexnet_exp.compare.claim import ANALOGUE, figure_text, sentence, status_te
 from alexnet_exp.compare.compare import verdict_text
 from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Interval, Verdict
 from alexnet_exp.compare.dots import ROWS, dots_svg, lanes
+from alexnet_exp.compare.more import own_options
 from alexnet_exp.compare.report.contents import as_json, contents
 from alexnet_exp.compare.report.curves import Curves, read_curves
 from alexnet_exp.compare.report.methods import methods
@@ -232,6 +233,8 @@ def _further(comparison: Comparison) -> str:
             lines.append(f'<p class="quiet">The paper: {_words(sentence(difference.claim))}</p>')
         if difference.command:
             lines.append(f'<pre tabindex="0"><code>{escape(difference.command)}</code></pre>')
+            if needed := own_options(difference.command):
+                lines.append(f'<p class="quiet">{_words(needed)}</p>')
         if lines:
             items.append(f"<li>{''.join(lines)}</li>")
     if not items:
