@@ -23,11 +23,16 @@ CALLED = {
 }
 
 
-def bound(found: Mapping[str, Any], workers: str | None = None) -> str:
-    """The line for the result of one measurement; `workers`: `data.workers`, None where images are in memory."""
+def bound(found: Mapping[str, Any], workers: str | None = None, own: bool = False) -> str:
+    """The line for the result of one measurement.
+
+    workers: `data.workers`, None where images are in memory. own: a data module of the user's loads the images.
+    """
     shares = {part["name"]: part["share"] for part in found["parts"]}
     waits, framework, optimizer = (shares.get(name, 0.0) for name in ("data wait", "framework", "optimizer"))
     if waits > WAITS:
+        if own:
+            return f"waits for data {waits:.0%} of the time: more num_workers in the data module's DataLoader"
         if workers is None:
             return f"waits for data {waits:.0%} of the time, although they are in memory: a larger data.batch_size"
         more = "every core decodes already" if workers == "null" else f"more data.workers than {workers}, or null"

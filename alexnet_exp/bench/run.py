@@ -102,7 +102,7 @@ def measure(config: Config, ask: Ask) -> dict[str, Any]:
         for each in found:
             each["ceiling_gflops"] = ceiling
             each["mfu"] = each["gflops"] / ceiling if each["gflops"] and ceiling else None
-            each["bound"] = bound(each, _workers(experiment))
+            each["bound"] = bound(each, _workers(experiment), not isinstance(experiment.data, ImageData))
         about = _about(experiment, placement, dtype, memory) | {"ceiling_gflops": ceiling}
         return about | ({"batches": found} if ask.batches else found[0])
 

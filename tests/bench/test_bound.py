@@ -44,3 +44,8 @@ def test_what_stands_out_is_named_with_its_knob(shares: dict[str, float], worker
 def test_without_layers_the_whole_is_told() -> None:
     assert bound(found() | {"layers": []}) == "computes: 25% of the ceiling in all"
     assert bound(found() | {"layers": [], "mfu": None, "ceiling_gflops": None}) == "computes"
+
+
+def test_a_data_module_of_the_users_has_its_own_workers() -> None:
+    line = bound(found(wait=0.4), "null", own=True)
+    assert line == "waits for data 40% of the time: more num_workers in the data module's DataLoader"
