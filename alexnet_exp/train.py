@@ -177,7 +177,8 @@ def _begin(
 def _say(ending: Ending) -> None:
     if ending.status == "done":
         return
-    log.error(f"{ending.status}: {ending.reason}")
+    where = " (train.log shows where)" if ending.trace else ""
+    log.error(f"{ending.status}: {ending.reason}{where}")
     if ending.trace:
         log.debug(ending.trace)  # train.log alone has it, unless it was asked for
 

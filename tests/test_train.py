@@ -141,7 +141,7 @@ def test_a_run_that_fails(train_run: TrainRun, faulty: str, capsys: pytest.Captu
     assert len(run.metrics) == 1
     assert (run.path / "checkpoints" / "last.ckpt").exists()
     shown = capsys.readouterr().err
-    assert "failed: ValueError: boom" in shown
+    assert "failed: ValueError: boom (train.log shows where)" in shown
     assert "Traceback" not in shown
 
 
@@ -264,7 +264,7 @@ def test_a_rank_that_raises_fails_the_run(train_run: TrainRun, faulty: str, capf
     assert run.code == 1
     assert (run.result["status"], run.result["error"]) == ("failed", "rank 1: ValueError: boom")
     told = [line for line in capfd.readouterr().err.splitlines() if "boom" in line or "failed" in line]
-    assert told == ["failed: rank 1: ValueError: boom"]
+    assert told == ["failed: rank 1: ValueError: boom (train.log shows where)"]
     assert "Traceback" in (run.path / "train.rank1.log").read_text()
     assert not multiprocessing.active_children()
 

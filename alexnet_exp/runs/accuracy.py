@@ -41,4 +41,4 @@ def summary_line(
         found = f"top-1 {top1:.4f}" + (f" ({margin(top1, images)})" if images else "")
     if views > 1 and centre and "test/top1" in centre:
         found += f" from {views} views, {centre['test/top1']:.4f} from the centre"
-    return f"test: {found or 'no metric was logged'}, {checkpoint} checkpoint, epoch {epoch}"
+    return f"test: {found or 'no metric test/... was logged'}, {checkpoint} checkpoint, epoch {epoch}"

@@ -24,4 +24,4 @@ def test_the_last_line_of_a_run() -> None:
     told = "test: top-1 0.9750 (360 images tell it to +-1.7 points), best checkpoint, epoch 8"
     assert summary_line(metrics, 360, "best", 8) == told
     assert summary_line({"test/mae": 0.5}, None, "last", 3) == "test: mae 0.5000, last checkpoint, epoch 3"
-    assert summary_line({}, None, "last", 3) == "test: no metric was logged, last checkpoint, epoch 3"
+    assert summary_line({}, None, "last", 3) == "test: no metric test/... was logged, last checkpoint, epoch 3"
