@@ -128,12 +128,12 @@ def lay_out(
         return {key: unquoted(of_this[key]) for key in keys if key in of_this}
 
     jobs = {name: replace(job, varies=varies(job.overrides)) for name, job in known.items()}
-    planned = {job.overrides: job for job in plan.jobs}
+    planned = {frozenset(job.overrides): job for job in plan.jobs}
     names = []
     for each in composed:
         name = job_hash(each.container)
         if name not in jobs:
-            earlier = planned.get(each.overrides)
+            earlier = planned.get(frozenset(each.overrides))
             if earlier is not None and _is_same(earlier, each.container):
                 name = hash_of(earlier.folder.name)
         names.append(name)
