@@ -62,6 +62,7 @@ def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:
     A file is of the group whose folder it is in, or of the `@package` that its first line names.
     """
     import yaml  # type: ignore[import-untyped]
+    from omegaconf import OmegaConf
     from omegaconf._utils import get_yaml_loader
 
     try:
@@ -86,7 +87,7 @@ def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:
     for path, node in scalars(root, above):
         key = ".".join(path)
         if key in texts() and node.tag.rpartition(":")[2] in ("int", "float", "bool"):
-            value = yaml.load(node.value, Loader=get_yaml_loader())
+            value = OmegaConf.create(f"text: {node.value}").text
             if str(value) != node.value:
                 yield key, path[-1], node.value
 

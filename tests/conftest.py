@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -73,6 +74,13 @@ def train_into(path: Path, *overrides: str) -> Run:
     (path / ".hydra").mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(container), path / ".hydra" / "config.yaml")
     return Run(path, train(container, path))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_of_a_terminal() -> None:
+    """Under nohup, or in the background of a script, a process starts with these ignored; so do its children."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from alexnet_exp.loading import Classifier, load
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Input
 from alexnet_exp.neighbours import Features, classify, draw, nearest
+from alexnet_exp.runs.contents import read_config
+from alexnet_exp.runs.folder import flatten
 from alexnet_exp.settings import UserError
 from tests.conftest import Run, opened_data
 
@@ -172,11 +175,16 @@ def test_where_the_data_is_gone_the_rest_is_drawn(run: Path, capsys: pytest.Capt
         "  size: 32\n", "  size: null\n"
     )
     config.write_text(settings)
+    result = json.loads((run / "result.json").read_text())
+    result["config"] = flatten(read_config(run))  # both are of one run
+    (run / "result.json").write_text(json.dumps(result))
     assert main(["plot", "run"]) == 0
     out, err = capsys.readouterr()
     assert [Path(line).stem for line in out.split()] == ["learning_curves", "confusion_matrix", "filters"]
     (said,) = err.splitlines()
-    assert "run: no predictions and neighbours: data.root=gone: there is no such folder" in said
+    # the whole path: a relative one is of the folder in which the run was started
+    assert "run: no predictions and neighbours: data.root=/" in said
+    assert said.endswith("/gone: there is no such folder")
     assert main(["plot", "run", "--only", "predictions"]) == 2
 
 

@@ -416,7 +416,11 @@ def test_a_native_call_that_does_not_return_is_left_too(number: signal.Signals, 
         process.stdout.readline()
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (code, f"{number.name}: not stopped within 0.005 minutes; leaving\n")
+    # whether Python's handler speaks first depends on the thread that takes the signal
+    assert (process.returncode, err.splitlines()[-1]) == (
+        code,
+        f"{number.name}: not stopped within 0.005 minutes; leaving",
+    )
 
 
 TERMINAL = """

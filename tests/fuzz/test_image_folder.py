@@ -71,9 +71,9 @@ def as_pillow_sees_it(file: Path) -> np.ndarray:
 
 
 def square(pixels: np.ndarray) -> np.ndarray:
-    """The centre square, whose place is rounded down."""
+    """The centre square, whose place is rounded as torchvision's CenterCrop rounds it: half to even."""
     side = min(pixels.shape[:2])
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    top, left = (round((length - side) / 2) for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
 
 
