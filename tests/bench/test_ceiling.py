@@ -34,6 +34,7 @@ def test_the_fastest_product_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure_ceiling() == pytest.approx(max(2 * 16**3 / 1, 2 * 48**3 / 3) / 1e9)
 
 
+@pytest.mark.slow
 def test_it_needs_no_lightning() -> None:
     code = "import alexnet_exp.bench.ceiling, sys; sys.exit(bool({'pytorch_lightning', 'hydra'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -40,6 +40,7 @@ def test_one_spike_is_no_growth() -> None:
     assert growth(samples, "handles", 200).is_flat(is_memory=False)
 
 
+@pytest.mark.slow
 def test_what_a_process_holds() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as alone:  # here files that other tests forgot would be closed
         alone.submit(_holds_what_is_there).result()

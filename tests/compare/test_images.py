@@ -72,7 +72,7 @@ def test_its_width_is_that_of_images_drawn_anew(tmp_path):
     assert 0.9 * truth < np.mean(widths) < 2.5 * truth
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 25])
+@pytest.mark.parametrize("seeds", [3, 5, pytest.param(25, marks=pytest.mark.slow)])
 def test_it_holds_the_truth_as_often_as_it_says(tmp_path, seeds):
     """Arms without a difference, whose seeds matter: each run is right with a probability of its own."""
     held = 0

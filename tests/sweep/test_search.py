@@ -173,7 +173,7 @@ def test_the_same_command_with_more_trials_runs_only_those_that_are_new(bench):
     assert bench.states == {"COMPLETE": 6}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", [pytest.param("tpe", marks=pytest.mark.slow), "random"])
 def test_a_seed_proposes_the_same_trials_also_across_a_resume(tmp_path, sampler):
     at_once, in_two, other = (Bench(tmp_path / name) for name in ("once", "two", "other"))
     at_once.search(n_trials=16, sampler=sampler, seed=3)
@@ -322,6 +322,7 @@ def test_the_same_values_twice_are_run_once_and_told_twice(tmp_path):
     assert sum("same as trial" in trial.user_attrs for trial in bench.trials) == 6
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_any_job_goes_on_and_runs_only_the_cut_one_again(tmp_path):
     whole = Bench(tmp_path / "whole")
     whole.search(n_trials=6, pruner="none")
