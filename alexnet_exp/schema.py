@@ -16,6 +16,7 @@ from alexnet_exp.data.spec import SPECS as DATA
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
 from alexnet_exp.paper_claim import paper_claims
+from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.settings import Checks, Refused
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
@@ -342,7 +343,8 @@ class Ema:
 class EarlyStopping:
     """Stops when `monitor` has not improved by `min_delta` for `patience` epochs (Lightning's EarlyStopping).
 
-    mode: `min` or `max`; null = as the monitor's name says: a loss is minimized, an accuracy maximized.
+    mode: `min` or `max`; null = as the monitor's name says: a loss is minimized, an accuracy maximized. Once validated it
+    is one of these, so that a configuration that says which and one that does not are of one experiment.
     """
 
     name: str = "early_stopping"
@@ -357,6 +359,7 @@ class EarlyStopping:
         checks.at_least("patience", 1)
         checks.at_least("min_delta", 0)
         checks.done()
+        self.mode = self.mode or ("max" if higher_is_better(self.monitor) else "min")
 
 
 @dataclass

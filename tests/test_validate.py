@@ -16,7 +16,7 @@ from alexnet_exp.optim.spec import AdamW, OneCycle
 from alexnet_exp.schema import Csv, Ema, Trainer, Which
 from alexnet_exp.settings import Refused
 from alexnet_exp.suggestions import of_setting
-from alexnet_exp.validate import known, learn, validate
+from alexnet_exp.validate import is_same_experiment, known, learn, validate
 
 DEFAULT = compose([])
 
@@ -288,3 +288,12 @@ def test_what_one_process_has_made_of_a_configuration_serves_another(monkeypatch
 
     monkeypatch.setattr("alexnet_exp.validate._typed", made_anew)
     assert validate(container) == expected
+
+
+def test_the_mode_of_early_stopping_may_be_left_to_its_monitor_or_said() -> None:
+    """An earlier version wrote `max` where null says the same."""
+    left = compose(["callbacks=early_stopping"])
+    said = compose(["callbacks=early_stopping", "callbacks.early_stopping.mode=max"])
+    other = compose(["callbacks=early_stopping", "callbacks.early_stopping.mode=min"])
+    assert is_same_experiment(said, left)
+    assert not is_same_experiment(other, left)

@@ -14,7 +14,6 @@ from alexnet_exp.callbacks.ema import Ema
 from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.extend import UserClass
 from alexnet_exp.module import AlexNetModule
-from alexnet_exp.runs.metric import higher_is_better
 
 
 def build_callbacks(settings: Mapping[str, Any]) -> list[pl.Callback]:
@@ -35,7 +34,6 @@ def _build(node: Any) -> pl.Callback:
     if isinstance(node, schema.TrainError):
         return TrainError(**arguments)
     assert isinstance(node, schema.EarlyStopping)
-    arguments["mode"] = node.mode or ("max" if higher_is_better(node.monitor) else "min")
     # null is Lightning's own choice: after the epoch, or after each validation where these come at other times
     of_validation = node.monitor.startswith("val/") and node.monitor not in schema.PRECISE_METRICS
     return MeasuredEarlyStopping(**arguments, check_on_train_epoch_end=None if of_validation else True)
