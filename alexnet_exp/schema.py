@@ -343,8 +343,8 @@ class Ema:
 class EarlyStopping:
     """Stops when `monitor` has not improved by `min_delta` for `patience` epochs (Lightning's EarlyStopping).
 
-    mode: `min` or `max`; null = as the monitor's name says: a loss is minimized, an accuracy maximized. Once validated it
-    is one of these, so that a configuration that says which and one that does not are of one experiment.
+    mode: `min` or `max`; null = as the monitor's name says: a loss is minimized, an accuracy maximized. Validation
+    fills it in, so that a configuration that says which and one that does not are of one experiment.
     """
 
     name: str = "early_stopping"
