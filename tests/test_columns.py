@@ -170,8 +170,9 @@ def go_on(container: Mapping[str, Any], folder: Path) -> Ending:
     experiment = build(config)
     prepare(experiment)
     every = Interval(1, Unit.epochs)
-    checkpoints = Checkpoints(RunFolder(folder), experiment.card, Recorder(None), every, Keep.all)
-    callbacks = [*build_callbacks(config.callbacks), checkpoints]
+    recorder = Recorder(None)
+    checkpoints = Checkpoints(RunFolder(folder), experiment.card, recorder, every, Keep.all)
+    callbacks = [*build_callbacks(config.callbacks), recorder, checkpoints]
     trainer = build_trainer(config.trainer, place(config.trainer), callbacks, [])
     trainer.fit(experiment.module, datamodule=experiment.data, ckpt_path=container["from"], weights_only=True)
     return Ending("done", 0)
@@ -184,7 +185,8 @@ def test_a_checkpoint_of_either_goes_on_in_the_other(pair: tuple[Run, Run], tmp_
     for name, source, overrides in (("one", begun[1], ()), ("two", begun[0], (COLUMNS,))):
         (tmp_path / name).mkdir()
         work = {"config": compose([*WHOLE, *longer, *overrides]), "from": source}
-        assert run_ranks(go_on, 2 if overrides else 1, "gloo", work, tmp_path / name) == Ending("done", 0)
+        ending = run_ranks(go_on, 2 if overrides else 1, "gloo", work, tmp_path / name)
+        assert ending == Ending("done", 0), ending.trace or ending.reason
     files = [tmp_path / name / "checkpoints" / "last.ckpt" for name in ("one", "two")]
     theirs, ours = (flat(torch.load(file, weights_only=True)) for file in files)
     assert theirs["/epoch"] == ours["/epoch"] == 3

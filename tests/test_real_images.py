@@ -71,7 +71,7 @@ def test_every_photograph_is_read_as_pil_reads_it(photographs: Path) -> None:
             upright = ImageOps.exif_transpose(opened).convert("RGB")
         sides = [side * 256 // min(upright.size) for side in upright.size]
         resized = upright.resize(sides, Image.Resampling.BILINEAR)
-        left, top = ((side - 256) // 2 for side in resized.size)
+        left, top = (round((side - 256) / 2) for side in resized.size)
         theirs = np.asarray(resized.crop((left, top, left + 256, top + 256))).transpose(2, 0, 1)
         difference = np.abs(ours - theirs.astype(int))
         largest, mean = max(largest, difference.max()), max(mean, difference.mean())

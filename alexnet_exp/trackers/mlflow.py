@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,20 @@ LONGEST_VALUE, AT_ONCE = 6000, 100  # MLflow's limits: characters a parameter, p
 
 class MlflowLogger(MLFlowLogger, Tracker):
     """Lightning's logger of metrics, on a run that is there, and that is closed when all of it has ended."""
+
+    @property
+    def experiment(self) -> Any:
+        """MLflow's client. Lightning's also sets `MLFLOW_TRACKING_URI`, which the process's next run would take for
+        the user's; so it is put back.
+        """
+        users = os.environ.get(mlflow_runs.TRACKING_URI)
+        try:
+            return super().experiment
+        finally:
+            if users is None:
+                os.environ.pop(mlflow_runs.TRACKING_URI, None)
+            else:
+                os.environ[mlflow_runs.TRACKING_URI] = users
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
         """Each setting as a parameter, under its dotted name; what is too long for MLflow says how much is missing.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FILE = "mlflow.json"  # in the folder of a run or a sweep: the run of MLflow that stands for it
 LOCK = ".mlflow.lock"
+TRACKING_URI = "MLFLOW_TRACKING_URI"  # MLflow's own variable
 PARENT = "mlflow.parentRunId"
 # A pruned run is no finished one: whoever averages what is FINISHED must not get half-trained networks among them.
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"}
@@ -106,7 +107,7 @@ def settle(sweep: Path) -> None:
 
 def tracking_uri(settings: Mlflow) -> str | None:
     """Where the user wants the runs: `uri`, else MLflow's own variable; None for the file beside the runs."""
-    return settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    return settings.uri or os.environ.get(TRACKING_URI) or None
 
 
 def is_server(uri: str | None) -> bool:

@@ -107,7 +107,8 @@ def test_three_jobs_two_at_once(command: Command) -> None:
     code, told, lines = ended(command("seed=1,2,3", "hydra.launcher.jobs=2", WHERE, "-m"))
     assert code == 0, lines
     assert (told["status"], told["counts"]) == ("done", {"done": 3})
-    assert len(lines) == 3
+    assert lines[0] == "3 jobs in sweep"
+    assert len(lines) == 4
     for job, run in zip(jobs(), told["runs"], strict=True):
         result = read_result(job.folder)
         assert result["metrics"] == run["metrics"]
@@ -150,7 +151,7 @@ def test_a_job_that_fails_and_one_whose_process_is_killed(command: Command, tmp_
     assert failed["error"] == "ValueError: boom"
     assert "on_train_epoch_start" in failed["traceback"]
     assert "SIGKILL" in killed["error"]
-    assert lines[1].endswith("failed: ValueError: boom")
+    assert lines[2].endswith("failed: ValueError: boom")
     assert not [line for line in lines if "Traceback" in line]
 
 
