@@ -218,7 +218,7 @@ class Checkpoints(AfterMetrics):
         self.epoch = trainer.current_epoch + 1
         value = self._validated(trainer)
         before = self.best, self.best_epoch
-        # of equals the later: few validation images tell epochs apart badly, and more training rarely harms
+        # of equals the later: few validation images cannot rank epochs, and more training rarely harms
         improved = value is not None and (self.best is None or value >= self.best)
         if improved:  # before saving: the checkpoint knows of itself that it is the best
             self.best, self.best_epoch = value, self.epoch

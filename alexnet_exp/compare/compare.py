@@ -379,8 +379,8 @@ def _each_row(folded: Folded) -> str:
 
 
 def _axis(key: str, folded: Folded, runs: Sequence[Run]) -> list[str]:
-    """Which factors the baseline's key speaks of: itself, the one with which it always changes, the group or node it
-    lies in (`model` of model.norm); every factor where it is no setting of an arm (`run`, `commit`).
+    """Which factors the baseline's key names: itself, the one with which it always changes, or its group or node
+    (`model` of model.norm); every factor where it is no setting of an arm (`run`, `commit`).
     """
     if together := [factor for factor, others in folded.together.items() if key in others]:
         return together
