@@ -20,7 +20,7 @@ TAIL = """\
 Any setting can be overridden: trainer.max_epochs=20 optim.lr=0.01 model.width=0.5 model.stages.conv4=null
     --cfg job                  the composed configuration, every setting with its value
     --config-dir FOLDER        your own YAML files beside the shipped ones
-    --allow PACKAGE            lets a configuration name classes of PACKAGE (docs/extend.md)
+    --allow PACKAGE            lets a configuration name classes of PACKAGE (docs/guides/extend.md)
     --hydra-help               what Hydra itself takes; -sc install=bash: completion for the script alexnet_exp
 
 RUN is a run's folder, the word last, or the unique beginning of its path below outputs/."""

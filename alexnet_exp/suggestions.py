@@ -218,7 +218,7 @@ def of_option(group: str, value: Any, options: Iterable[str], config_dir: str | 
     words = one_of(value if nearest(value, options) else last, options)
     if group in _OWN and not words.startswith("did you mean"):
         folder = "data=folder takes a folder of images; " if group == "data" else ""
-        words += f"; {folder}{_OWN[group]} of your own: docs/extend.md"
+        words += f"; {folder}{_OWN[group]} of your own: docs/guides/extend.md"
     return words
 
 

@@ -1,9 +1,9 @@
-"""The ladder of docs/ladder.md: its table and its picture, from the runs' own files.
+"""The ladder of docs/background/ladder.md: its table and its picture, from the runs' own files.
 
     python -m alexnet_exp experiment=ladder/N data=folder data.root=FOLDER      for each rung N
     python -m benchmarks.ladder N=RUN [N=RUN ...]
 
-Without runs it reads those kept in results/ladder/. Rung 1's accuracy is that of the five seeds of docs/tutorial.md,
+Without runs it reads those kept in results/ladder/. Rung 1's accuracy is that of the five seeds of the tutorial,
 which are the same experiment in float32; a run of it, if one is kept, gives its cost.
 """
 

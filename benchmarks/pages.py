@@ -1,4 +1,4 @@
-"""docs/performance.md and its pictures, made from the JSON files: no figure there is typed.
+"""docs/background/performance.md and its pictures, made from the JSON files: no figure there is typed.
 
 Between `<!-- measured: GROUP GROUP -->` and `<!-- end -->` stand the table of those groups, and their pictures; between
 `<!-- kept: precision -->` and the end what follows from the kept runs of both precisions.
@@ -25,7 +25,7 @@ PICTURES = {
 
 def write_docs(results: Path, groups: Mapping[str, str], docs: Path = DOCS) -> list[Path]:
     """Fills the page's tables and draws the pictures; returns the files that it wrote."""
-    page = docs / "performance.md"
+    page = docs / "background" / "performance.md"
     before = page.read_text(encoding="utf-8")
     after = filled(before, results, groups)
     if after != before:
@@ -46,7 +46,7 @@ def filled(page: str, results: Path, groups: Mapping[str, str]) -> str:
     Raises UserError where a block names no group, or has no end.
     """
     if len(re.findall(r"<!-- (?:measured|kept):", page)) != len(BLOCK.findall(page)):
-        raise UserError("docs/performance.md: a block <!-- measured: ... --> without <!-- end -->")
+        raise UserError("docs/background/performance.md: a block <!-- measured: ... --> without <!-- end -->")
 
     def fill(block: re.Match[str]) -> str:
         names = block["names"].split()
@@ -54,7 +54,7 @@ def filled(page: str, results: Path, groups: Mapping[str, str]) -> str:
             return f"{block['head']}\n{_precision(results)}\n\n{block['tail']}"
         for name in names:
             if name not in groups:
-                raise UserError(f"docs/performance.md: {name}: no such group; {one_of(name, groups)}")
+                raise UserError(f"docs/background/performance.md: {name}: no such group; {one_of(name, groups)}")
         found = [(name, load(name, results)) for name in names]
         there = [result for _, result in found if result is not None]
         absent = [f"`{name}`" for name, result in found if result is None]
@@ -68,7 +68,7 @@ def filled(page: str, results: Path, groups: Mapping[str, str]) -> str:
 
 
 def _picture(name: str, shows: str) -> str:
-    return f"![{shows}](pictures/{name})"
+    return f"![{shows}](../pictures/{name})"
 
 
 def _precision(results: Path) -> str:

@@ -1,4 +1,4 @@
-"""The tutorial's experiment over seeds: table and picture of docs/tutorial.md, from the runs' metrics.csv.
+"""The tutorial's experiment over seeds: table and picture of docs/get-started/tutorial.md, from the runs' metrics.csv.
 
     python -m alexnet_exp -m experiment=tutorial data=folder data.root=FOLDER callbacks=precise_bn \\
         callbacks.precise_bn.images=5000 trainer.channels_last=true seed=1,2,3,4,5

@@ -1,4 +1,4 @@
-"""The paper's claims: every figure stands in an experiment, with its sign, or in docs/reproduction.md."""
+"""The paper's claims: every figure stands in an experiment, with its sign, or on the page "reproduction"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alexnet_exp.validate import validate
 EXPERIMENTS = conf_dir() / "experiment"
 CLAIMS = sorted(file.stem for file in (EXPERIMENTS / "claims").glob("*.yaml"))
 ANALOGUES = sorted(file.stem for file in (EXPERIMENTS / "analogue").glob("*.yaml"))
-DOCS = Path(__file__).parents[1] / "docs" / "reproduction.md"
+DOCS = Path(__file__).parents[1] / "docs" / "background" / "reproduction.md"
 # What each room asks, on ImageNet and in the small.
 QUESTIONS = ("activation", "augmentation", "columns", "depth", "dropout", "lrn", "pca", "pooling", "width")
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md"), *ROOT.glob("conf/**/*.md")]
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"), *ROOT.glob("conf/**/*.md")]
 )
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 
@@ -23,7 +23,7 @@ def test_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", ["tutorial.md", "tutorial.zh.md"])
 def test_the_tutorials_pages_use_its_own_names(page: str) -> None:
     """So that a student finds its lines: the tutorial gives its batch size, and these names."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "get-started" / page).read_text(encoding="utf-8")
     for words in (
         "model.fit(training_x, training_y, batch_size=32, epochs=5, validation_data=(testing_x, testing_y))",
         "layers.Conv2D(filters=96, kernel_size=(3, 3))",
@@ -37,7 +37,7 @@ def test_the_tutorials_pages_use_its_own_names(page: str) -> None:
 def test_the_readme_begins_with_a_clone_and_ends_its_first_screen_with_ones_own_images() -> None:
     """A student's first minute: get it, run it, look at it, try an image; and the Chinese page in the first lines."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert any("docs/tutorial.zh.md" in line for line in lines[:5])
+    assert any("docs/get-started/tutorial.zh.md" in line for line in lines[:5])
     commands = [line.strip() for line in lines[:40] if line.startswith("    ")]
     begins = (
         "git clone ",

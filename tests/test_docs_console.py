@@ -2,7 +2,7 @@
 
 Every command that is cheap is run, in one process: helps, configurations, summaries, refusals, `eval` of a tiny run. Of
 a training or a `check` the lines before the first step are compared, of a run's results the names. Not run are pipes,
-sweeps, and commands that need images, runs or packages that are not here (docs/extend.md has a test of its own).
+sweeps, and commands that need images, runs or packages that are not here (docs/guides/extend.md has a test of its own).
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from alexnet_exp.sweep.folder import choose
 from tests.conftest import Run, train_into
 from tests.pages import ROOT, Block, console
 
-OF_ITS_OWN = ROOT / "docs" / "extend.md"  # tests/test_extend_page.py
-PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page != OF_ITS_OWN]
+OF_ITS_OWN = ROOT / "docs" / "guides" / "extend.md"  # tests/test_extend_page.py
+PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if page != OF_ITS_OWN]
+RUN_FOLDER = ROOT / "docs" / "reference" / "run-folder.md"
 RUN = "2026-11-24_20-45-47-149881"
 PROGRAM = ["python", "-m", "alexnet_exp"]
 ON_TERMINAL = "loading PyTorch and Lightning"  # printed only there
@@ -124,7 +125,7 @@ def make_images(folder: Path, count: int, kind: str = "png") -> None:
 
 
 def make_things() -> None:
-    """The folders of images that docs/data.md and docs/tutorial.md name."""
+    """The folders of images that docs/guides/data.md and docs/get-started/tutorial.md name."""
     for name in ("cat", "ship", "truck"):
         make_images(Path("photos/train") / name, 60)
         make_images(Path("photos/test") / name, 20)
@@ -201,7 +202,7 @@ def test_what_is_shown_is_compared_line_by_line() -> None:
 
 def shown_below(page: str, command: str) -> str:
     """What a page shows below the command that contains `command`."""
-    (found,) = (block.shown for block in console(ROOT / "docs" / page) if command in block.command)
+    (found,) = (block.shown for block in console(ROOT / "docs" / "reference" / page) if command in block.command)
     return found
 
 
@@ -215,7 +216,7 @@ def test_the_page_of_the_run_folder_has_the_files_and_names_of_a_run(folder: Pat
         assert shown_below("run-folder.md", command).splitlines()[0] == header
     outputs = {}
     for name in ("result.json", "test.npz"):
-        (block,) = (block for block in console(ROOT / "docs" / "run-folder.md") if name in block.command)
+        (block,) = (block for block in console(RUN_FOLDER) if name in block.command)
         output = io.StringIO()
         with redirect_stdout(output):
             exec(shlex.split(block.command)[2], {})
@@ -227,14 +228,14 @@ def test_the_page_of_the_run_folder_has_the_files_and_names_of_a_run(folder: Pat
     assert [key for key in page if key not in of_hydra] == [key for key in run if key not in of_hydra]
     assert set(page) >= of_hydra
     assert list(page["metrics"]) == list(run["metrics"])
-    table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8"), re.MULTILINE)
+    table = re.findall(r"^\| (`.*?) \|", RUN_FOLDER.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(run) <= {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
 
 
 def test_results_have_their_metrics_in_the_order_of_a_run(demo: Run) -> None:
     metric = re.compile(r'"((?:train|val|test)/\w+)": ')
     names = list(demo.result["metrics"])
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         for line in page.read_text(encoding="utf-8").splitlines():
             if line.startswith('{"run": ') and '"status": "done"' in line:
                 found = metric.findall(line)  # without validation those of val/ are missing
@@ -253,7 +254,7 @@ def test_what_is_not_run_has_the_form_of_today() -> None:
 
 
 def test_the_tables_of_the_configuration_page_have_every_option() -> None:
-    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
     options = groups()
     overview = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text.partition("And at the root")[0], re.MULTILINE))
     named = {group: set(re.findall(r"[\w/]+", re.sub(r"\(.*?\)", "", cell))) for group, cell in overview.items()}
@@ -268,7 +269,7 @@ def test_the_tables_of_the_configuration_page_have_every_option() -> None:
         assert names == set(options[group]), group
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "tutorial.zh.md", "ladder.md"])
+@pytest.mark.parametrize("page", ["get-started/tutorial.md", "get-started/tutorial.zh.md", "background/ladder.md"])
 def test_the_pages_compare_the_sweeps_that_they_run(page: str) -> None:
     """The folder that is named for `compare` is that of the sweep above it."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

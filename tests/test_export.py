@@ -62,7 +62,7 @@ def test_without_onnx_the_weights_are_written_and_one_line_says_what_to_install(
 
 def test_what_to_install_is_spelled_one_way() -> None:
     """A name in quotes after `pip install` would be looked up in a registry, which does not know this project."""
-    places = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    places = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
     places += (ROOT / "alexnet_exp").rglob("*.py")
     assert [file for file in places if "pip install 'alexnet_exp" in file.read_text(encoding="utf-8")] == []
 

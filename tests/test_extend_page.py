@@ -1,4 +1,4 @@
-"""docs/extend.md, as a reader types it: its files are written, its commands are run in the folder of the examples."""
+"""docs/guides/extend.md as a reader types it: writes its files, runs its commands in the folder of the examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from alexnet_exp.__main__ import main
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "extend.md").read_text(encoding="utf-8")
 FILES = re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 # each command with what the page says that it prints
 COMMANDS = [

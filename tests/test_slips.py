@@ -60,10 +60,10 @@ SLIPS = {
     "lr_scheduler=cosine": "did you mean schedule=cosine?",
     # options
     "data=CIFAR10": "did you mean cifar10?",
-    "data=mnist": "data=folder takes a folder of images; data of your own: docs/extend.md",
+    "data=mnist": "data=folder takes a folder of images; data of your own: docs/guides/extend.md",
     "optim=SGD": "did you mean sgd?",
     "model=AlexNet": "write model=bn (the default), model=lrn or model=paper",
-    "model=resnet18": "a network of your own: docs/extend.md",
+    "model=resnet18": "a network of your own: docs/guides/extend.md",
     "schedule=CosineAnnealingLR": "did you mean cosine?",
     "trainer=gpu": "write trainer.gpus=1",
     "experiment=conf/experiment/tutorial.yaml": "write experiment=tutorial",

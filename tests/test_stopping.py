@@ -176,7 +176,7 @@ def test_a_hangup_that_nohup_has_ignored_stays_ignored() -> None:
 
 
 def test_what_does_not_stop_in_time_is_left(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    assert stopping.DEADLINE_SECONDS == 600, "docs/resume.md"
+    assert stopping.DEADLINE_SECONDS == 600, "docs/guides/resume.md"
     monkeypatch.setattr(stopping, "DEADLINE_SECONDS", 0.3)
     begun = time.monotonic()
     with stops(Terminated) as stopped, at_boundaries():

@@ -17,7 +17,7 @@ class _Parser(argparse.ArgumentParser):
         self.command = command
         # for the help: it is taken before any command sees it
         self.add_argument(
-            "--allow", metavar="PACKAGE", help="lets a configuration name classes of PACKAGE (docs/extend.md)"
+            "--allow", metavar="PACKAGE", help="lets a configuration name classes of PACKAGE (docs/guides/extend.md)"
         )
 
     def error(self, message: str) -> None:  # type: ignore[override]

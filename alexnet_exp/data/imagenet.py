@@ -108,14 +108,14 @@ def _refuse_packed(root: Path, setting: str) -> None:
     if packed:
         raise UserError(
             f"data.root={setting}: train/ has {_some([file.name for file in packed], 'archive')} still to be unpacked, "
-            "each into a folder of its own name; docs/imagenet.md has the command"
+            "each into a folder of its own name; docs/guides/imagenet.md has the command"
         )
     if class_folders(train):
         return
     if (root / "ILSVRC2012_img_train.tar").is_file():
         raise UserError(
             f"data.root={setting}: ILSVRC2012_img_train.tar is still to be unpacked into train/WNID/; "
-            "docs/imagenet.md has the command"
+            "docs/guides/imagenet.md has the command"
         )
     raise UserError(f"data.root={setting}: has no train/ with class folders; lay the images as train/WNID/*")
 

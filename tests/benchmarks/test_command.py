@@ -186,7 +186,7 @@ def test_a_block_that_cannot_be_filled_is_refused(page: str, tmp_path: Path) -> 
 
 
 def test_the_page_says_what_the_files_say() -> None:
-    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    page = (DOCS / "background" / "performance.md").read_text(encoding="utf-8")
     assert filled(page, RESULTS, GROUPS) == page, "python -m benchmarks --write-docs"
     in_page = {name for line in page.splitlines() if line.startswith("<!-- measured:") for name in line.split()[2:-1]}
     assert in_page == set(GROUPS)
@@ -201,4 +201,6 @@ def test_a_picture_stands_below_the_table_of_its_group(tmp_path: Path) -> None:
     page = "<!-- measured: scale -->\n<!-- end -->\n"
     assert "scale.png" not in filled(page, tmp_path, GROUPS)
     save(result("scale"), tmp_path)
-    assert "\n![How images per second, compare and memory grow](pictures/scale.png)\n" in filled(page, tmp_path, GROUPS)
+    assert "\n![How images per second, compare and memory grow](../pictures/scale.png)\n" in filled(
+        page, tmp_path, GROUPS
+    )

@@ -544,6 +544,6 @@ def test_the_plan_names_both_designs():
 
 
 def test_every_shipped_claim_is_in_the_table_of_the_page():
-    page = (Path(__file__).parents[2] / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "background" / "reproduction.md").read_text(encoding="utf-8")
     missing = [one.text for _, claims in table.shipped_claims() for one in claims if one.text not in page]
     assert missing == []

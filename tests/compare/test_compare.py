@@ -284,7 +284,7 @@ def test_what_goes_with_the_keys_of_group_by_is_compared_and_named_with_them():
 
 
 def test_the_published_question_about_lrn_has_the_published_answer():
-    """docs/reproduction.md: -0.08 points (-0.84 to +0.67), cannot tell; 12 seeds against 24."""
+    """docs/background/reproduction.md: -0.08 points (-0.84 to +0.67), cannot tell; 12 seeds against 24."""
     runs = read(ABLATION)
     for difference in compare(runs, Options(baseline="model.norm=lrn", best_of=["optim.lr"])).differences:
         if difference.arm.n == 12 and difference.baseline.n == 24:
