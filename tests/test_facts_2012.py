@@ -357,7 +357,7 @@ def test_659_272_activations(variant: str) -> None:
 
 def test_the_papers_253_440_is_an_error() -> None:
     """The paper prints 253,440 for the first: an error in the paper; its "650,000 neurons" is right."""
-    page = (Path(__file__).parents[1] / "docs" / "reference" / "network.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "variants.md").read_text()
     assert "253,440" in page
     assert "96x55x55 = 290,400" in page
     neurons = totals(layers(closed("paper"))).activations
