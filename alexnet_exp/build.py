@@ -32,12 +32,11 @@ from alexnet_exp.model.shapes import parts
 from alexnet_exp.model.spec import Ends, Input, Network, Norm, notes
 from alexnet_exp.model.weights import load_weights
 from alexnet_exp.module import AlexNetModule
-from alexnet_exp.paths import OUTPUTS
+from alexnet_exp.paths import OUTPUTS, cache_folder
 from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import LIMITS, Config
 from alexnet_exp.seeds import derive
 from alexnet_exp.settings import Problem, Refused, UserError
-from alexnet_exp.user_cache import cache_folder
 from alexnet_exp.validate import in_training, validation_monitors
 
 log = logging.getLogger(__name__)

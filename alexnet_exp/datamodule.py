@@ -19,10 +19,10 @@ from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Data, Pca, PcaReading
 from alexnet_exp.data.split import Kept, Moments, Resident, Source, Split, Streamed
 from alexnet_exp.model.preprocess import Statistics
+from alexnet_exp.paths import cache_folder
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.seeds import derive
 from alexnet_exp.settings import UserError
-from alexnet_exp.user_cache import cache_folder
 
 MOST_WORKERS = 16
 # Images go to the GPU for the whole run if they take up to this part of its free memory.

@@ -1,4 +1,4 @@
-"""Where the YAML files lie, and which options they make. Only the standard library: `--help` needs no more."""
+"""Provides the folders of the YAML files, the outputs and the user's cache. Standard library only: `--help` is fast."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ def group_names(config_dir: str | None = None) -> set[str]:
     """What Hydra takes for a group: every folder, also one without options."""
     roots = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
     return {each.name for root in roots for each in root.iterdir() if each.is_dir()}
+
+
+def cache_folder(setting: str | None = None) -> Path:
+    """Returns `setting`, or $XDG_CACHE_HOME/alexnet_exp, or ~/.cache/alexnet_exp."""
+    if setting is not None:
+        return Path(setting).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_exp"

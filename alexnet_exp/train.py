@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
 from alexnet_exp import logs, stopping
-from alexnet_exp.allocator import keep_freed_memory
+from alexnet_exp.allocator import keep_freed_memory, keep_what_is_there
 from alexnet_exp.build import Experiment, build, lay_out, prepare
 from alexnet_exp.callbacks.checkpoints import CONDITIONS, Checkpoints
 from alexnet_exp.callbacks.chosen import build_callbacks
@@ -30,7 +30,6 @@ from alexnet_exp.devices import Placement, check_ranks, chosen, count, no_gpu_lo
 from alexnet_exp.endings import Ending, ending_of, own_interrupts
 from alexnet_exp.evaluate import evaluate
 from alexnet_exp.facts import at_start, before_training
-from alexnet_exp.garbage import keep_what_is_there
 from alexnet_exp.kernels.native import native
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.loading import read_checkpoint

@@ -20,11 +20,11 @@ from pytorch_lightning.callbacks import Timer
 from alexnet_exp import stopping
 from alexnet_exp.atomic import replacing
 from alexnet_exp.build import CARD, STANDING
-from alexnet_exp.callbacks.agreement import Agreement
 from alexnet_exp.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.endings import NotFiniteError
 from alexnet_exp.module import AlexNetModule
+from alexnet_exp.replicas import Agreement
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.faults import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from alexnet_exp.user_cache import cache_folder
+from alexnet_exp.paths import cache_folder
 
 SWITCH = "ALEXNET_EXP_NATIVE"
 """Environment variable; 0 = torch's operators only."""

@@ -15,7 +15,7 @@ from alexnet_exp.launch import run_ranks
 def agree(container: Mapping[str, Any], folder: Path) -> Ending:
     import os
 
-    from alexnet_exp.callbacks.agreement import Agreement
+    from alexnet_exp.replicas import Agreement
 
     rank = int(os.environ["RANK"])
     trainer: Any = SimpleNamespace(world_size=2)
@@ -43,7 +43,7 @@ def test_every_rank_hears_the_greatest_that_any_has_said(tmp_path: Path) -> None
 
 
 def test_one_rank_hears_itself_at_once() -> None:
-    from alexnet_exp.callbacks.agreement import Agreement
+    from alexnet_exp.replicas import Agreement
 
     trainer: Any = SimpleNamespace(world_size=1)
     assert Agreement().ask(trainer, -2) == Agreement().now(trainer, -2) == (-2,)
