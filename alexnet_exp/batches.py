@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 log = logging.getLogger(__name__)
 

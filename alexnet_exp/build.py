@@ -23,6 +23,7 @@ from alexnet_exp.atomic import alone
 from alexnet_exp.batches import Expected, first_batches, first_images
 from alexnet_exp.data.order import Plan
 from alexnet_exp.datamodule import ImageData
+from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.extend import UserClass
 from alexnet_exp.match import facts_of, match
 from alexnet_exp.model.count import layers, totals
@@ -36,7 +37,6 @@ from alexnet_exp.paths import OUTPUTS, cache_folder
 from alexnet_exp.runs.find import weights_file
 from alexnet_exp.schema import LIMITS, Config
 from alexnet_exp.seeds import derive
-from alexnet_exp.settings import Problem, Refused, UserError
 from alexnet_exp.validate import in_training, validation_monitors
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.errors import NO_VALUE, Problem, Refused
 from alexnet_exp.paths import groups
-from alexnet_exp.settings import NO_VALUE, Problem, Refused
 
 
 class Composer:

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from alexnet_exp.cores import cores
 from alexnet_exp.data.augment import center_crop, cut_views, fit, mirror, random_crop, random_crop_mirror
 from alexnet_exp.data.colour import IMAGENET, Colour, add_noise, cached_colour
 from alexnet_exp.data.facts import check_crop
@@ -18,11 +17,12 @@ from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, 
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Data, Pca, PcaReading
 from alexnet_exp.data.split import Kept, Moments, Resident, Source, Split, Streamed
+from alexnet_exp.errors import UserError
 from alexnet_exp.model.preprocess import Statistics
 from alexnet_exp.paths import cache_folder
+from alexnet_exp.processes.cpus import cores
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.seeds import derive
-from alexnet_exp.settings import UserError
 
 MOST_WORKERS = 16
 # Images go to the GPU for the whole run if they take up to this part of its free memory.

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alexnet_exp import stopping
+from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, REQUEUE, UserError
+from alexnet_exp.processes import signals
+from alexnet_exp.processes.signals import Terminated
 from alexnet_exp.runs.faults import UnwritableError
-from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, INTERRUPTED, REQUEUE, UserError
-from alexnet_exp.stopping import Terminated
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -68,7 +68,7 @@ def own_interrupts(trainer: pl.Trainer) -> Iterator[None]:
 
     trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
     # the first thing that it does once it is deaf
-    trainer.callbacks.insert(0, LambdaCallback(on_exception=lambda *_: stopping.listen()))  # type: ignore[attr-defined]
+    trainer.callbacks.insert(0, LambdaCallback(on_exception=lambda *_: signals.listen()))  # type: ignore[attr-defined]
     try:
         yield
     except SystemExit as error:

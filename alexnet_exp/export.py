@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from alexnet_exp.errors import UserError, not_installed
 from alexnet_exp.loading import Classifier
-from alexnet_exp.settings import UserError, not_installed
 
 TOLERANCE = 1e-3  # of the largest logit: convolutions add up in another order in onnxruntime
 OPSET = 18

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from alexnet_exp.data.facts import Facts, read_facts
-from alexnet_exp.settings import Problem, Refused, nearest
+from alexnet_exp.errors import Problem, Refused, nearest
 
 TARGET = "_target_"
 ALLOW = "ALEXNET_EXP_ALLOW"

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.paths import groups
-from alexnet_exp.settings import UserError
 
 HEAD = """\
 alexnet_exp: AlexNet, run, varied, swept and compared.

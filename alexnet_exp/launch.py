@@ -27,14 +27,15 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp import logs, stopping, validate
-from alexnet_exp.children import end_with_parent, shorten_socket_paths
-from alexnet_exp.cores import cores
+from alexnet_exp import logs, validate
 from alexnet_exp.endings import Ending, ending_of
-from alexnet_exp.forked import begin
-from alexnet_exp.ranks import without
-from alexnet_exp.settings import FAILED, INTERRUPTED
-from alexnet_exp.stopping import SIGNALS, interruptible, uninterrupted
+from alexnet_exp.errors import FAILED, INTERRUPTED
+from alexnet_exp.processes import signals
+from alexnet_exp.processes.child import begin
+from alexnet_exp.processes.children import end_with_parent, shorten_socket_paths
+from alexnet_exp.processes.cpus import cores
+from alexnet_exp.processes.ranks import without
+from alexnet_exp.processes.signals import SIGNALS, interruptible, uninterrupted
 
 # For the ranks to meet, and for any of them to wait for another later: one may write a large checkpoint to a slow disk.
 TIMEOUT = timedelta(minutes=15)
@@ -42,10 +43,10 @@ TIMEOUT = timedelta(minutes=15)
 # ending to be gone; for all to end after a signal: a slow step is to be ended, and a large checkpoint written.
 OWN_WORDS = 1.0
 LEAVING = 10.0
-GRACE = stopping.DEADLINE_SECONDS
+GRACE = signals.DEADLINE_SECONDS
 # What the fork server imports once for all. The last brings the rest of ours, and makes more than modules ready.
 PRELOAD = [
-    "alexnet_exp.fork_server",
+    "alexnet_exp.processes.forkserver",
     "torch",
     "torchvision",
     "pytorch_lightning",
@@ -82,7 +83,7 @@ def run_ranks(work: Work, ranks: int, backend: str, container: Mapping[str, Any]
             try:
                 return _until_ended(group)
             except KeyboardInterrupt:
-                group.interrupt(stopping.wish() or signal.SIGINT)
+                group.interrupt(signals.wish() or signal.SIGINT)
                 return _until_ended(group)
         except KeyboardInterrupt as stop:
             return ending_of(stop)
@@ -202,7 +203,7 @@ class Group:
             self._hear_of_signal()
         late = self.timeout() == 0.0
         if self._asked is not None:
-            return self._after_interrupt(stopping.error(self._asked), late)
+            return self._after_interrupt(signals.error(self._asked), late)
         if all(rank.told for rank in self._ranks):
             return self._cause()
         if self._deadline is None and any(rank.told and not _is_well(rank.told) for rank in self._ranks):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from alexnet_exp.build import CARD, CARD_FORMAT, Experiment, build, build_network
 from alexnet_exp.data.augment import center_crop, fit
 from alexnet_exp.data.images import MOST_PIXELS, read_image
+from alexnet_exp.errors import UserError
 from alexnet_exp.extend import TARGET, UserClass
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Ends, Network
@@ -24,7 +25,6 @@ from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.find import checkpoint_path, find
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.schema import Config
-from alexnet_exp.settings import UserError
 from alexnet_exp.validate import typed
 
 BATCH = 32  # images that `predict` holds at a time

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.printable import printable
-from alexnet_exp.settings import TRACEBACK, UserError
+from alexnet_exp.errors import TRACEBACK, UserError
+from alexnet_exp.sanitize import printable
 
 PACKAGE = "alexnet_exp"
 FORMAT = "%(asctime)s %(levelname)s %(message)s"

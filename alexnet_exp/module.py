@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_exp.data.augment import centre_of
+from alexnet_exp.errors import UserError
 from alexnet_exp.extend import UserClass
 from alexnet_exp.optim.optimizers import build_optimizer, parts_of
 from alexnet_exp.optim.schedules import WHOLE, Part, factor, part_factor
@@ -24,7 +25,6 @@ from alexnet_exp.optim.spec import Constant, Plateau
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.schema import Loss
 from alexnet_exp.seeds import derive
-from alexnet_exp.settings import UserError
 
 # How many batches a tally lets wait, and how many logits of theirs.
 BATCHES_AT_ONCE = 50

@@ -16,8 +16,8 @@ from types import NoneType
 from typing import Any
 
 from alexnet_exp.composer import quoted
+from alexnet_exp.errors import NO_VALUE, Problem, Refused
 from alexnet_exp.schema import COLLECTIONS, NODES, Config
-from alexnet_exp.settings import NO_VALUE, Problem, Refused
 
 # Hydra's own settings that are text; its folders are the only ones that nobody else expands.
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")

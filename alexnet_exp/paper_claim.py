@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
-from alexnet_exp.settings import NO_VALUE, Checks, Problem, Refused, nearest
+from alexnet_exp.errors import NO_VALUE, Checks, Problem, Refused, nearest
 
 KEY = "paper_claim"
 FIGURES = ("difference", "at_least", "at_most", "ratio")

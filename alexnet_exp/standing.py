@@ -15,6 +15,7 @@ import torch
 from alexnet_exp.atomic import leftovers
 from alexnet_exp.build import CARD, STANDING
 from alexnet_exp.callbacks.checkpoints import TIMER, Checkpoints
+from alexnet_exp.errors import UserError
 from alexnet_exp.launch import MEETING, RENDEZVOUS
 from alexnet_exp.loading import read_checkpoint, refuse_another_network
 from alexnet_exp.runs import checksum, provenance
@@ -22,7 +23,6 @@ from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.run import DIED, RUNNING
 from alexnet_exp.runs.start import refuse_another_experiment
-from alexnet_exp.settings import UserError
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import Any
 
-from alexnet_exp.printable import printable
+from alexnet_exp.sanitize import printable
 
 NAMES = ("stdin", "stdout", "stderr")
 _format_warning = warnings.formatwarning

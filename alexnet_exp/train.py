@@ -14,8 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
-from alexnet_exp import logs, stopping
-from alexnet_exp.allocator import keep_freed_memory, keep_what_is_there
+from alexnet_exp import logs
 from alexnet_exp.build import Experiment, build, lay_out, prepare
 from alexnet_exp.callbacks.checkpoints import CONDITIONS, Checkpoints
 from alexnet_exp.callbacks.chosen import build_callbacks
@@ -28,6 +27,7 @@ from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, check_ranks, chosen, count, no_gpu_looked_for, place
 from alexnet_exp.endings import Ending, ending_of, own_interrupts
+from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
 from alexnet_exp.evaluate import evaluate
 from alexnet_exp.facts import at_start, before_training
 from alexnet_exp.kernels.native import native
@@ -35,7 +35,9 @@ from alexnet_exp.launch import run_ranks
 from alexnet_exp.loading import read_checkpoint
 from alexnet_exp.loggers import Reports, build_loggers
 from alexnet_exp.model.stage import fused_path
-from alexnet_exp.ranks import launched, rank
+from alexnet_exp.processes import signals
+from alexnet_exp.processes.memory import keep_freed_memory, keep_what_is_there
+from alexnet_exp.processes.ranks import launched, rank
 from alexnet_exp.recording import record
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.accuracy import summary_line
@@ -45,7 +47,6 @@ from alexnet_exp.runs.folder import PRUNE, RunFolder, flatten
 from alexnet_exp.runs.predictions import OF_TEST
 from alexnet_exp.runs.start import Start
 from alexnet_exp.schema import COLUMNS, Config, Interval, OnNan, Which
-from alexnet_exp.settings import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
 from alexnet_exp.standing import Standing, attempts, refuse_another_run, refuse_other_data, settle, standing
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
@@ -92,7 +93,7 @@ def train_rank(container: Mapping[str, Any], path: Path, start: Start = ANYHOW) 
     """
     folder = RunFolder(path)
     logs.configure(path, rank(), held=True)
-    with stopping.interruptible():
+    with signals.interruptible():
         try:
             config = validate(container)
             if rank() != 0:
@@ -287,7 +288,7 @@ def _fit(
         experiment.network.compile()  # in place: `torch.compile(network)` would rename every key of the checkpoint
     if begun is not None:
         log.info(f"goes on from {begun}")
-    with own_interrupts(trainer), stopping.at_boundaries():
+    with own_interrupts(trainer), signals.at_boundaries():
         trainer.fit(
             experiment.module,
             datamodule=experiment.data,

@@ -19,7 +19,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 
 from alexnet_exp.callbacks.checkpoints import FlushedIO
 from alexnet_exp.devices import Placement
-from alexnet_exp.ranks import srun_rank
+from alexnet_exp.processes.ranks import srun_rank
 from alexnet_exp.schema import Trainer
 from alexnet_exp.strategy import strategy_of
 

@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, one_of
 from alexnet_exp.extend import ROLES, TARGET, UserClass
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import Optimizer, Plateau, Schedule
@@ -35,7 +36,6 @@ from alexnet_exp.schema import (
     PreciseBn,
     TrainError,
 )
-from alexnet_exp.settings import NO_VALUE, Problem, Refused, one_of
 from alexnet_exp.suggestions import of_setting
 
 LISTED = 12  # known keys of a node up to which an unknown one is answered with all of them

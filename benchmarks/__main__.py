@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, INTERRUPTED, UserError, one_of
+from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, UserError, one_of
 from benchmarks.machine import Watch, adopt_orphans, bury
 from benchmarks.pages import write_docs
 from benchmarks.rows import Row

@@ -21,11 +21,11 @@ import pytorch_lightning as pl
 import torch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from alexnet_exp.allocator import keep_freed_memory
 from alexnet_exp.build import build, lay_out, prepare
 from alexnet_exp.config import compose, fitted
 from alexnet_exp.devices import place
 from alexnet_exp.plots.style import ACCENT, NOTE, QUIET, figure, quiet, save
+from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.runs.contents import read_result
 from alexnet_exp.trainer import build_trainer
 from benchmarks import cifar as images_of

@@ -10,7 +10,7 @@ import torch
 from alexnet_exp.config import compose
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.split import Source, Split
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 from alexnet_exp.validate import validate
 from benchmarks.rows import Missing
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.cores import cores
+from alexnet_exp.processes.cpus import cores
 from alexnet_exp.runs import provenance
 
 # Cores that others may keep busy before a measurement counts as disturbed: a desktop's own daemons take less.

@@ -23,7 +23,6 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from alexnet_exp.allocator import keep_freed_memory
 from alexnet_exp.build import Experiment, build, lay_out, prepare
 from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.callbacks.progress import Progress
@@ -34,6 +33,7 @@ from alexnet_exp.data.order import Batch
 from alexnet_exp.devices import Placement, no_gpu_looked_for, place
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.optim.optimizers import build_optimizer
+from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.schema import Config, Interval
 from alexnet_exp.trainer import build_trainer

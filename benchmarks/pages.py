@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from alexnet_exp.settings import UserError, one_of
+from alexnet_exp.errors import UserError, one_of
 from benchmarks.table import Result, load, markdown, where
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-from alexnet_exp.allocator import keep_freed_memory
 from alexnet_exp.bench.ceiling import measure_ceiling
 from alexnet_exp.bench.flop import counted
 from alexnet_exp.config import compose
@@ -30,6 +29,7 @@ from alexnet_exp.match import match
 from alexnet_exp.model.count import layers
 from alexnet_exp.model.shapes import Part, parts
 from alexnet_exp.model.spec import Network
+from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.schema import Config
 from alexnet_exp.validate import validate
 from benchmarks import cifar as images_of

@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet_exp.build import build, open_data, prepare
 from alexnet_exp.config import compose
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.settings import Refused
+from alexnet_exp.errors import Refused
 from alexnet_exp.validate import validate
 from tests.conftest import TINY
 

@@ -16,9 +16,9 @@ from torch import Tensor
 import alexnet_exp.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
 from alexnet_exp.config import compose, composed
 from alexnet_exp.endings import Ending
+from alexnet_exp.errors import UserError
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.replicas import replica, replicas
-from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.compose import check_devices
 from alexnet_exp.validate import validate
 from benchmarks.columns import compared, train

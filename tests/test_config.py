@@ -31,9 +31,9 @@ from alexnet_exp.config import (
     to_yaml,
     with_hydra,
 )
+from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.paths import conf_dir, group_names, groups
 from alexnet_exp.schema import COLLECTIONS
-from alexnet_exp.settings import Refused, UserError
 from alexnet_exp.validate import validate
 
 SHIPPED = sorted(file for file in conf_dir().rglob("*.yaml") if file.parent.name != "local")

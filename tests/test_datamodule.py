@@ -18,7 +18,7 @@ from torch import Tensor
 from alexnet_exp.data.spec import Data, Decode, Digits, Folder, ImageNet, Random, Val
 from alexnet_exp.data.split import Resident, Source
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 SMALL: dict[str, Any] = {"size": 8, "channels": 1, "classes": 2, "n": 40, "batch_size": 16}
 

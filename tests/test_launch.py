@@ -19,7 +19,7 @@ import torch.distributed as dist
 import alexnet_exp.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
 from alexnet_exp.endings import Ending
 from alexnet_exp.launch import rank_environment, run_ranks
-from alexnet_exp.stopping import ECHO
+from alexnet_exp.processes.signals import ECHO
 from tests.sweep.jobs import are_gone, is_running, pids_in
 
 
@@ -105,7 +105,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from alexnet_exp import launch
 from alexnet_exp.endings import Ending, ending_of
-from alexnet_exp.stopping import at_boundaries, error, wish
+from alexnet_exp.processes.signals import at_boundaries, error, wish
 
 def step(container, folder):
     rank = os.environ["RANK"]
@@ -124,7 +124,7 @@ def step(container, folder):
         return ending_of(stop)
 
 if __name__ == "__main__":
-    launch.PRELOAD = ["alexnet_exp.fork_server", "torch"]
+    launch.PRELOAD = ["alexnet_exp.processes.forkserver", "torch"]
     launch.warm()
     Path("server").write_text(f"{forkserver._forkserver._forkserver_pid}\\n")
     ending = launch.run_ranks(step, 2, "gloo", {"how": sys.argv[1]}, Path("."))
@@ -262,7 +262,7 @@ def test_starting_the_server_needs_no_torch() -> None:
 SOCKETS = """
 import os, sys, tempfile
 from pathlib import Path
-from alexnet_exp.children import shorten_socket_paths
+from alexnet_exp.processes.children import shorten_socket_paths
 from multiprocessing import connection, util
 shorten_socket_paths()
 address = connection.arbitrary_address("AF_UNIX")

@@ -18,8 +18,8 @@ from PIL import Image
 import alexnet_exp
 from alexnet_exp import loading
 from alexnet_exp.__main__ import main
+from alexnet_exp.errors import UserError
 from alexnet_exp.loading import load
-from alexnet_exp.settings import UserError
 from tests.conftest import Run, opened_data
 
 TrainRun = Callable[..., Run]

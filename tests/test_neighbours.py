@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from alexnet_exp.__main__ import main
+from alexnet_exp.errors import UserError
 from alexnet_exp.loading import Classifier, load
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Input
 from alexnet_exp.neighbours import Features, classify, draw, nearest
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.folder import flatten
-from alexnet_exp.settings import UserError
 from tests.conftest import Run, opened_data
 
 CARD = {"classes": ["a", "b", "c"], "input_size": 4, "in_channels": 1, "stored_size": 4, "crop": 4}

@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from alexnet_exp.composer import Options, parsed_override, quoted, typed_text, unquoted
 from alexnet_exp.config import compose, each_job, typed
+from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.overrides import exact, texts
-from alexnet_exp.settings import Refused, UserError
 
 TEXTS = [
     *("20241130_155038", "8e45012", "1_1_1", "1e5", "true", "2024_05", "1.10", "1E3", "-1_0", ".5"),

@@ -21,10 +21,10 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.batches import Expected, first_batches
 from alexnet_exp.build import build, prepare
 from alexnet_exp.config import composed
+from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.extend import ALLOW
 from alexnet_exp.loading import load
 from alexnet_exp.runs.contents import read_result
-from alexnet_exp.settings import Refused, UserError
 from alexnet_exp.train import train
 
 SOURCE = '''

@@ -30,6 +30,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.callbacks import checkpoints
 from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.commands.resume import changed
+from alexnet_exp.errors import Refused
 from alexnet_exp.kernels.native import native
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.module import AlexNetModule
@@ -37,7 +38,6 @@ from alexnet_exp.runs import checksum
 from alexnet_exp.runs.contents import read_config, read_result, read_steps
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.schema import Interval, Unit
-from alexnet_exp.settings import Refused
 from alexnet_exp.train import train_rank
 from benchmarks.equal_runs import differences, rows, state, unequal
 from tests.conftest import TINY, Run, tree

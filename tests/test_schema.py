@@ -17,10 +17,10 @@ import pytest
 import pytorch_lightning as pl
 
 from alexnet_exp.__main__ import COMMANDS
+from alexnet_exp.errors import Refused, shown
 from alexnet_exp.model.spec import Stage, Window
 from alexnet_exp.paths import groups
 from alexnet_exp.schema import COLLECTIONS, NODES, Config, Csv, Ema, Trainer, Wandb
-from alexnet_exp.settings import Refused, shown
 
 PINNED = Path(__file__).with_name("public_keys.txt")
 

@@ -28,13 +28,13 @@ import alexnet_exp
 from alexnet_exp import logs
 from alexnet_exp.__main__ import main
 from alexnet_exp.compare.more import typed
+from alexnet_exp.errors import UserError
 from alexnet_exp.kernels.native import SWITCH
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.contents import YAML_LOADER, read_config
 from alexnet_exp.runs.folder import flatten, plain
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import UserError
 from tests.conftest import train_into
 
 PACKAGE = Path(alexnet_exp.__file__).parent

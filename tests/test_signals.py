@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_exp.processes.signals import ECHO
 from alexnet_exp.runs.contents import read_metrics, read_result
-from alexnet_exp.stopping import ECHO
 from tests.sweep.jobs import wait_until
 
 pytestmark = [

@@ -10,11 +10,11 @@ import pytest
 
 from alexnet_exp.config import compose
 from alexnet_exp.data.spec import Digits
+from alexnet_exp.errors import Refused
 from alexnet_exp.extend import ALLOW
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import AdamW, OneCycle
 from alexnet_exp.schema import Csv, Ema, Trainer, Which
-from alexnet_exp.settings import Refused
 from alexnet_exp.suggestions import of_setting
 from alexnet_exp.validate import is_same_experiment, known, learn, validate
 

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 
 from alexnet_exp import logs
-from alexnet_exp.allocator import keep_freed_memory
 from alexnet_exp.bench.bound import bound
 from alexnet_exp.bench.ceiling import measure_ceiling
 from alexnet_exp.bench.clock import Clock, Stopwatch
@@ -31,15 +30,16 @@ from alexnet_exp.data.split import Streamed
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, place
 from alexnet_exp.endings import Ending, own_interrupts
+from alexnet_exp.errors import DONE, UserError
 from alexnet_exp.model import columns_count
 from alexnet_exp.model.count import layers
 from alexnet_exp.model.spec import Network
 from alexnet_exp.model.stage import fused_path
-from alexnet_exp.ranks import rank
+from alexnet_exp.processes.memory import keep_freed_memory
+from alexnet_exp.processes.ranks import rank
+from alexnet_exp.processes.signals import interruptible
 from alexnet_exp.replicas import replicas
 from alexnet_exp.schema import COLUMNS, Config, Ema, Trainer
-from alexnet_exp.settings import DONE, UserError
-from alexnet_exp.stopping import interruptible
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate
 

@@ -17,19 +17,19 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Timer
 
-from alexnet_exp import stopping
 from alexnet_exp.atomic import replacing
 from alexnet_exp.build import CARD, STANDING
 from alexnet_exp.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.endings import NotFiniteError
+from alexnet_exp.errors import UserError
 from alexnet_exp.module import AlexNetModule
+from alexnet_exp.processes import signals
 from alexnet_exp.replicas import Agreement
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.faults import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.schema import Interval, Keep, Unit
-from alexnet_exp.settings import UserError
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class Checkpoints(AfterMetrics):
     ) -> None:
         if self._in_mid_epoch and not _is_boundary(trainer):
             return
-        signal_number, due = self._agreement.ask(trainer, int(stopping.wish() or 0), int(self._is_due(trainer)))
+        signal_number, due = self._agreement.ask(trainer, int(signals.wish() or 0), int(self._is_due(trainer)))
         # of several ranks the answer is a step old: one that was asked before a save says of it nothing
         due, self._just_saved = due and not self._just_saved, False
         if self._in_mid_epoch and (signal_number or due):
@@ -212,7 +212,7 @@ class Checkpoints(AfterMetrics):
             self._save_or_say(trainer, improved=False, what=f"step {trainer.global_step}")
             self._just_saved = trainer.world_size > 1
         if signal_number:
-            raise stopping.error(Signals(signal_number))
+            raise signals.error(Signals(signal_number))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch = trainer.current_epoch + 1
@@ -222,7 +222,7 @@ class Checkpoints(AfterMetrics):
         improved = value is not None and (self.best is None or value >= self.best)
         if improved:  # before saving: the checkpoint knows of itself that it is the best
             self.best, self.best_epoch = value, self.epoch
-        signal_number, _ = self._agreement.now(trainer, int(stopping.wish() or 0), 0)
+        signal_number, _ = self._agreement.now(trainer, int(signals.wish() or 0), 0)
         passed_over = self.every.unit is Unit.epochs and self.epoch % self.every.count != 0
         if improved or signal_number or not passed_over or _is_last_epoch(trainer):
             self._ended = self.epoch
@@ -235,7 +235,7 @@ class Checkpoints(AfterMetrics):
             if not saved:
                 self.best, self.best_epoch = before
         if signal_number:
-            raise stopping.error(Signals(signal_number))
+            raise signals.error(Signals(signal_number))
 
     def _validated(self, trainer: pl.Trainer) -> float | None:
         """`MONITOR` of the network as it is now, at the epoch's end; None where that was not validated."""

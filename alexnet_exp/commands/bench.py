@@ -12,8 +12,8 @@ from typing import Any
 
 from alexnet_exp.commands.parser import with_overrides
 from alexnet_exp.config import compose, fitted
-from alexnet_exp.printable import printable
-from alexnet_exp.settings import BAD_INPUT, DONE, INTERRUPTED, UserError
+from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, UserError
+from alexnet_exp.sanitize import printable
 from alexnet_exp.validate import validate
 
 
@@ -51,7 +51,7 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
     from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure
     from alexnet_exp.devices import check_ranks, chosen, count
     from alexnet_exp.launch import run_ranks
-    from alexnet_exp.ranks import launched, rank
+    from alexnet_exp.processes.ranks import launched, rank
 
     config = fitted(container)
     ask = Ask(given.steps, tuple(given.batch or ()), not given.no_layers)

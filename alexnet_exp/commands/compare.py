@@ -12,12 +12,12 @@ from pathlib import Path
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.compare.comparison import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
+from alexnet_exp.errors import DONE, FAILED, UserError, one_line, one_of
 from alexnet_exp.paths import outputs
-from alexnet_exp.printable import printable
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.many import Runs
 from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import DONE, FAILED, UserError, one_line, one_of
+from alexnet_exp.sanitize import printable
 
 FORMATS = ("table", "markdown", "csv", "json")
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser, output_folder
+from alexnet_exp.errors import one_line
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.find import find
-from alexnet_exp.settings import one_line
 
 FORMATS = ("safetensors", "onnx")  # in this order: the first needs no other package
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.commands.words import PROGRAM, refuse_settings_as_flags, refuse_strays
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 
 class _Parser(argparse.ArgumentParser):

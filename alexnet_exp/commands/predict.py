@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.data.listing import images_under
+from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs
-from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.find import find
-from alexnet_exp.settings import UserError, one_line
+from alexnet_exp.sanitize import printable
 
 if TYPE_CHECKING:
     from alexnet_exp.loading import Classifier

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.commands.parser import Parser
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, shown
 from alexnet_exp.extend import TARGET
 from alexnet_exp.paths import outputs
-from alexnet_exp.printable import printable
 from alexnet_exp.runs.contents import is_run, read_config, read_result, state
 from alexnet_exp.runs.find import find
 from alexnet_exp.runs.links import refuse_links_out
@@ -22,7 +22,7 @@ from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE, PRUNED
 from alexnet_exp.runs.start import Start, config_of, digest, is_free
-from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
+from alexnet_exp.sanitize import printable
 from alexnet_exp.sweep.work import sweep_folder, work
 
 if TYPE_CHECKING:

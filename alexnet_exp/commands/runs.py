@@ -9,10 +9,10 @@ from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.compare.comparison import Table
+from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs
-from alexnet_exp.printable import printable, spreadsheet_cell
 from alexnet_exp.runs.find import find
-from alexnet_exp.settings import UserError, one_line
+from alexnet_exp.sanitize import printable, spreadsheet_cell
 
 LATEST = 15  # lines, where --all was not given
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 PROGRAM = "python -m alexnet_exp"
 HELP = ("-h", "--help")

@@ -31,10 +31,10 @@ from alexnet_exp.compare.select import (
     value,
 )
 from alexnet_exp.compare.statistics import Sample
+from alexnet_exp.errors import UserError, one_of, shown
 from alexnet_exp.runs.foreign import PERCENT
 from alexnet_exp.runs.metric import is_accuracy
 from alexnet_exp.runs.run import DONE, RUNNING, Run
-from alexnet_exp.settings import UserError, one_of, shown
 
 (EXPERIMENT,) = GLOBAL_GROUPS
 # So many settings of one node that always change together are named one by one; of more, the first stands for all.

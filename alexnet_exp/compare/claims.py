@@ -29,12 +29,12 @@ from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.comparison import Claim, Difference, Status, Table
 from alexnet_exp.compare.select import value
 from alexnet_exp.compare.verdict import names
+from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.paths import conf_dir
-from alexnet_exp.printable import spreadsheet_cell
 from alexnet_exp.runs.contents import YAML_LOADER
 from alexnet_exp.runs.run import DONE, Run
-from alexnet_exp.settings import Refused, UserError
+from alexnet_exp.sanitize import spreadsheet_cell
 
 PINNED = ("32-true", "64-true")  # the precisions of a reproduction
 DIRECTIONS = (Status.reproduced, Status.same_direction, Status.contradicted)

@@ -37,6 +37,7 @@ from alexnet_exp.compare.select import (
 )
 from alexnet_exp.compare.tuning import tuning_caveats
 from alexnet_exp.compare.verdict import Family, Judge, images_text, includes_zero, names
+from alexnet_exp.errors import UserError, one_of, shown
 from alexnet_exp.runs.metric import (
     difference_text,
     direction_text,
@@ -46,7 +47,6 @@ from alexnet_exp.runs.metric import (
     value_text,
 )
 from alexnet_exp.runs.run import DONE, Run
-from alexnet_exp.settings import UserError, one_of, shown
 
 # The metric when none is asked for: the first of these that every finished run has.
 USUAL = ("test/top1", "test/acc", "test/accuracy", "val/top1", "val/acc", "val/accuracy")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.compare.latest import progress
+from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.run import DONE, RUNNING, Run
-from alexnet_exp.settings import shown
 
 LOG = 15  # last lines of a failed run's log
 # of result.json, in the order in which `show` tells them

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 
 from alexnet_exp.compare.comparison import Arm, Comparison, Verdict
+from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import is_accuracy, value_text
-from alexnet_exp.settings import shown
 
 ROWS = 20  # more arms than that are a table, not a picture
 LABEL = 36  # characters of an arm's label

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.contents import read_steps
-from alexnet_exp.settings import UserError
 
 NAMES = ("step", "loss", "lr")
 

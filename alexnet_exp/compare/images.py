@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.predictions import OF_TEST, read_predictions
 from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import UserError
 
 if TYPE_CHECKING:
     import numpy as np

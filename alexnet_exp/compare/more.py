@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from alexnet_exp.compare.arms import seed_of
 from alexnet_exp.compare.select import NOT_SETTINGS
+from alexnet_exp.errors import shown
 from alexnet_exp.paths import groups
 from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import shown
 
 PROGRAM = "python -m alexnet_exp"
 _LISTED = 12  # seeds; more are written as a range

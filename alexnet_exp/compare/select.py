@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexnet_exp.compare.comparison import Table
+from alexnet_exp.errors import UserError, nearest, nfc, shown
 from alexnet_exp.runs.metric import higher_is_better, label
 from alexnet_exp.runs.run import DONE, Run
-from alexnet_exp.settings import UserError, nearest, nfc, shown
 
 MISSING = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
 

@@ -19,8 +19,8 @@ from alexnet_exp.compare.text import (
     text_rows,
     titles,
 )
-from alexnet_exp.printable import printable
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
+from alexnet_exp.sanitize import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,10 +17,10 @@ from alexnet_exp.compare.dots import dots_text
 from alexnet_exp.compare.more import own_options
 from alexnet_exp.compare.select import metric_keys, ranking_key, value
 from alexnet_exp.compare.verdict import images_text
-from alexnet_exp.printable import printable, spreadsheet_cell
+from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import difference_text, is_accuracy, value_text
 from alexnet_exp.runs.run import DONE, Run
-from alexnet_exp.settings import shown
+from alexnet_exp.sanitize import printable, spreadsheet_cell
 
 RUNS = 50  # of the table of runs, where nobody said how many
 LOOK_OUT = "Look out"

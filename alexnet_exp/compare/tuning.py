@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from alexnet_exp.compare.arms import label_of
 from alexnet_exp.compare.comparison import Arm
 from alexnet_exp.compare.select import frozen
-from alexnet_exp.settings import shown
+from alexnet_exp.errors import shown
 
 _NAMED = 4  # arms, or values, of one line
 

@@ -12,8 +12,8 @@ from alexnet_exp.compare import statistics as st
 from alexnet_exp.compare.claim import claim_of, judged
 from alexnet_exp.compare.comparison import Arm, Claim, Difference, Interval, Metric, Verdict
 from alexnet_exp.compare.more import command
+from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import difference_text, unit, value_text
-from alexnet_exp.settings import shown
 
 NAMED = 3  # settings that two arms have in common and a sentence names
 REPEATED_LOOKS = (

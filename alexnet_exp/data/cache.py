@@ -26,7 +26,7 @@ from alexnet_exp.data.images import read_image, read_images
 from alexnet_exp.data.listing import Files
 from alexnet_exp.data.mapped import CHECKSUM, MappedImages, checksum
 from alexnet_exp.data.spec import Decode
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 GB = 10**9
 # What `data.decode=auto` keeps: a minute or two of decoding on two cores, which an evaluation can wait for as well.

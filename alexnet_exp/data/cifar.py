@@ -23,8 +23,8 @@ from alexnet_exp.data.cifar_batch import PickledArray, read_batch
 from alexnet_exp.data.facts import facts
 from alexnet_exp.data.spec import Cifar, Cifar10
 from alexnet_exp.data.split import Resident, Source, fingerprint
+from alexnet_exp.errors import UserError
 from alexnet_exp.paths import cache_folder
-from alexnet_exp.settings import UserError
 
 # What is kept of an archive, each in a file of its own; the fingerprint as the bytes of its text.
 ARRAYS = ("train-labels", "test-labels", "fingerprint", "test", "train")

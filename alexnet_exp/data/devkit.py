@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 NAME = "ILSVRC2012_devkit_t12"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"

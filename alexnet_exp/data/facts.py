@@ -12,7 +12,7 @@ from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.imagenet import class_names, find_imagenet
 from alexnet_exp.data.listing import Layout, find_layout, list_files, refuse_heic_name
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
-from alexnet_exp.settings import Problem, Refused, UserError, nearest, one_line
+from alexnet_exp.errors import Problem, Refused, UserError, nearest, one_line
 
 # Images up to this side are decoded once and held in memory; larger ones are read from their files every epoch.
 RESIDENT_SIDE = 64

@@ -13,8 +13,8 @@ from alexnet_exp.data.images import BrokenImagesError
 from alexnet_exp.data.listing import Files, Layout, find_layout, list_files
 from alexnet_exp.data.spec import Folder, ImageNet
 from alexnet_exp.data.split import Kept, Resident, Source, Split, Streamed, fingerprint
+from alexnet_exp.errors import one_line
 from alexnet_exp.paths import cache_folder
-from alexnet_exp.settings import one_line
 
 
 def open_folder(spec: Folder) -> Source:

@@ -9,7 +9,7 @@ from pathlib import Path
 from alexnet_exp.data.devkit import NAME, Devkit, find_devkit, read_devkit
 from alexnet_exp.data.listing import Files, Layout, class_folders, find_layout, loose_images
 from alexnet_exp.data.spec import ImageNet
-from alexnet_exp.settings import UserError, one_line
+from alexnet_exp.errors import UserError, one_line
 
 # Lists of `WNID words` that may lie in the root: Kaggle's, the one of Caffe's users, WordNet's.
 LISTS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")

@@ -19,13 +19,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from alexnet_exp.cores import cores
 from alexnet_exp.data.augment import central
 from alexnet_exp.data.facts import MOST_BROKEN
 from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.listing import Stamp, heic, unreadable
+from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.kernels.images import resized_square
-from alexnet_exp.settings import UserError, one_line
+from alexnet_exp.processes.cpus import cores
 
 JPEG_START = b"\xff\xd8\xff"
 # The markers of a JPEG's frame header, which has its size; the three left out are tables.

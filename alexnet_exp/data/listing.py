@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_exp.settings import UserError, nfc, one_line
+from alexnet_exp.errors import UserError, nfc, one_line
 
 # HEIC is listed so that it is refused by name, not silently left out.
 HEIC_SUFFIXES = {".heic", ".heif"}

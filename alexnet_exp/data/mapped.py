@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_exp.settings import one_line
+from alexnet_exp.errors import one_line
 
 log = logging.getLogger(__name__)
 

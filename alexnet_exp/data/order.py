@@ -17,8 +17,8 @@ from torch import Tensor
 
 from alexnet_exp.data.split import Split, Streamed
 from alexnet_exp.data.workers import Decoder
+from alexnet_exp.errors import UserError
 from alexnet_exp.seeds import derive
-from alexnet_exp.settings import UserError
 
 Batch = tuple[Tensor, Tensor]
 

@@ -12,8 +12,8 @@ from alexnet_exp.data.noise import open_random
 from alexnet_exp.data.spec import Cifar, Data, Digits, Folder, ImageNet, Random, Val
 from alexnet_exp.data.split import Source
 from alexnet_exp.data.stratified import held_out, stratified_order
+from alexnet_exp.errors import UserError
 from alexnet_exp.seeds import derive
-from alexnet_exp.settings import UserError
 
 
 def open_source(spec: Data, seed: int) -> Source:

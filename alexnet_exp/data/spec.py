@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from alexnet_exp.settings import Checks
+from alexnet_exp.errors import Checks
 
 
 class Val(Enum):

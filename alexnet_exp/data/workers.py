@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from alexnet_exp.children import loader_worker, shorten_socket_paths
 from alexnet_exp.data.images import read_image
 from alexnet_exp.data.listing import Stamp
 from alexnet_exp.data.split import Streamed
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
+from alexnet_exp.processes.children import loader_worker, shorten_socket_paths
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     shorten_socket_paths()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alexnet_exp.fork_server", __name__])
+    context.set_forkserver_preload(["alexnet_exp.processes.forkserver", __name__])
     return context
 
 

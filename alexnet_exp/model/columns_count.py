@@ -11,10 +11,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from alexnet_exp.errors import NO_VALUE, Problem, Refused
 from alexnet_exp.model.count import Layer, layer_of
 from alexnet_exp.model.shapes import Part, Shape, parts
 from alexnet_exp.model.spec import Columns, Network, Norm
-from alexnet_exp.settings import NO_VALUE, Problem, Refused
 
 LEARNED = ("conv", "local", "fc")
 # What a stage itself is made of, behind its `first`; the exchange comes before all of it: padding need not cross.

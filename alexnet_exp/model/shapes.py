@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from alexnet_exp.errors import Problem, Refused
 from alexnet_exp.model.spec import SMALL_IMAGE, Columns, Network, Norm, Pool, Stage
-from alexnet_exp.settings import Problem, Refused
 
 Shape = tuple[int, ...]
 """(channels, height, width), or (features,) once flattened."""

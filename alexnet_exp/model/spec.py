@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from alexnet_exp.settings import Checks, Problem, one_of
+from alexnet_exp.errors import Checks, Problem, one_of
 
 SMALL_IMAGE = 64
 """Below this input size (pixels) a stage takes its `small` window."""

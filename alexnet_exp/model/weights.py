@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 NETWORK = "network."
 """What precedes the network's keys in a checkpoint of ours."""

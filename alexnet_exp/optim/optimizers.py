@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from alexnet_exp.errors import UserError, one_of
 from alexnet_exp.optim.krizhevsky import KrizhevskySGD
 from alexnet_exp.optim.schedules import WHOLE, Part, is_bias, part_of
 from alexnet_exp.optim.spec import Adam, AdamW, Constant, EpsMode, Krizhevsky, Optimizer, Schedule, Sgd
-from alexnet_exp.settings import UserError, one_of
 
 # torch itself checks a device for its fused kernels only at the first step, which is late
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}

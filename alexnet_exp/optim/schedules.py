@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.optim.spec import Constant, Duration, Falling, OneCycle, Plateau, Schedule, Stages, Steps, Warmed
-from alexnet_exp.settings import UserError
 
 
 class Part(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
-from alexnet_exp.settings import Checks, Problem, Refused, one_of
+from alexnet_exp.errors import Checks, Problem, Refused, one_of
 
 
 def _own_name(node: Any) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.plots.style import DPI, INK, LINE, NOTE, figure, save, wrapped
-from alexnet_exp.settings import UserError
 
 ACROSS = 16
 # in pixels of the picture: a filter is enlarged to at least TILE, whatever its kernel size, so that gaps stay narrow

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from alexnet_exp.atomic import replacing
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 
 def beside(path: Path) -> Path:

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.plain_yaml import Loader
 from alexnet_exp.runs.table import read_table
-from alexnet_exp.settings import UserError
 
 FORMAT = 1
 YAML_LOADER = Loader

@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_exp.errors import UserError, shown
 from alexnet_exp.runs.folder import flatten
-from alexnet_exp.settings import UserError, shown
 
 Row = dict[str, str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 # The folder has been removed or moved; or it has turned read-only: nothing that is written later arrives.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})

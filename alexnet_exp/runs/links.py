@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 # What we write into; a logger's own folder is its own affair, and W&B's has links of its own that lead out.
 OURS = (".hydra", "checkpoints", "predictions", "plots", "export", "claims")

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.faults import UnwritableError
-from alexnet_exp.settings import UserError
 
 NAME = ".lock"
 SETTLED = 0.1  # seconds after which, without locks, whoever else began in the same moment has written its name too

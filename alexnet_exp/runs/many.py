@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.contents import is_run, read_result, state
 from alexnet_exp.runs.run import RUNNING, Run
-from alexnet_exp.settings import UserError
 
 METRICS, STEPS = "metrics.csv", "steps.csv"  # Lightning's CSVLogger has the first, a run of ours both
 

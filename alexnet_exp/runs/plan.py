@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.atomic import replacing
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.metric import declared
-from alexnet_exp.settings import UserError
 
 FORMAT = 1
 FILE = "sweep.json"

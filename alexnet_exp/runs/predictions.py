@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.atomic import replacing
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

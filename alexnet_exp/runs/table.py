@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from alexnet_exp.atomic import replacing
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 Value = float | int | None
 

@@ -187,8 +187,8 @@ def grid(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[l
     Raises UserError for an interval, which a grid cannot list, and for a sweep over no values.
     """
     from alexnet_exp.composer import parsed_override
+    from alexnet_exp.errors import NO_VALUE, Problem, Refused
     from alexnet_exp.overrides import exact, swept
-    from alexnet_exp.settings import NO_VALUE, Problem, Refused
 
     choices: dict[str, list[str]] = {}
     problems = []

@@ -18,18 +18,19 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp import logs, stopping
+from alexnet_exp import logs
 from alexnet_exp.atomic import replacing
-from alexnet_exp.cores import SHARE, cores
 from alexnet_exp.endings import Ending
+from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, UserError
 from alexnet_exp.launch import Group, Work, threads, warm
+from alexnet_exp.processes import signals
+from alexnet_exp.processes.cpus import SHARE, cores
+from alexnet_exp.processes.signals import uninterrupted
 from alexnet_exp.recording import record
 from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.schema import Trainer
-from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, UserError
-from alexnet_exp.stopping import uninterrupted
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.gpus import VISIBLE, Gpus, Share, visible
 from alexnet_exp.sweep.pool import Ended
@@ -170,9 +171,9 @@ class LocalPool:
         ended: list[Ended] = []
         with uninterrupted(later=False):
             for running in self._running:
-                running.group.interrupt(stopping.wish() or signal.SIGTERM)
+                running.group.interrupt(signals.wish() or signal.SIGTERM)
             while self._running or self._ended:
-                if stopping.insisted():
+                if signals.insisted():
                     for running in self._running:
                         running.group.give_up()
                 ended += self.wait(LOOK)

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from alexnet_exp.printable import printable
+from alexnet_exp.errors import DONE as WELL
+from alexnet_exp.errors import FAILED as BADLY
+from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.metric import higher_is_better, label, value_text
 from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
-from alexnet_exp.settings import DONE as WELL
-from alexnet_exp.settings import FAILED as BADLY
-from alexnet_exp.settings import UserError, one_line
+from alexnet_exp.sanitize import printable
 from alexnet_exp.sweep.run import OPEN, QUEUED, Outcome, status_of
 
 TEST = "test/top1"

@@ -25,17 +25,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp import logs, stopping
+from alexnet_exp import logs
 from alexnet_exp.endings import Ending, ending_of
-from alexnet_exp.ranks import rank
+from alexnet_exp.errors import DONE, FAILED, REQUEUE, Problem, Refused, UserError, not_installed
+from alexnet_exp.processes import signals
+from alexnet_exp.processes.ranks import rank
+from alexnet_exp.processes.signals import SIGNALS, interruptible, uninterrupted
 from alexnet_exp.recording import record
 from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.plan import Job
 from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
 from alexnet_exp.schema import COLUMNS
-from alexnet_exp.settings import DONE, FAILED, REQUEUE, Problem, Refused, UserError, not_installed
-from alexnet_exp.stopping import SIGNALS, interruptible, uninterrupted
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.claim import SLURM, Claim, Claims
 from alexnet_exp.sweep.pool import Ended
@@ -184,13 +185,13 @@ class SlurmPool:
             for each in self._running:
                 _stop_file(self.folder, each.number).touch()
             # not SIGUSR2, which the jobs take for SLURM's notice of their time limit
-            passed = {signal.SIGINT, signal.SIGUSR1} & {stopping.wish()}
+            passed = {signal.SIGINT, signal.SIGUSR1} & {signals.wish()}
             name = (passed.pop() if passed else signal.SIGTERM).name.removeprefix("SIG")
             numbers = [each.number for each in self._running]
             _scancel("--state=PENDING", *numbers)
             _scancel(f"--signal={name}", *numbers)
             deadline = time.monotonic() + GRACE
-            while self._running and time.monotonic() < deadline and not stopping.insisted():
+            while self._running and time.monotonic() < deadline and not signals.insisted():
                 ended += self._ended(cancelled_here=True)
                 time.sleep(LOOK)
             if self._running:  # SLURM will end them; it does not say when
@@ -276,7 +277,7 @@ class _Submitted:
 
 
 def _interrupted(reason: str) -> Ending:
-    return Ending("interrupted", ending_of(stopping.error()).code, reason)
+    return Ending("interrupted", ending_of(signals.error()).code, reason)
 
 
 def _stop_file(sweep: Path, number: str) -> Path:
@@ -377,7 +378,7 @@ def be_job(path: str) -> None:
             signal.signal(each, signal.SIG_IGN)
         if code == REQUEUE and rank() == 0:
             # SIGUSR2 is the notice that the job's time limit is near, see `submit`
-            _requeue(folder, new=_saved(folder) != before or stopping.wish() != signal.SIGUSR2)
+            _requeue(folder, new=_saved(folder) != before or signals.wish() != signal.SIGUSR2)
     if code != DONE:
         sys.exit(code)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from alexnet_exp.settings import Checks
+from alexnet_exp.errors import Checks
 
 
 @dataclass

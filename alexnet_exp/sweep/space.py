@@ -19,9 +19,9 @@ from typing import Any
 
 from alexnet_exp.composer import parsed_override
 from alexnet_exp.config import composed, composer_of
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, shown
 from alexnet_exp.overrides import NO_NUMBERS
 from alexnet_exp.schema import Config
-from alexnet_exp.settings import NO_VALUE, Problem, Refused, UserError, shown
 
 Value = str | int | float
 LOG = "log"

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.paths import groups
 from alexnet_exp.runs.plan import FILE, Plan
 from alexnet_exp.schema import Config
-from alexnet_exp.settings import UserError
 
 FLAGS = ("-m", "--multirun")
 SWEEP_DIR = "hydra.sweep.dir"

@@ -16,8 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import URL
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
-from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.search_settings import GRID, TRIALS, Settings
 from alexnet_exp.sweep.space import Choice, Dimension, Space, Value, Whole
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.machine as machine_of
-from alexnet_exp.settings import BAD_INPUT, DONE, FAILED, UserError
+from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, UserError
 from benchmarks.__main__ import GROUPS, RESULTS, main
 from benchmarks.machine import Load, Watch
 from benchmarks.pages import DOCS, filled

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_exp.cores import cores
+from alexnet_exp.processes.cpus import cores
 from benchmarks import accuracy_time, scale
 from benchmarks.machine import Load
 from benchmarks.memory import held

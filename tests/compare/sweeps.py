@@ -11,8 +11,8 @@ from typing import Any
 
 from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.comparison import Comparison, Difference, Verdict
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.run import DONE, Run
-from alexnet_exp.settings import UserError
 
 Arm = dict[str, Any]  # the settings of one, under dotted keys
 

@@ -14,8 +14,8 @@ from alexnet_exp.compare.arms import (
     own_arm_each,
     parse_settings,
 )
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import UserError
 from tests.compare.made import arm, made
 
 VALUES = (0.95, 0.96, 0.97)

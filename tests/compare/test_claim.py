@@ -18,9 +18,9 @@ from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.comparison import Claim, Status
 from alexnet_exp.compare.report import write_report
 from alexnet_exp.compare.text import as_json, markdown
+from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.runs.metric import higher_is_better
-from alexnet_exp.settings import Refused, UserError
 from tests.compare.made import arm, made
 
 GOOD, BAD = (0.976, 0.977, 0.975, 0.976), (0.962, 0.961, 0.963, 0.962)  # 1.4 points apart

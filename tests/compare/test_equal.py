@@ -5,8 +5,8 @@ import math
 import pytest
 
 from alexnet_exp.compare.equal import first_difference
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.settings import UserError
 
 STEPS = [(1, 2.5, 0.1), (2, 0.1 + 0.2, 0.1), (3, 1.0, 0.05)]
 

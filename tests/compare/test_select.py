@@ -16,8 +16,8 @@ from alexnet_exp.compare.select import (
     sorted_by,
     where,
 )
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import UserError
 from tests.compare.made import made
 
 

@@ -28,8 +28,8 @@ from alexnet_exp.data.mapped import MappedImages
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Decode, Folder, ImageNet
 from alexnet_exp.data.split import Kept, Resident, Streamed
+from alexnet_exp.errors import UserError
 from alexnet_exp.paths import cache_folder
-from alexnet_exp.settings import UserError
 
 BOTH = (Decode.once, Decode.always)
 

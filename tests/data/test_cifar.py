@@ -28,7 +28,7 @@ import torch
 from alexnet_exp.data import cifar
 from alexnet_exp.data.cifar import open_cifar
 from alexnet_exp.data.spec import Cifar10, Cifar100
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 PIXELS = {name: np.random.default_rng(i).integers(0, 256, (4, 3072), dtype=np.uint8) for i, name in enumerate(NAMES)}

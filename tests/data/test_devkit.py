@@ -12,7 +12,7 @@ import scipy.io
 
 from alexnet_exp.data import devkit
 from alexnet_exp.data.devkit import Devkit, find_devkit, read_devkit
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 from tests.devkit import META, NAME, TRUTH, as_archive, as_folder, meta, truth
 
 # in the kit's own order, which is not that of the WNIDs

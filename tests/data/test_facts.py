@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_exp.data.facts import Facts, facts
 from alexnet_exp.data.spec import Cifar10, Cifar100, Digits, Folder, Random
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 MakeImages = Callable[..., Path]
 

@@ -14,7 +14,7 @@ from alexnet_exp.data.facts import facts
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import ImageNet
 from alexnet_exp.data.split import Source, Streamed
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 from tests.devkit import NAME, TRUTH, as_archive, as_folder, meta, truth
 
 MakeImages = Callable[..., Path]

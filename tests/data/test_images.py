@@ -23,8 +23,8 @@ from torchvision.transforms.functional import _compute_resized_output_size
 from alexnet_exp.data.augment import center_crop
 from alexnet_exp.data.images import _square, read_image, read_images
 from alexnet_exp.data.listing import Stamp
+from alexnet_exp.errors import UserError
 from alexnet_exp.kernels import images as kernels
-from alexnet_exp.settings import UserError
 
 # Red, green / blue, white in large squares: JPEG keeps them, and any turn of the picture shows.
 QUARTERS = np.kron(

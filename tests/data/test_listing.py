@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.data.listing import find_layout, list_files
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 MakeImages = Callable[..., Path]
 

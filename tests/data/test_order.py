@@ -11,7 +11,7 @@ import torch
 
 from alexnet_exp.data.order import Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.split import Resident, Streamed
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 SIZES = (1, 2, 3, 7, 8, 9, 10, 16, 17, 29)
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Decode, Digits, Folder, Random, Val
 from alexnet_exp.data.split import Source, Split, Streamed
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 MakeImages = Callable[..., Path]
 

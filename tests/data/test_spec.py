@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from alexnet_exp.data.spec import SPECS, Cifar10, Data, Digits, Folder, ImageNet, Random, Val
-from alexnet_exp.settings import Refused
+from alexnet_exp.errors import Refused
 
 
 @pytest.mark.parametrize(("name", "cls"), SPECS.items())

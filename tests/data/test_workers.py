@@ -19,7 +19,7 @@ import torch
 from alexnet_exp.data import workers as module
 from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.split import Resident, Streamed
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 N, BATCH = 40, 2
 
@@ -256,7 +256,7 @@ from pathlib import Path
 from alexnet_exp.data import workers
 from alexnet_exp.data.order import Plan, StreamedLoader
 from alexnet_exp.data.split import Streamed
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 def lose(images):
     return lambda: images  # cannot be pickled, which the thread that sends finds

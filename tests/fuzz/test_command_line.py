@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_exp.__main__ import COMMANDS, main
-from alexnet_exp.settings import BAD_INPUT, DONE
+from alexnet_exp.errors import BAD_INPUT, DONE
 from tests.fuzz.clear import complaint
 from tests.fuzz.hunting import hunt
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet_exp.commands.check import one_batch
 from alexnet_exp.config import fitted
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 from tests.fuzz.budget import affordable
 from tests.fuzz.clear import check
 from tests.fuzz.configurations import experiments

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alexnet_exp import runs
 from alexnet_exp.__main__ import main
-from alexnet_exp.settings import BAD_INPUT, DONE, TRACEBACK, UserError
+from alexnet_exp.errors import BAD_INPUT, DONE, TRACEBACK, UserError
 from tests.fuzz.clear import check, complaint
 from tests.fuzz.damage import DEEP, damaged
 from tests.fuzz.test_run_files import Damaged, numbers_in

@@ -17,7 +17,7 @@ from alexnet_exp.data.facts import facts
 from alexnet_exp.data.folder import open_folder
 from alexnet_exp.data.images import read_image
 from alexnet_exp.data.spec import Folder
-from alexnet_exp.settings import UserError, one_line
+from alexnet_exp.errors import UserError, one_line
 from tests.fuzz.clear import check
 from tests.fuzz.damage import damaged
 from tests.fuzz.hunting import hunt

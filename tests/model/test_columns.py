@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet_exp.errors import Refused
 from alexnet_exp.model import columns_count, count
 from alexnet_exp.model.columns import (
     ColumnDropout,
@@ -25,7 +26,6 @@ from alexnet_exp.model.columns import (
 )
 from alexnet_exp.model.network import AlexNet, MaskDropout
 from alexnet_exp.model.spec import Network
-from alexnet_exp.settings import Refused
 
 NetworkOf = Callable[..., Network]
 OWN = ("groups=2", "stages.conv2.columns=own")

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from alexnet_exp.errors import Refused
 from alexnet_exp.model import count
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network
-from alexnet_exp.settings import Refused
 
 NetworkOf = Callable[..., Network]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from alexnet_exp.errors import Refused
 from alexnet_exp.model.count import layers
 from alexnet_exp.model.spec import Ends, Input, Lrn, Network, Norm, Stage, complete, notes
-from alexnet_exp.settings import Refused
 
 NetworkOf = Callable[..., Network]
 DIGITS = Ends(input_size=28, in_channels=1, num_classes=10, width=0.25)

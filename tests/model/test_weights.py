@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network
 from alexnet_exp.model.weights import load_weights, read_file
-from alexnet_exp.settings import UserError
 
 NetworkOf = Callable[..., Network]
 TINY = ["width=0.02", "input_size=64", "in_channels=3", "num_classes=5"]

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from alexnet_exp.errors import Refused
 from alexnet_exp.optim.spec import (
     OPTIMIZERS,
     SCHEDULES,
@@ -22,7 +23,6 @@ from alexnet_exp.optim.spec import (
     Sgd,
     Steps,
 )
-from alexnet_exp.settings import Refused
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.optim.krizhevsky import KrizhevskySGD
 from alexnet_exp.optim.optimizers import build_optimizer, parts_of
 from alexnet_exp.optim.schedules import WHOLE, Part
 from alexnet_exp.optim.spec import Adam, AdamW, Constant, Cosine, EpsMode, Krizhevsky, Sgd
-from alexnet_exp.settings import UserError
 
 STEPS = 4
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.optim.schedules import WHOLE, Part, curve, factor, part_factor, part_of, plateau_factor
 from alexnet_exp.optim.spec import Constant, Cosine, OneCycle, Plateau, Steps
-from alexnet_exp.settings import UserError
 from alexnet_exp.validate import typed
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.plots import filters
 from alexnet_exp.plots.filters import BETWEEN_COLUMNS, MARGIN, NAME, mosaic_of
-from alexnet_exp.settings import UserError
 
 RNG = np.random.default_rng(0)
 

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs import checksum
-from alexnet_exp.settings import UserError
 
 
 @pytest.fixture

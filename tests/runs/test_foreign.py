@@ -5,8 +5,8 @@ import yaml
 
 from alexnet_exp import runs
 from alexnet_exp.compare.report.curves import read_curves
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import metric_name
-from alexnet_exp.settings import UserError
 
 HEADER = "epoch,step,lr-Adam,train/acc,train/loss,val/acc,val/acc_best,val/loss,test/acc,test/loss"
 CHECKPOINT = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "monitor": "val/acc", "mode": "max"}

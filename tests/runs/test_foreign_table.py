@@ -3,7 +3,7 @@
 import pytest
 
 from alexnet_exp import runs
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 
 WANDB_PAGE = """"Name","State","Notes","User","Tags","Created","Runtime","Sweep","lr","model","norm","seed","_runtime",\
 "_step","_timestamp","_wandb.runtime","epoch","quant_test_acc","test_acc","val_acc","save_name"

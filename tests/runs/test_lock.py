@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.contents import state
 from alexnet_exp.runs.faults import UnwritableError
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.lock import in_use
-from alexnet_exp.settings import UserError
 
 HOLD = """
 import sys, time

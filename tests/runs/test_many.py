@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp import runs
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.settings import UserError
 
 
 def write(path, status="done", config=None, **facts):

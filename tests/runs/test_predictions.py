@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.predictions import read_predictions, write_predictions
-from alexnet_exp.settings import UserError
 
 
 def test_few_classes_come_back_whole(tmp_path: Path) -> None:

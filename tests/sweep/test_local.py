@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from alexnet_exp import launch
+from alexnet_exp.errors import Refused
+from alexnet_exp.processes.signals import ECHO, interruptible
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.contents import read_result, read_steps
 from alexnet_exp.runs.lock import locked
-from alexnet_exp.settings import Refused
-from alexnet_exp.stopping import ECHO, interruptible
 from alexnet_exp.sweep import local
 from alexnet_exp.sweep.local import LocalPool, need_of
 from tests.sweep import works
@@ -473,14 +473,14 @@ import os
 import sys
 from pathlib import Path
 from alexnet_exp import launch
-from alexnet_exp.stopping import interruptible
+from alexnet_exp.processes.signals import interruptible
 from alexnet_exp.sweep import local
 from alexnet_exp.sweep.local import LocalPool
 from tests.sweep import works
 from tests.sweep.jobs import plain_job
 
 if __name__ == "__main__":
-    launch.PRELOAD = ["alexnet_exp.fork_server", "torch"]
+    launch.PRELOAD = ["alexnet_exp.processes.forkserver", "torch"]
     pool = LocalPool(2, work=works.linger)
     cpu = {"trainer": {"accelerator": "cpu"}, "deaf": sys.argv[1] == "deaf"}
     with interruptible():

@@ -7,10 +7,10 @@ import optuna
 import pytest
 
 from alexnet_exp.endings import Ending
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.contents import state
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.plan import Job, Plan
-from alexnet_exp.settings import UserError
 from alexnet_exp.sweep.claim import Claims
 from alexnet_exp.sweep.naming import job_name
 from alexnet_exp.sweep.pool import Ended

@@ -151,7 +151,7 @@ def test_a_search_that_cannot_be_is_one_line(search, tmp_path, overrides, line):
 
 
 def test_without_optuna_one_line_says_what_to_install(monkeypatch):
-    from alexnet_exp.settings import UserError
+    from alexnet_exp.errors import UserError
     from alexnet_exp.sweep import sweeper
 
     monkeypatch.setattr(sweeper, "find_spec", lambda name: None)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.launch import rank_environment
-from alexnet_exp.ranks import launched
-from alexnet_exp.settings import Refused, UserError
+from alexnet_exp.processes.ranks import launched
 from alexnet_exp.sweep import slurm_queue
 from alexnet_exp.sweep.slurm import Resources, _requeue, check, need_submitit, resources
 from alexnet_exp.sweep.slurm_queue import FORGOTTEN, Queue, own_id, states

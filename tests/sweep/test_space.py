@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from alexnet_exp.config import composed, each_job
-from alexnet_exp.settings import UserError
+from alexnet_exp.errors import UserError
 from alexnet_exp.sweep.space import Choice, Real, Whole, parse
 
 TYPED = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alexnet_exp.settings import Refused, UserError
+from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.sweep.variables import check, of_job
 
 

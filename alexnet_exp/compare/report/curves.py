@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.contents import read_metrics
 from alexnet_exp.runs.foreign import PERCENT, read_history
 from alexnet_exp.runs.metric import metric_name
 from alexnet_exp.runs.run import Run
-from alexnet_exp.settings import UserError
 
 POINTS = 300  # of one line: about one a pixel of where it is drawn
 VALUES = 240_000  # of all lines; written out, a value takes about eight bytes

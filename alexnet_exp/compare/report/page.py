@@ -29,8 +29,8 @@ from alexnet_exp.compare.report.curves import Curves, read_curves
 from alexnet_exp.compare.report.methods import methods
 from alexnet_exp.compare.report.pictures import Picture, Pictures, read_pictures
 from alexnet_exp.compare.text import main_and_rest, markdown_table
+from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import difference_text, value_text
-from alexnet_exp.settings import UserError
 
 ALL_VALUES = 5  # up to so many seeds every value is told
 OPEN = 4  # up to so many differences are told without being asked for

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp import ranks
 from alexnet_exp.__main__ import main
+from alexnet_exp.processes import ranks
 from tests.conftest import TINY
 
 

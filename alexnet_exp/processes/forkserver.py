@@ -7,7 +7,7 @@ SIGHUP where the server was started with that ignored, as by `nohup`.
 import os
 import signal
 
-from alexnet_exp.stopping import SIGNALS
+from alexnet_exp.processes.signals import SIGNALS
 
 IGNORED = [each for each in SIGNALS if each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN]
 

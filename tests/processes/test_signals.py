@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp import stopping
 from alexnet_exp.endings import ending_of
-from alexnet_exp.stopping import (
+from alexnet_exp.processes import signals
+from alexnet_exp.processes.signals import (
     ECHO,
     SIGNALS,
     Terminated,
@@ -176,8 +176,8 @@ def test_a_hangup_that_nohup_has_ignored_stays_ignored() -> None:
 
 
 def test_what_does_not_stop_in_time_is_left(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    assert stopping.DEADLINE_SECONDS == 600, "docs/guides/resume.md"
-    monkeypatch.setattr(stopping, "DEADLINE_SECONDS", 0.3)
+    assert signals.DEADLINE_SECONDS == 600, "docs/guides/resume.md"
+    monkeypatch.setattr(signals, "DEADLINE_SECONDS", 0.3)
     begun = time.monotonic()
     with stops(Terminated) as stopped, at_boundaries():
         send(signal.SIGUSR1)
@@ -188,7 +188,7 @@ def test_what_does_not_stop_in_time_is_left(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_what_stops_in_time_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr(signals, "DEADLINE_SECONDS", 0.3)
     before = threading.active_count()
     with stops(Terminated), at_boundaries():
         send(signal.SIGTERM)
@@ -286,7 +286,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from alexnet_exp.endings import ending_of
-from alexnet_exp.stopping import at_boundaries, error, interruptible, wish
+from alexnet_exp.processes.signals import at_boundaries, error, interruptible, wish
 
 def step(number):
     Path("step").write_text(str(number))
@@ -329,7 +329,7 @@ def start(tmp_path: Path) -> Any:
 
     def begin(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         process = subprocess.Popen([sys.executable, "program.py", *arguments], env=environment, **pipes, **options)
         processes.append(process)
         appears(tmp_path / "step", process)
@@ -409,7 +409,7 @@ with stopping.interruptible(), stopping.at_boundaries():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_native_call_that_does_not_return_is_left_too(number: signal.Signals, code: int) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", HANGS], env=environment, **pipes) as process:
         assert process.stdout is not None
@@ -427,7 +427,7 @@ TERMINAL = """
 import sys, time
 from pathlib import Path
 from alexnet_exp.endings import ending_of
-from alexnet_exp.stopping import at_boundaries, error, interruptible, wish
+from alexnet_exp.processes.signals import at_boundaries, error, interruptible, wish
 try:
     with interruptible(), at_boundaries():
         print("begun", file=sys.stderr, flush=True)
@@ -454,7 +454,7 @@ def test_a_terminal_that_is_gone_does_not_keep_a_run_from_saving(tmp_path: Path)
         stdout=terminal,
         stderr=terminal,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         start_new_session=True,
         preexec_fn=take,
     )

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from alexnet_exp.ranks import rank
-from alexnet_exp.settings import INTERRUPTED, REQUEUE
+from alexnet_exp.errors import INTERRUPTED, REQUEUE
+from alexnet_exp.processes.ranks import rank
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from alexnet_exp.allocator import users_choice
+from alexnet_exp.processes.memory import users_choice
 
 # Page faults of a round of tensors of 40 MB, each freed before the next, when malloc has settled down.
 PROGRAM = """
 import resource, sys
-from alexnet_exp.allocator import keep_freed_memory
+from alexnet_exp.processes.memory import keep_freed_memory
 told = keep_freed_memory() if sys.argv[1] == "keep" else ""
 import torch
 def faults():

@@ -9,8 +9,8 @@ import tempfile
 import threading
 from multiprocessing.connection import wait
 
-from alexnet_exp.settings import UserError
-from alexnet_exp.stopping import SIGNALS
+from alexnet_exp.errors import UserError
+from alexnet_exp.processes.signals import SIGNALS
 
 ENDED = 1  # the exit code of a process that had to
 # Bytes of a folder's path in which multiprocessing's sockets fit: an address has 103 on some systems, 107 on Linux, and

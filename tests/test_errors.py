@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.settings import NO_VALUE, Checks, Problem, Refused, UserError, nearest, one_of, shown
+from alexnet_exp.errors import NO_VALUE, Checks, Problem, Refused, UserError, nearest, one_of, shown
 
 
 @pytest.mark.parametrize(
