@@ -19,10 +19,10 @@ from importlib import import_module
 
 from alexnet_exp import __version__
 from alexnet_exp.commands.words import HELP, command_of, config_dir_of, refuse_spaces
-from alexnet_exp.endings import ending_of
 from alexnet_exp.errors import BAD_INPUT, FAILED, TRACEBACK, UserError, refusal
 from alexnet_exp.processes.ranks import drop_leftovers
 from alexnet_exp.processes.signals import interruptible
+from alexnet_exp.runs.status import ending_of
 from alexnet_exp.sanitize import printable
 from alexnet_exp.streams import open_streams
 

@@ -34,7 +34,7 @@ from alexnet_exp.model.spec import Ends, Input, Network, Norm, notes
 from alexnet_exp.model.weights import load_weights
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.paths import OUTPUTS, cache_folder
-from alexnet_exp.runs.find import weights_file
+from alexnet_exp.runs.lookup import weights_file
 from alexnet_exp.schema import LIMITS, Config
 from alexnet_exp.seeds import derive
 from alexnet_exp.validate import in_training, validation_monitors

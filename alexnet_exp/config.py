@@ -29,7 +29,7 @@ from alexnet_exp.match import match
 from alexnet_exp.model.spec import Network
 from alexnet_exp.overrides import changed_texts, exact, swept, texts
 from alexnet_exp.paths import OUTPUTS, conf_dir, group_names, groups
-from alexnet_exp.runs.find import weights_file
+from alexnet_exp.runs.lookup import weights_file
 from alexnet_exp.schema import COLLECTIONS, NODES, Config, Mlflow, Wandb
 from alexnet_exp.suggestions import of_option, of_setting
 from alexnet_exp.validate import validate

@@ -22,11 +22,11 @@ from alexnet_exp.build import Experiment
 from alexnet_exp.data.split import Split
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement
-from alexnet_exp.endings import own_interrupts
 from alexnet_exp.errors import UserError, nfc
 from alexnet_exp.module import Tally, metrics_of
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.runs.predictions import write_predictions
+from alexnet_exp.runs.status import own_interrupts
 from alexnet_exp.trainer import build_trainer
 
 

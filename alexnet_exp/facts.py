@@ -12,8 +12,8 @@ from alexnet_exp.devices import Placement
 from alexnet_exp.model.count import layers, totals
 from alexnet_exp.model.spec import Network
 from alexnet_exp.model.stage import kernels_of
-from alexnet_exp.recording import SAID
 from alexnet_exp.runs import provenance
+from alexnet_exp.runs.result import SAID
 from alexnet_exp.schema import Config
 
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp import logs, validate
-from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.errors import FAILED, INTERRUPTED
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.child import begin
@@ -36,6 +35,7 @@ from alexnet_exp.processes.children import end_with_parent, shorten_socket_paths
 from alexnet_exp.processes.cpus import cores
 from alexnet_exp.processes.ranks import without
 from alexnet_exp.processes.signals import SIGNALS, interruptible, uninterrupted
+from alexnet_exp.runs.status import Ending, ending_of
 
 # For the ranks to meet, and for any of them to wait for another later: one may write a large checkpoint to a slow disk.
 TIMEOUT = timedelta(minutes=15)

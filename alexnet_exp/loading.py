@@ -21,9 +21,9 @@ from alexnet_exp.model.spec import Ends, Network
 from alexnet_exp.model.weights import read_file
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import checksum
-from alexnet_exp.runs.contents import read_config
-from alexnet_exp.runs.find import checkpoint_path, find
 from alexnet_exp.runs.folder import flatten
+from alexnet_exp.runs.lookup import checkpoint_path, find
+from alexnet_exp.runs.reader import read_config
 from alexnet_exp.schema import Config
 from alexnet_exp.validate import typed
 

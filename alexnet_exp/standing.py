@@ -19,8 +19,8 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.launch import MEETING, RENDEZVOUS
 from alexnet_exp.loading import read_checkpoint, refuse_another_network
 from alexnet_exp.runs import checksum, provenance
-from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.run import DIED, RUNNING
 from alexnet_exp.runs.start import refuse_another_experiment
 

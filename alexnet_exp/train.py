@@ -26,7 +26,6 @@ from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, check_ranks, chosen, count, no_gpu_looked_for, place
-from alexnet_exp.endings import Ending, ending_of, own_interrupts
 from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
 from alexnet_exp.evaluate import evaluate
 from alexnet_exp.facts import at_start, before_training
@@ -38,14 +37,15 @@ from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.memory import keep_freed_memory, keep_what_is_there
 from alexnet_exp.processes.ranks import launched, rank
-from alexnet_exp.recording import record
 from alexnet_exp.runs import provenance
-from alexnet_exp.runs.accuracy import summary_line
-from alexnet_exp.runs.contents import chosen_options
-from alexnet_exp.runs.find import outputs_of
 from alexnet_exp.runs.folder import PRUNE, RunFolder, flatten
+from alexnet_exp.runs.lookup import outputs_of
 from alexnet_exp.runs.predictions import OF_TEST
+from alexnet_exp.runs.reader import chosen_options
+from alexnet_exp.runs.result import record
 from alexnet_exp.runs.start import Start
+from alexnet_exp.runs.status import Ending, ending_of, own_interrupts
+from alexnet_exp.runs.wilson import summary_line
 from alexnet_exp.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.standing import Standing, attempts, refuse_another_run, refuse_other_data, settle, standing
 from alexnet_exp.trainer import build_trainer

@@ -26,7 +26,7 @@ from alexnet_exp.config import compose, fitted
 from alexnet_exp.devices import place
 from alexnet_exp.plots.style import ACCENT, NOTE, QUIET, figure, quiet, save
 from alexnet_exp.processes.memory import keep_freed_memory
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.reader import read_result
 from alexnet_exp.trainer import build_trainer
 from benchmarks import cifar as images_of
 from benchmarks.rows import Measured, Missing, Row

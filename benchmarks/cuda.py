@@ -27,7 +27,7 @@ from alexnet_exp.match import match
 from alexnet_exp.model.count import layers
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.spec import Network
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.reader import read_result
 from alexnet_exp.validate import validate
 from benchmarks import cifar as images_of
 from benchmarks.roofline import floor

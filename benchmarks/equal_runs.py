@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.table import read_table
 
 TIMES = ("seconds", "images_per_s")  # the columns that tell of time

@@ -31,7 +31,7 @@ from PIL import Image
 from alexnet_exp.callbacks.recorder import HEADER
 from alexnet_exp.errors import DONE, FAILED
 from alexnet_exp.runs import checksum
-from alexnet_exp.runs.contents import read_config
+from alexnet_exp.runs.reader import read_config
 from alexnet_exp.runs.table import read_table
 from benchmarks.equal_runs import TABLES, bits, compared, predictions, rows, state, unequal
 from benchmarks.machine import machine

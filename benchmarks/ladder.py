@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.plots.style import ACCENT, INK, NOTE, QUIET, figure, quiet, save
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.reader import read_result
 
 KEPT = Path(__file__).parent / "results" / "ladder"
 TUTORIAL = Path(__file__).parent / "results" / "tutorial"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.errors import DONE, FAILED
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.reader import read_result
 from benchmarks.equal_runs import bits, compared, predictions, state, unequal
 from benchmarks.kills import can_resume, steps
 from benchmarks.machine import machine

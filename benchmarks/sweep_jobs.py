@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from alexnet_exp.runs.contents import read_metrics
+from alexnet_exp.runs.reader import read_metrics
 from benchmarks.rows import Goal, Row
 from benchmarks.startup import environment
 

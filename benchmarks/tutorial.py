@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from alexnet_exp.plots.style import ACCENT, INK, QUIET, figure, quiet, save
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.reader import read_result
 
 KEPT = Path(__file__).parent / "results" / "tutorial"
 RUNNING, MEASURED = "val/top1", "val/top1_precise_bn"

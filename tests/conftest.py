@@ -29,13 +29,13 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        from alexnet_exp.runs.contents import read_result
+        from alexnet_exp.runs.reader import read_result
 
         return read_result(self.path)
 
     @property
     def metrics(self) -> list[dict[str, float | None]]:
-        from alexnet_exp.runs.contents import read_metrics
+        from alexnet_exp.runs.reader import read_metrics
 
         return read_metrics(self.path)
 
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def steps(self) -> list[tuple[int, float, float]]:
-        from alexnet_exp.runs.contents import read_steps
+        from alexnet_exp.runs.reader import read_steps
 
         return read_steps(self.path)
 
@@ -125,7 +125,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., su
 def opened_data(run: Run) -> Any:
     """The data module of a run, with its images."""
     from alexnet_exp.build import build
-    from alexnet_exp.runs.contents import read_config
+    from alexnet_exp.runs.reader import read_config
     from alexnet_exp.validate import validate
 
     data = build(validate(read_config(run.path))).data

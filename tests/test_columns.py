@@ -15,10 +15,10 @@ from torch import Tensor
 
 import alexnet_exp.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
 from alexnet_exp.config import compose, composed
-from alexnet_exp.endings import Ending
 from alexnet_exp.errors import UserError
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.replicas import replica, replicas
+from alexnet_exp.runs.status import Ending
 from alexnet_exp.sweep.compose import check_devices
 from alexnet_exp.validate import validate
 from benchmarks.columns import compared, train
@@ -301,7 +301,7 @@ def test_a_sweep_over_one_device_and_columns(command: Callable[..., Any], tmp_pa
     ended = command(*varied, "test.run=false", "hydra.sweep.dir=sweep", "-m")
     _, err = ended.communicate(timeout=200)
     assert ended.returncode == 0, err
-    from alexnet_exp.runs.contents import read_steps
+    from alexnet_exp.runs.reader import read_steps
 
     runs = [file.parent for file in (tmp_path / "sweep").glob("*/result.json")]
     assert len(runs) == 2

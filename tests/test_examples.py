@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.runs.contents import read_config, read_result
+from alexnet_exp.runs.reader import read_config, read_result
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 YAML = sorted((EXAMPLES / "my_alexnet" / "conf").rglob("*.yaml"))

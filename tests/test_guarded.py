@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from alexnet_exp.config import composed
-from alexnet_exp.endings import Ending
 from alexnet_exp.errors import UserError
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.status import Ending
 from alexnet_exp.trackers import guarded
 from alexnet_exp.trackers.closing import ROW
 from alexnet_exp.trackers.guarded import Guarded

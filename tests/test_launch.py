@@ -17,9 +17,9 @@ import pytest
 import torch.distributed as dist
 
 import alexnet_exp.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
-from alexnet_exp.endings import Ending
 from alexnet_exp.launch import rank_environment, run_ranks
 from alexnet_exp.processes.signals import ECHO
+from alexnet_exp.runs.status import Ending
 from tests.sweep.jobs import are_gone, is_running, pids_in
 
 
@@ -104,7 +104,7 @@ from contextlib import nullcontext
 from multiprocessing import forkserver
 from pathlib import Path
 from alexnet_exp import launch
-from alexnet_exp.endings import Ending, ending_of
+from alexnet_exp.runs.status import Ending, ending_of
 from alexnet_exp.processes.signals import at_boundaries, error, wish
 
 def step(container, folder):

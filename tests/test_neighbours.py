@@ -18,8 +18,8 @@ from alexnet_exp.loading import Classifier, load
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Input
 from alexnet_exp.neighbours import Features, classify, draw, nearest
-from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.folder import flatten
+from alexnet_exp.runs.reader import read_config
 from tests.conftest import Run, opened_data
 
 CARD = {"classes": ["a", "b", "c"], "input_size": 4, "in_channels": 1, "stored_size": 4, "crop": 4}

@@ -24,7 +24,7 @@ from alexnet_exp.config import composed
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.extend import ALLOW
 from alexnet_exp.loading import load
-from alexnet_exp.runs.contents import read_result
+from alexnet_exp.runs.reader import read_result
 from alexnet_exp.train import train
 
 SOURCE = '''

@@ -35,8 +35,8 @@ from alexnet_exp.kernels.native import native
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.runs import checksum
-from alexnet_exp.runs.contents import read_config, read_result, read_steps
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.reader import read_config, read_result, read_steps
 from alexnet_exp.schema import Interval, Unit
 from alexnet_exp.train import train_rank
 from benchmarks.equal_runs import differences, rows, state, unequal

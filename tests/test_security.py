@@ -31,10 +31,10 @@ from alexnet_exp.compare.more import typed
 from alexnet_exp.errors import UserError
 from alexnet_exp.kernels.native import SWITCH
 from alexnet_exp.runs import checksum
-from alexnet_exp.runs.contents import YAML_LOADER, read_config
 from alexnet_exp.runs.folder import flatten, plain
-from alexnet_exp.runs.plan import Plan
+from alexnet_exp.runs.reader import YAML_LOADER, read_config
 from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.sweep_plan import Plan
 from tests.conftest import train_into
 
 PACKAGE = Path(alexnet_exp.__file__).parent
@@ -445,7 +445,7 @@ def test_a_claim_of_somebody_elses_ends_no_process(run: Path) -> None:
         plan.kind = "grid"
         folder = plan.folder / "job"
         shutil.copytree(run, folder)
-        from alexnet_exp.runs.plan import Job
+        from alexnet_exp.runs.sweep_plan import Job
 
         plan.jobs = [Job(1, folder, ())]
         plan.write()

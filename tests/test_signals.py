@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from alexnet_exp.processes.signals import ECHO
-from alexnet_exp.runs.contents import read_metrics, read_result
+from alexnet_exp.runs.reader import read_metrics, read_result
 from tests.sweep.jobs import wait_until
 
 pytestmark = [

@@ -109,7 +109,7 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.parametrize("module", ["alexnet_exp.endings", "alexnet_exp.errors", "alexnet_exp.processes.signals"])
+@pytest.mark.parametrize("module", ["alexnet_exp.runs.status", "alexnet_exp.errors", "alexnet_exp.processes.signals"])
 def test_ctrl_c_before_anything_listens_leaves_no_traceback(
     module: str, tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,9 +18,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from alexnet_exp.commands import check
-from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.folder import METRICS
 from alexnet_exp.runs.lock import locked
+from alexnet_exp.runs.reader import read_config
 from alexnet_exp.train import train
 from tests.conftest import TINY, Run
 

@@ -29,7 +29,6 @@ from alexnet_exp.callbacks.recorder import Recorder, memory_used
 from alexnet_exp.data.split import Streamed
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, place
-from alexnet_exp.endings import Ending, own_interrupts
 from alexnet_exp.errors import DONE, UserError
 from alexnet_exp.model import columns_count
 from alexnet_exp.model.count import layers
@@ -39,6 +38,7 @@ from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import interruptible
 from alexnet_exp.replicas import replicas
+from alexnet_exp.runs.status import Ending, own_interrupts
 from alexnet_exp.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.trainer import build_trainer
 from alexnet_exp.validate import validate

@@ -21,14 +21,14 @@ from alexnet_exp.atomic import replacing
 from alexnet_exp.build import CARD, STANDING
 from alexnet_exp.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.endings import NotFiniteError
 from alexnet_exp.errors import UserError
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.processes import signals
 from alexnet_exp.replicas import Agreement
 from alexnet_exp.runs import checksum
-from alexnet_exp.runs.faults import UnwritableError, is_lost
+from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.status import NotFiniteError
 from alexnet_exp.schema import Interval, Keep, Unit
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from alexnet_exp.callbacks.recorder import NOT_FINITE_ADVICE
-from alexnet_exp.endings import NotFiniteError
 from alexnet_exp.module import AlexNetModule
+from alexnet_exp.runs.status import NotFiniteError
 
 log = logging.getLogger(__name__)
 

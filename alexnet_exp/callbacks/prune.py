@@ -7,8 +7,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from alexnet_exp.callbacks.recorder import AfterMetrics
-from alexnet_exp.endings import Pruned
 from alexnet_exp.runs.folder import PRUNE
+from alexnet_exp.runs.status import Pruned
 
 
 class Prune(AfterMetrics):

@@ -14,8 +14,8 @@ from alexnet_exp.compare.comparison import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
 from alexnet_exp.errors import DONE, FAILED, UserError, one_line, one_of
 from alexnet_exp.paths import outputs
-from alexnet_exp.runs.find import find
-from alexnet_exp.runs.many import Runs
+from alexnet_exp.runs.lookup import find
+from alexnet_exp.runs.read import Runs
 from alexnet_exp.runs.run import Run
 from alexnet_exp.sanitize import printable
 
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
         return _claims(given)
 
     from alexnet_exp.compare.compare import default_metric
-    from alexnet_exp.runs.many import read
+    from alexnet_exp.runs.read import read
 
     found = read(*_places(given.paths), seed_column=given.seed_column, metrics=[given.metric] if given.metric else ())
     if not found:
@@ -52,7 +52,7 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
     from alexnet_exp.compare.compare import ARM_COLUMNS, Options, compare, default_metric
 
     if given.percent:
-        from alexnet_exp.runs.foreign import in_shares
+        from alexnet_exp.runs.import_foreign import in_shares
 
         runs, _ = in_shares(runs, metric or default_metric(runs))
     columns = _names(given.columns)
@@ -217,7 +217,7 @@ def _claims(given: Namespace) -> int:
     """The table of claims. Without a run there are those of the shipped experiments, not run."""
     from alexnet_exp.compare import claims
     from alexnet_exp.compare.text import markdown_table
-    from alexnet_exp.runs.many import read
+    from alexnet_exp.runs.read import read
 
     others = (
         *("metric", "lower_is_better", "higher_is_better", "percent", "group_by", "average_over", "baseline"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alexnet_exp.commands.words import CONFIG_DIR, config_dir_of
 from alexnet_exp.paths import OUTPUTS
-from alexnet_exp.runs.find import runs_under
+from alexnet_exp.runs.lookup import runs_under
 
 LINE = "COMP_LINE"  # how the shell passes on what was typed so far
 INTERNAL = ("schema/", "hydra")  # groups of the composition itself, which nobody chooses on the command line

@@ -18,8 +18,8 @@ from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import outputs
 from alexnet_exp.processes.ranks import rank
-from alexnet_exp.runs.contents import is_run, read_result, state
-from alexnet_exp.runs.find import checkpoint_path, find, runs_under
+from alexnet_exp.runs.lookup import checkpoint_path, find, runs_under
+from alexnet_exp.runs.reader import is_run, read_result, state
 from alexnet_exp.runs.run import DIED, FAILED, INTERRUPTED, RUNNING
 from alexnet_exp.runs.start import config_of
 from alexnet_exp.sanitize import printable

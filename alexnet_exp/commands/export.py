@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_exp.commands.parser import Parser, output_folder
 from alexnet_exp.errors import one_line
 from alexnet_exp.paths import outputs
-from alexnet_exp.runs.find import find
+from alexnet_exp.runs.lookup import find
 
 FORMATS = ("safetensors", "onnx")  # in this order: the first needs no other package
 

@@ -19,9 +19,9 @@ from alexnet_exp.commands.words import PROGRAM
 from alexnet_exp.errors import UserError, one_line, one_of
 from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import outputs
-from alexnet_exp.runs.contents import read_metrics, read_result
-from alexnet_exp.runs.find import find
+from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.predictions import OF_TEST, read_predictions
+from alexnet_exp.runs.reader import read_metrics, read_result
 from alexnet_exp.runs.start import config_of
 from alexnet_exp.sanitize import printable
 from alexnet_exp.validate import validate

@@ -15,8 +15,8 @@ from alexnet_exp.commands.parser import Parser
 from alexnet_exp.data.listing import images_under
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs
-from alexnet_exp.runs.contents import read_config
-from alexnet_exp.runs.find import find
+from alexnet_exp.runs.lookup import find
+from alexnet_exp.runs.reader import read_config
 from alexnet_exp.sanitize import printable
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from alexnet_exp.commands.parser import Parser
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, shown
 from alexnet_exp.extend import TARGET
 from alexnet_exp.paths import outputs
-from alexnet_exp.runs.contents import is_run, read_config, read_result, state
-from alexnet_exp.runs.find import find
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lock import locked
-from alexnet_exp.runs.plan import Plan
+from alexnet_exp.runs.lookup import find
+from alexnet_exp.runs.reader import is_run, read_config, read_result, state
 from alexnet_exp.runs.run import DONE, PRUNED
 from alexnet_exp.runs.start import Start, config_of, digest, is_free
+from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.sanitize import printable
 from alexnet_exp.sweep.work import sweep_folder, work
 

@@ -11,7 +11,7 @@ from alexnet_exp.commands.parser import Parser
 from alexnet_exp.compare.comparison import Table
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs
-from alexnet_exp.runs.find import find
+from alexnet_exp.runs.lookup import find
 from alexnet_exp.sanitize import printable, spreadsheet_cell
 
 LATEST = 15  # lines, where --all was not given
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     if not path.is_dir():
         raise UserError(f"runs: {given.path}: no such folder; train first, or name a folder of runs")
     from alexnet_exp.compare.latest import as_table, entries
-    from alexnet_exp.runs.many import read
+    from alexnet_exp.runs.read import read
 
     found = read(path)
     lines = entries(path, list(found), sweeps=not given.all)
@@ -68,7 +68,7 @@ def _print(table: Table, form: str) -> None:
 
 def _show(arguments: list[str]) -> int:
     from alexnet_exp.compare.describe import description
-    from alexnet_exp.runs.many import as_run
+    from alexnet_exp.runs.read import as_run
 
     parser = Parser("runs show", "All that is known of one run.")
     parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
@@ -86,7 +86,7 @@ def _show(arguments: list[str]) -> int:
 
 def _diff(arguments: list[str]) -> int:
     from alexnet_exp.compare.describe import difference
-    from alexnet_exp.runs.many import as_run
+    from alexnet_exp.runs.read import as_run
 
     parser = Parser("runs diff", "What differs between two runs: settings, code, versions, machine, metrics.")
     parser.add_argument("first", metavar="A", help="a run's folder, last, or the unique beginning of its path")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from alexnet_exp.commands.parser import Parser
 from alexnet_exp.errors import UserError, one_of
 from alexnet_exp.paths import outputs
-from alexnet_exp.runs.plan import Plan
+from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.sweep.work import sweep_folder, work
 
 

@@ -26,14 +26,14 @@ from alexnet_exp.config import (
     typed,
     with_hydra,
 )
-from alexnet_exp.endings import Ending
 from alexnet_exp.errors import BAD_INPUT, UserError, one_line
 from alexnet_exp.overrides import exact
 from alexnet_exp.processes.ranks import rank
-from alexnet_exp.runs.accuracy import margin
-from alexnet_exp.runs.contents import is_run, read_config, read_result, state
+from alexnet_exp.runs.reader import is_run, read_config, read_result, state
 from alexnet_exp.runs.run import RUNNING
 from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_run
+from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.wilson import margin
 from alexnet_exp.sweep.compose import check_devices
 from alexnet_exp.validate import is_same_experiment
 
@@ -145,9 +145,9 @@ def _settings(flags: argparse.Namespace) -> DictConfig | None:
 
 def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
     """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
-    from alexnet_exp.endings import ending_of
     from alexnet_exp.processes.signals import interruptible
-    from alexnet_exp.runs.plan import Plan
+    from alexnet_exp.runs.status import ending_of
+    from alexnet_exp.runs.sweep_plan import Plan
     from alexnet_exp.sweep.folder import choose, left_as_it_was
     from alexnet_exp.sweep.launcher import JobFailed, typed_as
     from alexnet_exp.sweep.run import Outcome

@@ -32,7 +32,7 @@ from alexnet_exp.compare.select import (
 )
 from alexnet_exp.compare.statistics import Sample
 from alexnet_exp.errors import UserError, one_of, shown
-from alexnet_exp.runs.foreign import PERCENT
+from alexnet_exp.runs.import_foreign import PERCENT
 from alexnet_exp.runs.metric import is_accuracy
 from alexnet_exp.runs.run import DONE, RUNNING, Run
 

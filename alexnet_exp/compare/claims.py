@@ -32,7 +32,7 @@ from alexnet_exp.compare.verdict import names
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.paths import conf_dir
-from alexnet_exp.runs.contents import YAML_LOADER
+from alexnet_exp.runs.reader import YAML_LOADER
 from alexnet_exp.runs.run import DONE, Run
 from alexnet_exp.sanitize import spreadsheet_cell
 

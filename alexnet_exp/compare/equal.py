@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import read_steps
+from alexnet_exp.runs.reader import read_steps
 
 NAMES = ("step", "loss", "lr")
 

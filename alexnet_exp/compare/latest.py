@@ -15,8 +15,8 @@ from alexnet_exp.compare.comparison import Table
 from alexnet_exp.compare.select import best_first
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import label, value_text
-from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, Run
+from alexnet_exp.runs.sweep_plan import Plan
 
 OPEN = "open"  # of a job that has not begun
 

@@ -15,10 +15,10 @@ from alexnet_exp.compare.comparison import Arm
 from alexnet_exp.compare.select import decides, frozen, is_alias, value
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.errors import Refused, shown
-from alexnet_exp.runs.foreign import PERCENT
+from alexnet_exp.runs.import_foreign import PERCENT
 from alexnet_exp.runs.metric import label
-from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.sweep_plan import Plan
 
 _SHOWN = 4  # values or arms of one line
 # Facts that should be the same in all runs, how people call them, and the settings that change them on purpose.

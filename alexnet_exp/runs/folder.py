@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.atomic import leftovers, link, replacing
-from alexnet_exp.runs.contents import FORMAT, read_result
-from alexnet_exp.runs.faults import UnwritableError, is_lost
+from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
 from alexnet_exp.runs.lock import locked
+from alexnet_exp.runs.reader import FORMAT, read_result
 from alexnet_exp.runs.table import Table, Value, cut_back
 
 METRICS = (

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.faults import UnwritableError
+from alexnet_exp.runs.disk_errors import UnwritableError
 
 NAME = ".lock"
 SETTLED = 0.1  # seconds after which, without locks, whoever else began in the same moment has written its name too

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.errors import UserError, shown
-from alexnet_exp.runs.contents import is_run, read_config, read_result
 from alexnet_exp.runs.folder import flatten, plain
-from alexnet_exp.runs.plan import Plan
+from alexnet_exp.runs.reader import is_run, read_config, read_result
+from alexnet_exp.runs.sweep_plan import Plan
 
 # What may change when a run is resumed: how long it trains, where it computes and reads, what is kept and logged.
 FREE = (

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.runs.plan import Job
+from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.slurm_queue import Queue, own_id, own_restarts
 
 FOLDER = "claims"

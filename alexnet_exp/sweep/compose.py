@@ -17,7 +17,7 @@ from alexnet_exp.composer import Composer, unquoted
 from alexnet_exp.config import Problems, fitted, hydra_files, plain
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import group_names
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.schema import Config
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.naming import differing, hash_of, job_hash, job_name, settings_of

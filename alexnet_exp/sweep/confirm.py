@@ -15,8 +15,8 @@ from alexnet_exp.composer import quoted
 from alexnet_exp.config import check_config_dir, loaded
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
-from alexnet_exp.runs.plan import Plan
 from alexnet_exp.runs.run import DONE
+from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.sweep.compose import JobComposer, compose_jobs, lay_out
 from alexnet_exp.sweep.folder import flags_of
 from alexnet_exp.sweep.naming import settings_of, sweep_name

@@ -17,8 +17,8 @@ from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.overrides import exact
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
-from alexnet_exp.runs.plan import FILE
 from alexnet_exp.runs.start import holds_run
+from alexnet_exp.runs.sweep_plan import FILE
 from alexnet_exp.sweep.naming import in_any_order, settings_of, sweep_name
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import DONE, PRUNED
+from alexnet_exp.runs.sweep_plan import Job, Plan
 
 if TYPE_CHECKING:
     from alexnet_exp.schema import Config

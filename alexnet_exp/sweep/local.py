@@ -20,16 +20,16 @@ from typing import Any
 
 from alexnet_exp import logs
 from alexnet_exp.atomic import replacing
-from alexnet_exp.endings import Ending
 from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, UserError
 from alexnet_exp.launch import Group, Work, threads, warm
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.cpus import SHARE, cores
 from alexnet_exp.processes.signals import uninterrupted
-from alexnet_exp.recording import record
-from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
-from alexnet_exp.runs.plan import Job
+from alexnet_exp.runs.reader import read_result
+from alexnet_exp.runs.result import record
+from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.schema import Trainer
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.gpus import VISIBLE, Gpus, Share, visible

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from alexnet_exp.endings import Ending
-from alexnet_exp.runs.plan import Job
+from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.sweep_plan import Job
 
 
 @dataclass(frozen=True)

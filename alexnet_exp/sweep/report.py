@@ -18,10 +18,10 @@ from typing import Any
 from alexnet_exp.errors import DONE as WELL
 from alexnet_exp.errors import FAILED as BADLY
 from alexnet_exp.errors import UserError, one_line
-from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.metric import higher_is_better, label, value_text
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sanitize import printable
 from alexnet_exp.sweep.run import OPEN, QUEUED, Outcome, status_of
 

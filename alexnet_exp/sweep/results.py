@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alexnet_exp.atomic import replacing
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.plan import Plan
+from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.runs.table import read_table
 from alexnet_exp.sanitize import spreadsheet_cell
 from alexnet_exp.sweep.claim import Claims

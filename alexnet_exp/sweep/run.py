@@ -18,11 +18,11 @@ from typing import Any
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs import provenance
-from alexnet_exp.runs.contents import read_result, state
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.lock import in_use
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.reader import read_result, state
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.claim import BEAT, Claim, Claims
 from alexnet_exp.sweep.pool import Ended, Pool
 

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import read_metrics
 from alexnet_exp.runs.folder import PRUNE
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.metric import label, value_text
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.reader import read_metrics
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.claim import BEAT, Claim, Claims
 from alexnet_exp.sweep.pool import Ended, Pool
 from alexnet_exp.sweep.run import LOOK_ELSEWHERE, OPEN, Outcome, make_ready, outcome_of, status_of

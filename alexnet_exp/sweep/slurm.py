@@ -26,16 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp import logs
-from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.errors import DONE, FAILED, REQUEUE, Problem, Refused, UserError, not_installed
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import SIGNALS, interruptible, uninterrupted
-from alexnet_exp.recording import record
-from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import PRUNE, RunFolder
-from alexnet_exp.runs.plan import Job
+from alexnet_exp.runs.reader import read_config, read_result
+from alexnet_exp.runs.result import record
 from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
+from alexnet_exp.runs.status import Ending, ending_of
+from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.schema import COLUMNS
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.claim import SLURM, Claim, Claims

@@ -14,7 +14,7 @@ from typing import Any
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import groups
-from alexnet_exp.runs.plan import FILE, Plan
+from alexnet_exp.runs.sweep_plan import FILE, Plan
 from alexnet_exp.schema import Config
 
 FLAGS = ("-m", "--multirun")

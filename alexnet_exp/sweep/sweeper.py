@@ -19,7 +19,7 @@ from alexnet_exp.extend import UserClass
 from alexnet_exp.overrides import exact
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.metric import label, value_text
-from alexnet_exp.runs.plan import Job
+from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.schema import Config
 from alexnet_exp.sweep.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
 from alexnet_exp.sweep.folder import MULTIRUN, make

@@ -14,7 +14,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError
-from alexnet_exp.runs.contents import YAML_LOADER
+from alexnet_exp.runs.reader import YAML_LOADER
 
 KEY = "hydra.job.env_set"
 # What is allowed; the interpreter, the loader, the shell, git, the compiler; where caches of compiled code and settings

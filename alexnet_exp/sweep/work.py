@@ -7,11 +7,11 @@ from pathlib import Path
 
 from alexnet_exp.atomic import follow
 from alexnet_exp.config import Problems, fits
-from alexnet_exp.endings import ending_of
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.signals import interruptible
-from alexnet_exp.runs.plan import Job, Plan
 from alexnet_exp.runs.run import FAILED
+from alexnet_exp.runs.status import ending_of
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep import results
 from alexnet_exp.sweep.compose import check_devices
 from alexnet_exp.sweep.pool import Pool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from alexnet_exp.endings import Ending
+from alexnet_exp.runs.status import Ending
 
 ROW = "seconds"  # the column that the row of every epoch has: by it a tracker knows which rows have arrived
 

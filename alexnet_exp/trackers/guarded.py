@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from alexnet_exp.endings import Ending
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import read_metrics
+from alexnet_exp.runs.reader import read_metrics
+from alexnet_exp.runs.status import Ending
 from alexnet_exp.trackers.closing import Closing
 
 # Seconds between two attempts to reach a tracker again, doubled after each; and the longest.

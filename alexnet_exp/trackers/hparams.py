@@ -24,7 +24,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_exp.atomic import replacing
-from alexnet_exp.endings import Ending
+from alexnet_exp.runs.status import Ending
 from alexnet_exp.trackers.closing import ROW, Tracker
 from alexnet_exp.trackers.values import as_typed, final
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import MLFlowLogger
 
-from alexnet_exp.endings import Ending
+from alexnet_exp.runs.status import Ending
 from alexnet_exp.schema import Config, Mlflow
 from alexnet_exp.trackers import mlflow_runs
 from alexnet_exp.trackers.closing import ROW, Tracker

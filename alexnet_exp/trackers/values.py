@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.runs.find import outputs_of
-from alexnet_exp.runs.plan import Plan
+from alexnet_exp.runs.lookup import outputs_of
+from alexnet_exp.runs.sweep_plan import Plan
 
 
 def as_typed(value: Any) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from alexnet_exp.endings import Ending
 from alexnet_exp.launch import run_ranks
+from alexnet_exp.runs.status import Ending
 
 
 def agree(container: Mapping[str, Any], folder: Path) -> Ending:

@@ -11,7 +11,7 @@ from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.comparison import Verdict
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.many import read
+from alexnet_exp.runs.read import read
 from tests.compare.made import arm, made
 
 ABLATION = Path(__file__).parents[2] / "benchmarks" / "results" / "ablation" / "runs.csv"

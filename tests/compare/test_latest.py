@@ -7,9 +7,9 @@ import pytest
 
 from alexnet_exp.compare.describe import description, difference
 from alexnet_exp.compare.latest import as_table, duration, entries, progress
-from alexnet_exp.runs.many import read
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.read import read
 from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.sweep_plan import Job, Plan
 
 
 def write(path, status="done", start="2026-11-24T10:00:00.000+00:00", config=None, **facts):

@@ -25,7 +25,7 @@ from alexnet_exp.compare.report.pictures import read_pictures
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.compare.text import main_and_rest, markdown_table
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.many import read
+from alexnet_exp.runs.read import read
 from tests.compare.generated import compared, write_picture, write_run, write_sweep
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!-- \u2028 ]]>"

@@ -14,7 +14,7 @@ from alexnet_exp.errors import BAD_INPUT, DONE, TRACEBACK, UserError
 from tests.fuzz.clear import check, complaint
 from tests.fuzz.damage import DEEP, damaged
 from tests.fuzz.test_run_files import Damaged, numbers_in
-from tests.runs.test_foreign import template_run
+from tests.runs.test_import_foreign import template_run
 
 ROWS = "name,lr,seed,status,test_acc,val/loss\na,0.1,1,done,91.5,0.3\nb,0.2,2,failed,,nan\nc,,3,done,92.5,0.25\n"
 STRANGE = [

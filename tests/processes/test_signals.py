@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.endings import ending_of
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.signals import (
     ECHO,
@@ -32,6 +31,7 @@ from alexnet_exp.processes.signals import (
     uninterrupted,
     wish,
 )
+from alexnet_exp.runs.status import ending_of
 
 EACH = pytest.mark.parametrize(
     ("number", "kind", "code", "reason"),
@@ -285,7 +285,7 @@ def test_a_forked_child_is_no_part_of_it() -> None:
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from alexnet_exp.endings import ending_of
+from alexnet_exp.runs.status import ending_of
 from alexnet_exp.processes.signals import at_boundaries, error, interruptible, wish
 
 def step(number):
@@ -426,7 +426,7 @@ def test_a_native_call_that_does_not_return_is_left_too(number: signal.Signals, 
 TERMINAL = """
 import sys, time
 from pathlib import Path
-from alexnet_exp.endings import ending_of
+from alexnet_exp.runs.status import ending_of
 from alexnet_exp.processes.signals import at_boundaries, error, interruptible, wish
 try:
     with interruptible(), at_boundaries():

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_exp.endings import Ending
-from alexnet_exp.recording import record
-from alexnet_exp.runs.contents import read_metrics, read_result, read_steps
-from alexnet_exp.runs.faults import UnwritableError, is_lost
+from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.reader import read_metrics, read_result, read_steps
+from alexnet_exp.runs.result import record
+from alexnet_exp.runs.status import Ending
 
 # the contract, as other tools know it
 HEADER = "epoch,step,lr,train/loss,train/top1,val/loss,val/top1,val/top5,seconds,images_per_s"

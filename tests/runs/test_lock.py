@@ -11,10 +11,10 @@ import sys
 import pytest
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import state
-from alexnet_exp.runs.faults import UnwritableError
+from alexnet_exp.runs.disk_errors import UnwritableError
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.lock import in_use
+from alexnet_exp.runs.reader import state
 
 HOLD = """
 import sys, time

@@ -17,8 +17,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from alexnet_exp.config import compose
-from alexnet_exp.runs.contents import read_metrics, read_result
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.reader import read_metrics, read_result
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.claim import Claims
 from tests.conftest import TINY
 

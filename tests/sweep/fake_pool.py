@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from alexnet_exp.endings import Ending
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.runs.plan import Job
+from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.pool import Ended
 
 

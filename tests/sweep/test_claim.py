@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.runs.plan import Job
+from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.claim import SILENCE, Claims
 
 TAKE_ALL = """
 import sys, time
 from pathlib import Path
 from alexnet_exp.sweep.claim import Claims
-from alexnet_exp.runs.plan import Job
+from alexnet_exp.runs.sweep_plan import Job
 sweep = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -11,8 +11,8 @@ import pytest
 from alexnet_exp.__main__ import main
 from alexnet_exp.compare.latest import entries
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.many import read
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.read import read
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.confirm import plan_confirmation
 from alexnet_exp.sweep.report import summary
 from alexnet_exp.sweep.run import outcome_of

@@ -12,9 +12,9 @@ import pytest
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.runs import provenance
-from alexnet_exp.runs.contents import read_result, state
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.reader import read_result, state
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep import run
 from alexnet_exp.sweep.run import goes_on, make_ready
 from tests.test_resume import assert_equal, wait_for

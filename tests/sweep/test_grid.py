@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.config import compose
-from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.runs.plan import Plan
+from alexnet_exp.runs.reader import read_config, read_result
+from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.sweep import compose as sweep_compose
 from alexnet_exp.sweep.naming import job_hash
 from tests.conftest import TINY

@@ -19,8 +19,8 @@ from alexnet_exp import launch
 from alexnet_exp.errors import Refused
 from alexnet_exp.processes.signals import ECHO, interruptible
 from alexnet_exp.runs import provenance
-from alexnet_exp.runs.contents import read_result, read_steps
 from alexnet_exp.runs.lock import locked
+from alexnet_exp.runs.reader import read_result, read_steps
 from alexnet_exp.sweep import local
 from alexnet_exp.sweep.local import LocalPool, need_of
 from tests.sweep import works

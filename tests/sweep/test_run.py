@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.runs.contents import read_result
-from alexnet_exp.runs.find import runs_under
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.lookup import runs_under
+from alexnet_exp.runs.reader import read_result
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep import results
 from alexnet_exp.sweep.claim import Claims
 from alexnet_exp.sweep.report import best, counts, exit_code, ranked, summary, told_beforehand

@@ -6,11 +6,11 @@ from collections import Counter
 import optuna
 import pytest
 
-from alexnet_exp.endings import Ending
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import state
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.reader import state
+from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.claim import Claims
 from alexnet_exp.sweep.naming import job_name
 from alexnet_exp.sweep.pool import Ended

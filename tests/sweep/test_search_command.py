@@ -12,8 +12,8 @@ from collections import Counter
 import optuna
 import pytest
 
-from alexnet_exp.runs.contents import read_metrics, read_result, state
-from alexnet_exp.runs.plan import Plan
+from alexnet_exp.runs.reader import read_metrics, read_result, state
+from alexnet_exp.runs.sweep_plan import Plan
 
 SEARCH = ("hydra/sweeper=optuna", "hydra.sweep.dir=outputs/train/s")
 MANY = 60  # epochs: more than pass between two looks at a trial

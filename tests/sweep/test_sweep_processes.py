@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.runs.contents import read_result
 from alexnet_exp.runs.lock import in_use
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.reader import read_result
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.run import status_of
 from tests.conftest import TINY
 from tests.sweep.fake_pool import FakePool

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from alexnet_exp.config import composed
-from alexnet_exp.endings import Pruned
 from alexnet_exp.errors import UserError
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import PRUNE, RunFolder
-from alexnet_exp.runs.plan import Job, Plan
+from alexnet_exp.runs.status import Pruned
+from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.trackers.values import as_typed
 from tests.conftest import Run, train_into
 

@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from alexnet_exp import logs
-from alexnet_exp.endings import Ending, ending_of
 from alexnet_exp.processes.cpus import cores
 from alexnet_exp.processes.signals import at_boundaries, error, wish
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.status import Ending, ending_of
 
 DONE = Ending("done", 0)
 

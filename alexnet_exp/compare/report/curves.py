@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import read_metrics
-from alexnet_exp.runs.foreign import PERCENT, read_history
+from alexnet_exp.runs.import_foreign import PERCENT, read_history
 from alexnet_exp.runs.metric import metric_name
+from alexnet_exp.runs.reader import read_metrics
 from alexnet_exp.runs.run import Run
 
 POINTS = 300  # of one line: about one a pixel of where it is drawn

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, REQUEUE, UserError
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.signals import Terminated
-from alexnet_exp.runs.faults import UnwritableError
+from alexnet_exp.runs.disk_errors import UnwritableError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

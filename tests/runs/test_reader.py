@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import is_run, read_config, read_metrics, read_result, read_steps, state
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.reader import is_run, read_config, read_metrics, read_result, read_steps, state
 
 
 @pytest.mark.parametrize(

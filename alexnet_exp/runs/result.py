@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from alexnet_exp.endings import Ending
 from alexnet_exp.errors import DONE, FAILED
 from alexnet_exp.runs import provenance
-from alexnet_exp.runs.contents import chosen_options
-from alexnet_exp.runs.faults import UnwritableError
+from alexnet_exp.runs.disk_errors import UnwritableError
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.reader import chosen_options
+from alexnet_exp.runs.status import Ending
 
 log = logging.getLogger(__name__)
 

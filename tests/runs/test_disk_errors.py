@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.runs.contents import read_metrics, read_result, read_steps, state
+from alexnet_exp.runs.reader import read_metrics, read_result, read_steps, state
 
 pytestmark = pytest.mark.slow
 Command = Callable[..., subprocess.Popen[str]]

@@ -12,9 +12,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from alexnet_exp.endings import NotFiniteError, ending_of, own_interrupts
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.signals import ECHO, SIGNALS, Terminated, at_boundaries, error, interruptible, wish
+from alexnet_exp.runs.status import NotFiniteError, ending_of, own_interrupts
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.runs.contents import read_config, read_result
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.lock import NAME
+from alexnet_exp.runs.reader import read_config, read_result
 from tests.conftest import TINY, Run, tree
 
 FOLDER = (

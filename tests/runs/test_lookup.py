@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.find import find, outputs_of, runs_under
 from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.lookup import find, outputs_of, runs_under
 
 NAMES = [
     "bn/2026-11-24_10-00-00-000000",

@@ -21,9 +21,9 @@ import yaml  # type: ignore[import-untyped]
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.bookkeeping import bookkeeping
-from alexnet_exp.runs.contents import YAML_LOADER, read_config
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.metric import higher_is_better, in_percent, metric_name
+from alexnet_exp.runs.reader import YAML_LOADER, read_config
 from alexnet_exp.runs.run import DONE, FAILED, UNKNOWN, Run
 
 DEPTH = 4  # how far below a run's folder its metrics.csv is looked for: csv/version_0/ is 2

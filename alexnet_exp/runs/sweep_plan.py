@@ -18,9 +18,9 @@ from typing import Any
 
 from alexnet_exp.atomic import replacing
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import read_config
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.metric import declared
+from alexnet_exp.runs.reader import read_config
 
 FORMAT = 1
 FILE = "sweep.json"

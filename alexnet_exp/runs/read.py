@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import is_run, read_result, state
+from alexnet_exp.runs.reader import is_run, read_result, state
 from alexnet_exp.runs.run import RUNNING, Run
 
 METRICS, STEPS = "metrics.csv", "steps.csv"  # Lightning's CSVLogger has the first, a run of ours both
@@ -122,7 +122,7 @@ class _Reader:
         """All of them; what belongs to a project and not to a run, such as units, is decided here."""
         runs, notes = self.runs, list[str]()
         if self._foreign_runs:
-            from alexnet_exp.runs.foreign import UNRECORDED, in_shares, without_bookkeeping
+            from alexnet_exp.runs.import_foreign import UNRECORDED, in_shares, without_bookkeeping
 
             runs, units = in_shares(without_bookkeeping(runs))
             for note, (first, *others) in self._files.items():
@@ -180,7 +180,7 @@ class _Reader:
 
     def _foreign(self, path: Path, name: str) -> bool:
         """Reads another project's run; False where the folder holds none."""
-        from alexnet_exp.runs.foreign import find_table, read_folder
+        from alexnet_exp.runs.import_foreign import find_table, read_folder
 
         table = find_table(path)
         if table is None:
@@ -194,7 +194,7 @@ class _Reader:
 
     def _version(self, path: Path, name: str) -> None:
         """Reads a folder of Lightning's CSVLogger that no Hydra configuration is of."""
-        from alexnet_exp.runs.foreign import read_version
+        from alexnet_exp.runs.import_foreign import read_version
 
         try:
             self.runs.append(read_version(path, name, self._seed_column))
@@ -203,8 +203,8 @@ class _Reader:
             self.skipped.append(str(error))
 
     def _table(self, path: Path) -> None:
-        from alexnet_exp.runs.foreign import DEPTH, is_lightning
-        from alexnet_exp.runs.foreign_table import read_runs
+        from alexnet_exp.runs.import_csv import read_runs
+        from alexnet_exp.runs.import_foreign import DEPTH, is_lightning
 
         real = os.path.realpath(path)
         if real in self._seen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from alexnet_exp.runs.accuracy import half_width, margin, summary_line
+from alexnet_exp.runs.wilson import half_width, margin, summary_line
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 360), (36, 360), (351, 360), (360, 360), (3, 4), (7_500, 10_000)])

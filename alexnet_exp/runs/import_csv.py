@@ -18,7 +18,7 @@ from typing import Any
 from alexnet_exp.errors import UserError, one_of
 from alexnet_exp.runs.bookkeeping import LABELS, LIMIT, is_fact, is_id, plain
 from alexnet_exp.runs.csv_file import EMPTY, is_percent, number, numbers, read_csv
-from alexnet_exp.runs.foreign import LABEL, PERCENT, SEEDS, note_seed
+from alexnet_exp.runs.import_foreign import LABEL, PERCENT, SEEDS, note_seed
 from alexnet_exp.runs.metric import SPLITS, has_split, in_percent, is_accuracy, is_measure, metric_name
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, UNKNOWN, Run
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from alexnet_exp.atomic import follow
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.contents import is_run
 from alexnet_exp.runs.links import refuse_links_out
+from alexnet_exp.runs.reader import is_run
 
 SHOWN = 4
 
