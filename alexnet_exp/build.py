@@ -21,12 +21,12 @@ from torch import nn
 
 from alexnet_exp.atomic import alone
 from alexnet_exp.batches import Expected, first_batches, first_images
-from alexnet_exp.data.order import Plan
+from alexnet_exp.data.loader import Plan
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.extend import UserClass
 from alexnet_exp.match import facts_of, match
-from alexnet_exp.model.count import layers, totals
+from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.preprocess import Preprocess, measure
 from alexnet_exp.model.shapes import parts

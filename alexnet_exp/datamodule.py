@@ -12,8 +12,8 @@ from torch import Tensor
 
 from alexnet_exp.data.augment import center_crop, cut_views, fit, mirror, random_crop, random_crop_mirror
 from alexnet_exp.data.colour import IMAGENET, Colour, add_noise, cached_colour
-from alexnet_exp.data.facts import check_crop
-from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data.info import check_crop
+from alexnet_exp.data.loader import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Data, Pca, PcaReading
 from alexnet_exp.data.split import Kept, Moments, Resident, Source, Split, Streamed

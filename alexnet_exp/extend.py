@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from alexnet_exp.data.facts import Facts, read_facts
+from alexnet_exp.data.info import Facts, read_facts
 from alexnet_exp.errors import Problem, Refused, nearest
 
 TARGET = "_target_"

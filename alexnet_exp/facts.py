@@ -9,7 +9,7 @@ import torch
 
 from alexnet_exp.build import Experiment
 from alexnet_exp.devices import Placement
-from alexnet_exp.model.count import layers, totals
+from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.spec import Network
 from alexnet_exp.model.stage import kernels_of
 from alexnet_exp.runs import provenance

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alexnet_exp.build import CARD, CARD_FORMAT, Experiment, build, build_network
 from alexnet_exp.data.augment import center_crop, fit
-from alexnet_exp.data.images import MOST_PIXELS, read_image
+from alexnet_exp.data.decode import MOST_PIXELS, read_image
 from alexnet_exp.errors import UserError
 from alexnet_exp.extend import TARGET, UserClass
 from alexnet_exp.model.preprocess import Preprocess

@@ -25,7 +25,7 @@ from alexnet_exp.config import compose
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.match import match
 from alexnet_exp.model.columns import ColumnNetwork, Group, joined
-from alexnet_exp.model.columns_count import crossings
+from alexnet_exp.model.columns_layout import crossings
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network, Scale
 from alexnet_exp.runs.status import Ending

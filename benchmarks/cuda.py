@@ -24,7 +24,7 @@ from alexnet_exp.bench.run import Ask
 from alexnet_exp.bench.run import measure as bench
 from alexnet_exp.config import compose
 from alexnet_exp.match import match
-from alexnet_exp.model.count import layers
+from alexnet_exp.model.cost import layers
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.spec import Network
 from alexnet_exp.runs.reader import read_result

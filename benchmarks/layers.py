@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet_exp.model.local import LocallyConnected2d
+from alexnet_exp.model.locally_connected import LocallyConnected2d
 
 ROUNDS = 9
 

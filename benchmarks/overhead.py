@@ -29,7 +29,7 @@ from alexnet_exp.callbacks.progress import Progress
 from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.config import compose
-from alexnet_exp.data.order import Batch
+from alexnet_exp.data.loader import Batch
 from alexnet_exp.devices import Placement, no_gpu_looked_for, place
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.optim.optimizers import build_optimizer

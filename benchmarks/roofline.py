@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 from alexnet_exp.bench.flop import counted
-from alexnet_exp.model.count import Layer
+from alexnet_exp.model.cost import Layer
 
 HALF = 2  # bytes of a value in bf16
 WEIGHTS = 3 * HALF  # of each: read forward, read backward, and its gradient is written

@@ -26,7 +26,7 @@ from alexnet_exp.bench.flop import counted
 from alexnet_exp.config import compose
 from alexnet_exp.devices import place
 from alexnet_exp.match import match
-from alexnet_exp.model.count import layers
+from alexnet_exp.model.cost import layers
 from alexnet_exp.model.shapes import Part, parts
 from alexnet_exp.model.spec import Network
 from alexnet_exp.processes.memory import keep_freed_memory

@@ -28,10 +28,10 @@ from alexnet_exp.commands.summary import NOTE
 from alexnet_exp.config import compose as compose_all
 from alexnet_exp.data.augment import cut_views
 from alexnet_exp.data.colour import IMAGENET, add_noise
-from alexnet_exp.data.images import read_image
+from alexnet_exp.data.decode import read_image
 from alexnet_exp.data.spec import ImageNet, Pca, Random
 from alexnet_exp.datamodule import ImageData
-from alexnet_exp.model.count import layers, totals
+from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.network import AlexNet, MaskDropout
 from alexnet_exp.model.preprocess import Preprocess, Statistics

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.data.images import read_image
+from alexnet_exp.data.decode import read_image
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Decode, Folder, ImageNet, Val
 from alexnet_exp.data.split import Resident, Streamed

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet_exp.bench.layers import leaves
-from alexnet_exp.model.count import Layer
+from alexnet_exp.model.cost import Layer
 
 REST = "(in no module)"  # products that a network of the user's makes outside of its modules
 

@@ -30,8 +30,8 @@ from alexnet_exp.data.split import Streamed
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, place
 from alexnet_exp.errors import DONE, UserError
-from alexnet_exp.model import columns_count
-from alexnet_exp.model.count import layers
+from alexnet_exp.model import columns_layout
+from alexnet_exp.model.cost import layers
 from alexnet_exp.model.spec import Network
 from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes.memory import keep_freed_memory
@@ -164,7 +164,7 @@ def _flop(experiment: Experiment) -> dict[str, Flop]:
     """FLOP of a training image on one rank, by layer."""
     if isinstance(experiment.spec, Network):
         columns = experiment.config.trainer.strategy == COLUMNS
-        return counted(columns_count.layers(experiment.spec) if columns else layers(experiment.spec))
+        return counted(columns_layout.layers(experiment.spec) if columns else layers(experiment.spec))
     try:
         return counted_by_running(experiment.network, experiment.card["in_channels"], experiment.card["input_size"])
     except Exception as error:  # whatever a network of the user's says of two random images
@@ -215,7 +215,7 @@ def _kinds(experiment: Experiment) -> dict[str, str]:
     """What kind each layer is: by its slot, of a network of stages, else by its class."""
     if isinstance(experiment.spec, Network):
         columns = experiment.config.trainer.strategy == COLUMNS
-        table = columns_count.layers(experiment.spec) if columns else layers(experiment.spec)
+        table = columns_layout.layers(experiment.spec) if columns else layers(experiment.spec)
         return {layer.name: layer.kind for layer in table}
     return {
         name: KINDS.get(type(module).__name__, type(module).__name__)

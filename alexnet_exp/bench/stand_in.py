@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.data.cifar import is_there
-from alexnet_exp.data.facts import facts
+from alexnet_exp.data.info import facts
 from alexnet_exp.data.spec import Cifar, Data, ImageNet
 from alexnet_exp.schema import Config
 

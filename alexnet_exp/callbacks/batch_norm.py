@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from alexnet_exp.callbacks.measured import add_metrics, modes_kept
-from alexnet_exp.data.order import Batch
+from alexnet_exp.data.loader import Batch
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.module import Tally
 from alexnet_exp.replicas import replicas

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_exp.commands.parser import Parser
-from alexnet_exp.data.listing import images_under
+from alexnet_exp.data.image_files import images_under
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.lookup import find

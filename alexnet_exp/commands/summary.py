@@ -13,8 +13,8 @@ from alexnet_exp.commands.parser import with_overrides
 from alexnet_exp.config import compose
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.match import ends_of
-from alexnet_exp.model import columns_count
-from alexnet_exp.model.count import Layer, Totals, layers, totals
+from alexnet_exp.model import columns_layout
+from alexnet_exp.model.cost import Layer, Totals, layers, totals
 from alexnet_exp.model.memory import Memory, kept_of, training_memory
 from alexnet_exp.model.spec import Ends, Network, complete
 from alexnet_exp.schema import COLUMNS, Config
@@ -61,7 +61,7 @@ def _completed(config: Config, spec: Network) -> tuple[Network, list[Layer]]:
     try:
         whole = complete(spec, Ends(**ends | {key: value for key, value in pinned.items() if value is not None}))
         if config.trainer.strategy == COLUMNS:
-            columns_count.layout(whole)
+            columns_layout.layout(whole)
         return whole, layers(whole)
     except Refused as refused:
         raise Refused([problem.under("model") for problem in refused.problems]) from None
@@ -165,7 +165,7 @@ def _lines(
 
 
 def _machine_columns(config: Config, spec: Network, batch: int) -> dict[str, Any]:
-    own, size = columns_count.layers(spec), _number_bytes(config)
+    own, size = columns_layout.layers(spec), _number_bytes(config)
     return {
         "columns": {
             "ranks": spec.groups,
@@ -176,7 +176,7 @@ def _machine_columns(config: Config, spec: Network, batch: int) -> dict[str, Any
             "bytes_per_number": size,
             "crossings": [
                 vars(crossing) | {"forward_bytes": size * crossing.forward, "backward_bytes": size * crossing.backward}
-                for crossing in columns_count.crossings(spec)
+                for crossing in columns_layout.crossings(spec)
             ],
         }
     }
@@ -184,7 +184,7 @@ def _machine_columns(config: Config, spec: Network, batch: int) -> dict[str, Any
 
 def _column_lines(config: Config, spec: Network, batch: int) -> Iterator[str]:
     """What one rank holds by stage, and what crosses between them before each."""
-    own, size = columns_count.layers(spec), _number_bytes(config)
+    own, size = columns_layout.layers(spec), _number_bytes(config)
     memory = training_memory(own, STATES.get(config.optim.name, 2))
     kept = {layer.name: kept_of(layer, after) for layer, after in zip(own, [*own[1:], None], strict=True)}
     stages: dict[str, list[Layer]] = {}
@@ -206,7 +206,7 @@ def _column_lines(config: Config, spec: Network, batch: int) -> Iterator[str]:
     yield ""
     yield "What crosses for an image, both ways together: activations forward, their gradients backward."
     yield f"{'before':<14}{'activations':>14}{'forward':>14}{'backward':>16}{'bytes':>14}"
-    crossings = columns_count.crossings(spec)
+    crossings = columns_layout.crossings(spec)
     for crossing in crossings:
         shape = "x".join(map(str, crossing.shape))
         both = size * (crossing.forward + crossing.backward)

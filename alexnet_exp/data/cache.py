@@ -22,9 +22,9 @@ import torchvision
 from torch import Tensor
 
 from alexnet_exp.atomic import held
-from alexnet_exp.data.images import read_image, read_images
-from alexnet_exp.data.listing import Files
-from alexnet_exp.data.mapped import CHECKSUM, MappedImages, checksum
+from alexnet_exp.data.decode import read_image, read_images
+from alexnet_exp.data.image_files import Files
+from alexnet_exp.data.memmap import CHECKSUM, MappedImages, checksum
 from alexnet_exp.data.spec import Decode
 from alexnet_exp.errors import UserError
 

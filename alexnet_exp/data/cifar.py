@@ -20,7 +20,7 @@ from alexnet_exp.atomic import alone
 from alexnet_exp.data.arrays import Arrays, mapped_arrays
 from alexnet_exp.data.cache import digest
 from alexnet_exp.data.cifar_batch import PickledArray, read_batch
-from alexnet_exp.data.facts import facts
+from alexnet_exp.data.info import facts
 from alexnet_exp.data.spec import Cifar, Cifar10
 from alexnet_exp.data.split import Resident, Source, fingerprint
 from alexnet_exp.errors import UserError

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_exp.data.augment import resize
-from alexnet_exp.data.facts import facts
+from alexnet_exp.data.info import facts
 from alexnet_exp.data.spec import Digits
 from alexnet_exp.data.split import Resident, Source, fingerprint
 from alexnet_exp.data.stratified import stratified_order

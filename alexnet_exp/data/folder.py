@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from alexnet_exp.data.cache import decoded, kept
-from alexnet_exp.data.facts import RESIDENT_SIDE, stored_side
+from alexnet_exp.data.decode import BrokenImagesError
+from alexnet_exp.data.image_files import Files, Layout, find_layout, list_files
 from alexnet_exp.data.imagenet import class_names, find_imagenet, flat_val, missing_images, opened_devkit
-from alexnet_exp.data.images import BrokenImagesError
-from alexnet_exp.data.listing import Files, Layout, find_layout, list_files
+from alexnet_exp.data.info import RESIDENT_SIDE, stored_side
 from alexnet_exp.data.spec import Folder, ImageNet
 from alexnet_exp.data.split import Kept, Resident, Source, Split, Streamed, fingerprint
 from alexnet_exp.errors import one_line

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from alexnet_exp.data.devkit import NAME, Devkit, find_devkit, read_devkit
-from alexnet_exp.data.listing import Files, Layout, class_folders, find_layout, loose_images
+from alexnet_exp.data.image_files import Files, Layout, class_folders, find_layout, loose_images
 from alexnet_exp.data.spec import ImageNet
 from alexnet_exp.errors import UserError, one_line
 

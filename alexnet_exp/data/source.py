@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from alexnet_exp.data.cifar import open_cifar
 from alexnet_exp.data.digits import open_digits
-from alexnet_exp.data.facts import check_crop
 from alexnet_exp.data.folder import open_folder, open_imagenet
-from alexnet_exp.data.noise import open_random
+from alexnet_exp.data.info import check_crop
+from alexnet_exp.data.random import open_random
 from alexnet_exp.data.spec import Cifar, Data, Digits, Folder, ImageNet, Random, Val
 from alexnet_exp.data.split import Source
 from alexnet_exp.data.stratified import held_out, stratified_order

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alexnet_exp.data.images import read_image, read_images
-from alexnet_exp.data.listing import Stamp, stamps
-from alexnet_exp.data.mapped import MappedImages
+from alexnet_exp.data.decode import read_image, read_images
+from alexnet_exp.data.image_files import Stamp, stamps
+from alexnet_exp.data.memmap import MappedImages
 
 # Statistics of images that are read from files come from this many of them, evenly spaced.
 STATISTICS_SAMPLE = 4096

@@ -15,9 +15,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet_exp.model.columns_count import LOSS, Piece, layout
-from alexnet_exp.model.derivatives import first_order
-from alexnet_exp.model.local import LocallyConnected2d
+from alexnet_exp.kernels.derivatives import first_order
+from alexnet_exp.model.columns_layout import LOSS, Piece, layout
+from alexnet_exp.model.locally_connected import LocallyConnected2d
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.network import AlexNet, MaskDropout
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alexnet_exp.model.count import Layer
+from alexnet_exp.model.cost import Layer
 
 FLOAT = 4  # bytes
 INDEX = 8  # max pooling keeps where each maximum was, as int64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from alexnet_exp.model.local import LocallyConnected2d
+from alexnet_exp.model.locally_connected import LocallyConnected2d
 from alexnet_exp.model.lrn import LRN, WithinMapNorm
 from alexnet_exp.model.shapes import POOLING, Part, parts
 from alexnet_exp.model.spec import Activation, Columns, DropoutScale, Init, Network, Norm, Stage

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
+from alexnet_exp.kernels import fused
+from alexnet_exp.kernels.fused import NO_POOL, Running, Window
 from alexnet_exp.kernels.native import native
-from alexnet_exp.model import fused
-from alexnet_exp.model.fused import NO_POOL, Running, Window
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

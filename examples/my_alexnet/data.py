@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexnet_exp.data.facts import Facts
+from alexnet_exp.data.info import Facts
 from alexnet_exp.data.source import arrange
 from alexnet_exp.data.spec import Data
 from alexnet_exp.data.split import Resident, Source, fingerprint

@@ -9,7 +9,7 @@ from torch import nn
 from alexnet_exp.bench.flop import REST, Flop, counted, counted_by_running
 from alexnet_exp.config import compose, fitted
 from alexnet_exp.match import match
-from alexnet_exp.model.count import layers
+from alexnet_exp.model.cost import layers
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alexnet_exp.model.count import Layer
+from alexnet_exp.model.cost import Layer
 from benchmarks.roofline import floor
 
 # 3x8x8 images; a 3x3 convolution to 4 maps, pooled, then 10 classes

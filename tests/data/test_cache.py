@@ -22,9 +22,9 @@ from torch import Tensor
 
 from alexnet_exp.data import cache
 from alexnet_exp.data.cache import decoded, kept
-from alexnet_exp.data.images import read_image
-from alexnet_exp.data.listing import Files, Stamp, list_files
-from alexnet_exp.data.mapped import MappedImages
+from alexnet_exp.data.decode import read_image
+from alexnet_exp.data.image_files import Files, Stamp, list_files
+from alexnet_exp.data.memmap import MappedImages
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Decode, Folder, ImageNet
 from alexnet_exp.data.split import Kept, Resident, Streamed
@@ -168,7 +168,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from alexnet_exp.data import cache
-from alexnet_exp.data.listing import list_files
+from alexnet_exp.data.image_files import list_files
 read_images = cache.read_images
 def until(*arguments):
     for number, image in enumerate(read_images(*arguments)):
@@ -279,7 +279,7 @@ FILL = """
 import sys
 from pathlib import Path
 from alexnet_exp.data.cache import decoded
-from alexnet_exp.data.listing import list_files
+from alexnet_exp.data.image_files import list_files
 print(flush=True)
 sys.stdin.readline()
 print(int(decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2])).long().sum()))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet_exp.data.facts import facts
+from alexnet_exp.data.info import facts
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import ImageNet
 from alexnet_exp.data.split import Source, Streamed

@@ -52,5 +52,5 @@ def test_no_validation_is_known_without_opening_the_data() -> None:
 
 
 def test_settings_and_facts_do_not_import_torch() -> None:
-    code = "import sys, alexnet_exp.data.spec, alexnet_exp.data.facts; sys.exit('torch' in sys.modules)"
+    code = "import sys, alexnet_exp.data.spec, alexnet_exp.data.info; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alexnet_exp.data.spec import Digits, Random
 from alexnet_exp.match import facts_of, match
-from alexnet_exp.model.count import layers, totals
+from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.spec import Network
 from alexnet_exp.schema import Config
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from alexnet_exp.data.facts import facts
+from alexnet_exp.data.decode import read_image
 from alexnet_exp.data.folder import open_folder
-from alexnet_exp.data.images import read_image
+from alexnet_exp.data.info import facts
 from alexnet_exp.data.spec import Folder
 from alexnet_exp.errors import UserError, one_line
 from tests.fuzz.clear import check

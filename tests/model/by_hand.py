@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet_exp.model.local import LocallyConnected2d
+from alexnet_exp.model.locally_connected import LocallyConnected2d
 from alexnet_exp.model.spec import Convention
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_exp.errors import Refused
-from alexnet_exp.model import columns_count, count
+from alexnet_exp.model import columns_layout, cost
 from alexnet_exp.model.columns import (
     ColumnDropout,
     ColumnNetwork,
@@ -78,18 +78,18 @@ def built(spec: Network) -> AlexNet:
 
 
 def test_facts_a_column_is_half_of_the_2012_network(network_of: NetworkOf) -> None:
-    own = count.totals(columns_count.layers(network_of("paper")))
+    own = cost.totals(columns_layout.layers(network_of("paper")))
     assert own.parameters == 60_965_224 // 2
     assert own.multiply_adds == 724_406_816 // 2
     # the paper's 650,000 neurons, 659,272 by our count
     assert own.activations == 659_272 // 2
-    kernels = {layer.name: layer.shape[0] for layer in columns_count.layers(network_of("paper")) if layer.activations}
+    kernels = {layer.name: layer.shape[0] for layer in columns_layout.layers(network_of("paper")) if layer.activations}
     assert list(kernels.values()) == [48, 128, 192, 192, 128, 2048, 2048, 500]
 
 
 def test_facts_columns_exchange_before_conv3_and_the_fully_connected_layers_alone(network_of: NetworkOf) -> None:
     for name in ("paper", "code"):
-        crossings = columns_count.crossings(network_of(name))
+        crossings = columns_layout.crossings(network_of(name))
         assert [(each.stage, each.forward, each.backward) for each in crossings] == [
             ("conv3", 256 * 13 * 13, 256 * 13 * 13),
             ("fc6", 256 * 6 * 6, 256 * 6 * 6),
@@ -103,10 +103,10 @@ def test_facts_columns_exchange_before_conv3_and_the_fully_connected_layers_alon
 def test_a_rank_holds_what_was_counted(network_of: NetworkOf, variant: tuple[str, ...]) -> None:
     spec = network_of(*variant)
     network = ColumnNetwork(AlexNet(spec), Group(0, spec.groups))
-    counted = count.totals(columns_count.layers(spec))
+    counted = cost.totals(columns_layout.layers(spec))
     assert sum(parameter.numel() for parameter in network.parameters()) == counted.trainable_parameters
-    assert counted.parameters * spec.groups == count.totals(count.layers(spec)).parameters
-    assert counted.multiply_adds * spec.groups == count.totals(count.layers(spec)).multiply_adds
+    assert counted.parameters * spec.groups == cost.totals(cost.layers(spec)).parameters
+    assert counted.multiply_adds * spec.groups == cost.totals(cost.layers(spec)).multiply_adds
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_rank_holds_what_was_counted(network_of: NetworkOf, variant: tuple[str
 )
 def test_what_cannot_be_cut_is_refused_in_one_line(network_of: NetworkOf, variant: tuple[str, ...], said: str) -> None:
     with pytest.raises(Refused) as refused:
-        columns_count.layout(network_of(*variant))
+        columns_layout.layout(network_of(*variant))
     assert any(line.startswith(said) for line in str(refused.value).splitlines()), str(refused.value)
 
 
@@ -197,7 +197,7 @@ def test_columns_compute_what_the_whole_network_does(network_of: NetworkOf, vari
             gradient, parameter.grad, rtol=1e-10, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}"
         )
     # of 3 images, in 8 bytes a number, both ways together
-    predicted = {each.stage: (24 * each.forward, 24 * each.backward) for each in columns_count.crossings(spec)}
+    predicted = {each.stage: (24 * each.forward, 24 * each.backward) for each in columns_layout.crossings(spec)}
     sent = [network.sent() for _, network in found]
     assert predicted == {stage: tuple(sum(each[stage][way] for each in sent) for way in (0, 1)) for stage in predicted}
 

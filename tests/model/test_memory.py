@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet_exp.model.count import layers
+from alexnet_exp.model.cost import layers
 from alexnet_exp.model.memory import training_memory
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from alexnet_exp.errors import Refused
-from alexnet_exp.model.count import layers
+from alexnet_exp.model.cost import layers
 from alexnet_exp.model.spec import Ends, Input, Lrn, Network, Norm, Stage, complete, notes
 
 NetworkOf = Callable[..., Network]

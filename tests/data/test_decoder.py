@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_exp.data import workers as module
-from alexnet_exp.data.order import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data import decoder as module
+from alexnet_exp.data.loader import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.split import Resident, Streamed
 from alexnet_exp.errors import UserError
 
@@ -254,7 +254,7 @@ UNSENT = """
 import logging, sys, time, torch
 from pathlib import Path
 from alexnet_exp.data import workers
-from alexnet_exp.data.order import Plan, StreamedLoader
+from alexnet_exp.data.loader import Plan, StreamedLoader
 from alexnet_exp.data.split import Streamed
 from alexnet_exp.errors import UserError
 
@@ -309,7 +309,7 @@ def test_a_full_shared_memory_loses_nothing(streamed: Streamed, tmp_path: Path) 
 ALONE = """
 import sys, time, multiprocessing, torch
 from pathlib import Path
-from alexnet_exp.data.order import Plan, StreamedLoader
+from alexnet_exp.data.loader import Plan, StreamedLoader
 from alexnet_exp.data.split import Streamed
 if __name__ == "__main__":
     paths = sorted(map(str, Path(sys.argv[1]).rglob("*.png")))

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from alexnet_exp.errors import Refused
-from alexnet_exp.model import count
+from alexnet_exp.model import cost
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network
 
 NetworkOf = Callable[..., Network]
 
 
-def totals(spec: Network) -> count.Totals:
-    return count.totals(count.layers(spec))
+def totals(spec: Network) -> cost.Totals:
+    return cost.totals(cost.layers(spec))
 
 
 def test_the_papers_network(network_of: NetworkOf) -> None:
@@ -27,7 +27,7 @@ def test_the_papers_network(network_of: NetworkOf) -> None:
     assert found.parameters == found.trainable_parameters == 60_965_224
     assert found.multiply_adds == 724_406_816
     assert found.activations == 659_272
-    learned = [layer for layer in count.layers(spec) if layer.activations]
+    learned = [layer for layer in cost.layers(spec) if layer.activations]
     assert sum(layer.multiply_adds for layer in learned if layer.kind == "conv") == 665_784_864
     assert [layer.activations for layer in learned] == [290_400, 186_624, 64_896, 64_896, 43_264, 4_096, 4_096, 1_000]
     assert [layer.shape for layer in learned][:5] == [
@@ -78,7 +78,7 @@ def built(spec: Network) -> list[tuple[str, tuple[int, ...], int, int]]:
 
 
 def counted(spec: Network) -> list[tuple[str, tuple[int, ...], int, int]]:
-    return [(row.name, row.shape, row.parameters, row.trainable_parameters) for row in count.layers(spec)]
+    return [(row.name, row.shape, row.parameters, row.trainable_parameters) for row in cost.layers(spec)]
 
 
 def test_every_variant_is_built_as_counted(network_of: NetworkOf, every_variant: str) -> None:
@@ -139,16 +139,16 @@ def test_too_small_an_input_names_the_smallest_that_fits(
     network_of: NetworkOf, name: str, size: int, overrides: list[str]
 ) -> None:
     with pytest.raises(Refused, match=rf"^input_size={size}: nothing is left after conv\d; the smallest") as refused:
-        count.layers(network_of(name, *overrides, f"input_size={size}"))
+        cost.layers(network_of(name, *overrides, f"input_size={size}"))
     smallest = int(str(refused.value).split()[-1])
     assert built(network_of(name, *overrides, f"input_size={smallest}"))
     with pytest.raises(Refused):
-        count.layers(network_of(name, *overrides, f"input_size={smallest - 1}"))
+        cost.layers(network_of(name, *overrides, f"input_size={smallest - 1}"))
 
 
 def test_the_papers_line_for_an_input_too_small(network_of: NetworkOf) -> None:
     with pytest.raises(Refused) as refused:
-        count.layers(network_of("paper", "input_size=32"))
+        cost.layers(network_of("paper", "input_size=32"))
     (problem,) = refused.value.problems
     assert str(problem.under("model")) == (
         "model.input_size=32: nothing is left after conv5; the smallest that fits is 64"
@@ -159,14 +159,14 @@ def test_maps_that_do_not_split_over_the_columns(network_of: NetworkOf) -> None:
     with pytest.raises(
         Refused, match=r"^stages\.conv1\.columns=own: its 3 maps cannot be split over groups=2 columns$"
     ):
-        count.layers(network_of("paper", "stages.conv1.columns=own"))
+        cost.layers(network_of("paper", "stages.conv1.columns=own"))
 
 
 def test_open_ends_cannot_be_counted(variant: NetworkOf) -> None:
     with pytest.raises(ValueError, match="complete"):
-        count.layers(variant("bn"))
+        cost.layers(variant("bn"))
 
 
 def test_counting_does_not_import_torch() -> None:
-    command = "import alexnet_exp.model.count, sys; sys.exit('torch' in sys.modules)"
+    command = "import alexnet_exp.model.cost, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_exp.model.local import LocallyConnected2d
+from alexnet_exp.model.locally_connected import LocallyConnected2d
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network, Stage
 from tests.model.by_hand import by_the_pixel

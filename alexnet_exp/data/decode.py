@@ -20,9 +20,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_exp.data.augment import central
-from alexnet_exp.data.facts import MOST_BROKEN
 from alexnet_exp.data.formats import open_picture
-from alexnet_exp.data.listing import Stamp, heic, unreadable
+from alexnet_exp.data.image_files import Stamp, heic, unreadable
+from alexnet_exp.data.info import MOST_BROKEN
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.kernels.images import resized_square
 from alexnet_exp.processes.cpus import cores

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from alexnet_exp.data.images import read_image
-from alexnet_exp.data.listing import Stamp
+from alexnet_exp.data.decode import read_image
+from alexnet_exp.data.image_files import Stamp
 from alexnet_exp.data.split import Streamed
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.children import loader_worker, shorten_socket_paths

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_exp.data.order import Plan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data.loader import Plan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.split import Resident, Streamed
 from alexnet_exp.errors import UserError
 

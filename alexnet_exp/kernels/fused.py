@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alexnet_exp.kernels.derivatives import first_order
 from alexnet_exp.kernels.native import native
-from alexnet_exp.model.derivatives import first_order
 
 LAST = torch.channels_last
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.data.listing import find_layout, list_files
+from alexnet_exp.data.image_files import find_layout, list_files
 from alexnet_exp.errors import UserError
 
 MakeImages = Callable[..., Path]
@@ -175,7 +175,7 @@ def test_a_class_whose_name_is_no_text_is_refused(tmp_path: Path, make_images: M
 LISTED = """
 import sys
 from pathlib import Path
-from alexnet_exp.data.listing import find_layout, list_files
+from alexnet_exp.data.image_files import find_layout, list_files
 layout = find_layout(sys.argv[1])
 files = list_files(layout.train, layout.classes)
 open("/dev/null").close()

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_exp.data.decoder import Decoder
 from alexnet_exp.data.split import Split, Streamed
-from alexnet_exp.data.workers import Decoder
 from alexnet_exp.errors import UserError
 from alexnet_exp.seeds import derive
 

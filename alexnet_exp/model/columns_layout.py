@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from alexnet_exp.errors import NO_VALUE, Problem, Refused
-from alexnet_exp.model.count import Layer, layer_of
+from alexnet_exp.model.cost import Layer, layer_of
 from alexnet_exp.model.shapes import Part, Shape, parts
 from alexnet_exp.model.spec import Columns, Network, Norm
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from alexnet_exp.data.facts import facts
+from alexnet_exp.data.info import facts
 from alexnet_exp.data.spec import Random
 from alexnet_exp.data.split import Resident, Source, fingerprint
 

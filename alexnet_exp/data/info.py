@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from alexnet_exp.data.formats import open_picture
+from alexnet_exp.data.image_files import Layout, find_layout, list_files, refuse_heic_name
 from alexnet_exp.data.imagenet import class_names, find_imagenet
-from alexnet_exp.data.listing import Layout, find_layout, list_files, refuse_heic_name
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
 from alexnet_exp.errors import Problem, Refused, UserError, nearest, one_line
 

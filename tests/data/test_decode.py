@@ -21,8 +21,8 @@ from torchvision.transforms import functional as transforms
 from torchvision.transforms.functional import _compute_resized_output_size
 
 from alexnet_exp.data.augment import center_crop
-from alexnet_exp.data.images import _square, read_image, read_images
-from alexnet_exp.data.listing import Stamp
+from alexnet_exp.data.decode import _square, read_image, read_images
+from alexnet_exp.data.image_files import Stamp
 from alexnet_exp.errors import UserError
 from alexnet_exp.kernels import images as kernels
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from alexnet_exp.model import fused, stage
+from alexnet_exp.kernels import fused
+from alexnet_exp.model import stage
 from alexnet_exp.model.stage import FusedStage, fused_path
 
 ROUNDED = 2**-8  # bfloat16 keeps 8 bits: the bound of a value, relative, and so of a whole tensor in the Euclidean norm

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import alexnet_exp
-from alexnet_exp.model import columns, fused
-from alexnet_exp.model.derivatives import first_order
+from alexnet_exp.kernels import fused
+from alexnet_exp.kernels.derivatives import first_order
+from alexnet_exp.model import columns
 from alexnet_exp.model.lrn import _Response
 
 

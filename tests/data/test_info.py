@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.data.facts import Facts, facts
+from alexnet_exp.data.info import Facts, facts
 from alexnet_exp.data.spec import Cifar10, Cifar100, Digits, Folder, Random
 from alexnet_exp.errors import UserError
 
