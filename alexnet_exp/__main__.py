@@ -120,7 +120,7 @@ def _take_allowed(arguments: list[str]) -> list[str]:
         else:
             rest.append(word)
     if packages:
-        from alexnet_exp.extend import allow
+        from alexnet_exp.config.user_class import allow
 
         if not all(name.replace(".", "_").isidentifier() for name in packages):
             raise UserError("--allow: needs the name of a package, such as --allow my_package")
@@ -134,8 +134,8 @@ def _is_stray(word: str) -> bool:
 
 
 def _unknown(word: str, config_dir: str | None) -> str:
+    from alexnet_exp.config.suggestions import of_word
     from alexnet_exp.paths import groups
-    from alexnet_exp.suggestions import of_word
 
     return f"{word}: {of_word(word, COMMANDS, groups(config_dir))}"
 

@@ -21,11 +21,13 @@ from torch import nn
 
 from alexnet_exp.atomic import alone
 from alexnet_exp.batches import Expected, first_batches, first_images
+from alexnet_exp.config.resolve import facts_of, match
+from alexnet_exp.config.schema import LIMITS, Config
+from alexnet_exp.config.user_class import UserClass
+from alexnet_exp.config.validate import in_training, validation_monitors
 from alexnet_exp.data.loader import Plan
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.errors import Problem, Refused, UserError
-from alexnet_exp.extend import UserClass
-from alexnet_exp.match import facts_of, match
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.preprocess import Preprocess, measure
@@ -35,9 +37,7 @@ from alexnet_exp.model.weights import load_weights
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.paths import OUTPUTS, cache_folder
 from alexnet_exp.runs.lookup import weights_file
-from alexnet_exp.schema import LIMITS, Config
 from alexnet_exp.seeds import derive
-from alexnet_exp.validate import in_training, validation_monitors
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from alexnet_exp.config.schema import COLUMNS, Config, Trainer
 from alexnet_exp.errors import Problem, Refused
 from alexnet_exp.runs.provenance import cpu_model
-from alexnet_exp.schema import COLUMNS, Config, Trainer
 
 BF16_ON_CPU = True
 """Whether `precision: auto` is bf16-mixed on a CPU that computes in it."""

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from alexnet_exp.build import Experiment
+from alexnet_exp.config.schema import Config
 from alexnet_exp.devices import Placement
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.spec import Network
 from alexnet_exp.model.stage import kernels_of
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.result import SAID
-from alexnet_exp.schema import Config
 
 
 def at_start(config: Config, code: provenance.Code) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp import logs, validate
+from alexnet_exp import logs
+from alexnet_exp.config.compose import validate
 from alexnet_exp.errors import FAILED, INTERRUPTED
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.child import begin

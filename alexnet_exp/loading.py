@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_exp.build import CARD, CARD_FORMAT, Experiment, build, build_network
+from alexnet_exp.config.schema import Config
+from alexnet_exp.config.user_class import TARGET, UserClass
+from alexnet_exp.config.validate import typed
 from alexnet_exp.data.augment import center_crop, fit
 from alexnet_exp.data.decode import MOST_PIXELS, read_image
 from alexnet_exp.errors import UserError
-from alexnet_exp.extend import TARGET, UserClass
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Ends, Network
 from alexnet_exp.model.weights import read_file
@@ -24,8 +26,6 @@ from alexnet_exp.runs import checksum
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.lookup import checkpoint_path, find
 from alexnet_exp.runs.reader import read_config
-from alexnet_exp.schema import Config
-from alexnet_exp.validate import typed
 
 BATCH = 32  # images that `predict` holds at a time
 MOST_CHANNELS = 1 << 16

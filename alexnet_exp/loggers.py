@@ -15,10 +15,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
+from alexnet_exp.config.schema import Config, Mlflow, TensorBoard, Wandb
+from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.errors import DONE, UserError, not_installed
-from alexnet_exp.extend import UserClass
 from alexnet_exp.runs.status import Ending, ending_of
-from alexnet_exp.schema import Config, Mlflow, TensorBoard, Wandb
 from alexnet_exp.trackers.closing import Closing
 from alexnet_exp.trackers.guarded import Guarded
 from alexnet_exp.trackers.values import tested

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet_exp.config.schema import Loss
+from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.data.augment import centre_of
 from alexnet_exp.errors import UserError
-from alexnet_exp.extend import UserClass
 from alexnet_exp.optim.optimizers import build_optimizer, parts_of
 from alexnet_exp.optim.schedules import WHOLE, Part, factor, part_factor
 from alexnet_exp.optim.spec import Constant, Plateau
 from alexnet_exp.replicas import replica, replicas
-from alexnet_exp.schema import Loss
 from alexnet_exp.seeds import derive
 
 # How many batches a tally lets wait, and how many logits of theirs.

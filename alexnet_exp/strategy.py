@@ -12,11 +12,11 @@ from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from alexnet_exp.config.schema import COLUMNS
 from alexnet_exp.errors import UserError
 from alexnet_exp.model.columns import ColumnNetwork, Group, cut, joined
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.weights import NETWORK
-from alexnet_exp.schema import COLUMNS
 
 
 def strategy_of(name: str) -> str | Strategy:

@@ -24,6 +24,8 @@ from alexnet_exp.callbacks.prune import Prune
 from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.train_error import TrainError
 from alexnet_exp.callbacks.watch import Watch
+from alexnet_exp.config.schema import COLUMNS, Config, Interval, OnNan, Which
+from alexnet_exp.config.validate import validate
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, check_ranks, chosen, count, no_gpu_looked_for, place
 from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
@@ -46,10 +48,8 @@ from alexnet_exp.runs.result import record
 from alexnet_exp.runs.start import Start
 from alexnet_exp.runs.status import Ending, ending_of, own_interrupts
 from alexnet_exp.runs.wilson import summary_line
-from alexnet_exp.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.standing import Standing, attempts, refuse_another_run, refuse_other_data, settle, standing
 from alexnet_exp.trainer import build_trainer
-from alexnet_exp.validate import validate
 
 log = logging.getLogger(__name__)
 

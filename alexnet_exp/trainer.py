@@ -18,9 +18,9 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import PassThroughProfiler
 
 from alexnet_exp.callbacks.checkpoints import FlushedIO
+from alexnet_exp.config.schema import Trainer
 from alexnet_exp.devices import Placement
 from alexnet_exp.processes.ranks import srun_rank
-from alexnet_exp.schema import Trainer
 from alexnet_exp.strategy import strategy_of
 
 # Settings of ours that Lightning's Trainer does not know, and those that we pass as something else.

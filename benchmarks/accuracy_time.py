@@ -22,7 +22,7 @@ import torch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from alexnet_exp.build import build, lay_out, prepare
-from alexnet_exp.config import compose, fitted
+from alexnet_exp.config.compose import compose, fitted
 from alexnet_exp.devices import place
 from alexnet_exp.plots.style import ACCENT, NOTE, QUIET, figure, quiet, save
 from alexnet_exp.processes.memory import keep_freed_memory

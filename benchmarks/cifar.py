@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.validate import validate
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.split import Source, Split
 from alexnet_exp.errors import UserError
-from alexnet_exp.validate import validate
 from benchmarks.rows import Missing
 
 

@@ -47,7 +47,7 @@ def main() -> None:
 
 def generate(folder: Path, count: int) -> None:
     """`count` run folders below `folder`, each a result.json; one in a hundred has failed."""
-    from alexnet_exp.config import compose
+    from alexnet_exp.config.compose import compose
     from alexnet_exp.runs.folder import flatten
 
     configs = {model: flatten(compose([f"model={model}", "optim=sgd"])) for model in MODELS}

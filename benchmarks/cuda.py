@@ -22,13 +22,13 @@ from torch import Tensor
 from alexnet_exp.bench.ceiling import measure_ceiling
 from alexnet_exp.bench.run import Ask
 from alexnet_exp.bench.run import measure as bench
-from alexnet_exp.config import compose
-from alexnet_exp.match import match
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.resolve import match
+from alexnet_exp.config.validate import validate
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.spec import Network
 from alexnet_exp.runs.reader import read_result
-from alexnet_exp.validate import validate
 from benchmarks import cifar as images_of
 from benchmarks.roofline import floor
 from benchmarks.rows import Goal, Missing, Row, alternate

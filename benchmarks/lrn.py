@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.validate import validate
 from alexnet_exp.kernels import lrn as kernel
 from alexnet_exp.kernels.native import native
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.processes.memory import keep_freed_memory
-from alexnet_exp.validate import validate
 from benchmarks.overhead import Bare
 from benchmarks.rows import Goal, Row, in_turn
 

@@ -28,16 +28,16 @@ from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.callbacks.progress import Progress
 from alexnet_exp.callbacks.recorder import Recorder
 from alexnet_exp.callbacks.watch import Watch
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.schema import Config, Interval
+from alexnet_exp.config.validate import validate
 from alexnet_exp.data.loader import Batch
 from alexnet_exp.devices import Placement, no_gpu_looked_for, place
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.optim.optimizers import build_optimizer
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.schema import Config, Interval
 from alexnet_exp.trainer import build_trainer
-from alexnet_exp.validate import validate
 from benchmarks.rows import Goal, Row
 
 MOST_MORE = 1.0  # ms a step

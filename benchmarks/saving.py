@@ -21,8 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.extend import ALLOW
-from alexnet_exp.schema import Checkpoint, Interval, Unit
+from alexnet_exp.config.schema import Checkpoint, Interval, Unit
+from alexnet_exp.config.user_class import ALLOW
 from benchmarks.machine import Watch, adopt_orphans, bury, machine
 from benchmarks.processes import Command, wait_until
 

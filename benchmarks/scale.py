@@ -24,11 +24,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from alexnet_exp.bench.run import Ask
 from alexnet_exp.bench.run import measure as bench
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.validate import validate
 from alexnet_exp.plots.style import ACCENT, INK, QUIET, figure, quiet, save
 from alexnet_exp.processes.cpus import cores
 from alexnet_exp.processes.memory import keep_freed_memory
-from alexnet_exp.validate import validate
 from benchmarks.compare_runs import generate
 from benchmarks.compare_runs import measure as command
 from benchmarks.memory import held

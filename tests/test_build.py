@@ -12,10 +12,10 @@ import pytorch_lightning as pl
 from PIL import Image
 
 from alexnet_exp.build import build, open_data, prepare
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.validate import validate
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.errors import Refused
-from alexnet_exp.validate import validate
 from tests.conftest import TINY
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.config import compose, each_job, settings_of_hydra
-from alexnet_exp.paper_claim import PaperClaim, paper_claims
+from alexnet_exp.config.compose import compose, each_job, settings_of_hydra
+from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
+from alexnet_exp.config.validate import validate
 from alexnet_exp.paths import conf_dir
-from alexnet_exp.validate import validate
 
 EXPERIMENTS = conf_dir() / "experiment"
 CLAIMS = sorted(file.stem for file in (EXPERIMENTS / "claims").glob("*.yaml"))

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 import alexnet_exp.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
-from alexnet_exp.config import compose, composed
+from alexnet_exp.config.compose import compose, composed
+from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError
 from alexnet_exp.launch import run_ranks
 from alexnet_exp.replicas import replica, replicas
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.sweep.compose import check_devices
-from alexnet_exp.validate import validate
 from benchmarks.columns import compared, train
 
 from .conftest import Run
@@ -161,9 +161,9 @@ def go_on(container: Mapping[str, Any], folder: Path) -> Ending:
     from alexnet_exp.callbacks.checkpoints import Checkpoints
     from alexnet_exp.callbacks.chosen import build_callbacks
     from alexnet_exp.callbacks.recorder import Recorder
+    from alexnet_exp.config.schema import Interval, Keep, Unit
     from alexnet_exp.devices import place
     from alexnet_exp.runs.folder import RunFolder
-    from alexnet_exp.schema import Interval, Keep, Unit
     from alexnet_exp.trainer import build_trainer
 
     config = validate(container["config"])
@@ -265,8 +265,8 @@ def test_a_users_own_classes_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_two_columns_go_to_two_devices(
     monkeypatch: pytest.MonkeyPatch, gpus: int, asked: dict[str, Any], found: tuple[str, int] | str
 ) -> None:
+    from alexnet_exp.config.schema import Trainer
     from alexnet_exp.devices import chosen
-    from alexnet_exp.schema import Trainer
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)

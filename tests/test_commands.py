@@ -217,7 +217,7 @@ def test_the_traceback_is_there_for_who_asks(typed: Typed, monkeypatch: pytest.M
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one batch."""
-    from alexnet_exp.config import composed
+    from alexnet_exp.config.compose import composed
     from alexnet_exp.train import train
 
     _, container = composed(

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from alexnet_exp.commands import train
+from alexnet_exp.config.schema import Trainer
 from alexnet_exp.devices import ASKS_NVML, chosen, no_gpu_looked_for, place
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.processes.ranks import launched
-from alexnet_exp.schema import Trainer
 from tests.conftest import Run
 
 Machine = Callable[..., None]

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.build import refuse_views
+from alexnet_exp.config.schema import Test as TestSettings
 from alexnet_exp.data.spec import Digits
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.evaluate import Predictions, Together
 from alexnet_exp.loading import load
 from alexnet_exp.module import AlexNetModule
-from alexnet_exp.schema import Test as TestSettings
 from tests.conftest import Run, opened_data, train_into
 
 

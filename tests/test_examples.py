@@ -55,9 +55,9 @@ def test_the_command_that_a_file_names_passes_check(file: Path, capsys: pytest.C
 
 
 def test_a_shipped_network_takes_its_ends_from_the_data_source() -> None:
-    from alexnet_exp.config import composed
-    from alexnet_exp.extend import allow
-    from alexnet_exp.match import match
+    from alexnet_exp.config.compose import composed
+    from alexnet_exp.config.resolve import match
+    from alexnet_exp.config.user_class import allow
 
     allow(["my_alexnet"])
     spec, _, classes = match(composed(["data=shapes"], "my_alexnet/conf")[0])

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torchvision.models import alexnet
 
 from alexnet_exp.commands.summary import NOTE
-from alexnet_exp.config import compose as compose_all
+from alexnet_exp.config.compose import compose as compose_all
+from alexnet_exp.config.schema import Config, Loss
+from alexnet_exp.config.validate import validate
 from alexnet_exp.data.augment import cut_views
 from alexnet_exp.data.colour import IMAGENET, add_noise
 from alexnet_exp.data.decode import read_image
@@ -41,8 +43,6 @@ from alexnet_exp.optim.optimizers import build_optimizer, parameter_groups, part
 from alexnet_exp.optim.schedules import curve, plateau_factor
 from alexnet_exp.optim.spec import Adam, Constant, EpsMode, Krizhevsky, Plateau, Steps
 from alexnet_exp.paths import conf_dir
-from alexnet_exp.schema import Config, Loss
-from alexnet_exp.validate import validate
 from tests.model.by_hand import average_pool_by_hand, by_the_pixel, lrn_by_the_formula, within_map_by_the_formula
 from tests.model.conftest import closed
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.config import composed
+from alexnet_exp.config.compose import composed
 from alexnet_exp.errors import UserError
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import RunFolder

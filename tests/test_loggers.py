@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.config import composed
+from alexnet_exp.config.compose import composed
+from alexnet_exp.config.schema import LOGGERS, Wandb
 from alexnet_exp.errors import UserError
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.schema import LOGGERS, Wandb
 from tests.conftest import Run, train_into
 
 TrainRun = Callable[..., Run]

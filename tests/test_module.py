@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from alexnet_exp.build import build, prepare
-from alexnet_exp.config import composed
+from alexnet_exp.config.compose import composed
 from alexnet_exp.module import AlexNetModule, Tally, rank_of_truth
 from alexnet_exp.optim.schedules import factor
 from alexnet_exp.optim.spec import Constant

@@ -20,9 +20,9 @@ from PIL import Image
 from alexnet_exp.__main__ import main
 from alexnet_exp.batches import Expected, first_batches
 from alexnet_exp.build import build, prepare
-from alexnet_exp.config import composed
+from alexnet_exp.config.compose import composed
+from alexnet_exp.config.user_class import ALLOW
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.extend import ALLOW
 from alexnet_exp.loading import load
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.train import train

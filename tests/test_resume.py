@@ -30,6 +30,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.callbacks import checkpoints
 from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.commands.resume import changed
+from alexnet_exp.config.schema import Interval, Unit
 from alexnet_exp.errors import Refused
 from alexnet_exp.kernels.native import native
 from alexnet_exp.launch import run_ranks
@@ -37,7 +38,6 @@ from alexnet_exp.module import AlexNetModule
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_config, read_result, read_steps
-from alexnet_exp.schema import Interval, Unit
 from alexnet_exp.train import train_rank
 from benchmarks.equal_runs import differences, rows, state, unequal
 from tests.conftest import TINY, Run, tree
@@ -60,7 +60,7 @@ class Moment:
 
 
 def begin(path: Path, *overrides: str) -> None:
-    from alexnet_exp.config import compose
+    from alexnet_exp.config.compose import compose
 
     (path / ".hydra").mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(compose([*TINY, *overrides])), path / ".hydra" / "config.yaml")
@@ -727,7 +727,7 @@ def test_classes_of_the_users_go_on_from_an_epochs_end(tmp_path: Path, monkeypat
     (tmp_path / "resumed_by_us.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("ALEXNET_EXP_ALLOW", "resumed_by_us")
-    from alexnet_exp.config import compose
+    from alexnet_exp.config.compose import compose
 
     container = compose([*TINY[3:], "model.width=0.05", "trainer.max_epochs=3", "checkpoint.every=1 steps"])
     container["data"] = {"_target_": "resumed_by_us.Data"}

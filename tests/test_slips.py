@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.commands import words
-from alexnet_exp.config import composed
+from alexnet_exp.config.compose import composed
 from alexnet_exp.errors import Refused
 
 # What is typed behind `python -m alexnet_exp`, and the words that the answer must have.

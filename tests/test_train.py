@@ -346,8 +346,8 @@ def test_a_run_that_is_asked_to_end_early(train_run: TrainRun, tmp_path: Path) -
 
 def test_very_many_parameters_for_few_images_are_said() -> None:
     from alexnet_exp.build import _too_large
-    from alexnet_exp.config import composed
-    from alexnet_exp.match import match
+    from alexnet_exp.config.compose import composed
+    from alexnet_exp.config.resolve import match
 
     full, _, _ = match(composed(["model=bn", "model.width=1"])[0])
     told = "; model.width=0.25 is a smaller network, model.weights=RUN starts from trained weights"

@@ -26,6 +26,8 @@ from alexnet_exp.bench.steps import COUNTED, FIRST, LAYERED, WARM, Steps, Timed,
 from alexnet_exp.build import Experiment, build, lay_out, prepare
 from alexnet_exp.callbacks.chosen import build_callbacks
 from alexnet_exp.callbacks.recorder import Recorder, memory_used
+from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
+from alexnet_exp.config.validate import validate
 from alexnet_exp.data.split import Streamed
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.devices import Placement, place
@@ -39,9 +41,7 @@ from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import interruptible
 from alexnet_exp.replicas import replicas
 from alexnet_exp.runs.status import Ending, own_interrupts
-from alexnet_exp.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.trainer import build_trainer
-from alexnet_exp.validate import validate
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.config.schema import Config
 from alexnet_exp.data.cifar import is_there
 from alexnet_exp.data.info import facts
 from alexnet_exp.data.spec import Cifar, Data, ImageNet
-from alexnet_exp.schema import Config
 
 BYTES = 64 << 20  # of the images that are made
 IMAGENET_CLASSES = 1000

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import Timer
 from alexnet_exp.atomic import replacing
 from alexnet_exp.build import CARD, STANDING
 from alexnet_exp.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
+from alexnet_exp.config.schema import Interval, Keep, Unit
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.errors import UserError
 from alexnet_exp.module import AlexNetModule
@@ -29,7 +30,6 @@ from alexnet_exp.runs import checksum
 from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import NotFiniteError
-from alexnet_exp.schema import Interval, Keep, Unit
 
 log = logging.getLogger(__name__)
 

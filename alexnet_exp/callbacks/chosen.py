@@ -8,11 +8,11 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
 
-from alexnet_exp import schema
 from alexnet_exp.callbacks.batch_norm import PreciseBn
 from alexnet_exp.callbacks.ema import Ema
 from alexnet_exp.callbacks.train_error import TrainError
-from alexnet_exp.extend import UserClass
+from alexnet_exp.config.compose import schema
+from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.module import AlexNetModule
 
 

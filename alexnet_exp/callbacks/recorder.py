@@ -15,11 +15,11 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from alexnet_exp.config.schema import OnNan
 from alexnet_exp.module import metrics_of_epoch
 from alexnet_exp.replicas import replicas
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import NotFiniteError
-from alexnet_exp.schema import OnNan
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from alexnet_exp.callbacks.measured import add_metrics, modes_kept
+from alexnet_exp.config.schema import EPOCHS_TO_TARGET, TRAIN_EVAL
 from alexnet_exp.data.stratified import stratified_order
 from alexnet_exp.datamodule import ImageData
 from alexnet_exp.module import Tally
 from alexnet_exp.replicas import replicas
-from alexnet_exp.schema import EPOCHS_TO_TARGET, TRAIN_EVAL
 from alexnet_exp.seeds import derive
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.commands.parser import with_overrides
-from alexnet_exp.config import compose, fitted
+from alexnet_exp.config.compose import compose, fitted
+from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, UserError
 from alexnet_exp.sanitize import printable
-from alexnet_exp.validate import validate
 
 
 def run(arguments: list[str]) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from alexnet_exp.commands.parser import with_overrides
-from alexnet_exp.config import composed
-from alexnet_exp.schema import Config
+from alexnet_exp.config.compose import composed
+from alexnet_exp.config.schema import Config
 
 
 def run(arguments: list[str]) -> int:

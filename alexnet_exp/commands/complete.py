@@ -79,7 +79,7 @@ def _flags(command: str | None) -> list[str]:
 
 
 def _hydras(arguments: list[str]) -> list[str]:
-    from alexnet_exp.config import with_hydra
+    from alexnet_exp.config.compose import with_hydra
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.commands.parser import Parser
+from alexnet_exp.config.schema import VIEWS, Config
+from alexnet_exp.config.user_class import UserClass
+from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError, one_line
-from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import outputs
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.runs.lookup import checkpoint_path, find, runs_under
@@ -23,8 +25,6 @@ from alexnet_exp.runs.reader import is_run, read_result, state
 from alexnet_exp.runs.run import DIED, FAILED, INTERRUPTED, RUNNING
 from alexnet_exp.runs.start import config_of
 from alexnet_exp.sanitize import printable
-from alexnet_exp.schema import VIEWS, Config
-from alexnet_exp.validate import validate
 
 if TYPE_CHECKING:
     from alexnet_exp.evaluate import Evaluation, Together
@@ -147,12 +147,12 @@ def _save_path(text: str | None) -> Path | None:
 
 def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -> Evaluation:
     from alexnet_exp.build import CARD, lay_out, open_data, refuse_other_images, refuse_views
+    from alexnet_exp.config.schema import Trainer
     from alexnet_exp.datamodule import ImageData
     from alexnet_exp.devices import chosen, place
     from alexnet_exp.evaluate import evaluate
     from alexnet_exp.loading import read_checkpoint, rebuilt, refuse_another_network
     from alexnet_exp.processes.memory import keep_freed_memory
-    from alexnet_exp.schema import Trainer
 
     config, path = one.config, one.path
     content = read_checkpoint(one.file)

@@ -42,7 +42,7 @@ class _WithOverrides(_Parser):
         refuse_settings_as_flags(args or (), self._option_string_actions)
         given = self.parse_intermixed_args(args, namespace)
         refuse_strays(given.overrides, given.config_dir)
-        from alexnet_exp.config import typed  # not for a command's --help
+        from alexnet_exp.config.compose import typed  # not for a command's --help
 
         given.overrides = typed(given.overrides, given.config_dir)
         return given

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.commands.parser import Parser, output_folder, with_overrides
 from alexnet_exp.commands.words import PROGRAM
+from alexnet_exp.config.user_class import UserClass
+from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError, one_line, one_of
-from alexnet_exp.extend import UserClass
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.predictions import OF_TEST, read_predictions
 from alexnet_exp.runs.reader import read_metrics, read_result
 from alexnet_exp.runs.start import config_of
 from alexnet_exp.sanitize import printable
-from alexnet_exp.validate import validate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,9 +135,9 @@ class _Job:
         if self.checkpoint in ("best", "last") and not any((self.run / "checkpoints").glob("*.ckpt")):
             raise _MissingError("the run has no checkpoint")
 
+        from alexnet_exp.config.schema import Trainer
         from alexnet_exp.devices import chosen
         from alexnet_exp.loading import load
-        from alexnet_exp.schema import Trainer
 
         return load(self.run, self.checkpoint).to(chosen(Trainer())[0])
 
@@ -399,7 +399,7 @@ def _schedule(arguments: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", default="schedule.png")
     given = parser.parse_args(arguments)
 
-    from alexnet_exp.config import compose
+    from alexnet_exp.config.compose import compose
     from alexnet_exp.optim.schedules import curve
     from alexnet_exp.optim.spec import Plateau, Schedule
     from alexnet_exp.plots.curves import schedule

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.commands.parser import Parser
+from alexnet_exp.config.user_class import TARGET
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, shown
-from alexnet_exp.extend import TARGET
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lock import locked
@@ -26,7 +26,7 @@ from alexnet_exp.sanitize import printable
 from alexnet_exp.sweep.work import sweep_folder, work
 
 if TYPE_CHECKING:
-    from alexnet_exp.schema import Config
+    from alexnet_exp.config.schema import Config
     from alexnet_exp.standing import Standing
 
 JOBS = "hydra.launcher.jobs="
@@ -97,7 +97,7 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen:
     from omegaconf import OmegaConf
 
     from alexnet_exp.commands.train import tell
-    from alexnet_exp.config import fits
+    from alexnet_exp.config.compose import fits
     from alexnet_exp.standing import standing
     from alexnet_exp.sweep.compose import check_devices
     from alexnet_exp.train import run_experiment
@@ -132,7 +132,7 @@ def _check_length(container: dict[str, Any], stands: Standing) -> None:
 
 def _check_time(container: dict[str, Any], before: dict[str, Any], stands: Standing) -> None:
     """Refuses another length of a training whose time is over: it would train nothing."""
-    from alexnet_exp.schema import seconds_of
+    from alexnet_exp.config.schema import seconds_of
 
     lengths = ("max_epochs", "max_steps", "max_time")
     changed = any(container["trainer"].get(key) != before["trainer"].get(key) for key in lengths)
@@ -146,9 +146,9 @@ def _check_time(container: dict[str, Any], before: dict[str, Any], stands: Stand
 
 def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> None:
     """Refuses restarts with which the epochs that are begun would have been trained at other rates."""
+    from alexnet_exp.config.validate import typed
     from alexnet_exp.optim.schedules import curve
     from alexnet_exp.optim.spec import SCHEDULES, Falling
-    from alexnet_exp.validate import typed
 
     schedule, was = config.schedule, typed(SCHEDULES[before["schedule"]["name"]], before["schedule"], "schedule")
     assert isinstance(schedule, Falling)  # no other has anything that may change
@@ -174,8 +174,8 @@ def _begun(stands: Standing) -> int:
 
 def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a run's configuration with some of its `FREE` settings changed; raises Refused for any other."""
-    from alexnet_exp.composer import parsed_override
-    from alexnet_exp.overrides import exact
+    from alexnet_exp.config.composer import parsed_override
+    from alexnet_exp.config.overrides import exact
 
     copy: Any = _copied(config)
     problems = []
@@ -217,7 +217,7 @@ def _jobs(plan: Plan) -> int:
 def _search(plan: Plan, jobs: int | None) -> int:
     """A search asks for its next jobs as it goes, which only its command can do: so that is run again, as typed."""
     from alexnet_exp.commands import train
-    from alexnet_exp.composer import quoted
+    from alexnet_exp.config.composer import quoted
     from alexnet_exp.sweep.stored import to_run_again
 
     folder = plan.folder.absolute()

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alexnet_exp.commands.parser import with_overrides
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.resolve import ends_of
+from alexnet_exp.config.schema import COLUMNS, Config
+from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.match import ends_of
 from alexnet_exp.model import columns_layout
 from alexnet_exp.model.cost import Layer, Totals, layers, totals
 from alexnet_exp.model.memory import Memory, kept_of, training_memory
 from alexnet_exp.model.spec import Ends, Network, complete
-from alexnet_exp.schema import COLUMNS, Config
-from alexnet_exp.validate import validate
 
 # What the 2012 paper prints in section 3, and what its network counts to.
 PAPER = {

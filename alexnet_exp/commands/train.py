@@ -13,8 +13,7 @@ from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
 from alexnet_exp.commands.words import refuse_settings_as_flags, refuse_strays
-from alexnet_exp.composer import quoted
-from alexnet_exp.config import (
+from alexnet_exp.config.compose import (
     as_yaml,
     check_config_dir,
     compose,
@@ -26,8 +25,10 @@ from alexnet_exp.config import (
     typed,
     with_hydra,
 )
+from alexnet_exp.config.composer import quoted
+from alexnet_exp.config.overrides import exact
+from alexnet_exp.config.validate import is_same_experiment
 from alexnet_exp.errors import BAD_INPUT, UserError, one_line
-from alexnet_exp.overrides import exact
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.runs.reader import is_run, read_config, read_result, state
 from alexnet_exp.runs.run import RUNNING
@@ -35,7 +36,6 @@ from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_ru
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.wilson import margin
 from alexnet_exp.sweep.compose import check_devices
-from alexnet_exp.validate import is_same_experiment
 
 # Lines of the table at the end: the metric's key, and how it is called there.
 SHOWN = {

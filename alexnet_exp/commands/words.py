@@ -58,8 +58,8 @@ def refuse_strays(words: Iterable[str], config_dir: str | None) -> None:
     strays = [word for word in words if "=" not in word and not word.startswith("~")]
     if not strays:
         return
+    from alexnet_exp.config.suggestions import of_word
     from alexnet_exp.paths import groups
-    from alexnet_exp.suggestions import of_word
 
     options = groups(config_dir)
     raise UserError("\n".join(f"{word}: {of_word(word, (), options)}" for word in strays))
@@ -81,7 +81,7 @@ def refuse_settings_as_flags(words: Sequence[str], flags: Collection[str]) -> No
         if flag == "--config":
             lines.append(f"{typed}: write an experiment of your own: --config-dir FOLDER experiment=NAME")
             continue
-        from alexnet_exp.suggestions import instead
+        from alexnet_exp.config.suggestions import instead
 
         advice = instead(flag.lstrip("-"), given)
         if advice is not None:

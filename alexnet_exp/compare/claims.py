@@ -29,8 +29,8 @@ from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.comparison import Claim, Difference, Status, Table
 from alexnet_exp.compare.select import value
 from alexnet_exp.compare.verdict import names
+from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.paths import conf_dir
 from alexnet_exp.runs.reader import YAML_LOADER
 from alexnet_exp.runs.run import DONE, Run

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from alexnet_exp.paper_claim import PaperClaim
+from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.run import Run
 
 Interval = tuple[float, float]

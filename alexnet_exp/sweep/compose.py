@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.atomic import replacing
-from alexnet_exp.composer import Composer, unquoted
-from alexnet_exp.config import Problems, fitted, hydra_files, plain
+from alexnet_exp.config.compose import Problems, fitted, hydra_files, plain
+from alexnet_exp.config.composer import Composer, unquoted
+from alexnet_exp.config.schema import Config
+from alexnet_exp.config.validate import is_same_experiment
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import group_names
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.schema import Config
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.naming import differing, hash_of, job_hash, job_name, settings_of
-from alexnet_exp.validate import is_same_experiment
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader

@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alexnet_exp.composer import quoted
-from alexnet_exp.config import check_config_dir, loaded
+from alexnet_exp.config.compose import check_config_dir, loaded
+from alexnet_exp.config.composer import quoted
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.runs.run import DONE

@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from alexnet_exp.composer import Options, parsed_override
-from alexnet_exp.config import WHOLE, compose
+from alexnet_exp.config.compose import WHOLE, compose
+from alexnet_exp.config.composer import Options, parsed_override
+from alexnet_exp.config.overrides import exact
 from alexnet_exp.errors import Problem, Refused, UserError
-from alexnet_exp.overrides import exact
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
 from alexnet_exp.runs.start import holds_run

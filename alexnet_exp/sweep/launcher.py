@@ -23,7 +23,7 @@ from alexnet_exp.runs.run import DONE, PRUNED
 from alexnet_exp.runs.sweep_plan import Job, Plan
 
 if TYPE_CHECKING:
-    from alexnet_exp.schema import Config
+    from alexnet_exp.config.schema import Config
     from alexnet_exp.sweep.compose import Composed
     from alexnet_exp.sweep.pool import Pool
     from alexnet_exp.sweep.run import Outcome
@@ -186,9 +186,9 @@ def grid(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[l
 
     Raises UserError for an interval, which a grid cannot list, and for a sweep over no values.
     """
-    from alexnet_exp.composer import parsed_override
+    from alexnet_exp.config.composer import parsed_override
+    from alexnet_exp.config.overrides import exact, swept
     from alexnet_exp.errors import NO_VALUE, Problem, Refused
-    from alexnet_exp.overrides import exact, swept
 
     choices: dict[str, list[str]] = {}
     problems = []

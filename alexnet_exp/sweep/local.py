@@ -20,6 +20,8 @@ from typing import Any
 
 from alexnet_exp import logs
 from alexnet_exp.atomic import replacing
+from alexnet_exp.config.schema import Trainer
+from alexnet_exp.config.validate import typed
 from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, UserError
 from alexnet_exp.launch import Group, Work, threads, warm
 from alexnet_exp.processes import signals
@@ -30,11 +32,9 @@ from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.result import record
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.schema import Trainer
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.gpus import VISIBLE, Gpus, Share, visible
 from alexnet_exp.sweep.pool import Ended
-from alexnet_exp.validate import typed
 
 LOOK = 0.5  # seconds between two looks at whether a second signal has come
 

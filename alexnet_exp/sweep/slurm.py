@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp import logs
+from alexnet_exp.config.schema import COLUMNS
 from alexnet_exp.errors import DONE, FAILED, REQUEUE, Problem, Refused, UserError, not_installed
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.ranks import rank
@@ -36,7 +37,6 @@ from alexnet_exp.runs.result import record
 from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
 from alexnet_exp.runs.status import Ending, ending_of
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.schema import COLUMNS
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.claim import SLURM, Claim, Claims
 from alexnet_exp.sweep.pool import Ended

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alexnet_exp.composer import parsed_override
-from alexnet_exp.config import composed, composer_of
+from alexnet_exp.config.compose import composed, composer_of
+from alexnet_exp.config.composer import parsed_override
+from alexnet_exp.config.overrides import NO_NUMBERS
+from alexnet_exp.config.schema import Config
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, shown
-from alexnet_exp.overrides import NO_NUMBERS
-from alexnet_exp.schema import Config
 
 Value = str | int | float
 LOG = "log"

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.config.schema import Config
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import groups
 from alexnet_exp.runs.sweep_plan import FILE, Plan
-from alexnet_exp.schema import Config
 
 FLAGS = ("-m", "--multirun")
 SWEEP_DIR = "hydra.sweep.dir"
@@ -69,7 +69,7 @@ def _is_here(cwd: str) -> bool:
 
 
 def _may_ask(word: str, options: dict[str, list[str]]) -> bool:
-    from alexnet_exp.composer import parsed_override
+    from alexnet_exp.config.composer import parsed_override
 
     if "${" in REFERENCE.sub("", word):  # ${oc.env:TOKEN}: resolved, it would get into what is written
         return False

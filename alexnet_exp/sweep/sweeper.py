@@ -14,13 +14,13 @@ from typing import Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.config.overrides import exact
+from alexnet_exp.config.schema import Config
+from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.errors import Problem, Refused, UserError, not_installed
-from alexnet_exp.extend import UserClass
-from alexnet_exp.overrides import exact
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.schema import Config
 from alexnet_exp.sweep.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
 from alexnet_exp.sweep.folder import MULTIRUN, make
 from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, note_ran, plan_of

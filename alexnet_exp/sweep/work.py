@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alexnet_exp.atomic import follow
-from alexnet_exp.config import Problems, fits
+from alexnet_exp.config.compose import Problems, fits
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.signals import interruptible
 from alexnet_exp.runs.run import FAILED

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import MLFlowLogger
 
+from alexnet_exp.config.schema import Config, Mlflow
 from alexnet_exp.runs.status import Ending
-from alexnet_exp.schema import Config, Mlflow
 from alexnet_exp.trackers import mlflow_runs
 from alexnet_exp.trackers.closing import ROW, Tracker
 from alexnet_exp.trackers.values import as_typed, final

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_exp.atomic import replacing
+from alexnet_exp.config.schema import Config, Mlflow
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.lookup import outputs_of
 from alexnet_exp.runs.reader import is_run, read_result
 from alexnet_exp.runs.sweep_plan import Plan
-from alexnet_exp.schema import Config, Mlflow
 from alexnet_exp.trackers.values import experiment_of, sweep_of
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 from pytorch_lightning.loggers import WandbLogger
 
 from alexnet_exp.atomic import replacing
+from alexnet_exp.config.schema import Config, Wandb
 from alexnet_exp.runs.status import Ending
-from alexnet_exp.schema import Config, Wandb
 from alexnet_exp.trackers.closing import ROW, Tracker
 from alexnet_exp.trackers.values import experiment_of, sweep_of, tested
 

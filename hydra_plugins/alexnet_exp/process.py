@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
 
-from alexnet_exp.schema import Config
+from alexnet_exp.config.schema import Config
 from alexnet_exp.sweep.launcher import JobsLauncher
 from alexnet_exp.sweep.pool import Pool
 

@@ -12,7 +12,7 @@ from alexnet_exp.sweep.pool import Pool
 from alexnet_exp.sweep.slurm_settings import SlurmSettings
 
 if TYPE_CHECKING:
-    from alexnet_exp.schema import Config
+    from alexnet_exp.config.schema import Config
 
 
 class SlurmLauncher(JobsLauncher):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from alexnet_exp.bench.flop import REST, Flop, counted, counted_by_running
-from alexnet_exp.config import compose, fitted
-from alexnet_exp.match import match
+from alexnet_exp.config.compose import compose, fitted
+from alexnet_exp.config.resolve import match
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
 from alexnet_exp.module import AlexNetModule
 from alexnet_exp.train import train
 from tests.conftest import TINY, Run

@@ -17,9 +17,9 @@ import torch
 from alexnet_exp.callbacks import checkpoints
 from alexnet_exp.callbacks.checkpoints import Checkpoints
 from alexnet_exp.callbacks.recorder import Recorder
+from alexnet_exp.config.schema import Interval, Keep, Unit
 from alexnet_exp.runs import checksum, provenance
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.schema import Interval, Keep, Unit
 from benchmarks.equal_runs import differences
 from tests.conftest import Run
 

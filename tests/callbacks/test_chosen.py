@@ -9,7 +9,7 @@ import torch
 
 from alexnet_exp.callbacks.chosen import build_callbacks
 from alexnet_exp.commands import eval as evaluate_again
-from alexnet_exp.schema import EarlyStopping
+from alexnet_exp.config.schema import EarlyStopping
 from tests.conftest import Run
 
 TrainRun = Callable[..., Run]

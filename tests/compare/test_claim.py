@@ -18,8 +18,8 @@ from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.comparison import Claim, Status
 from alexnet_exp.compare.report import write_report
 from alexnet_exp.compare.text import as_json, markdown
+from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.runs.metric import higher_is_better
 from tests.compare.made import arm, made
 

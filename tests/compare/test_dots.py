@@ -7,7 +7,7 @@ import pytest
 
 from alexnet_exp.compare.comparison import Arm, Claim, Comparison, Difference, Metric, Status, Table, Verdict
 from alexnet_exp.compare.dots import PLAIN, dots_svg, dots_text
-from alexnet_exp.paper_claim import PaperClaim
+from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.run import Run
 
 TOP1 = Metric("test/top1", "test top-1", True, True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from alexnet_exp.config.resolve import facts_of, match
+from alexnet_exp.config.schema import Config
 from alexnet_exp.data.spec import Digits, Random
-from alexnet_exp.match import facts_of, match
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.spec import Network
-from alexnet_exp.schema import Config
 
 MULTIPLY_ADDS = 100_000_000
 PARAMETERS = 5_000_000

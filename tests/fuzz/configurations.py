@@ -11,12 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from alexnet_exp.config import compose
-from alexnet_exp.data.spec import SPECS as DATA
-from alexnet_exp.model.spec import SLOTS, BatchNorm, Input, Lrn, Network, Stage, Window, WithinMap
-from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
-from alexnet_exp.paths import groups
-from alexnet_exp.schema import (
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.schema import (
     CALLBACKS,
     LOGGERS,
     METRICS,
@@ -28,6 +24,10 @@ from alexnet_exp.schema import (
     Test,
     Trainer,
 )
+from alexnet_exp.data.spec import SPECS as DATA
+from alexnet_exp.model.spec import SLOTS, BatchNorm, Input, Lrn, Network, Stage, Window, WithinMap
+from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
+from alexnet_exp.paths import groups
 
 # One process, no network: what is not among them is refused on any machine, or would download.
 OPTIONS = {

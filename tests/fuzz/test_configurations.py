@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from PIL import Image
 
 from alexnet_exp.commands.check import one_batch
-from alexnet_exp.config import fitted
+from alexnet_exp.config.compose import fitted
 from alexnet_exp.errors import UserError
 from tests.fuzz.budget import affordable
 from tests.fuzz.clear import check

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from alexnet_exp.config.validate import typed
 from alexnet_exp.errors import UserError
 from alexnet_exp.optim.schedules import WHOLE, Part, curve, factor, part_factor, part_of, plateau_factor
 from alexnet_exp.optim.spec import Constant, Cosine, OneCycle, Plateau, Steps
-from alexnet_exp.validate import typed
 
 CONF = Path(__file__).parents[2] / "conf"
 EPOCHS, STEPS_PER_EPOCH = 10, 7

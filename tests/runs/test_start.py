@@ -153,15 +153,15 @@ def test_of_two_that_resume_at_once_the_one_without_the_lock_leaves_no_settings(
 def test_what_another_command_changed_meanwhile_is_not_undone(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alexnet_exp import config
+    from alexnet_exp.config.compose import compose
 
     def ended_meanwhile(container: Any) -> Any:
         result = read_result(run) | {"note": "first"}
         (run / "result.json").write_text(json.dumps(result))
         return original(container)
 
-    original = config.fits
-    monkeypatch.setattr(config, "fits", ended_meanwhile)
+    original = compose.fits
+    monkeypatch.setattr(compose, "fits", ended_meanwhile)
     told = refused("resume", str(run), "trainer.max_epochs=31", "note=second")
     assert told == f"{run}: another command changed it while this one started; type the command again"
     assert read_config(run)["note"] == ""

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.reader import read_metrics, read_result
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.claim import Claims

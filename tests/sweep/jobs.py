@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.local import LocalPool
 from alexnet_exp.sweep.pool import Ended

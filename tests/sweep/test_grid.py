@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_config, read_result
 from alexnet_exp.runs.sweep_plan import Plan

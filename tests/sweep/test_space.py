@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from alexnet_exp.config import composed, each_job
+from alexnet_exp.config.compose import composed, each_job
 from alexnet_exp.errors import UserError
 from alexnet_exp.sweep.space import Choice, Real, Whole, parse
 

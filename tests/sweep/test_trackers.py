@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.config import composed
+from alexnet_exp.config.compose import composed
 from alexnet_exp.errors import UserError
 from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import PRUNE, RunFolder
@@ -156,7 +156,7 @@ RACER = """
 import sys, time
 from pathlib import Path
 import mlflow
-from alexnet_exp.config import composed
+from alexnet_exp.config.compose import composed
 from alexnet_exp.loggers import build_loggers
 folder, start = Path(sys.argv[1]), Path(sys.argv[2])
 folder.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """The public surface: every key with its default, every option of every group, every command.
 
-After a change that is meant:  python tests/test_schema.py > tests/public_keys.txt
+After a change that is meant:  python tests/config/test_schema.py > tests/public_keys.txt
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pytest
 import pytorch_lightning as pl
 
 from alexnet_exp.__main__ import COMMANDS
+from alexnet_exp.config.schema import COLLECTIONS, NODES, Config, Csv, Ema, Trainer, Wandb
 from alexnet_exp.errors import Refused, shown
 from alexnet_exp.model.spec import Stage, Window
 from alexnet_exp.paths import groups
-from alexnet_exp.schema import COLLECTIONS, NODES, Config, Csv, Ema, Trainer, Wandb
 
 PINNED = Path(__file__).with_name("public_keys.txt")
 
@@ -69,7 +69,9 @@ def test_the_public_keys_are_those_pinned() -> None:
     changed = list(
         difflib.unified_diff(PINNED.read_text().splitlines(), keys().splitlines(), "pinned", "now", n=0, lineterm="")
     )
-    assert not changed, "\n".join([*changed, "If this is meant: python tests/test_schema.py > tests/public_keys.txt"])
+    assert not changed, "\n".join(
+        [*changed, "If this is meant: python tests/config/test_schema.py > tests/public_keys.txt"]
+    )
 
 
 def test_every_argument_of_lightnings_trainer_is_a_key_or_ours_for_a_reason() -> None:

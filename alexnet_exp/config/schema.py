@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from alexnet_exp.config.paper_claim import paper_claims
 from alexnet_exp.data.spec import SPECS as DATA
 from alexnet_exp.errors import Checks, Refused
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
-from alexnet_exp.paper_claim import paper_claims
 from alexnet_exp.runs.metric import higher_is_better
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from alexnet_exp.config.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.errors import nearest, one_of, plain_word, shown
 from alexnet_exp.paths import groups
-from alexnet_exp.schema import COLLECTIONS, NODES, Config
 
 # The setting, and what other programs call it. Compared without case, hyphens and underscores.
 _ALIASES = {

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from alexnet_exp.composer import quoted
+from alexnet_exp.config.composer import quoted
+from alexnet_exp.config.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.errors import NO_VALUE, Problem, Refused
-from alexnet_exp.schema import COLLECTIONS, NODES, Config
 
 # Hydra's own settings that are text; its folders are the only ones that nobody else expands.
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")

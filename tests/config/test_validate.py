@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.config import compose
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.schema import Csv, Ema, Trainer, Which
+from alexnet_exp.config.suggestions import of_setting
+from alexnet_exp.config.user_class import ALLOW
+from alexnet_exp.config.validate import is_same_experiment, known, learn, validate
 from alexnet_exp.data.spec import Digits
 from alexnet_exp.errors import Refused
-from alexnet_exp.extend import ALLOW
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import AdamW, OneCycle
-from alexnet_exp.schema import Csv, Ema, Trainer, Which
-from alexnet_exp.suggestions import of_setting
-from alexnet_exp.validate import is_same_experiment, known, learn, validate
 
 DEFAULT = compose([])
 
@@ -279,14 +279,14 @@ def test_what_one_process_has_made_of_a_configuration_serves_another(monkeypatch
     container = changed(**{"optim.lr": 0.0123, "seed": 9})
     expected = validate(container)
     told = pickle.loads(pickle.dumps(known(container)))
-    monkeypatch.setattr("alexnet_exp.validate._known", {})
+    monkeypatch.setattr("alexnet_exp.config.validate._known", {})
     assert known(container) == {}
     learn(told)
 
     def made_anew(*given: Any) -> Any:
         raise AssertionError(given)
 
-    monkeypatch.setattr("alexnet_exp.validate._typed", made_anew)
+    monkeypatch.setattr("alexnet_exp.config.validate._typed", made_anew)
     assert validate(container) == expected
 
 

@@ -16,8 +16,7 @@ from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS
 from alexnet_exp.build import build
-from alexnet_exp.composer import Composer, quoted
-from alexnet_exp.config import (
+from alexnet_exp.config.compose import (
     as_yaml,
     check_config_dir,
     compose,
@@ -31,10 +30,11 @@ from alexnet_exp.config import (
     to_yaml,
     with_hydra,
 )
+from alexnet_exp.config.composer import Composer, quoted
+from alexnet_exp.config.schema import COLLECTIONS
+from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.paths import conf_dir, group_names, groups
-from alexnet_exp.schema import COLLECTIONS
-from alexnet_exp.validate import validate
 
 SHIPPED = sorted(file for file in conf_dir().rglob("*.yaml") if file.parent.name != "local")
 OPTIONS = [(group, option) for group, options in groups().items() for option in options if group != "local"]
@@ -110,7 +110,7 @@ def test_every_option_composes_validates_and_builds(group: str, option: str, ima
 
 def test_options_that_name_a_dataclass_are_complete() -> None:
     """A data source or an optimizer cannot be added in Python and forgotten in conf/, or the other way."""
-    from alexnet_exp.schema import NODES
+    from alexnet_exp.config.schema import NODES
 
     for group in ("data", "optim"):
         assert groups()[group] == sorted(NODES[group])
@@ -181,7 +181,7 @@ def test_a_machines_own_settings_come_last_but_for_the_command_line(
     (copy / "local" / "default.yaml").write_text(
         "# @package _global_\ndata_root: /big/disk\ntrainer:\n  precision: bf16-mixed\n"
     )
-    monkeypatch.setattr("alexnet_exp.config.conf_dir", lambda: copy)
+    monkeypatch.setattr("alexnet_exp.config.compose.conf_dir", lambda: copy)
     container = compose(["experiment=tutorial"])
     assert container["data"]["root"] == "/big/disk"
     assert container["trainer"]["precision"] == "bf16-mixed"

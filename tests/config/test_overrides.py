@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from alexnet_exp.composer import Options, parsed_override, quoted, typed_text, unquoted
-from alexnet_exp.config import compose, each_job, typed
+from alexnet_exp.config.compose import compose, each_job, typed
+from alexnet_exp.config.composer import Options, parsed_override, quoted, typed_text, unquoted
+from alexnet_exp.config.overrides import exact, texts
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.overrides import exact, texts
 
 TEXTS = [
     *("20241130_155038", "8e45012", "1_1_1", "1e5", "true", "2024_05", "1.10", "1E3", "-1_0", ".5"),

@@ -19,11 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from alexnet_exp.errors import NO_VALUE, Problem, Refused, one_of
-from alexnet_exp.extend import ROLES, TARGET, UserClass
-from alexnet_exp.model.spec import Network
-from alexnet_exp.optim.spec import Optimizer, Plateau, Schedule
-from alexnet_exp.schema import (
+from alexnet_exp.config.schema import (
     COLLECTIONS,
     COLUMNS,
     METRICS,
@@ -36,7 +32,11 @@ from alexnet_exp.schema import (
     PreciseBn,
     TrainError,
 )
-from alexnet_exp.suggestions import of_setting
+from alexnet_exp.config.suggestions import of_setting
+from alexnet_exp.config.user_class import ROLES, TARGET, UserClass
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, one_of
+from alexnet_exp.model.spec import Network
+from alexnet_exp.optim.spec import Optimizer, Plateau, Schedule
 
 LISTED = 12  # known keys of a node up to which an unknown one is answered with all of them
 

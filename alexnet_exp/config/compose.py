@@ -22,17 +22,17 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from alexnet_exp.composer import Composer, Options, parsed_override, typed_text
+from alexnet_exp.config.composer import Composer, Options, parsed_override, typed_text
+from alexnet_exp.config.overrides import changed_texts, exact, swept, texts
+from alexnet_exp.config.resolve import match
+from alexnet_exp.config.schema import COLLECTIONS, NODES, Config, Mlflow, Wandb
+from alexnet_exp.config.suggestions import of_option, of_setting
+from alexnet_exp.config.user_class import ROLES, TARGET
+from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, nearest, not_installed, one_of
-from alexnet_exp.extend import ROLES, TARGET
-from alexnet_exp.match import match
 from alexnet_exp.model.spec import Network
-from alexnet_exp.overrides import changed_texts, exact, swept, texts
 from alexnet_exp.paths import OUTPUTS, conf_dir, group_names, groups
 from alexnet_exp.runs.lookup import weights_file
-from alexnet_exp.schema import COLLECTIONS, NODES, Config, Mlflow, Wandb
-from alexnet_exp.suggestions import of_option, of_setting
-from alexnet_exp.validate import validate
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from alexnet_exp.config.schema import COLUMNS, Config
+from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.data.info import EXAMPLE, Facts, facts
 from alexnet_exp.errors import Problem, Refused
-from alexnet_exp.extend import UserClass
 from alexnet_exp.model.columns_layout import layout
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.spec import Ends, Input, Network, complete
-from alexnet_exp.schema import COLUMNS, Config
 
 ENDS = {
     "num_classes": "how many classes there are",
