@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet_exp.build import CARD, CARD_FORMAT, Experiment, build, build_network
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.user_class import TARGET, UserClass
 from alexnet_exp.config.validate import typed
@@ -26,6 +25,7 @@ from alexnet_exp.runs import checksum
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.lookup import checkpoint_path, find
 from alexnet_exp.runs.reader import read_config
+from alexnet_exp.training.build import CARD, CARD_FORMAT, Experiment, build, build_network
 
 BATCH = 32  # images that `predict` holds at a time
 MOST_CHANNELS = 1 << 16

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from alexnet_exp.datamodule import ImageData
 from alexnet_exp.errors import UserError
 from alexnet_exp.loading import Classifier
 from alexnet_exp.seeds import derive
+from alexnet_exp.training.datamodule import ImageData
 
 LOOKED_AT = 512  # images that are classified to find right and wrong ones
 BATCH = 64

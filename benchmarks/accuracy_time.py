@@ -21,13 +21,13 @@ import pytorch_lightning as pl
 import torch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from alexnet_exp.build import build, lay_out, prepare
 from alexnet_exp.config.compose import compose, fitted
-from alexnet_exp.devices import place
 from alexnet_exp.plots.style import ACCENT, NOTE, QUIET, figure, quiet, save
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.runs.reader import read_result
-from alexnet_exp.trainer import build_trainer
+from alexnet_exp.training.build import build, lay_out, prepare
+from alexnet_exp.training.devices import place
+from alexnet_exp.training.trainer import build_trainer
 from benchmarks import cifar as images_of
 from benchmarks.rows import Measured, Missing, Row
 from benchmarks.table import Result

@@ -24,13 +24,13 @@ from torch import Tensor
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.resolve import match
 from alexnet_exp.config.validate import validate
-from alexnet_exp.launch import run_ranks
 from alexnet_exp.model.columns import ColumnNetwork, Group, joined
 from alexnet_exp.model.columns_layout import crossings
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network, Scale
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.seeds import derive
+from alexnet_exp.training.launch import run_ranks
 
 RESULT = Path(__file__).parent / "results" / "columns.json"
 KINDS = {"float64": torch.float64, "float32": torch.float32}

@@ -23,10 +23,10 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from alexnet_exp.data.spec import Data, Decode, Folder, Random, Val
-from alexnet_exp.datamodule import ImageData
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Input
 from alexnet_exp.processes.memory import keep_freed_memory
+from alexnet_exp.training.datamodule import ImageData
 from benchmarks.rows import Row, alternate
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

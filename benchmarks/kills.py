@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_exp.callbacks.recorder import HEADER
 from alexnet_exp.errors import DONE, FAILED
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.reader import read_config
 from alexnet_exp.runs.table import read_table
+from alexnet_exp.training.callbacks.recorder import HEADER
 from benchmarks.equal_runs import TABLES, bits, compared, predictions, rows, state, unequal
 from benchmarks.machine import machine
 from benchmarks.processes import Command, kill, wait_until

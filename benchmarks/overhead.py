@@ -23,21 +23,21 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from alexnet_exp.build import Experiment, build, lay_out, prepare
-from alexnet_exp.callbacks.checkpoints import Checkpoints
-from alexnet_exp.callbacks.progress import Progress
-from alexnet_exp.callbacks.recorder import Recorder
-from alexnet_exp.callbacks.watch import Watch
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.schema import Config, Interval
 from alexnet_exp.config.validate import validate
 from alexnet_exp.data.loader import Batch
-from alexnet_exp.devices import Placement, no_gpu_looked_for, place
-from alexnet_exp.module import AlexNetModule
 from alexnet_exp.optim.optimizers import build_optimizer
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.trainer import build_trainer
+from alexnet_exp.training.build import Experiment, build, lay_out, prepare
+from alexnet_exp.training.callbacks.diagnostics import Watch
+from alexnet_exp.training.callbacks.progress import Progress
+from alexnet_exp.training.callbacks.recorder import Recorder
+from alexnet_exp.training.checkpoints.callback import Checkpoints
+from alexnet_exp.training.devices import Placement, no_gpu_looked_for, place
+from alexnet_exp.training.module import AlexNetModule
+from alexnet_exp.training.trainer import build_trainer
 from benchmarks.rows import Goal, Row
 
 MOST_MORE = 1.0  # ms a step

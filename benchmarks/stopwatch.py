@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from alexnet_exp.callbacks.checkpoints import Checkpoints
+from alexnet_exp.training.checkpoints.callback import Checkpoints
 
 
 class Stopwatch(pl.Callback):

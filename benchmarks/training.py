@@ -27,11 +27,11 @@ from alexnet_exp.config.compose import compose
 from alexnet_exp.config.resolve import match
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.validate import validate
-from alexnet_exp.devices import place
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.shapes import Part, parts
 from alexnet_exp.model.spec import Network
 from alexnet_exp.processes.memory import keep_freed_memory
+from alexnet_exp.training.devices import place
 from benchmarks import cifar as images_of
 from benchmarks import overhead
 from benchmarks.rows import Missing, Row

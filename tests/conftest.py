@@ -68,7 +68,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def train_into(path: Path, *overrides: str) -> Run:
     """One experiment in this process, as `python -m alexnet_exp` would run it, but for Hydra's choice of the folder."""
     from alexnet_exp.config.compose import compose
-    from alexnet_exp.train import train
+    from alexnet_exp.training.train import train
 
     container = compose([*TINY, *overrides])
     (path / ".hydra").mkdir(parents=True)
@@ -124,9 +124,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., su
 
 def opened_data(run: Run) -> Any:
     """The data module of a run, with its images."""
-    from alexnet_exp.build import build
     from alexnet_exp.config.validate import validate
     from alexnet_exp.runs.reader import read_config
+    from alexnet_exp.training.build import build
 
     data = build(validate(read_config(run.path))).data
     data.setup("fit")

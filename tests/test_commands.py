@@ -218,7 +218,7 @@ def test_the_traceback_is_there_for_who_asks(typed: Typed, monkeypatch: pytest.M
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one batch."""
     from alexnet_exp.config.compose import composed
-    from alexnet_exp.train import train
+    from alexnet_exp.training.train import train
 
     _, container = composed(
         ["model.width=0.02", "trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.val=none"]

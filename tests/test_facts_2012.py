@@ -32,17 +32,17 @@ from alexnet_exp.data.augment import cut_views
 from alexnet_exp.data.colour import IMAGENET, add_noise
 from alexnet_exp.data.decode import read_image
 from alexnet_exp.data.spec import ImageNet, Pca, Random
-from alexnet_exp.datamodule import ImageData
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.network import AlexNet, MaskDropout
 from alexnet_exp.model.preprocess import Preprocess, Statistics
 from alexnet_exp.model.spec import Convention, Input, Scale
-from alexnet_exp.module import AlexNetModule
 from alexnet_exp.optim.optimizers import build_optimizer, parameter_groups, parts_of
 from alexnet_exp.optim.schedules import curve, plateau_factor
 from alexnet_exp.optim.spec import Adam, Constant, EpsMode, Krizhevsky, Plateau, Steps
 from alexnet_exp.paths import conf_dir
+from alexnet_exp.training.datamodule import ImageData
+from alexnet_exp.training.module import AlexNetModule
 from tests.model.by_hand import average_pool_by_hand, by_the_pixel, lrn_by_the_formula, within_map_by_the_formula
 from tests.model.conftest import closed
 

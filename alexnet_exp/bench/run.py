@@ -23,14 +23,9 @@ from alexnet_exp.bench.flop import Flop, counted, counted_by_running
 from alexnet_exp.bench.layers import PREPROCESS, LayerTimes, leaves
 from alexnet_exp.bench.rows import layer_rows, outside_rows, part_rows
 from alexnet_exp.bench.steps import COUNTED, FIRST, LAYERED, WARM, Steps, Timed, usual
-from alexnet_exp.build import Experiment, build, lay_out, prepare
-from alexnet_exp.callbacks.chosen import build_callbacks
-from alexnet_exp.callbacks.recorder import Recorder, memory_used
 from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.config.validate import validate
 from alexnet_exp.data.split import Streamed
-from alexnet_exp.datamodule import ImageData
-from alexnet_exp.devices import Placement, place
 from alexnet_exp.errors import DONE, UserError
 from alexnet_exp.model import columns_layout
 from alexnet_exp.model.cost import layers
@@ -39,9 +34,14 @@ from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import interruptible
-from alexnet_exp.replicas import replicas
 from alexnet_exp.runs.status import Ending, own_interrupts
-from alexnet_exp.trainer import build_trainer
+from alexnet_exp.training.build import Experiment, build, lay_out, prepare
+from alexnet_exp.training.callbacks.build import build_callbacks
+from alexnet_exp.training.callbacks.recorder import Recorder, memory_used
+from alexnet_exp.training.datamodule import ImageData
+from alexnet_exp.training.devices import Placement, place
+from alexnet_exp.training.distributed import replicas
+from alexnet_exp.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 

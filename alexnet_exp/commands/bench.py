@@ -49,9 +49,9 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
     """What was found, or None, also on a rank that has nothing to say, and the exit code."""
     from alexnet_exp import logs
     from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure
-    from alexnet_exp.devices import check_ranks, chosen, count
-    from alexnet_exp.launch import run_ranks
     from alexnet_exp.processes.ranks import launched, rank
+    from alexnet_exp.training.devices import check_ranks, chosen, count
+    from alexnet_exp.training.launch import run_ranks
 
     config = fitted(container)
     ask = Ask(given.steps, tuple(given.batch or ()), not given.no_layers)

@@ -21,9 +21,9 @@ def run(arguments: list[str]) -> int:
 def one_batch(config: Config) -> str:
     """Builds the experiment and trains one batch of it on one device; returns what to tell of that, one line."""
     from alexnet_exp import logs
-    from alexnet_exp.build import build, lay_out, prepare
-    from alexnet_exp.devices import check_ranks, chosen, place
-    from alexnet_exp.trainer import build_trainer
+    from alexnet_exp.training.build import build, lay_out, prepare
+    from alexnet_exp.training.devices import check_ranks, chosen, place
+    from alexnet_exp.training.trainer import build_trainer
 
     logs.configure(None)
     chosen(config.trainer)  # refuses devices that are not there before anything is built

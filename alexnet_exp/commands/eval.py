@@ -27,7 +27,7 @@ from alexnet_exp.runs.start import config_of
 from alexnet_exp.sanitize import printable
 
 if TYPE_CHECKING:
-    from alexnet_exp.evaluate import Evaluation, Together
+    from alexnet_exp.training.evaluate import Evaluation, Together
 
 METRICS = ("top1", "top5", "loss")
 
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
     save = _save_path(given.save)
 
     from alexnet_exp import logs
-    from alexnet_exp.evaluate import Together
+    from alexnet_exp.training.evaluate import Together
 
     logs.configure(None)
     together, several = Together(), len(runs) > 1
@@ -120,7 +120,7 @@ def _paths(texts: Sequence[str]) -> dict[Path, bool]:
 
 def _given(path: Path, given: Namespace) -> Given:
     """What is to be evaluated of the run in `path`; refused before any run is."""
-    from alexnet_exp.datamodule import ImageData
+    from alexnet_exp.training.datamodule import ImageData
 
     config = validate(config_of(path))
     own = isinstance(config.data, UserClass) and not issubclass(config.data.cls, ImageData)
@@ -146,13 +146,13 @@ def _save_path(text: str | None) -> Path | None:
 
 
 def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -> Evaluation:
-    from alexnet_exp.build import CARD, lay_out, open_data, refuse_other_images, refuse_views
     from alexnet_exp.config.schema import Trainer
-    from alexnet_exp.datamodule import ImageData
-    from alexnet_exp.devices import chosen, place
-    from alexnet_exp.evaluate import evaluate
     from alexnet_exp.loading import read_checkpoint, rebuilt, refuse_another_network
     from alexnet_exp.processes.memory import keep_freed_memory
+    from alexnet_exp.training.build import CARD, lay_out, open_data, refuse_other_images, refuse_views
+    from alexnet_exp.training.datamodule import ImageData
+    from alexnet_exp.training.devices import chosen, place
+    from alexnet_exp.training.evaluate import evaluate
 
     config, path = one.config, one.path
     content = read_checkpoint(one.file)

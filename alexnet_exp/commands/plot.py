@@ -29,9 +29,9 @@ from alexnet_exp.sanitize import printable
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from alexnet_exp.datamodule import ImageData
     from alexnet_exp.loading import Classifier
     from alexnet_exp.neighbours import Examples
+    from alexnet_exp.training.datamodule import ImageData
 
 EXAMPLES = 8
 TOP = 5
@@ -136,17 +136,17 @@ class _Job:
             raise _MissingError("the run has no checkpoint")
 
         from alexnet_exp.config.schema import Trainer
-        from alexnet_exp.devices import chosen
         from alexnet_exp.loading import load
+        from alexnet_exp.training.devices import chosen
 
         return load(self.run, self.checkpoint).to(chosen(Trainer())[0])
 
     @cached_property
     def data(self) -> ImageData:
         """The run's images; where they are gone, the pictures that need them are missing."""
-        from alexnet_exp.build import open_data
-        from alexnet_exp.datamodule import ImageData
         from alexnet_exp.loading import rebuilt
+        from alexnet_exp.training.build import open_data
+        from alexnet_exp.training.datamodule import ImageData
 
         config = validate(config_of(self.run))
         try:

@@ -27,7 +27,7 @@ from alexnet_exp.sweep.work import sweep_folder, work
 
 if TYPE_CHECKING:
     from alexnet_exp.config.schema import Config
-    from alexnet_exp.standing import Standing
+    from alexnet_exp.training.checkpoints.resume import Standing
 
 JOBS = "hydra.launcher.jobs="
 
@@ -98,9 +98,9 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen:
 
     from alexnet_exp.commands.train import tell
     from alexnet_exp.config.compose import fits
-    from alexnet_exp.standing import standing
     from alexnet_exp.sweep.compose import check_devices
-    from alexnet_exp.train import run_experiment
+    from alexnet_exp.training.checkpoints.resume import standing
+    from alexnet_exp.training.train import run_experiment
 
     refuse_links_out(folder)
     with locked(folder):  # refused before anything is looked at, where it is running now

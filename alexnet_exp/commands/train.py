@@ -95,7 +95,7 @@ def _has_ended(folder: Path) -> bool:
 
 def _join(folder: Path) -> int:
     """The part in it of a rank that is not the first, which alone looks whether it may go on."""
-    from alexnet_exp.train import train
+    from alexnet_exp.training.train import train
 
     return train({**read_config(folder), "resume": False}, folder)
 
@@ -218,7 +218,7 @@ def _one(config: DictConfig) -> tuple[Path, Ending]:
     """Trains what Hydra composed; writes `.hydra/`, which Hydra itself would write whoever has the folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from alexnet_exp.train import run_experiment
+    from alexnet_exp.training.train import run_experiment
 
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)

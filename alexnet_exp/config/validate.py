@@ -366,7 +366,9 @@ def _no_columns(config: Config) -> Iterator[Problem]:
     if config.module is not None:
         own.append(f"{config.module.target} does not know of columns; leave module out")
     if isinstance(config.data, UserClass) and not hasattr(config.data.cls, "global_size"):
-        own.append(f"{config.data.target} must give every rank all images; subclass alexnet_exp.datamodule.ImageData")
+        own.append(
+            f"{config.data.target} must give every rank all images; subclass alexnet_exp.training.datamodule.ImageData"
+        )
     for instead in own:
         yield Problem("trainer.strategy", COLUMNS, instead)
 

@@ -88,7 +88,7 @@ def compose_jobs(
 
 def check_devices(configs: Iterable[Config]) -> None:
     """Refuses what asks for devices that are not here; raises UserError with each of those, once."""
-    from alexnet_exp.devices import check_ranks, chosen
+    from alexnet_exp.training.devices import check_ranks, chosen
 
     lines, seen = dict[str, None](), list[Any]()
     for config in configs:

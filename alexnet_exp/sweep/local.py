@@ -23,7 +23,6 @@ from alexnet_exp.atomic import replacing
 from alexnet_exp.config.schema import Trainer
 from alexnet_exp.config.validate import typed
 from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, UserError
-from alexnet_exp.launch import Group, Work, threads, warm
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.cpus import SHARE, cores
 from alexnet_exp.processes.signals import uninterrupted
@@ -35,6 +34,7 @@ from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep import variables
 from alexnet_exp.sweep.gpus import VISIBLE, Gpus, Share, visible
 from alexnet_exp.sweep.pool import Ended
+from alexnet_exp.training.launch import Group, Work, threads, warm
 
 LOOK = 0.5  # seconds between two looks at whether a second signal has come
 
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 def run_job(container: Mapping[str, Any], folder: Path) -> Ending:
     """One job, in its own process."""
     # imported here, or the process that only waits for its jobs would spend seconds on Lightning
-    from alexnet_exp.train import train_rank
+    from alexnet_exp.training.train import train_rank
 
     return train_rank(container, folder)
 
@@ -227,7 +227,7 @@ class LocalPool:
 
 def need_of(container: Mapping[str, Any]) -> Need:
     """What the configuration asks for; raises UserError where this machine has not got it."""
-    from alexnet_exp.devices import chosen, count
+    from alexnet_exp.training.devices import chosen, count
 
     trainer: Trainer = typed(Trainer, container.get("trainer") or {}, "trainer")
     accelerator, devices, _ = chosen(trainer)

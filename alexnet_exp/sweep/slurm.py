@@ -448,7 +448,7 @@ def _train(folder: Path) -> int:
     os.environ.update(variables.of_job(folder))
     import torch
 
-    from alexnet_exp.train import train
+    from alexnet_exp.training.train import train
 
     threads = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK") or "1"
     torch.set_num_threads(int(threads))  # torch sees the node's cores, of which a job may have a few

@@ -17,7 +17,7 @@ from alexnet_exp.sweep.compose import check_devices
 from alexnet_exp.sweep.pool import Pool
 from alexnet_exp.sweep.report import Teller, exit_code, tell, told_beforehand
 from alexnet_exp.sweep.run import WELL, Outcome, in_queue, outcome_of, run_jobs, status_of
-from alexnet_exp.trackers.mlflow_runs import settle
+from alexnet_exp.training.loggers.mlflow_runs import settle
 
 
 def sweep_folder(text: str, outputs: Path) -> Path:

@@ -9,7 +9,7 @@ from alexnet_exp.data.info import Facts
 from alexnet_exp.data.source import arrange
 from alexnet_exp.data.spec import Data
 from alexnet_exp.data.split import Resident, Source, fingerprint
-from alexnet_exp.datamodule import ImageData
+from alexnet_exp.training.datamodule import ImageData
 
 SIDE = 32
 

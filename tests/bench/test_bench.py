@@ -77,8 +77,8 @@ def test_the_whole_of_it(bench: Bench, folder: Path, tmp_path: Path) -> None:
 
 def test_layers_are_named_as_in_the_network_and_all_shares_are_about_the_whole(bench: Bench) -> None:
     found = bench(TINY.replace("--steps 3", "--steps 8"))
-    from alexnet_exp.build import build
     from alexnet_exp.config.compose import compose, fitted
+    from alexnet_exp.training.build import build
 
     network = build(fitted(compose(TINY.split()[:2]))).network
     leaves = [name for name, module in network.named_modules() if not list(module.children())]

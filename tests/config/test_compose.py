@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS
-from alexnet_exp.build import build
 from alexnet_exp.config.compose import (
     as_yaml,
     check_config_dir,
@@ -35,6 +34,7 @@ from alexnet_exp.config.schema import COLLECTIONS
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.paths import conf_dir, group_names, groups
+from alexnet_exp.training.build import build
 
 SHIPPED = sorted(file for file in conf_dir().rglob("*.yaml") if file.parent.name != "local")
 OPTIONS = [(group, option) for group, options in groups().items() for option in options if group != "local"]

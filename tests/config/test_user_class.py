@@ -13,13 +13,13 @@ import torch
 import yaml
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.build import build
 from alexnet_exp.config.compose import composed
 from alexnet_exp.config.schema import COLLECTIONS
 from alexnet_exp.config.user_class import ALLOW, ROLES, UserClass, allow, allowed
 from alexnet_exp.errors import Refused
 from alexnet_exp.runs.reader import read_metrics, read_result
-from alexnet_exp.train import train
+from alexnet_exp.training.build import build
+from alexnet_exp.training.train import train
 
 SOURCE = '''
 import pytorch_lightning as pl

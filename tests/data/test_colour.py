@@ -16,10 +16,10 @@ from alexnet_exp.data import colour
 from alexnet_exp.data.colour import IMAGENET, add_noise, cached_colour, fit_colour
 from alexnet_exp.data.spec import Cifar10, Digits, Folder, Pca, PcaReading, Random
 from alexnet_exp.data.split import Resident, Streamed
-from alexnet_exp.datamodule import ImageData
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.model.preprocess import Preprocess, Statistics
 from alexnet_exp.model.spec import Input
+from alexnet_exp.training.datamodule import ImageData
 
 SHAPE = (40, 3, 6, 5)
 IMAGES = torch.randint(0, 256, SHAPE, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -80,7 +80,7 @@ def test_a_rank_that_is_not_the_first_says_why_it_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from alexnet_exp.config.compose import compose
-    from alexnet_exp.train import train
+    from alexnet_exp.training.train import train
 
     for name, value in {"LOCAL_RANK": "3", "RANK": "3", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)

@@ -17,7 +17,7 @@ from alexnet_exp.runs.reader import read_result, state
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep import run
 from alexnet_exp.sweep.run import goes_on, make_ready
-from tests.test_resume import assert_equal, wait_for
+from tests.training.test_resume import assert_equal, wait_for
 
 SWEEP = ("seed=1,2", "trainer.max_epochs=12", "checkpoint.every=1 steps")
 

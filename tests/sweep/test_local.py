@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp import launch
 from alexnet_exp.errors import Refused
 from alexnet_exp.processes.signals import ECHO, interruptible
 from alexnet_exp.runs import provenance
@@ -23,6 +22,7 @@ from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.reader import read_result, read_steps
 from alexnet_exp.sweep import local
 from alexnet_exp.sweep.local import LocalPool, need_of
+from alexnet_exp.training import launch
 from tests.sweep import works
 from tests.sweep.jobs import are_gone, is_running, pids_in, plain_job, run_all, tiny_job, wait_until
 

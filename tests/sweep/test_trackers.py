@@ -14,11 +14,11 @@ import pytest
 
 from alexnet_exp.config.compose import composed
 from alexnet_exp.errors import UserError
-from alexnet_exp.loggers import build_loggers
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.status import Pruned
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.trackers.values import as_typed
+from alexnet_exp.training.loggers.build import build_loggers
+from alexnet_exp.training.loggers.naming import as_typed
 from tests.conftest import Run, train_into
 
 TrainRun = Callable[..., Run]
@@ -56,7 +56,7 @@ def only_parent(client: Any, experiment: str) -> Any:
 
 def ending_with(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> None:
     """Trainings from here on raise `error` in place of the test: after all that Lightning does at an end."""
-    from alexnet_exp import train
+    from alexnet_exp.training import train
 
     def test(*arguments: Any) -> dict[str, Any]:
         if error is not None:
@@ -131,7 +131,7 @@ def test_a_job_is_closed_as_it_ended_and_one_run_again_is_one_child(
 
 @pytest.mark.slow
 def test_a_killed_job_is_closed_by_who_waits_for_the_sweep(tmp_path: Path) -> None:
-    from alexnet_exp.trackers.mlflow_runs import settle
+    from alexnet_exp.training.loggers.mlflow_runs import settle
 
     client = client_of(tmp_path / "outputs")
     folder = sweep(tmp_path / "outputs" / "train" / "s-1", "a", "b")
@@ -157,7 +157,7 @@ import sys, time
 from pathlib import Path
 import mlflow
 from alexnet_exp.config.compose import composed
-from alexnet_exp.loggers import build_loggers
+from alexnet_exp.training.loggers.build import build_loggers
 folder, start = Path(sys.argv[1]), Path(sys.argv[2])
 folder.mkdir(parents=True)
 config, _ = composed(["logger=mlflow"])
@@ -229,7 +229,7 @@ def test_an_experiment_deleted_in_mlflow_is_told(tmp_path: Path) -> None:
 def test_a_tracker_that_fails_at_the_end_does_not_fail_the_run(
     train_run: TrainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alexnet_exp.trackers.hparams import HParamsLogger
+    from alexnet_exp.training.loggers.tensorboard import HParamsLogger
 
     def close(*arguments: Any) -> None:
         raise OSError("disk full")

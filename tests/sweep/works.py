@@ -99,7 +99,7 @@ def train_on_what_is_there(container: Mapping[str, Any], folder: Path) -> Ending
         raise AssertionError(f"a job started {arguments}")
 
     subprocess.Popen = no_program  # type: ignore[assignment,misc]
-    from alexnet_exp.train import train_rank
+    from alexnet_exp.training.train import train_rank
 
     ending = train_rank(container, folder)
     (folder / f"imported{os.environ.get('RANK', '')}.json").write_text(json.dumps(sorted(set(sys.modules) - before)))
@@ -108,8 +108,8 @@ def train_on_what_is_there(container: Mapping[str, Any], folder: Path) -> Ending
 
 def killed_training(container: Mapping[str, Any], folder: Path) -> Ending:
     """A training of which one rank is killed at a training step: `KILLED_AT` has rank and number of the call."""
-    from alexnet_exp.module import AlexNetModule
-    from alexnet_exp.train import train_rank
+    from alexnet_exp.training.module import AlexNetModule
+    from alexnet_exp.training.train import train_rank
 
     rank, call = map(int, os.environ["KILLED_AT"].split())
     original, calls = AlexNetModule.training_step, 0

@@ -1,0 +1,327 @@
+"""From a validated configuration to objects: the data module, the network with its preprocessing, the LightningModule.
+
+Training, checking, summing up, evaluating and loading a run all build here, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import nn
+
+from alexnet_exp.atomic import alone
+from alexnet_exp.config.resolve import facts_of, match
+from alexnet_exp.config.schema import LIMITS, Config
+from alexnet_exp.config.user_class import UserClass
+from alexnet_exp.config.validate import in_training, validation_monitors
+from alexnet_exp.data.loader import Plan
+from alexnet_exp.errors import Problem, Refused, UserError
+from alexnet_exp.model.cost import layers, totals
+from alexnet_exp.model.network import AlexNet
+from alexnet_exp.model.preprocess import Preprocess, measure
+from alexnet_exp.model.shapes import parts
+from alexnet_exp.model.spec import Ends, Input, Network, Norm, notes
+from alexnet_exp.model.weights import load_weights
+from alexnet_exp.paths import OUTPUTS, cache_folder
+from alexnet_exp.runs.lookup import weights_file
+from alexnet_exp.seeds import derive
+from alexnet_exp.training.batch_checks import Expected, first_batches, first_images
+from alexnet_exp.training.datamodule import ImageData
+from alexnet_exp.training.module import AlexNetModule
+
+log = logging.getLogger(__name__)
+
+# From so many parameters for each training image on, a smaller network is advised; CIFAR-10's has about a thousand.
+PARAMETERS_AN_IMAGE = 10_000
+CARD = "alexnet_exp"  # the key of a checkpoint under which the card lies
+CARD_FORMAT = 1
+STANDING = "alexnet_exp_standing"  # the one under which lies what Lightning does not keep of where a training stands
+
+
+@dataclass
+class Experiment:
+    """What a run consists of. `card` is what a checkpoint must know to be used without its run: plain containers."""
+
+    config: Config
+    data: pl.LightningDataModule
+    module: pl.LightningModule
+    spec: Network | UserClass
+    card: dict[str, Any]
+
+    @property
+    def network(self) -> nn.Module:
+        network = getattr(self.module, "network", self.module)
+        assert isinstance(network, nn.Module)
+        return network
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """The network's, forward, for an image; None for a network or a LightningModule of the user's."""
+        if isinstance(self.spec, Network) and isinstance(self.module, AlexNetModule):
+            return totals(layers(self.spec)).multiply_adds
+        return None
+
+
+def build(config: Config) -> Experiment:
+    """Builds all of an experiment but the trainer. Reads `model.weights`, but not yet the data's images."""
+    torch.manual_seed(derive(config.seed, "weights"))
+    spec, ends, classes = match(config)
+    size = ends.input_size if isinstance(spec, UserClass) else spec.input_size
+    channels = ends.in_channels if isinstance(spec, UserClass) else int(spec.in_channels or 0)
+    if isinstance(config.data, UserClass):
+        data = config.data.build(seed=config.seed, input_size=size, in_channels=channels)
+    else:
+        assert size is not None  # the shipped data say it
+        data = ImageData(config.data, input_size=size, in_channels=channels, seed=config.seed)
+    network, preprocess = build_network(spec, ends)
+    card = {
+        "format": CARD_FORMAT,
+        "model": plain_node(spec),
+        "classes": classes,
+        "input_size": size,
+        "in_channels": channels,
+    }
+    _store_sizes(card, config)
+    module = build_module(config, network, preprocess, len(classes))
+    return Experiment(config, data, module, spec, card)
+
+
+def _store_sizes(card: dict[str, Any], config: Config) -> None:
+    """At which side the data stores its images, and which side of them is cut out; unknown where the input size is."""
+    known, input_size = facts_of(config), card["input_size"]
+    if input_size is not None:
+        size = known.size if known else input_size
+        card |= {"stored_size": size, "crop": getattr(config.data, "crop", None) or min(size, input_size)}
+
+
+def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Preprocess]:
+    """The network and what turns bytes into its input. A user's network says its own in a class attribute `input`."""
+    if isinstance(spec, UserClass):
+        network = spec.build(num_classes=ends.num_classes, in_channels=ends.in_channels, input_size=ends.input_size)
+        # of an unknown size is only what is no mean of each pixel
+        return network, Preprocess(getattr(spec.cls, "input", Input()), ends.in_channels, ends.input_size or 1)
+    network = AlexNet(spec)
+    preprocess = Preprocess(spec.input, int(spec.in_channels or 0), int(spec.input_size or 0))
+    if spec.weights:
+        load_weights(network, weights_file(spec.weights, OUTPUTS))
+    return network, preprocess
+
+
+def build_module(config: Config, network: nn.Module, preprocess: Preprocess, classes: int) -> pl.LightningModule:
+    """Our LightningModule around the network, or the user's, which is offered the same parts by name."""
+    parts: dict[str, Any] = {"network": network, "preprocess": preprocess, "loss": config.loss, "seed": config.seed}
+    parts |= {"optim": config.optim, "schedule": config.schedule}
+    if config.module is not None:
+        module = config.module.build(**parts)
+        assert isinstance(module, pl.LightningModule)
+        return module
+    return AlexNetModule(channels_last=bool(config.trainer.channels_last), classes=classes, **parts)
+
+
+def lay_out(experiment: Experiment, channels_last: bool) -> None:
+    """Puts the network into that memory layout, where the LightningModule is ours: a user's has its own way."""
+    if isinstance(experiment.module, AlexNetModule):
+        experiment.module.lay_out(channels_last)
+
+
+def prepare(experiment: Experiment, replicas: int = 1) -> None:
+    """Opens the data and fits the network's preprocessing to the statistics of its training images.
+
+    Logs what a reader of the run should know of both. Raises `Refused` where the data turns out to have no validation
+    images and a setting monitors them, or fewer batches than a setting asks for. replicas: the processes that share a
+    batch.
+    """
+    if isinstance(experiment.spec, Network) and experiment.spec.width != 1 and _left_open(experiment.config):
+        log.info(f"width {experiment.spec.width:g}, as the data suggests; model.width=1 is the full network")
+    for note in notes(experiment.spec) if isinstance(experiment.spec, Network) else []:
+        log.info(note)
+    data = experiment.data
+    open_data(data)
+    if experiment.config.test.run:
+        refuse_views(experiment, experiment.config.test.views, "test.views=")
+    preprocess = getattr(experiment.module, "preprocess", None)
+    if isinstance(data, ImageData):
+        for line in data.describe().splitlines():
+            log.info(line)
+        if hint := _too_large(experiment.spec, len(data.source.train)):
+            log.info(hint)
+        for key in LIMITS:
+            limit = getattr(experiment.config.trainer, key)
+            if limit and not (isinstance(limit, float) and limit == 1):
+                log.info(f"trainer.{key}={limit}: only that part of these images is used")
+        if data.source.val is None:
+            _refuse_validation_monitors(experiment.config, data.source.val_from)
+        data.least = 2 if _needs_two_images(experiment) else 1
+        _refuse_lengths(experiment.config, data, replicas)
+    elif isinstance(preprocess, Preprocess) and _gives_floats(experiment):
+        preprocess.leave()
+        return
+    if isinstance(preprocess, Preprocess) and preprocess.needs:
+        ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
+        preprocess.fit(ours or measure(data.train_dataloader()))
+
+
+def _too_large(spec: Network | UserClass, images: int) -> str:
+    """A hint where a network of full width, without trained weights, has very many parameters for so few images."""
+    if not isinstance(spec, Network) or spec.width != 1 or spec.weights:
+        return ""
+    parameters = totals(layers(spec)).parameters
+    if parameters <= PARAMETERS_AN_IMAGE * images:
+        return ""
+    few = f"{parameters / 1e6:.0f} million parameters for {images:,} training images"
+    return f"{few}; model.width=0.25 is a smaller network, model.weights=RUN starts from trained weights"
+
+
+def _gives_floats(experiment: Experiment) -> bool:
+    """Whether a data module of the user's gives images that it has scaled itself; logs what it gives.
+
+    Its first batches are checked, and the card gets what they tell of the images. A LightningModule of the user's may
+    take any batches: these are not checked.
+    """
+    config, card = experiment.config, experiment.card
+    if not isinstance(experiment.module, AlexNetModule):
+        images = first_images(experiment.data)
+        if images is None or not images.is_floating_point():
+            return False
+        log.info("the data module gives floats: taken as they are, the network's `input` is not applied")
+        card["images"] = {"dtype": "float32", "shape": list(images.shape[1:]), "source": config.data.target}
+        return True
+    splits = ("train", "val", "test") if config.test.run else ("train", "val")
+    seen = first_batches(experiment.data, _expected(experiment), splits)
+    log.info(seen.describe(len(card["classes"])))
+    dtype = "float32" if seen.floats else "uint8"
+    card["images"] = {"dtype": dtype, "shape": list(seen.shape), "source": config.data.target}
+    if card["input_size"] is None:
+        card["input_size"] = seen.shape[1]
+        _store_sizes(card, config)
+    return seen.floats
+
+
+def _expected(experiment: Experiment) -> Expected:
+    card, own = experiment.card, isinstance(experiment.spec, UserClass)
+    return Expected(card["in_channels"], card["input_size"], len(card["classes"]), own)
+
+
+def refuse_other_images(experiment: Experiment, card: Mapping[str, Any], run: Path) -> None:
+    """Raises `UserError` where a data module of the user's gives other images to test on than `card` says of the run.
+
+    Bytes that a run was trained on are scaled by its network, and floats are not: only these are right. The card of a
+    run of an earlier version says nothing.
+    """
+    then = card.get("images")
+    if then is None or not isinstance(experiment.module, AlexNetModule) or isinstance(experiment.data, ImageData):
+        return
+    seen = first_batches(experiment.data, _expected(experiment), ("test",))
+    now = "float32" if seen.floats else "uint8"
+    if now != then["dtype"]:
+        name = type(experiment.data).__name__
+        raise UserError(f"{run}: was trained on {then['dtype']} images, and {name} gives {now} now; give those again")
+
+
+def _needs_two_images(experiment: Experiment) -> bool:
+    """Whether a batch norm has one value a map of an image, and so no statistics of a batch of one."""
+    if any(isinstance(module, nn.BatchNorm1d) for module in experiment.network.modules()):
+        return True
+    spec = experiment.spec
+    if not isinstance(spec, Network) or spec.norm is not Norm.bn:
+        return False
+    return any(part.slot == "norm" and math.prod(part.before[1:]) == 1 for part in parts(spec))
+
+
+def _refuse_lengths(config: Config, data: ImageData, replicas: int) -> None:
+    """Raises `Refused` for fractions of an epoch that are less than a batch, and validations behind its end."""
+    trainer, source, problems = config.trainer, data.source, []
+    batches = {}
+    for split, images in (("train", source.train), ("val", source.val), ("test", source.test)):
+        if images is None or (split == "test" and not config.test.run):
+            continue
+        least = data.least if split == "train" else 1
+        batches[split] = there = len(Plan(len(images), data.spec.batch_size, 0, replicas, least))
+        for key in (f"limit_{split}_batches", *(["overfit_batches"] if split == "train" else [])):
+            limit = getattr(trainer, key)
+            if isinstance(limit, float) and limit > 0 and int(there * limit) == 0:
+                told = f"is less than one of the {there} {split} batches; write a number of batches, such as 1"
+                problems.append(Problem(f"trainer.{key}", limit, told))
+    often, limit = trainer.val_check_interval, trainer.limit_train_batches
+    epoch = batches["train"]
+    if limit is not None and not trainer.fast_dev_run:
+        epoch = min(epoch, limit) if isinstance(limit, int) else int(epoch * limit)
+    validates = "val" in batches and trainer.limit_val_batches != 0 and trainer.check_val_every_n_epoch is not None
+    if validates and isinstance(often, int) and not trainer.fast_dev_run and often > epoch > 0:
+        told = f"an epoch has {epoch} batches; write as many or fewer"
+        told += ", or trainer.check_val_every_n_epoch=null to count them over all epochs"
+        problems.append(Problem("trainer.val_check_interval", often, told))
+    if problems:
+        raise Refused(problems)
+
+
+def open_data(data: pl.LightningDataModule) -> None:
+    """Prepares the data and sets it up for training, as Lightning does, but before there is a trainer.
+
+    Lightning has one process of a machine call `prepare_data`, and lets the others wait. Here every rank and every job
+    of a sweep calls it, one after the other: what the first has fetched the next ones find.
+    """
+    if is_overridden("prepare_data", data):
+        kind = type(data)
+        with alone(cache_folder() / f"{kind.__module__}.{kind.__qualname__}.lock"):
+            data.prepare_data()
+    data.setup("fit")
+
+
+def refuse_views(experiment: Experiment, views: int, setting: str) -> None:
+    """Raises `UserError`, of `setting`, where a test cannot look at so many views of an image. The data is open."""
+    data, module = experiment.data, experiment.module
+    if views == 1:
+        return
+    if not isinstance(data, ImageData):
+        raise UserError(f"{setting}{views}: ImageData cuts the views, which {type(data).__name__} is not; write 1")
+    if getattr(type(module), "test_step", None) is not AlexNetModule.test_step:
+        raise UserError(f"{setting}{views}: {type(module).__name__} has a test of its own, of one view; write 1")
+    side = min(data.source.train.shape[1:])
+    if side - data.crop < 2:
+        one = f"of images stored at {side}x{side} a crop of {data.crop} has no others; "
+        raise UserError(f"{setting}{views}: {one}train with data.crop={side * 7 // 8}, or write 1")
+
+
+def _left_open(config: Config) -> bool:
+    return isinstance(config.model, Network) and config.model.width is None
+
+
+def _refuse_validation_monitors(config: Config, val_from: str) -> None:
+    reason = val_from.removeprefix("none: ") or "the data has none"
+    problems = [
+        Problem(key, monitor, f"there is no validation: {reason}; monitor {in_training(monitor)}")
+        for key, monitor in validation_monitors(config)
+    ]
+    if problems:
+        raise Refused(problems)
+
+
+def plain_node(spec: Any) -> dict[str, Any]:
+    """A node's settings as plain containers, enums as strings: what may lie in a checkpoint."""
+    if isinstance(spec, UserClass):
+        return {"_target_": spec.target, **spec.arguments}
+    plain = _plain(spec)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """As OmegaConf would make it of a structured configuration, in a hundredth of the time."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

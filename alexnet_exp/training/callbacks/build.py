@@ -1,0 +1,52 @@
+"""The callbacks that a configuration asks for: Lightning's, under our settings, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping
+
+from alexnet_exp.config.compose import schema
+from alexnet_exp.config.user_class import UserClass
+from alexnet_exp.training.callbacks.ema import Ema
+from alexnet_exp.training.callbacks.precise_bn import PreciseBn
+from alexnet_exp.training.callbacks.train_error import TrainError
+from alexnet_exp.training.module import AlexNetModule
+
+
+def build_callbacks(settings: Mapping[str, Any]) -> list[pl.Callback]:
+    """The callbacks of the node `callbacks`, in its order; early stopping last, as it reads what the others log."""
+    return sorted(map(_build, settings.values()), key=lambda callback: isinstance(callback, EarlyStopping))
+
+
+def _build(node: Any) -> pl.Callback:
+    if isinstance(node, UserClass):
+        callback = node.build()
+        assert isinstance(callback, pl.Callback)
+        return callback
+    arguments = {key: value for key, value in vars(node).items() if key != "name"}
+    if isinstance(node, schema.Ema):
+        return Ema(**arguments)
+    if isinstance(node, schema.PreciseBn):
+        return PreciseBn(**arguments)
+    if isinstance(node, schema.TrainError):
+        return TrainError(**arguments)
+    assert isinstance(node, schema.EarlyStopping)
+    # null is Lightning's own choice: after the epoch, or after each validation where these come at other times
+    of_validation = node.monitor.startswith("val/") and node.monitor not in schema.PRECISE_METRICS
+    return MeasuredEarlyStopping(**arguments, check_on_train_epoch_end=None if of_validation else True)
+
+
+class MeasuredEarlyStopping(EarlyStopping):
+    """Lightning's EarlyStopping, which ignores an epoch that did not measure the metric.
+
+    Lightning would count the value of an earlier epoch again; a resumed run, which does not have that value, would
+    fail.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ours = isinstance(pl_module, AlexNetModule) and self.monitor in schema.METRICS
+        if not ours or self.monitor in pl_module.metrics:  # type: ignore[operator]
+            super().on_train_epoch_end(trainer, pl_module)

@@ -1,0 +1,29 @@
+"""Ends a run early when whoever watches it from outside says so, as a search does with a hopeless trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from alexnet_exp.runs.folder import PRUNE
+from alexnet_exp.runs.status import Pruned
+from alexnet_exp.training.callbacks.recorder import AfterMetrics
+
+
+class Prune(AfterMetrics):
+    """After an epoch looks for the file that asks for the end; what it says is the reason.
+
+    A file, because it reaches any process on any machine that shares the folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.file = folder / PRUNE
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        reason = None
+        if trainer.is_global_zero and self.file.exists():
+            reason = self.file.read_text(encoding="utf-8", errors="replace").strip()
+        reason = trainer.strategy.broadcast(reason)
+        if reason is not None:
+            raise Pruned(reason)

@@ -1,0 +1,408 @@
+"""Checkpoints that survive: `last`, `previous` and `best`, written beside their names, renamed, checksummed."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Timer
+
+from alexnet_exp.atomic import replacing
+from alexnet_exp.config.schema import Interval, Keep, Unit
+from alexnet_exp.errors import UserError
+from alexnet_exp.processes import signals
+from alexnet_exp.runs import checksum
+from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
+from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.status import NotFiniteError
+from alexnet_exp.training.build import CARD, STANDING
+from alexnet_exp.training.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
+from alexnet_exp.training.datamodule import ImageData
+from alexnet_exp.training.distributed import Agreement
+from alexnet_exp.training.module import AlexNetModule
+
+log = logging.getLogger(__name__)
+
+MONITOR = "val/top1"
+# What else than the experiment decides the bits of a result, and what a change of it does to a resumed run.
+CONDITIONS = {
+    "kernels": "the same experiment, but dropout masks and rounding differ from those of an uninterrupted run",
+    "threads": "the same experiment, but sums are added up in another order, so it is not equal to the last bit",
+}
+TIMER = Timer().state_key  # under which a checkpoint has what Lightning's Timer knows, see `trainer.max_time`
+
+
+class NotSavedError(OSError):
+    """The disk did not take a checkpoint; says why."""
+
+
+class FlushedIO(TorchCheckpointIO):
+    """Writes a checkpoint under a temporary name, flushes it, renames it: a crash leaves the old one or the new.
+
+    Raises `NotSavedError` where the disk is full, and leaves no part behind; `UnwritableError` where the folder is
+    gone.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        try:
+            target.parent.mkdir(exist_ok=True)
+            with replacing(target) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # an interruption inside torch's writer comes out as the file that it could not finish
+            stop = error.__context__
+            if isinstance(stop, KeyboardInterrupt | SystemExit):
+                raise stop from None
+            if isinstance(error, OSError) and is_lost(error):
+                raise UnwritableError(target.parent.parent, f"{target.parent.name}/{target.name}", error) from None
+            if not _is_disk(error):
+                raise
+            raise NotSavedError(_reason(error)) from error
+
+
+class Checkpoints(AfterMetrics):
+    """Saves at each epoch's end, and in between as `every` says, all that going on to the last bit needs.
+
+    In mid-epoch it saves between two optimizer steps alone, where no gradient is half accumulated and no validation is
+    due, and only where module and data are ours: a user's own may not know where in an epoch they stand. At the same
+    boundaries it hears of a signal to stop, on whichever rank: it saves, and raises what the signal means.
+
+    Where the disk is full it says so, keeps the last good checkpoint, and training goes on. The checkpoint of the last
+    epoch is then kept in memory, for `RunFolder.save`: without it the run has failed. Weights that are not
+    finite are never saved. `best` is the epoch of the greatest `val/top1` among those whose end was validated, the
+    later of equals; without validation there is none. `epoch` is the last epoch that ended, whether or not it could be
+    saved.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        card: dict[str, Any],
+        recorder: Recorder,
+        every: Interval,
+        keep: Keep,
+        fingerprint: str | None = None,
+        conditions: Mapping[str, Any] | None = None,
+    ):
+        self.conditions = dict(conditions or {})
+        self.folder, self.card, self.recorder, self.every, self.keep = folder, card, recorder, every, keep
+        self.fingerprint = fingerprint
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.epoch = 0
+        self.saving_seconds = 0.0
+        self._saved: str | None = None  # what `last` is of
+        self._saved_step = 0
+        self._saved_at = self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._stopped_early: str | None = None
+        self._ended: int | None = None  # the epoch at whose end the checkpoint that is being saved is saved
+        self._agreement = Agreement()
+        self._in_mid_epoch = True
+        self._between_epochs = self._just_saved = self._warned = False
+
+    def file(self, name: str) -> Path:
+        """Where the checkpoint `name` (last, previous, best) lies."""
+        return self.folder.path / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, in all attempts together, as far as they were saved."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def stopped_early(self, trainer: pl.Trainer) -> str | None:
+        """Why early stopping ended the training, in this attempt or in one before."""
+        for callback in trainer.early_stopping_callbacks:
+            reason = getattr(callback, "stopping_reason_message", None)
+            if reason:
+                self._stopped_early = reason.removesuffix(" Signaling Trainer to stop.")
+        return self._stopped_early
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_epoch, self.epoch = (state_dict[key] for key in ("best", "best_epoch", "epoch"))
+        self._seconds_before = state_dict["seconds"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[CARD] = self.card
+        checkpoint[STANDING] = {
+            "ranks": trainer.world_size,
+            **self.conditions,
+            "between_epochs": self._ended is not None,
+            "should_stop": trainer.should_stop,
+            "stopped_early": self.stopped_early(trainer),
+            "random": torch.get_rng_state(),
+        }
+        if self._ended is not None:
+            _close_epoch(checkpoint["loops"]["fit_loop"])
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        standing = checkpoint.get(STANDING, {})
+        # or a training that early stopping has ended would go on for an epoch; whether `trainer.max_time` ends it,
+        # Lightning's Timer finds again, as that may have become longer
+        self._stopped_early = standing.get("stopped_early")
+        by_time = TIMER in checkpoint.get("callbacks", {}) and self._stopped_early is None
+        trainer.should_stop = standing.get("should_stop", False) and not by_time
+        if standing.get("ranks", trainer.world_size) != trainer.world_size:
+            log.warning(
+                f"saved by {standing['ranks']} processes, gone on with by {trainer.world_size}: the same experiment, "
+                "but sums are added up in another order, so it is not equal to the last bit"
+            )
+        for key, what in CONDITIONS.items():
+            now, then = self.conditions.get(key), standing.get(key)
+            if None not in (now, then) and str(now).partition(":")[0] != str(then).partition(":")[0]:
+                log.warning(f"{key}: {then} when the checkpoint was saved, {now} now: {what}")
+        if "random" in standing:  # what a data module of the user's draws from; ours draws from the seed alone
+            torch.set_rng_state(standing["random"].cpu())
+        self._saved_step = int(checkpoint["global_step"])
+        self._saved = f"step {self._saved_step}"
+        self._between_epochs = standing.get("between_epochs", False)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        if self._between_epochs:
+            # where a number of steps ends the training, Lightning would take the epoch that begins for one cut off
+            trainer.fit_loop.epoch_loop.restarting = False
+            self._between_epochs = False
+        ours = trainer.global_step
+        greatest, least = self._agreement.now(trainer, ours, -ours)
+        if greatest != -least:  # of disks that do not show all ranks the same, or not yet
+            stand = f"the ranks stand at different steps, {-least} to {greatest}"
+            raise UserError(f"{self.folder.path}: {stand}; resume again")
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._in_mid_epoch = isinstance(pl_module, AlexNetModule) and isinstance(data, ImageData)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._in_mid_epoch and not _is_boundary(trainer):
+            return
+        signal_number, due = self._agreement.ask(trainer, int(signals.wish() or 0), int(self._is_due(trainer)))
+        # of several ranks the answer is a step old: one that was asked before a save says of it nothing
+        due, self._just_saved = due and not self._just_saved, False
+        if self._in_mid_epoch and (signal_number or due):
+            # raises where a loss since the last save is not a number
+            self.recorder.read_steps(trainer)
+            self._save_or_say(trainer, improved=False, what=f"step {trainer.global_step}")
+            self._just_saved = trainer.world_size > 1
+        if signal_number:
+            raise signals.error(Signals(signal_number))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epoch = trainer.current_epoch + 1
+        value = self._validated(trainer)
+        before = self.best, self.best_epoch
+        # of equals the later: few validation images cannot rank epochs, and more training rarely harms
+        improved = value is not None and (self.best is None or value >= self.best)
+        if improved:  # before saving: the checkpoint knows of itself that it is the best
+            self.best, self.best_epoch = value, self.epoch
+        signal_number, _ = self._agreement.now(trainer, int(signals.wish() or 0), 0)
+        passed_over = self.every.unit is Unit.epochs and self.epoch % self.every.count != 0
+        if improved or signal_number or not passed_over or _is_last_epoch(trainer):
+            self._ended = self.epoch
+            try:
+                saved = self._save_or_say(trainer, improved, f"epoch {self.epoch}")
+                if not saved and _is_last_epoch(trainer) and self._keeps_last:
+                    self._save_later(trainer)
+            finally:
+                self._ended = None
+            if not saved:
+                self.best, self.best_epoch = before
+        if signal_number:
+            raise signals.error(Signals(signal_number))
+
+    def _validated(self, trainer: pl.Trainer) -> float | None:
+        """`MONITOR` of the network as it is now, at the epoch's end; None where that was not validated."""
+        value = self.recorder.by_epoch[self.epoch].get(MONITOR)
+        at = self.recorder.validated_at
+        if value is None or at == trainer.global_step:
+            return value
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                f"epoch {self.epoch} was validated at step {at}, before its end at step {trainer.global_step}: its "
+                "checkpoint cannot become the best; write a trainer.val_check_interval that divides the epoch"
+            )
+        return None
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        if self.every.unit is Unit.steps:
+            return trainer.global_step - self._saved_step >= self.every.count
+        return self.every.unit is Unit.seconds and time.monotonic() - self._saved_at >= self.every.count
+
+    def _save_or_say(self, trainer: pl.Trainer, improved: bool, what: str) -> bool:
+        """Saves, and tells where that could not be done; whether it could, on every rank alike."""
+        begun = time.monotonic()
+        _refuse_not_finite(trainer)
+        failure = self._save(trainer, improved)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step  # also where it failed: not every step
+        self.saving_seconds += self._saved_at - begun
+        failed = bool(trainer.strategy.broadcast(failure is not None))
+        if failure is not None:
+            kept = f"that of {self._saved} is kept" if self._saved else "there is none yet"
+            log.error(f"cannot save the checkpoint of {what}: {failure}; {kept}; training goes on")
+        if not failed:
+            self._saved = what
+        return not failed
+
+    @property
+    def _keeps_last(self) -> bool:
+        """Whether `last` is among what stays once the run is done."""
+        return self.keep is Keep.all or (self.keep is Keep.best and not self.file("best").exists())
+
+    def _save_later(self, trainer: pl.Trainer) -> None:
+        """Has the folder save what could not be saved, when it can. A collective, as saving is."""
+        content = trainer._checkpoint_connector.dump_checkpoint()
+        if not trainer.is_global_zero:
+            return
+        kept = copy.deepcopy(content)  # the weights are tested, and may be replaced by those of the best
+
+        def write() -> None:
+            fresh = self.file("next")
+            try:
+                FlushedIO().save_checkpoint(kept, fresh)
+                self._rotate(fresh, improved=False)
+            finally:
+                fresh.unlink(missing_ok=True)
+
+        self.folder.save("checkpoints/last.ckpt", write)
+
+    def _save(self, trainer: pl.Trainer, improved: bool) -> str | None:
+        """Saves, on rank 0; returns why it could not."""
+        # rows that still wait for room would be missing, if the run were killed and gone on with from here
+        unwritten = self.folder.settle() if trainer.is_global_zero else None
+        unwritten = trainer.strategy.broadcast(unwritten)
+        if unwritten:
+            return str(unwritten)
+        fresh = self.file("next")
+        try:
+            trainer.save_checkpoint(fresh)
+        except NotSavedError as error:
+            trainer.strategy.barrier()  # the one that saving did not come to: the other ranks wait in it
+            return str(error)
+        if not trainer.is_global_zero:
+            return None
+        try:
+            self._rotate(fresh, improved)
+        except OSError as error:
+            if is_lost(error):
+                raise UnwritableError(self.folder.path, "checkpoints", error) from None
+            return _reason(error)
+        finally:
+            fresh.unlink(missing_ok=True)
+        return None
+
+    def _rotate(self, fresh: Path, improved: bool) -> None:
+        """Gives `fresh` its names. At every moment `last` is a whole checkpoint, from the first one on.
+
+        best first: a crash or a full disk on the way leaves names that are behind, never one that promises too much.
+        """
+        digest = checksum.digest(fresh)
+        if improved:
+            _name(fresh, self.file("best"), digest)
+        last = self.file("last")
+        if last.exists():
+            _name(last, self.file("previous"), checksum.noted(last))
+        _name(fresh, last, digest)
+
+    def finish(self) -> None:
+        """Removes what `checkpoint.keep` does not keep, once the run is done and tested."""
+        drop = ["previous"]
+        if not self._keeps_last:  # without validation the last is the best there is
+            drop += ["last", "best"] if self.keep is Keep.none else ["last"]
+        for name in drop:
+            checksum.beside(self.file(name)).unlink(missing_ok=True)
+            self.file(name).unlink(missing_ok=True)
+
+
+def _is_boundary(trainer: pl.Trainer) -> bool:
+    """Whether, behind this batch, a checkpoint holds all there is of the run: what Lightning keeps nowhere is empty.
+
+    Behind an epoch's last batch, or before a validation in mid-epoch, Lightning would go on after that validation.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    if loop._should_accumulate() or loop._num_ready_batches_reached() or fetcher is None:
+        return False
+    at_the_end = 0 <= trainer.max_steps <= trainer.global_step
+    return not at_the_end and not loop._should_check_val_fx(fetcher)
+
+
+def _is_last_epoch(trainer: pl.Trainer) -> bool:
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    ended = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+    return bool(trainer.should_stop) or ended or 0 <= steps <= trainer.global_step
+
+
+def _close_epoch(fit_loop: dict[str, Any]) -> None:
+    """Makes Lightning's counters those behind an epoch, where they are saved in its last hook.
+
+    From counters as they stand there it goes on rightly where a number of epochs ends the training, but where a number
+    of steps does, it would end that epoch a second time.
+    """
+    for counts in fit_loop["epoch_progress"].values():
+        counts["completed"] = counts["processed"]
+
+
+def _refuse_not_finite(trainer: pl.Trainer) -> None:
+    """Raises NotFiniteError, on every rank, where a weight of any is not finite: nobody could go on from that."""
+    finite = all(bool(torch.isfinite(each).all()) for each in trainer.lightning_module.parameters())
+    if not trainer.strategy.reduce_boolean_decision(finite):
+        raise NotFiniteError(f"a weight is not a number after step {trainer.global_step}; {NOT_FINITE_ADVICE}")
+
+
+def _name(source: Path, target: Path, digest: str | None) -> None:
+    """Makes `target` a second name of `source`'s content: a hard link where the file system has them, else a copy.
+
+    The old checksum goes first and the new one comes last, so that none ever lies beside another file than its own: a
+    crash in between leaves a file unchecked, never a good one that looks damaged.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        checksum.beside(target).unlink(missing_ok=True)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    if digest:
+        checksum.note(target, digest)
+
+
+def _is_disk(error: Exception) -> bool:
+    """Whether saving failed at the disk; torch's zip writer turns a short write into a RuntimeError of its own."""
+    return isinstance(error, OSError) or "inline_container" in str(error) or "PytorchStreamWriter" in str(error)
+
+
+def _reason(error: BaseException) -> str:
+    cause = error if isinstance(error, OSError) else error.__context__
+    return cause.strerror if isinstance(cause, OSError) and cause.strerror else "the disk took only a part of it"

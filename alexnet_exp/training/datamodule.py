@@ -1,0 +1,298 @@
+"""One LightningDataModule over any source of images: batches as uint8, augmented on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from weakref import WeakSet
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from alexnet_exp.data.augment import center_crop, cut_views, fit, mirror, random_crop, random_crop_mirror
+from alexnet_exp.data.colour import IMAGENET, Colour, add_noise, cached_colour
+from alexnet_exp.data.info import check_crop
+from alexnet_exp.data.loader import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data.source import open_source
+from alexnet_exp.data.spec import Data, Pca, PcaReading
+from alexnet_exp.data.split import Kept, Moments, Resident, Source, Split, Streamed
+from alexnet_exp.errors import UserError
+from alexnet_exp.model.preprocess import Statistics
+from alexnet_exp.paths import cache_folder
+from alexnet_exp.processes.cpus import cores
+from alexnet_exp.seeds import derive
+from alexnet_exp.training.distributed import replica, replicas
+
+MOST_WORKERS = 16
+# Images go to the GPU for the whole run if they take up to this part of its free memory.
+DEVICE_SHARE = 0.25
+
+
+class ImageData(pl.LightningDataModule):
+    """Images of `spec` for a network of `in_channels` and `input_size`; what is random is drawn from `seed`.
+
+    For another source of images, subclass and override `open`: it returns a `Source`, and everything else (ranks,
+    order, augmentation) is as for our own.
+    """
+
+    source: Source
+
+    def __init__(self, spec: Data, input_size: int, in_channels: int, seed: int):
+        super().__init__()
+        self.spec, self.input_size, self.in_channels, self.seed = spec, input_size, in_channels, seed
+        self.test_on = "test"  # the split that Trainer.test goes through: `eval RUN --split val`
+        self.test_views = 1  # and how many squares of each image that test looks at: 1, 9 or 10
+        self.least = 1  # images of a training batch, on each rank: a batch norm behind a flat layer needs two
+        self._opened = False
+        self._moments: Moments | None = None
+        self._colour: Colour | None = None
+        self._mean_crop: Tensor | None = None
+        self._streaming: WeakSet[StreamedLoader] = WeakSet()
+
+    def open(self) -> Source:
+        """The images, with validation arranged."""
+        return open_source(self.spec, self.seed)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the source; raises UserError where it cannot serve this network.
+
+        With a trainer, moves it to the GPU that trains, if it may stay there. There is no `prepare_data`, for which
+        Lightning would have the ranks meet: what is downloaded or decoded is locked, so that one process does it.
+        """
+        self._open_once()
+        self.source = self._placed(self.source)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Ends the loaders' workers, which would live on as long as the trainer, because it keeps the loaders."""
+        for loader in self._streaming:
+            loader.close()
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        return self.source.classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal training and test images; of a folder of large ones by their names and sizes in bytes."""
+        return self.source.fingerprint
+
+    @property
+    def crop(self) -> int:
+        """Side of the square that is cut out of an image, before it is resized to the network's input."""
+        return self.spec.crop or min(self.input_size, *self.source.train.shape[1:])
+
+    def describe(self) -> str:
+        """One line: how many images of how many classes, where validation comes from, sizes."""
+        source = self.source
+        channels, height, width = source.train.shape
+        counts = {"train": source.train, "val": source.val, "test": source.test}
+        parts = [f"{len(split):,} {name}" for name, split in counts.items() if split is not None]
+        cut = f"{height}x{width}x{channels}, crop {self.crop}" + (
+            f" with padding {self.spec.pad}" if self.spec.pad else ""
+        )
+        resized = f", resized to {self.input_size}" if self.crop != self.input_size else ""
+        val_from = f"; validation: {source.val_from}" if source.val_from else ""
+        notes = "".join(f"; {note}" for note in [*source.notes, *([source.reading] if source.reading else [])])
+        noise = f"; colour noise: {self._describe_colour()}" if self.spec.pca is not Pca.none else ""
+        return f"{', '.join(parts)} images of {len(source.classes)} classes; {cut}{resized}{noise}{val_from}{notes}"
+
+    def statistics(self, needs: set[str]) -> Statistics | None:
+        """What the training images measure on 0..255, for `Preprocess.fit`; None if `needs` is empty: nothing is read.
+
+        `pixel_mean` [C, S, S] is that of the central crop at the network's input size, as the 2012 code has it.
+        """
+        if not needs:
+            return None
+        moments = self._measured()
+        pixel_mean = fit(center_crop(moments.pixel_mean[None], self.crop), self.in_channels, self.input_size)[0]
+        return Statistics(
+            moments.channel_mean.expand(self.in_channels), moments.channel_std.expand(self.in_channels), pixel_mean
+        )
+
+    def global_size(self, split: str, batch_idx: int) -> int:
+        """Images of one batch of `split` (train, val, test), over all ranks."""
+        return self._plan(self.split(split)).global_size(batch_idx)
+
+    def train_dataloader(self) -> ResidentLoader:
+        """Batches in an order of its own for each epoch, from where the trainer stands in it."""
+        train = self.split("train")
+        if len(train) < self._world * self.least:
+            batch_norm = " and a batch norm behind a fully connected layer" if self.least > 1 else ""
+            raise UserError(
+                f"data: {len(train)} training images are too few for {self._world} processes{batch_norm}; give it more"
+            )
+        return self._loader(train, shuffle=True, start=lambda: self._batch)
+
+    def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
+        """The validation images in their order; nothing where there are none."""
+        return [] if self.source.val is None else self.loader("val")
+
+    def test_dataloader(self) -> ResidentLoader:
+        """The test images (or those of `test_on`) in their order. Raises UserError if there are none."""
+        return self.loader(self.test_on)
+
+    def loader(self, split: str, shuffle: bool = False) -> ResidentLoader:
+        """The images of `split` (train, val, test), each once, in their order or in the epoch's random one.
+
+        Always from the beginning. Raises UserError if there are none.
+        """
+        return self._loader(self.split(split), shuffle, start=int)
+
+    def indices(self, split: str) -> Tensor:
+        """Which images of `split` this rank gets from `loader(split)`, in that order: int64 [n]."""
+        plan = self._plan(self.split(split))
+        order = torch.arange(plan.n)
+        return torch.cat([plan.share(order, batch) for batch in range(len(plan))] or [order[:0]])
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch | tuple[list[Tensor], Tensor]:
+        """On the device: `augment` in training, else the central crop; then channels and size.
+
+        A test of several views gets a list of them, each [N, C, H, W].
+        """
+        images, labels = batch
+        if self.trainer is not None and self.trainer.training:
+            return self._fitted(self.augment(images, self._epoch, self._batch)), labels
+        if self.trainer is not None and self.trainer.testing and self.test_views > 1:
+            return [self._fitted(view) for view in cut_views(images, self.crop, self.test_views)], labels
+        return self.centred(images), labels
+
+    def centred(self, images: Tensor) -> Tensor:
+        """Images as an evaluation sees them: the central crop, in the network's channels and size."""
+        return self._fitted(center_crop(images, self.crop))
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        return fit(images, self.in_channels, self.input_size)
+
+    def augment(self, images: Tensor, epoch: int, batch: int) -> Tensor:
+        """The random crops, mirrors and colours that this rank's images get in a batch of an epoch.
+
+        With colour noise they are float32 on 0..255, not clamped; else, and after `pca_epochs`, uint8.
+        """
+        generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch, batch, self._rank))
+        if self.spec.random_crop:
+            cropped = random_crop_mirror if self.spec.mirror else random_crop
+            images = cropped(images, self.crop, self.spec.pad, generator)
+        else:
+            images = center_crop(images, self.crop)
+            images = mirror(images, generator) if self.spec.mirror else images
+        return self._coloured(images, generator) if self._has_noise(epoch) else images
+
+    def _has_noise(self, epoch: int) -> bool:
+        last = self.spec.pca_epochs
+        return self.spec.pca is not Pca.none and (last is None or epoch < last)
+
+    def _coloured(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        mean = self._mean_on(images.device) if self.spec.pca_reading is PcaReading.code else None
+        return add_noise(images, self.colour, self.spec.pca_std, mean, generator)
+
+    def _mean_on(self, device: torch.device) -> Tensor:
+        """The mean training image, as a network of per-pixel mean subtracts it: at the centre, whatever the crop."""
+        if self._mean_crop is None or self._mean_crop.device != device:
+            self._mean_crop = center_crop(self._measured().pixel_mean, self.crop).to(device)
+        return self._mean_crop
+
+    @property
+    def colour(self) -> Colour:
+        """The components that the colour noise follows; those of the training images are fitted once and cached."""
+        if self._colour is None:
+            spec, folder = self.spec, cache_folder(getattr(self.spec, "cache", None))
+            # the images, and which of them are the training's
+            key = (self.fingerprint, spec.val.name, spec.val_fraction, spec.subset, self.seed)
+            fitted = spec.pca is Pca.fit
+            self._colour = cached_colour(self.source.train, folder, *key) if fitted else IMAGENET
+        return self._colour
+
+    def _describe_colour(self) -> str:
+        spec, std = self.spec, " ".join(f"{value:.1f}" for value in self.colour.std)
+        whose = "fitted to the training images" if spec.pca is Pca.fit else "of ImageNet"
+        until = "" if spec.pca_epochs is None else f", in the first {spec.pca_epochs} epochs"
+        return (
+            f"components {whose}, std {std}, by the {spec.pca_reading}'s reading, times N(0, {spec.pca_std:g}){until}"
+        )
+
+    def _measured(self) -> Moments:
+        if self._moments is None:
+            self._moments = self.source.train.statistics()
+        return self._moments
+
+    def _loader(self, split: Split, shuffle: bool, start: Callable[[], int]) -> ResidentLoader:
+        plan = self._plan(split)
+
+        def order() -> Tensor:
+            # Trainer(overfit_batches=n) is meant to see the same n batches in every epoch
+            overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+            return epoch_order(plan.n, self.seed, 0 if overfit else self._epoch, shuffle)
+
+        if isinstance(split, Streamed) and not isinstance(split, Kept):
+            pin = self._device.type == "cuda"
+            loader = StreamedLoader(split, plan, order, start, workers=self._workers(), pin_memory=pin)
+            self._streaming.add(loader)
+            return loader
+        return ResidentLoader(split, plan, order, start)
+
+    def split(self, name: str) -> Split:
+        """The images of train, val or test; raises UserError if there are none."""
+        splits = {"train": self.source.train, "val": self.source.val, "test": self.source.test}
+        split = splits[name]
+        if split is None:
+            raise UserError(f"data={self.spec.name}: there are no {name} images; {self.describe()}")
+        return split
+
+    def _plan(self, split: Split) -> Plan:
+        least = self.least if split is self.source.train else 1
+        return Plan(len(split), self.spec.batch_size, self._rank, self._world, least)
+
+    def _workers(self) -> int:
+        if self.spec.workers is not None:
+            return self.spec.workers
+        return max(1, min(MOST_WORKERS, cores() // (1 if self.trainer is None else self.trainer.world_size)))
+
+    def _open_once(self) -> None:
+        if self._opened:
+            return
+        source = self.open()
+        channels, height, width = source.train.shape
+        if self.in_channels not in (channels, 3) or channels > self.in_channels:
+            raise UserError(f"model.in_channels={self.in_channels}: the images have {channels}; write that")
+        check_crop(self.spec, min(height, width))
+        if self.spec.pca is not Pca.none and channels != 3:
+            raise UserError(f"data.pca={self.spec.pca}: needs images of 3 channels, these have {channels}; write none")
+        self.source, self._opened = source, True
+
+    def _placed(self, source: Source) -> Source:
+        """The source with its arrays on the GPU that trains, if they are small enough to stay there."""
+        splits = {"train": source.train, "val": source.val, "test": source.test}
+        resident = {name: split for name, split in splits.items() if isinstance(split, Resident | Kept)}
+        arrays = {id(split.array): split.array for split in resident.values()}
+        if self._device.type != "cuda":
+            return source
+        if sum(a.nbytes for a in arrays.values()) > DEVICE_SHARE * torch.cuda.mem_get_info(self._device)[0]:
+            return source
+        for split in resident.values():
+            if isinstance(split, Kept):
+                split.check()
+        moved = {key: array.to(self._device) for key, array in arrays.items()}
+        return replace(source, **{name: split.on(moved[id(split.array)]) for name, split in resident.items()})  # type: ignore[arg-type]
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else replica(self.trainer)
+
+    @property
+    def _world(self) -> int:
+        return 1 if self.trainer is None else replicas(self.trainer)
+
+    @property
+    def _epoch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.current_epoch
+
+    @property
+    def _batch(self) -> int:
+        """The number of the training batch that comes next: Lightning counts it as ready after its transfer."""
+        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

@@ -1,0 +1,46 @@
+"""What result.json says of a run besides how it went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_exp.config.schema import Config
+from alexnet_exp.model.cost import layers, totals
+from alexnet_exp.model.spec import Network
+from alexnet_exp.model.stage import kernels_of
+from alexnet_exp.runs import provenance
+from alexnet_exp.runs.result import SAID
+from alexnet_exp.training.build import Experiment
+from alexnet_exp.training.devices import Placement
+
+
+def at_start(config: Config, code: provenance.Code) -> dict[str, Any]:
+    """Known before anything is built: what the user said, the code, the versions and the machine."""
+    said = {key: getattr(config, key) for key in SAID}
+    return {**said, "cwd": str(Path.cwd()), "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
+
+
+def before_training(experiment: Experiment, placement: Placement) -> dict[str, Any]:
+    """Known once it is built, with the data open: the network's size, where and how it computes, which data."""
+    trainer = experiment.config.trainer
+    counted = totals(layers(experiment.spec)) if isinstance(experiment.spec, Network) else None
+    batch = getattr(experiment.config.data, "batch_size", None)
+    return {
+        "parameters": sum(parameter.numel() for parameter in experiment.network.parameters()),
+        "multiply_adds": counted.multiply_adds if counted else None,
+        "device": placement.device_name,
+        "accelerator": placement.accelerator,
+        "ranks": placement.ranks * trainer.num_nodes,
+        "precision": placement.precision,
+        "channels_last": placement.channels_last,
+        "kernels": kernels_of(placement.accelerator, placement.precision, placement.channels_last, trainer.compile),
+        "threads": torch.get_num_threads() if placement.accelerator == "cpu" else None,
+        "deterministic": bool(trainer.deterministic),
+        "effective_batch": batch * trainer.accumulate_grad_batches if batch else None,
+        "fingerprint": getattr(experiment.data, "fingerprint", None),
+        "classes": len(experiment.card["classes"]),
+        "class_names": experiment.card["classes"],
+    }

@@ -1,0 +1,251 @@
+"""MLflow: a run for every run folder, and for a sweep a parent run over those of its jobs. No torch, no Lightning.
+
+Jobs of one sweep start at once, in processes that know nothing of each other: the database, the experiment and the
+parent are made under a file lock, and `mlflow.json` in the sweep's folder says which parent is its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_exp.atomic import replacing
+from alexnet_exp.config.schema import Config, Mlflow
+from alexnet_exp.errors import UserError
+from alexnet_exp.runs.lookup import outputs_of
+from alexnet_exp.runs.reader import is_run, read_result
+from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.training.loggers.naming import experiment_of, sweep_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+FILE = "mlflow.json"  # in the folder of a run or a sweep: the run of MLflow that stands for it
+LOCK = ".mlflow.lock"
+TRACKING_URI = "MLFLOW_TRACKING_URI"  # MLflow's own variable
+PARENT = "mlflow.parentRunId"
+# A pruned run is no finished one: whoever averages what is FINISHED must not get half-trained networks among them.
+STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"}
+LONGEST_TAG = 5000  # characters that every version of MLflow takes
+# Of a server that does not answer. MLflow's own are 120 s and 7 retries, which make a quarter of an hour a call.
+IMPATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+
+log = logging.getLogger(__name__)
+
+
+def begin(settings: Mlflow, config: Config, run: Path) -> tuple[str, str]:
+    """Opens the MLflow run of the folder `run`, and what it needs: database, experiment, parent. Its URI and its id.
+
+    Where the folder has one, a run that goes on in its folder goes on there too. One of an earlier attempt, which was
+    set aside, is closed and deleted in MLflow's sense: hidden, and `mlflow runs restore` brings it back. So a job that
+    ran twice is one child.
+    """
+    logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # it tells of every table of a new database
+    run = run.resolve()
+    sweep = sweep_of(run)
+    home = outputs_of(run) or sweep or run
+    chosen = tracking_uri(settings)
+    uri = chosen or f"sqlite:///{home / 'mlflow.db'}"
+    lock = _lock_of(uri, run)
+    if not is_server(uri):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with _waiting(lock):
+        client = _client(uri)
+        location = None if chosen else (home / "mlartifacts").as_uri()
+        named = settings.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment_of(run, config.name)
+        experiment = _experiment(client, named, location)
+        tags = {"run": str(run), "seed": str(config.seed), "note": config.note[:LONGEST_TAG]}
+        tags |= {f"tag.{tag}": "true" for tag in config.tags}
+        if config.note:
+            tags["mlflow.note.content"] = config.note[:LONGEST_TAG]  # which its pages show as the description
+        if sweep is not None:
+            parent = _parent(client, experiment, sweep)
+            experiment, tags[PARENT] = parent.info.experiment_id, parent.info.run_id
+        _supersede(client, run)
+        noted = _noted(run)
+        found = _run(client, noted["run_id"]) if noted else None
+        found = _create(client, experiment, run, tags) if found is None else _reopened(client, found)
+    return uri, found.info.run_id
+
+
+def end(client: MlflowClient, run_id: str, status: str) -> None:
+    """Closes a run, and that of its sweep if this is over."""
+    folder = Path(client.get_run(run_id).data.tags["run"])
+    with _waiting(_lock_of(client.tracking_uri, folder)):
+        client.set_terminated(run_id, STATUS[status])
+        parent = client.get_run(run_id).data.tags.get(PARENT)
+        if parent is not None:
+            _settle(client, client.get_run(parent))
+
+
+def settle(sweep: Path) -> None:
+    """Closes the MLflow runs of jobs that could not do so themselves, such as killed ones, and that of the sweep.
+
+    For whoever waits for a sweep's jobs, when the last has ended. Does nothing, and imports nothing, where the sweep
+    is not in MLflow.
+    """
+    noted = _noted(sweep)
+    if noted is None:
+        return
+    try:
+        with _waiting(_lock_of(noted["uri"], sweep / "any")):
+            client = _client(noted["uri"])
+            parent = _run(client, noted["run_id"])
+            if parent is not None:
+                _settle(client, parent)
+    except Exception as error:  # the sweep itself has ended well
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        log.warning(f"logger=mlflow: was not told how the sweep ended: {reason}; result.json of each job has it")
+
+
+def tracking_uri(settings: Mlflow) -> str | None:
+    """Where the user wants the runs: `uri`, else MLflow's own variable; None for the file beside the runs."""
+    return settings.uri or os.environ.get(TRACKING_URI) or None
+
+
+def is_server(uri: str | None) -> bool:
+    """Whether MLflow is reached over a network there; a path, or a file of SQLite, is not."""
+    return uri is not None and not uri.startswith(("sqlite:", "file:")) and ("://" in uri or uri == "databricks")
+
+
+def _client(uri: str) -> MlflowClient:
+    """One that does not wait for long, but where the user's environment says how long."""
+    from mlflow import MlflowClient
+
+    if is_server(uri):
+        for name, value in IMPATIENCE.items():
+            os.environ.setdefault(name, value)
+    return MlflowClient(uri)
+
+
+def _settle(client: MlflowClient, parent: Run) -> None:
+    """The sweep runs while a job does, or is still to come; then it is as well as the worst of its jobs."""
+    query = f"tags.`{PARENT}` = '{parent.info.run_id}'"
+    children = client.search_runs([parent.info.experiment_id], query, max_results=50000)
+    sweep = Path(parent.data.tags["run"])
+    ended: list[str | None] = []
+    for child in children:
+        status, folder = child.data.tags.get("status"), Path(child.data.tags["run"])
+        if status is None:
+            status = _ended(folder)
+            if status is None:
+                return
+            client.set_tag(child.info.run_id, "status", status)
+            client.set_terminated(child.info.run_id, STATUS[status])
+        ended.append(status)
+    known = {Path(child.data.tags["run"]).name for child in children}
+    for job in Plan.read(sweep).jobs:
+        if job.folder.name not in known:  # not begun, or refused before it reached MLflow
+            ended.append(_ended(job.folder))
+    if "interrupted" in ended:
+        client.set_terminated(parent.info.run_id, "KILLED")
+    elif None not in ended:
+        client.set_terminated(parent.info.run_id, "FAILED" if "failed" in ended else "FINISHED")
+
+
+def _ended(folder: Path) -> str | None:
+    status = str(read_result(folder)["status"]) if is_run(folder) else None
+    return status if status in STATUS else None
+
+
+def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, location))
+        except MlflowException:  # on a server somebody else can have been quicker
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        advice = "restore it there, or choose another: logger.mlflow.experiment=NAME"
+        raise UserError(f"logger=mlflow: the experiment {name} was deleted in MLflow; {advice}")
+    return str(found.experiment_id)
+
+
+def _parent(client: MlflowClient, experiment: str, sweep: Path) -> Run:
+    noted = _noted(sweep)
+    found = _run(client, noted["run_id"]) if noted else None
+    if found is None:
+        return _create(client, experiment, sweep, {"run": str(sweep), "kind": "sweep"})
+    return _reopened(client, found)  # it may have ended: here is a job to run again, or one more trial
+
+
+def _reopened(client: MlflowClient, run: Run) -> Run:
+    if run.info.status != "RUNNING":
+        client.update_run(run.info.run_id, status="RUNNING")
+    for tag in {"status", "error"} & run.data.tags.keys():  # of how it had ended
+        client.delete_tag(run.info.run_id, tag)
+    return run
+
+
+def _create(client: MlflowClient, experiment: str, folder: Path, tags: Mapping[str, str]) -> Run:
+    from mlflow.tracking.context.registry import resolve_tags
+
+    made = client.create_run(experiment, tags=resolve_tags(dict(tags)), run_name=folder.name)
+    with replacing(folder / FILE) as file:
+        file.write((json.dumps({"uri": client.tracking_uri, "run_id": made.info.run_id}) + "\n").encode())
+    return made
+
+
+def _supersede(client: MlflowClient, run: Path) -> None:
+    for folder in run.glob("earlier/*"):
+        noted = _noted(folder)
+        earlier = _run(client, noted["run_id"]) if noted else None
+        if earlier is not None:
+            client.set_tag(earlier.info.run_id, "superseded", "the run was started again in its folder")
+            if earlier.info.status == "RUNNING":
+                client.set_terminated(earlier.info.run_id, "KILLED")
+            client.delete_run(earlier.info.run_id)
+
+
+def _run(client: MlflowClient, run_id: str) -> Run | None:
+    """None where it has been deleted, or is in another database."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return found if found.info.lifecycle_stage == "active" else None
+
+
+def _noted(folder: Path) -> dict[str, str] | None:
+    try:
+        noted = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return {"uri": str(noted["uri"]), "run_id": str(noted["run_id"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a note that cannot be read is as good as none
+
+
+def _lock_of(uri: str, run: Path) -> Path:
+    """Beside a SQLite file; for a server, in the folder of the sweep, whose jobs alone have something in common."""
+    if uri.startswith("sqlite:///"):
+        return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve().with_name(LOCK)
+    return (sweep_of(run) or run) / LOCK
+
+
+@contextmanager
+def _waiting(lock: Path) -> Iterator[None]:
+    """Holds the lock, waiting for it as long as it takes."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileNotFoundError:  # the run's folder is gone, and with it whoever had to take turns; it is not made anew
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
