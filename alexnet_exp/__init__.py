@@ -4,12 +4,12 @@
 # the first that can answer a Ctrl-C.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from alexnet_exp.loading import load
+    from alexnet_exp.inference.classifier import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
-_PLACES = {"load": "alexnet_exp.loading"}
+_PLACES = {"load": "alexnet_exp.inference.classifier"}
 
 
 def __getattr__(name: str) -> object:

@@ -23,8 +23,8 @@ def run(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     path = find(given.run, outputs(), trained=True)
 
-    from alexnet_exp.export import export_onnx, export_safetensors, need_onnx
-    from alexnet_exp.loading import load
+    from alexnet_exp.inference.classifier import load
+    from alexnet_exp.inference.export import export_onnx, export_safetensors, need_onnx
 
     kinds = [kind for kind in FORMATS if kind in (given.format or FORMATS)]
     if kinds == ["onnx"]:

@@ -29,8 +29,8 @@ from alexnet_exp.sanitize import printable
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from alexnet_exp.loading import Classifier
-    from alexnet_exp.neighbours import Examples
+    from alexnet_exp.inference.classifier import Classifier
+    from alexnet_exp.inference.neighbours import Examples
     from alexnet_exp.training.datamodule import ImageData
 
 EXAMPLES = 8
@@ -136,7 +136,7 @@ class _Job:
             raise _MissingError("the run has no checkpoint")
 
         from alexnet_exp.config.schema import Trainer
-        from alexnet_exp.loading import load
+        from alexnet_exp.inference.classifier import load
         from alexnet_exp.training.devices import chosen
 
         return load(self.run, self.checkpoint).to(chosen(Trainer())[0])
@@ -144,7 +144,7 @@ class _Job:
     @cached_property
     def data(self) -> ImageData:
         """The run's images; where they are gone, the pictures that need them are missing."""
-        from alexnet_exp.loading import rebuilt
+        from alexnet_exp.inference.classifier import rebuilt
         from alexnet_exp.training.build import open_data
         from alexnet_exp.training.datamodule import ImageData
 
@@ -173,7 +173,7 @@ class _Job:
     def examples(self) -> Examples:
         import torch
 
-        from alexnet_exp.neighbours import classify, draw
+        from alexnet_exp.inference.neighbours import classify, draw
 
         if self.listed is None:
             return draw(self.classifier, self.data, self.split, EXAMPLES, self.seed)
@@ -268,7 +268,7 @@ def _predictions(job: _Job) -> Path:
 def _neighbours(job: _Job) -> Path:
     import torch
 
-    from alexnet_exp.neighbours import Features, nearest
+    from alexnet_exp.inference.neighbours import Features, nearest
     from alexnet_exp.plots.images import neighbours
 
     examples, train = job.examples, job.data.source.train

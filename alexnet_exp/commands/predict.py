@@ -20,7 +20,7 @@ from alexnet_exp.runs.reader import read_config
 from alexnet_exp.sanitize import printable
 
 if TYPE_CHECKING:
-    from alexnet_exp.loading import Classifier
+    from alexnet_exp.inference.classifier import Classifier
 
 TOP = 5
 NAMED = 10  # classes that the line about the run names
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     names = list(_files(given.images))
     path = find(given.run, outputs(), trained=True)
 
-    from alexnet_exp.loading import load
+    from alexnet_exp.inference.classifier import load
 
     classifier = load(path, given.ckpt)
     for number, (name, probabilities) in enumerate(zip(names, classifier.each(names), strict=True)):

@@ -18,8 +18,8 @@ from alexnet_exp import logs
 from alexnet_exp.config.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
+from alexnet_exp.inference.classifier import read_checkpoint
 from alexnet_exp.kernels.native import native
-from alexnet_exp.loading import read_checkpoint
 from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.memory import keep_freed_memory, keep_what_is_there

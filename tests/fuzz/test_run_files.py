@@ -195,7 +195,7 @@ def test_a_checkpoint_with_a_byte_turned_is_refused_or_the_same(folder: Path, ch
     """Without a checksum beside it, turned bytes are found where they are of weights: by the archive's own."""
     import torch
 
-    from alexnet_exp.loading import load
+    from alexnet_exp.inference.classifier import load
 
     whole = load(folder).state_dict()
     file = folder / CHECKPOINTS[0]

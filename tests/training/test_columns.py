@@ -143,7 +143,7 @@ def test_a_run_in_columns_is_evaluated_loaded_and_drawn_on_one_device(
 
     from alexnet_exp.commands import eval as evaluation
     from alexnet_exp.commands import export, plot
-    from alexnet_exp.loading import load
+    from alexnet_exp.inference.classifier import load
 
     _, two = pair
     assert evaluation.run([str(two.path)]) == 0

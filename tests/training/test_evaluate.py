@@ -20,7 +20,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.config.schema import Test as TestSettings
 from alexnet_exp.data.spec import Digits
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.loading import load
+from alexnet_exp.inference.classifier import load
 from alexnet_exp.training.build import refuse_views
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.evaluate import Predictions, Together

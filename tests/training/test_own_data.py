@@ -21,7 +21,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.config.compose import composed
 from alexnet_exp.config.user_class import ALLOW
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.loading import load
+from alexnet_exp.inference.classifier import load
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.training.batch_checks import Expected, first_batches
 from alexnet_exp.training.build import build, prepare
@@ -481,7 +481,7 @@ def test_a_run_of_floats_takes_floats_and_one_of_bytes_bytes(run: Callable[..., 
         classifier(images)
     from safetensors import safe_open
 
-    from alexnet_exp.export import export_onnx, export_safetensors
+    from alexnet_exp.inference.export import export_onnx, export_safetensors
 
     with safe_open(export_safetensors(classifier, tmp_path), "pt") as content:
         assert content.metadata()["images"] == "float32"

@@ -14,7 +14,7 @@ import torch
 
 from alexnet_exp.atomic import leftovers
 from alexnet_exp.errors import UserError
-from alexnet_exp.loading import read_checkpoint, refuse_another_network
+from alexnet_exp.inference.classifier import read_checkpoint, refuse_another_network
 from alexnet_exp.runs import checksum, provenance
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_result

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet_exp.loading import load
+from alexnet_exp.inference.classifier import load
 from alexnet_exp.runs.folder import METRICS
 from alexnet_exp.training.callbacks.precise_bn import measured_anew
 from tests.conftest import Run, opened_data

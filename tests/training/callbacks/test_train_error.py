@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from alexnet_exp.loading import load
+from alexnet_exp.inference.classifier import load
 from alexnet_exp.runs.folder import METRICS
 from alexnet_exp.training.callbacks.train_error import epochs_to
 from tests.conftest import Run, opened_data

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.errors import UserError
-from alexnet_exp.loading import Classifier, load
+from alexnet_exp.inference.classifier import Classifier, load
+from alexnet_exp.inference.neighbours import Features, classify, draw, nearest
 from alexnet_exp.model.preprocess import Preprocess
 from alexnet_exp.model.spec import Input
-from alexnet_exp.neighbours import Features, classify, draw, nearest
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.reader import read_config
 from tests.conftest import Run, opened_data

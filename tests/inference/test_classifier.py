@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 import alexnet_exp
-from alexnet_exp import loading
 from alexnet_exp.__main__ import main
 from alexnet_exp.errors import UserError
-from alexnet_exp.loading import load
+from alexnet_exp.inference import classifier as loading
+from alexnet_exp.inference.classifier import load
 from tests.conftest import Run, opened_data
 
 TrainRun = Callable[..., Run]

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from alexnet_exp import export
 from alexnet_exp.__main__ import main
-from alexnet_exp.export import export_onnx, export_safetensors
-from alexnet_exp.loading import load
+from alexnet_exp.inference import export
+from alexnet_exp.inference.classifier import load
+from alexnet_exp.inference.export import export_onnx, export_safetensors
 from alexnet_exp.model.weights import load_weights
 from tests.conftest import Run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_onnx_gives_the_same_logits_in_any_batch_size(finished: Run, tmp_path: Path) -> None:

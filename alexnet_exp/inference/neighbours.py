@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.loading import Classifier
+from alexnet_exp.inference.classifier import Classifier
 from alexnet_exp.seeds import derive
 from alexnet_exp.training.datamodule import ImageData
 

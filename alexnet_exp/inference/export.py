@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from alexnet_exp.errors import UserError, not_installed
-from alexnet_exp.loading import Classifier
+from alexnet_exp.inference.classifier import Classifier
 
 TOLERANCE = 1e-3  # of the largest logit: convolutions add up in another order in onnxruntime
 OPSET = 18
