@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from alexnet_exp.bench.ceiling import measure_ceiling
+from alexnet_exp.bench.peak_flops import measure_ceiling
 from alexnet_exp.bench.run import Ask
 from alexnet_exp.bench.run import measure as bench
 from alexnet_exp.config.compose import compose

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from alexnet_exp.bench.ceiling import measure_ceiling
 from alexnet_exp.bench.flop import counted
+from alexnet_exp.bench.peak_flops import measure_ceiling
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.resolve import match
 from alexnet_exp.config.schema import Config

@@ -27,7 +27,7 @@ from PIL import Image
 import alexnet_exp
 from alexnet_exp import logs
 from alexnet_exp.__main__ import main
-from alexnet_exp.compare.more import typed
+from alexnet_exp.compare.next_seeds import typed
 from alexnet_exp.errors import UserError
 from alexnet_exp.kernels.native import SWITCH
 from alexnet_exp.runs import checksum

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from alexnet_exp.bench.clock import Clock
+from alexnet_exp.bench.timer import Clock
 from alexnet_exp.model import stage
 
 # Names that no layer has: the network as a whole, and what makes its input of bytes; both forward only.

@@ -10,10 +10,10 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from alexnet_exp.bench.clock import AUGMENT, BACKWARD, FORWARD, OPTIMIZER, WAIT
 from alexnet_exp.bench.flop import Flop
 from alexnet_exp.bench.layers import NETWORK, PREPROCESS, LayerSeconds
 from alexnet_exp.bench.steps import FRAMEWORK, Step
+from alexnet_exp.bench.timer import AUGMENT, BACKWARD, FORWARD, OPTIMIZER, WAIT
 
 PARTS = (FORWARD, BACKWARD, OPTIMIZER, WAIT, AUGMENT, FRAMEWORK)
 

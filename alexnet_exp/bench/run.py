@@ -16,13 +16,13 @@ import torch
 import torch.distributed as dist
 
 from alexnet_exp import logs
-from alexnet_exp.bench.bound import bound
-from alexnet_exp.bench.ceiling import measure_ceiling
-from alexnet_exp.bench.clock import Clock, Stopwatch
+from alexnet_exp.bench.bottleneck import bound
 from alexnet_exp.bench.flop import Flop, counted, counted_by_running
 from alexnet_exp.bench.layers import PREPROCESS, LayerTimes, leaves
+from alexnet_exp.bench.peak_flops import measure_ceiling
 from alexnet_exp.bench.rows import layer_rows, outside_rows, part_rows
 from alexnet_exp.bench.steps import COUNTED, FIRST, LAYERED, WARM, Steps, Timed, usual
+from alexnet_exp.bench.timer import Clock, Stopwatch
 from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.config.validate import validate
 from alexnet_exp.data.split import Streamed

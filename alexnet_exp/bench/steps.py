@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from alexnet_exp.bench.clock import BACKWARD, OPTIMIZER, ZERO, Span, Stopwatch
 from alexnet_exp.bench.layers import LayerSeconds, LayerTimes
+from alexnet_exp.bench.timer import BACKWARD, OPTIMIZER, ZERO, Span, Stopwatch
 
 FIRST = 2  # steps before the length of a step is known: the first one loads kernels, and compiles
 # Seconds to spend, and the least and the most steps, on warming up further, on what counts, and on the layers.

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     container = compose(given.overrides, given.config_dir)
 
-    from alexnet_exp.bench.stand_in import stand_in
+    from alexnet_exp.bench.synthetic import stand_in
 
     container, note = stand_in(validate(container), container)
     found, code = _measured(container, given)

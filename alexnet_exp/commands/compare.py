@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
-from alexnet_exp.compare.comparison import Comparison
+from alexnet_exp.compare.result import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
 from alexnet_exp.errors import DONE, FAILED, UserError, one_line, one_of
 from alexnet_exp.paths import outputs
@@ -82,7 +82,7 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
     if given.sort and options.rank is None:
         comparison = _sorted(comparison, given.sort, columns, given.top)
     if given.html:
-        from alexnet_exp.compare.report import write_report
+        from alexnet_exp.compare.render.html import write_report
 
         write_report(comparison, Path(given.html))
     _print(comparison, given.format, given.top)
@@ -198,7 +198,7 @@ def _sorted(comparison: Comparison, key: str, columns: Sequence[str], top: int |
 
 
 def _print(comparison: Comparison, form: str, top: int | None) -> None:
-    from alexnet_exp.compare import text
+    from alexnet_exp.compare.render import text
 
     limit = top or text.RUNS
     if form == "csv":
@@ -208,15 +208,15 @@ def _print(comparison: Comparison, form: str, top: int | None) -> None:
     elif form == "markdown":
         sys.stdout.write(text.markdown(comparison, limit))
     else:
-        from alexnet_exp.compare.terminal import show
+        from alexnet_exp.compare.render.terminal import show
 
         show(comparison, limit)
 
 
 def _claims(given: Namespace) -> int:
     """The table of claims. Without a run there are those of the shipped experiments, not run."""
-    from alexnet_exp.compare import claims
-    from alexnet_exp.compare.text import markdown_table
+    from alexnet_exp.compare import paper_claims
+    from alexnet_exp.compare.render.text import markdown_table
     from alexnet_exp.runs.read import read
 
     others = (
@@ -229,25 +229,29 @@ def _claims(given: Namespace) -> int:
             raise UserError(f"compare: {option} does not go with --claims: each claim says what it is about")
     found = read(*_places(given.paths), seed_column=given.seed_column) if given.paths or outputs().is_dir() else None
     runs = [] if found is None else where(found, given.where)
-    table = claims.table_of_claims(runs, paired=given.paired, best_of=_names(given.best_of))
+    table = paper_claims.table_of_claims(runs, paired=given.paired, best_of=_names(given.best_of))
     if given.format == "csv":
-        sys.stdout.write(claims.as_csv(table))
+        sys.stdout.write(paper_claims.as_csv(table))
     elif given.format == "json":
-        sys.stdout.write(claims.as_json(table))
+        sys.stdout.write(paper_claims.as_json(table))
     elif given.format == "markdown":
-        lines = [markdown_table(claims.as_table(table), len(table.rows)), "", *(f"- {note}" for note in table.notes)]
+        lines = [
+            markdown_table(paper_claims.as_table(table), len(table.rows)),
+            "",
+            *(f"- {note}" for note in table.notes),
+        ]
         print(printable("\n".join(lines if table.rows else table.notes)))
     else:
-        from alexnet_exp.compare.terminal import show_claims
+        from alexnet_exp.compare.render.terminal import show_claims
 
-        show_claims(claims.as_table(table), table.notes)
+        show_claims(paper_claims.as_table(table), table.notes)
     for line in found.skipped if found is not None else ():
         print(printable(f"skipped: {line}"), file=sys.stderr)
     return DONE
 
 
 def _assert_equal(given: Namespace) -> int:
-    from alexnet_exp.compare.equal import first_difference
+    from alexnet_exp.compare.assert_equal import first_difference
 
     if len(given.paths) != 2:
         raise UserError(f"compare: --assert-equal needs two runs, not {len(given.paths)}")

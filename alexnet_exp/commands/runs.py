@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from alexnet_exp.commands.parser import Parser
-from alexnet_exp.compare.comparison import Table
+from alexnet_exp.compare.result import Table
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.lookup import find
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
         path = outputs() / given.path
     if not path.is_dir():
         raise UserError(f"runs: {given.path}: no such folder; train first, or name a folder of runs")
-    from alexnet_exp.compare.latest import as_table, entries
+    from alexnet_exp.compare.runs_list import as_table, entries
     from alexnet_exp.runs.read import read
 
     found = read(path)
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _print(table: Table, form: str) -> None:
-    from alexnet_exp.compare import terminal, text
+    from alexnet_exp.compare.render import terminal, text
 
     if form == "json":
         print(json.dumps([dict(zip(table.keys, row, strict=True)) for row in table.rows], indent=1))
@@ -67,7 +67,7 @@ def _print(table: Table, form: str) -> None:
 
 
 def _show(arguments: list[str]) -> int:
-    from alexnet_exp.compare.describe import description
+    from alexnet_exp.compare.runs_show import description
     from alexnet_exp.runs.read import as_run
 
     parser = Parser("runs show", "All that is known of one run.")
@@ -85,7 +85,7 @@ def _show(arguments: list[str]) -> int:
 
 
 def _diff(arguments: list[str]) -> int:
-    from alexnet_exp.compare.describe import difference
+    from alexnet_exp.compare.runs_show import difference
     from alexnet_exp.runs.read import as_run
 
     parser = Parser("runs diff", "What differs between two runs: settings, code, versions, machine, metrics.")

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alexnet_exp.compare.comparison import Arm
+from alexnet_exp.compare.result import Arm
 from alexnet_exp.compare.select import (
     FACTS,
     GLOBAL_GROUPS,

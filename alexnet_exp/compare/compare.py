@@ -20,10 +20,10 @@ from alexnet_exp.compare.arms import (
     own_arm_each,
     parse_settings,
 )
-from alexnet_exp.compare.claim import ANALOGUE, figure_text, status_text
-from alexnet_exp.compare.comparison import Arm, Claim, Comparison, Difference, Metric, Table, Verdict
-from alexnet_exp.compare.lookout import look_out
-from alexnet_exp.compare.plan import plan
+from alexnet_exp.compare.caveats import look_out
+from alexnet_exp.compare.paper_claim_status import ANALOGUE, figure_text, status_text
+from alexnet_exp.compare.power import plan
+from alexnet_exp.compare.result import Arm, Claim, Comparison, Difference, Metric, Table, Verdict
 from alexnet_exp.compare.select import (
     MISSING,
     Condition,

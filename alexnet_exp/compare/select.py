@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_exp.compare.comparison import Table
+from alexnet_exp.compare.result import Table
 from alexnet_exp.errors import UserError, nearest, nfc, shown
 from alexnet_exp.runs.metric import higher_is_better, label
 from alexnet_exp.runs.run import DONE, Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alexnet_exp.compare.arms import label_of
-from alexnet_exp.compare.comparison import Arm
+from alexnet_exp.compare.result import Arm
 from alexnet_exp.compare.select import frozen
 from alexnet_exp.errors import shown
 

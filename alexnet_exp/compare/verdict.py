@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alexnet_exp.compare import images
+from alexnet_exp.compare import bootstrap
 from alexnet_exp.compare import statistics as st
-from alexnet_exp.compare.claim import claim_of, judged
-from alexnet_exp.compare.comparison import Arm, Claim, Difference, Interval, Metric, Verdict
-from alexnet_exp.compare.more import command
+from alexnet_exp.compare.next_seeds import command
+from alexnet_exp.compare.paper_claim_status import claim_of, judged
+from alexnet_exp.compare.result import Arm, Claim, Difference, Interval, Metric, Verdict
 from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import difference_text, unit, value_text
 
@@ -49,7 +49,7 @@ class Judge:
 
     def judge(self, families: Sequence[Family]) -> list[Difference]:
         """Every arm of every family, in their order."""
-        answers = images.Answers(self.metric.key)
+        answers = bootstrap.Answers(self.metric.key)
         tested = sum(any(_ready(family.baseline, arm) for arm in family.arms) for family in families)
         alpha = self.alpha / max(1, tested)
         found = []
@@ -119,7 +119,7 @@ class _Case:
     told: _Told | None
     log: _Told | None
     alpha: float
-    answers: images.Answers
+    answers: bootstrap.Answers
     families: int
 
     def difference(self) -> Difference:
@@ -289,7 +289,7 @@ class _Case:
     def _images(self) -> Interval | None:
         if not self.judge.with_images:
             return None
-        return images.interval(self.arm.runs, self.baseline.runs, self.answers, self.alpha)
+        return bootstrap.interval(self.arm.runs, self.baseline.runs, self.answers, self.alpha)
 
     def _evidence(self, ends: Interval) -> str:
         """What stands in brackets: the interval, for how many it holds together, and the seeds."""

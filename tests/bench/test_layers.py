@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet_exp.bench.clock import AUGMENT, BACKWARD, FORWARD, OPTIMIZER, WAIT, Clock, Stopwatch
 from alexnet_exp.bench.layers import NETWORK, LayerTimes
+from alexnet_exp.bench.timer import AUGMENT, BACKWARD, FORWARD, OPTIMIZER, WAIT, Clock, Stopwatch
 
 
 class Slow(nn.Module):

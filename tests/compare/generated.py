@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from alexnet_exp.compare.comparison import Arm, Claim, Comparison, Difference, Metric, Status, Verdict
+from alexnet_exp.compare.result import Arm, Claim, Comparison, Difference, Metric, Status, Verdict
 from alexnet_exp.compare.select import best_first, runs_table
 from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.read import read

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.compare.compare import Options, compare
-from alexnet_exp.compare.comparison import Comparison, Difference, Verdict
+from alexnet_exp.compare.result import Comparison, Difference, Verdict
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.run import DONE, Run
 

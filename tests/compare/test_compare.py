@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from alexnet_exp.compare.compare import Options, compare
-from alexnet_exp.compare.comparison import Verdict
+from alexnet_exp.compare.result import Verdict
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read import read

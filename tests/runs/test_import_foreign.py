@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from alexnet_exp import runs
-from alexnet_exp.compare.report.curves import read_curves
+from alexnet_exp.compare.render.html.curves import read_curves
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import metric_name
 

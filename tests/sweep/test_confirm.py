@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.compare.latest import entries
+from alexnet_exp.compare.runs_list import entries
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read import read
 from alexnet_exp.runs.sweep_plan import Job, Plan

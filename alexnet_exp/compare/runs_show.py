@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.latest import progress
+from alexnet_exp.compare.runs_list import progress
 from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.run import DONE, RUNNING, Run

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.compare.describe import description, difference
-from alexnet_exp.compare.latest import as_table, duration, entries, progress
+from alexnet_exp.compare.runs_list import as_table, duration, entries, progress
+from alexnet_exp.compare.runs_show import description, difference
 from alexnet_exp.runs.read import read
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.sweep_plan import Job, Plan

@@ -16,7 +16,8 @@ import yaml  # type: ignore[import-untyped]
 
 from alexnet_exp.compare import statistics as st
 from alexnet_exp.compare.arms import counts, parse_settings
-from alexnet_exp.compare.claim import (
+from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.paper_claim_status import (
     ANALOGUE,
     figure_text,
     interval_text,
@@ -25,8 +26,7 @@ from alexnet_exp.compare.claim import (
     stated,
     status_text,
 )
-from alexnet_exp.compare.compare import Options, compare
-from alexnet_exp.compare.comparison import Claim, Difference, Status, Table
+from alexnet_exp.compare.result import Claim, Difference, Status, Table
 from alexnet_exp.compare.select import value
 from alexnet_exp.compare.verdict import names
 from alexnet_exp.config.paper_claim import PaperClaim, paper_claims

@@ -11,10 +11,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.claim import plain, sentence
-from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Table
-from alexnet_exp.compare.dots import dots_text
-from alexnet_exp.compare.more import own_options
+from alexnet_exp.compare.next_seeds import own_options
+from alexnet_exp.compare.paper_claim_status import plain, sentence
+from alexnet_exp.compare.render.dotplot import dots_text
+from alexnet_exp.compare.result import Arm, Comparison, Difference, Table
 from alexnet_exp.compare.select import metric_keys, ranking_key, value
 from alexnet_exp.compare.verdict import images_text
 from alexnet_exp.errors import shown

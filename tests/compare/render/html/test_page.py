@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from alexnet_exp.compare.comparison import Comparison, Table
-from alexnet_exp.compare.report import page, write_report
-from alexnet_exp.compare.report.curves import POINTS, read_curves
-from alexnet_exp.compare.report.methods import methods
-from alexnet_exp.compare.report.pictures import read_pictures
+from alexnet_exp.compare.render.html import page, write_report
+from alexnet_exp.compare.render.html.curves import POINTS, read_curves
+from alexnet_exp.compare.render.html.methods import methods
+from alexnet_exp.compare.render.html.pictures import read_pictures
+from alexnet_exp.compare.render.text import main_and_rest, markdown_table
+from alexnet_exp.compare.result import Comparison, Table
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
-from alexnet_exp.compare.text import main_and_rest, markdown_table
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read import read
 from tests.compare.generated import compared, write_picture, write_run, write_sweep
@@ -298,7 +298,7 @@ def test_where_it_cannot_be_written_the_user_is_told(sweep, tmp_path):
 
 
 def test_torch_is_not_needed():
-    code = "import sys, alexnet_exp.compare.report; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    code = "import sys, alexnet_exp.compare.render.html; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

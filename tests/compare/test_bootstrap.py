@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from alexnet_exp.compare.bootstrap import Answers, interval
 from alexnet_exp.compare.compare import Options, compare
-from alexnet_exp.compare.images import Answers, interval
-from alexnet_exp.compare.text import details
+from alexnet_exp.compare.render.text import details
 from tests.compare.made import made
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from alexnet_exp.compare.comparison import Arm, Comparison, Verdict
+from alexnet_exp.compare.result import Arm, Comparison, Verdict
 from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import is_accuracy, value_text
 

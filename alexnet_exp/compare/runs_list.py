@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.comparison import Table
+from alexnet_exp.compare.result import Table
 from alexnet_exp.compare.select import best_first
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import label, value_text

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from alexnet_exp.compare.equal import first_difference
+from alexnet_exp.compare.assert_equal import first_difference
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import RunFolder
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.compare.comparison import Arm, Claim, Comparison, Difference, Metric, Status, Table, Verdict
-from alexnet_exp.compare.dots import PLAIN, dots_svg, dots_text
+from alexnet_exp.compare.render.dotplot import PLAIN, dots_svg, dots_text
+from alexnet_exp.compare.result import Arm, Claim, Comparison, Difference, Metric, Status, Table, Verdict
 from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.run import Run
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.bench.bound import bound
+from alexnet_exp.bench.bottleneck import bound
 
 
 def found(**shares: float) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each
-from alexnet_exp.compare.claim import stated
-from alexnet_exp.compare.comparison import Arm
+from alexnet_exp.compare.paper_claim_status import stated
+from alexnet_exp.compare.result import Arm
 from alexnet_exp.compare.select import decides, frozen, is_alias, value
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.errors import Refused, shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alexnet_exp.compare.comparison import Comparison
+from alexnet_exp.compare.result import Comparison
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.runs.metric import difference_text, unit
 from alexnet_exp.runs.run import DONE

@@ -8,14 +8,14 @@ import sys
 import pytest
 import torch
 
-from alexnet_exp.bench import ceiling
-from alexnet_exp.bench.ceiling import measure_ceiling
+from alexnet_exp.bench import peak_flops
+from alexnet_exp.bench.peak_flops import measure_ceiling
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceiling, "SIDES", (16, 48))
-    monkeypatch.setattr(ceiling, "ENOUGH", 0.0)
+    monkeypatch.setattr(peak_flops, "SIDES", (16, 48))
+    monkeypatch.setattr(peak_flops, "ENOUGH", 0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -27,14 +27,14 @@ def test_a_rate_in_every_dtype(dtype: torch.dtype) -> None:
 
 def test_the_fastest_product_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three products of each side take 4, 1, 2 and 8, 3, 8 seconds."""
-    monkeypatch.setattr(ceiling, "PATIENCE", 100.0)
-    monkeypatch.setattr(ceiling, "LEAST", 3)
+    monkeypatch.setattr(peak_flops, "PATIENCE", 100.0)
+    monkeypatch.setattr(peak_flops, "LEAST", 3)
     moments = iter([0.0, 4.0, 0.0, 1.0, 0.0, 2.0, 0.0, 8.0, 0.0, 3.0, 0.0, 8.0])
-    monkeypatch.setattr(ceiling.time, "perf_counter", lambda: next(moments))
+    monkeypatch.setattr(peak_flops.time, "perf_counter", lambda: next(moments))
     assert measure_ceiling() == pytest.approx(max(2 * 16**3 / 1, 2 * 48**3 / 3) / 1e9)
 
 
 @pytest.mark.slow
 def test_it_needs_no_lightning() -> None:
-    code = "import alexnet_exp.bench.ceiling, sys; sys.exit(bool({'pytorch_lightning', 'hydra'} & {*sys.modules}))"
+    code = "import alexnet_exp.bench.peak_flops, sys; sys.exit(bool({'pytorch_lightning', 'hydra'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,16 +19,16 @@ from typing import Any
 
 from alexnet_exp import __version__
 from alexnet_exp.atomic import replacing
-from alexnet_exp.compare.claim import ANALOGUE, figure_text, sentence, status_text
 from alexnet_exp.compare.compare import verdict_text
-from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Interval, Verdict
-from alexnet_exp.compare.dots import ROWS, dots_svg, lanes
-from alexnet_exp.compare.more import own_options
-from alexnet_exp.compare.report.contents import as_json, contents
-from alexnet_exp.compare.report.curves import Curves, read_curves
-from alexnet_exp.compare.report.methods import methods
-from alexnet_exp.compare.report.pictures import Picture, Pictures, read_pictures
-from alexnet_exp.compare.text import main_and_rest, markdown_table
+from alexnet_exp.compare.next_seeds import own_options
+from alexnet_exp.compare.paper_claim_status import ANALOGUE, figure_text, sentence, status_text
+from alexnet_exp.compare.render.dotplot import ROWS, dots_svg, lanes
+from alexnet_exp.compare.render.html.contents import as_json, contents
+from alexnet_exp.compare.render.html.curves import Curves, read_curves
+from alexnet_exp.compare.render.html.methods import methods
+from alexnet_exp.compare.render.html.pictures import Picture, Pictures, read_pictures
+from alexnet_exp.compare.render.text import main_and_rest, markdown_table
+from alexnet_exp.compare.result import Arm, Comparison, Difference, Interval, Verdict
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import difference_text, value_text
 
@@ -355,4 +355,4 @@ def _command() -> str:
 
 
 def _part(name: str) -> str:
-    return files("alexnet_exp.compare.report").joinpath(name).read_text(encoding="utf-8")
+    return files("alexnet_exp.compare.render.html").joinpath(name).read_text(encoding="utf-8")

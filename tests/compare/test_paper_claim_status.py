@@ -11,13 +11,13 @@ import pytest
 from scipy.stats import t as student
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.compare import claims as table
-from alexnet_exp.compare.claim import status_of
-from alexnet_exp.compare.claims import table_of_claims
+from alexnet_exp.compare import paper_claims as table
 from alexnet_exp.compare.compare import Options, compare
-from alexnet_exp.compare.comparison import Claim, Status
-from alexnet_exp.compare.report import write_report
-from alexnet_exp.compare.text import as_json, markdown
+from alexnet_exp.compare.paper_claim_status import status_of
+from alexnet_exp.compare.paper_claims import table_of_claims
+from alexnet_exp.compare.render.html import write_report
+from alexnet_exp.compare.render.text import as_json, markdown
+from alexnet_exp.compare.result import Claim, Status
 from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.runs.metric import higher_is_better

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from alexnet_exp.compare.comparison import Arm, Comparison, Difference, Metric, Table, Verdict
+from alexnet_exp.compare.render.terminal import aligned, plain_lines, show_rich
+from alexnet_exp.compare.render.text import as_csv, as_json, cell, markdown
+from alexnet_exp.compare.result import Arm, Comparison, Difference, Metric, Table, Verdict
 from alexnet_exp.compare.select import runs_table
-from alexnet_exp.compare.terminal import aligned, plain_lines, show_rich
-from alexnet_exp.compare.text import as_csv, as_json, cell, markdown
 from alexnet_exp.runs.run import Run
 
 RUNS = [

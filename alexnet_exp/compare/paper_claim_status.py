@@ -30,7 +30,7 @@ from typing import Any
 
 from alexnet_exp.compare import statistics as st
 from alexnet_exp.compare.arms import matching, parse_settings
-from alexnet_exp.compare.comparison import Arm, Claim, Interval, Metric, Status
+from alexnet_exp.compare.result import Arm, Claim, Interval, Metric, Status
 from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.runs.metric import difference_text, is_accuracy

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alexnet_exp.compare.comparison import Comparison, Table
-from alexnet_exp.compare.report.curves import Curves
+from alexnet_exp.compare.render.html.curves import Curves
+from alexnet_exp.compare.result import Comparison, Table
 from alexnet_exp.compare.select import MISSING, best_first, runs_table, value
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.metric import is_accuracy, label

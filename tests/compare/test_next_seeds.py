@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from alexnet_exp.compare.more import command, own_options
+from alexnet_exp.compare.next_seeds import command, own_options
 from tests.compare.made import arm, made
 
 VALUES = (0.95, 0.96, 0.97)

@@ -11,7 +11,7 @@ from statistics import mean
 import pytest
 from PIL import Image
 
-from alexnet_exp.compare.report import write_report
+from alexnet_exp.compare.render.html import write_report
 from alexnet_exp.compare.select import runs_table
 from tests.browser import CONTROL, END, ENTER, ESCAPE, LEFT, RIGHT, Browser, browser, why_not
 from tests.compare.generated import compared, write_run, write_sweep

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from alexnet_exp.compare.comparison import Comparison, Table
-from alexnet_exp.compare.dots import PLAIN, Signs, dots_text
-from alexnet_exp.compare.text import (
+from alexnet_exp.compare.render.dotplot import PLAIN, Signs, dots_text
+from alexnet_exp.compare.render.text import (
     LOOK_OUT,
     RUNS,
     details,
@@ -19,6 +18,7 @@ from alexnet_exp.compare.text import (
     text_rows,
     titles,
 )
+from alexnet_exp.compare.result import Comparison, Table
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
 from alexnet_exp.sanitize import printable
 

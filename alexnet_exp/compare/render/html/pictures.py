@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from alexnet_exp.compare.comparison import Arm
+from alexnet_exp.compare.result import Arm
 from alexnet_exp.data.formats import open_picture
 from alexnet_exp.runs.run import Run
 

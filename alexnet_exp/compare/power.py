@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alexnet_exp.compare import statistics as st
-from alexnet_exp.compare.comparison import Metric
+from alexnet_exp.compare.result import Metric
 from alexnet_exp.compare.verdict import Family
 from alexnet_exp.runs.metric import difference_text, unit
 
