@@ -26,7 +26,7 @@ from alexnet_exp.__main__ import COMMANDS, main
 from alexnet_exp.commands.words import command_of
 from alexnet_exp.config.compose import settings_of_hydra
 from alexnet_exp.paths import groups
-from alexnet_exp.sweep.folder import choose
+from alexnet_exp.sweep.plan.folder import choose
 from alexnet_exp.training import trainer
 from tests.conftest import Run, train_into
 from tests.pages import ROOT, Block, console

@@ -437,7 +437,7 @@ def test_a_job_of_a_sweep_lies_in_its_folder(
 
 def test_a_claim_of_somebody_elses_ends_no_process(run: Path) -> None:
     """It names a process of this machine, as a claim of ours would."""
-    from alexnet_exp.sweep.claim import Claims, _machine, _start_of
+    from alexnet_exp.sweep.execute.job_lock import Claims, _machine, _start_of
 
     victim = subprocess.Popen(["sleep", "600"])
     try:

@@ -23,7 +23,7 @@ from alexnet_exp.runs.run import DONE, PRUNED
 from alexnet_exp.runs.start import Start, config_of, digest, is_free
 from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.sanitize import printable
-from alexnet_exp.sweep.work import sweep_folder, work
+from alexnet_exp.sweep.execute.worker import sweep_folder, work
 
 if TYPE_CHECKING:
     from alexnet_exp.config.schema import Config
@@ -98,7 +98,7 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen:
 
     from alexnet_exp.commands.train import tell
     from alexnet_exp.config.compose import fits
-    from alexnet_exp.sweep.compose import check_devices
+    from alexnet_exp.sweep.plan.compose import check_devices
     from alexnet_exp.training.checkpoints.resume import standing
     from alexnet_exp.training.train import run_experiment
 
@@ -218,7 +218,7 @@ def _search(plan: Plan, jobs: int | None) -> int:
     """A search asks for its next jobs as it goes, which only its command can do: so that is run again, as typed."""
     from alexnet_exp.commands import train
     from alexnet_exp.config.composer import quoted
-    from alexnet_exp.sweep.stored import to_run_again
+    from alexnet_exp.sweep.plan.untrusted import to_run_again
 
     folder = plan.folder.absolute()
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

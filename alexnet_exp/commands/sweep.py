@@ -11,7 +11,7 @@ from alexnet_exp.commands.parser import Parser
 from alexnet_exp.errors import UserError, one_of
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.sweep_plan import Plan
-from alexnet_exp.sweep.work import sweep_folder, work
+from alexnet_exp.sweep.execute.worker import sweep_folder, work
 
 
 def run(arguments: list[str]) -> int:
@@ -59,7 +59,7 @@ def _confirm(arguments: list[str]) -> int:
     for name in ("top", "seeds", "jobs"):
         if getattr(given, name) < 1:
             raise UserError(f"--{name} {getattr(given, name)}: must be at least 1")
-    from alexnet_exp.sweep.confirm import plan_confirmation
+    from alexnet_exp.sweep.plan.confirm import plan_confirmation
 
     plan = plan_confirmation(sweep_folder(given.folder, outputs()), given.top, given.seeds)
     return work(plan, given.jobs, again=True, wait=True, whole=True)

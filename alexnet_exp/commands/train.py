@@ -35,7 +35,7 @@ from alexnet_exp.runs.run import RUNNING
 from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_run
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.wilson import margin
-from alexnet_exp.sweep.compose import check_devices
+from alexnet_exp.sweep.plan.compose import check_devices
 
 # Lines of the table at the end: the metric's key, and how it is called there.
 SHOWN = {
@@ -148,10 +148,10 @@ def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, se
     from alexnet_exp.processes.signals import interruptible
     from alexnet_exp.runs.status import ending_of
     from alexnet_exp.runs.sweep_plan import Plan
-    from alexnet_exp.sweep.folder import choose, left_as_it_was
+    from alexnet_exp.sweep.execute.scheduler import Outcome
+    from alexnet_exp.sweep.execute.worker import end
     from alexnet_exp.sweep.launcher import JobFailed, typed_as
-    from alexnet_exp.sweep.run import Outcome
-    from alexnet_exp.sweep.work import end
+    from alexnet_exp.sweep.plan.folder import choose, left_as_it_was
 
     folder = choose(flags.overrides, flags.config_dir, settings)
     ended: list[tuple[Path, Ending]] = []  # of jobs that a launcher of Hydra's own runs in this process

@@ -24,9 +24,9 @@ from alexnet_exp.runs.sweep_plan import Job, Plan
 
 if TYPE_CHECKING:
     from alexnet_exp.config.schema import Config
-    from alexnet_exp.sweep.compose import Composed
-    from alexnet_exp.sweep.pool import Pool
-    from alexnet_exp.sweep.run import Outcome
+    from alexnet_exp.sweep.execute.pool import Pool
+    from alexnet_exp.sweep.execute.scheduler import Outcome
+    from alexnet_exp.sweep.plan.compose import Composed
 
 SEARCH = "search"  # the kind of a plan
 
@@ -99,7 +99,7 @@ class JobsLauncher(Launcher):
 
     def check_devices(self, configs: Sequence[Config]) -> None:
         """Raises UserError for devices that are not where the jobs will run."""
-        from alexnet_exp.sweep.compose import check_devices
+        from alexnet_exp.sweep.plan.compose import check_devices
 
         check_devices(configs)
 
@@ -109,11 +109,11 @@ class JobsLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """How each job ended. Raises UserError, with nothing left on disk, where any of them cannot be used."""
-        from alexnet_exp.sweep.claim import Claims
-        from alexnet_exp.sweep.compose import JobComposer, compose_jobs, lay_out
+        from alexnet_exp.sweep.execute.job_lock import Claims
+        from alexnet_exp.sweep.execute.scheduler import outcome_of, run_jobs
+        from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, lay_out
         from alexnet_exp.sweep.report import Teller, told_beforehand
         from alexnet_exp.sweep.results import add, write_all
-        from alexnet_exp.sweep.run import outcome_of, run_jobs
 
         composer = JobComposer(self.context.config_loader, self.config)
         composed = compose_jobs(composer, job_overrides, self.check_devices)

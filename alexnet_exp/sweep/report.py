@@ -23,7 +23,7 @@ from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sanitize import printable
-from alexnet_exp.sweep.run import OPEN, QUEUED, Outcome, status_of
+from alexnet_exp.sweep.execute.scheduler import OPEN, QUEUED, Outcome, status_of
 
 TEST = "test/top1"
 _ORDER = (DONE, PRUNED, RUNNING, QUEUED, INTERRUPTED, DIED, FAILED, OPEN)

@@ -12,8 +12,8 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.runs.table import read_table
 from alexnet_exp.sanitize import spreadsheet_cell
-from alexnet_exp.sweep.claim import Claims
-from alexnet_exp.sweep.run import OPEN, Outcome
+from alexnet_exp.sweep.execute.job_lock import Claims
+from alexnet_exp.sweep.execute.scheduler import OPEN, Outcome
 
 FILE = "results.csv"
 _SPLITS = ("val/", "test/")

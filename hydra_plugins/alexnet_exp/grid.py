@@ -8,8 +8,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from alexnet_exp.sweep.folder import MULTIRUN, make
 from alexnet_exp.sweep.launcher import grid
+from alexnet_exp.sweep.plan.folder import MULTIRUN, make
 
 
 # annotations are evaluated here: Hydra's scan of plugins runs a module that sys.modules does not have yet
@@ -40,7 +40,7 @@ class GridSweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         if not getattr(self.launcher, "checks", False):  # Hydra's own launchers
-            from alexnet_exp.sweep.compose import JobComposer, compose_jobs
+            from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs
 
             assert self.config is not None
             assert self.hydra_context is not None

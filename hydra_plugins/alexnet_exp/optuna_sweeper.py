@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: where Hydra finds it. What it does is in `alexnet_exp/sweep/sweeper.py`."""
+"""`hydra/sweeper=optuna`: where Hydra finds it. What it does is in `alexnet_exp/sweep/search/sweeper.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.sweep.search_settings import Settings
+from alexnet_exp.sweep.search.settings import Settings
 
 
 class OptunaSweeper(Sweeper):
@@ -28,7 +28,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from alexnet_exp.sweep.sweeper import search
+        from alexnet_exp.sweep.search.sweeper import search
 
         given = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from hydra.core.config_store import ConfigStore
 
 from alexnet_exp.config.schema import Config
+from alexnet_exp.sweep.execute.pool import Pool
 from alexnet_exp.sweep.launcher import JobsLauncher
-from alexnet_exp.sweep.pool import Pool
 
 
 # annotations are evaluated here: Hydra's scan of plugins runs a module that sys.modules does not have yet
@@ -35,7 +35,7 @@ class ProcessLauncher(JobsLauncher):
             super().check_devices(configs)
 
     def make_pool(self) -> Pool:
-        from alexnet_exp.sweep.work import local_pool
+        from alexnet_exp.sweep.execute.worker import local_pool
 
         return local_pool(self.jobs, "hydra.launcher.jobs")
 

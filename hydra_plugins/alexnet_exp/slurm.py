@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from alexnet_exp.sweep.execute.pool import Pool
+from alexnet_exp.sweep.execute.slurm_settings import SlurmSettings
 from alexnet_exp.sweep.launcher import JobsLauncher
-from alexnet_exp.sweep.pool import Pool
-from alexnet_exp.sweep.slurm_settings import SlurmSettings
 
 if TYPE_CHECKING:
     from alexnet_exp.config.schema import Config
@@ -31,13 +31,13 @@ class SlurmLauncher(JobsLauncher):
         return self.settings.wait
 
     def check_devices(self, configs: "Sequence[Config]") -> None:
-        from alexnet_exp.sweep.slurm import check, need_submitit
+        from alexnet_exp.sweep.execute.slurm import check, need_submitit
 
         need_submitit()
         check((vars(config.trainer) for config in configs), self.settings)
 
     def make_pool(self) -> Pool:
-        from alexnet_exp.sweep.slurm import SlurmPool
+        from alexnet_exp.sweep.execute.slurm import SlurmPool
 
         return SlurmPool(Path(self.config.hydra.sweep.dir), self.settings, str(self.config.name))
 

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.reader import read_metrics, read_result
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sweep.claim import Claims
+from alexnet_exp.sweep.execute.job_lock import Claims
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.pool import Ended
+from alexnet_exp.sweep.execute.pool import Ended
 
 
 class FakePool:

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.local import LocalPool
-from alexnet_exp.sweep.pool import Ended
+from alexnet_exp.sweep.execute.local import LocalPool
+from alexnet_exp.sweep.execute.pool import Ended
 from tests.conftest import TINY
 
 

@@ -18,8 +18,8 @@ from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_config, read_result
 from alexnet_exp.runs.sweep_plan import Plan
-from alexnet_exp.sweep import compose as sweep_compose
-from alexnet_exp.sweep.naming import job_hash
+from alexnet_exp.sweep.plan import compose as sweep_compose
+from alexnet_exp.sweep.plan.naming import job_hash
 from tests.conftest import TINY
 from tests.sweep.fake_pool import FakePool
 
@@ -37,7 +37,7 @@ def pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pools:
         return made[-1]
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("alexnet_exp.sweep.work.local_pool", make)
+    monkeypatch.setattr("alexnet_exp.sweep.execute.worker.local_pool", make)
     return made
 
 
@@ -192,7 +192,7 @@ def test_every_job_has_a_line(pools: Pools, capsys: pytest.CaptureFixture[str]) 
 def test_a_failed_job_fails_the_command_and_is_told(
     pools: Pools, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet_exp.sweep.work.local_pool", lambda jobs, key: FakePool(jobs, {2: "failed"}))
+    monkeypatch.setattr("alexnet_exp.sweep.execute.worker.local_pool", lambda jobs, key: FakePool(jobs, {2: "failed"}))
     assert main(["-m", "seed=1,2,3", *TINY]) == 1
     out, err = capsys.readouterr()
     told = json.loads(out)
@@ -315,14 +315,14 @@ def test_resume_and_work_take_a_sweeps_folder_or_that_of_a_job(
 def test_resume_runs_what_failed_and_work_only_when_asked(
     swept: Swept, monkeypatch: pytest.MonkeyPatch, pools: Pools
 ) -> None:
-    monkeypatch.setattr("alexnet_exp.sweep.work.local_pool", lambda jobs, key: FakePool(jobs, {2: "failed"}))
+    monkeypatch.setattr("alexnet_exp.sweep.execute.worker.local_pool", lambda jobs, key: FakePool(jobs, {2: "failed"}))
     assert main(["-m", "seed=1,2", "hydra.sweep.dir=mine", *TINY]) == 1
     statuses = [read_result(folder)["status"] for folder in job_folders("mine")]
     assert statuses == ["done", "failed"]
     assert main(["sweep", "work", "mine"]) == 0, "of what it ran itself, nothing has failed"
     assert main(["resume", "mine"]) == 1
     assert (job_folders("mine")[1] / "earlier" / "1" / "result.json").exists()
-    monkeypatch.setattr("alexnet_exp.sweep.work.local_pool", lambda jobs, key: FakePool(jobs))
+    monkeypatch.setattr("alexnet_exp.sweep.execute.worker.local_pool", lambda jobs, key: FakePool(jobs))
     assert main(["sweep", "work", "mine", "--retry-failed"]) == 0
     assert read_result(job_folders("mine")[1])["status"] == "done"
 

@@ -19,7 +19,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sweep.run import status_of
+from alexnet_exp.sweep.execute.scheduler import status_of
 from tests.conftest import TINY
 from tests.sweep.fake_pool import FakePool
 from tests.sweep.jobs import wait_until
@@ -218,7 +218,7 @@ def test_two_workers_share_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:  # planned, and stopped in its first job
-        patched.setattr("alexnet_exp.sweep.work.local_pool", lambda jobs, key: FakePool(on_wait=interrupt))
+        patched.setattr("alexnet_exp.sweep.execute.worker.local_pool", lambda jobs, key: FakePool(on_wait=interrupt))
         assert main(["-m", "seed=1,2,3,4", WHERE, *TINY, "trainer.max_epochs=6"]) == 130
     assert statuses() == ["interrupted", "open", "open", "open"]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -255,7 +255,7 @@ def test_a_single_process_is_no_rank() -> None:
 
 
 def test_starting_the_server_needs_no_torch() -> None:
-    script = "import sys; from alexnet_exp.sweep.local import LocalPool; sys.exit('torch' in sys.modules)"
+    script = "import sys; from alexnet_exp.sweep.execute.local import LocalPool; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -255,7 +255,7 @@ def curves(place: Path) -> dict[str, list[tuple[int, float]]]:
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_tensorboard_goes_on_in_its_folder(tmp_path: Path, elsewhere: bool) -> None:
-    from tests.sweep.test_trackers import rows_of, session_groups
+    from tests.sweep.test_loggers import rows_of, session_groups
 
     board = tmp_path / "board"
     config, _ = composed(["logger=tensorboard", *([f"logger.tensorboard.dir={board}"] if elsewhere else [])])

@@ -31,9 +31,9 @@ from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.result import record
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep import variables
-from alexnet_exp.sweep.gpus import VISIBLE, Gpus, Share, visible
-from alexnet_exp.sweep.pool import Ended
+from alexnet_exp.sweep.execute.gpus import VISIBLE, Gpus, Share, visible
+from alexnet_exp.sweep.execute.pool import Ended
+from alexnet_exp.sweep.plan import env
 from alexnet_exp.training.launch import Group, Work, threads, warm
 
 LOOK = 0.5  # seconds between two looks at whether a second signal has come
@@ -106,7 +106,7 @@ class LocalPool:
         container: dict[str, Any] = {}
         try:
             container, need = self._look_at(job)
-            environment = {**os.environ, **variables.of_job(job.folder)}
+            environment = {**os.environ, **env.of_job(job.folder)}
             with uninterrupted():
                 self._start(job, container, need, environment, begun)
         except UserError as error:

@@ -13,10 +13,10 @@ from alexnet_exp.runs.run import FAILED
 from alexnet_exp.runs.status import ending_of
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep import results
-from alexnet_exp.sweep.compose import check_devices
-from alexnet_exp.sweep.pool import Pool
+from alexnet_exp.sweep.execute.pool import Pool
+from alexnet_exp.sweep.execute.scheduler import WELL, Outcome, in_queue, outcome_of, run_jobs, status_of
+from alexnet_exp.sweep.plan.compose import check_devices
 from alexnet_exp.sweep.report import Teller, exit_code, tell, told_beforehand
-from alexnet_exp.sweep.run import WELL, Outcome, in_queue, outcome_of, run_jobs, status_of
 from alexnet_exp.training.loggers.mlflow_runs import settle
 
 
@@ -37,7 +37,7 @@ def sweep_folder(text: str, outputs: Path) -> Path:
 
 def local_pool(jobs: int, key: str) -> Pool:
     """Processes of this machine, `jobs` at once; `key` is the setting to blame where that cannot be."""
-    from alexnet_exp.sweep.local import LocalPool
+    from alexnet_exp.sweep.execute.local import LocalPool
 
     at_least_one(jobs, key)
     return LocalPool(jobs)

@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from alexnet_exp.config.compose import composed, each_job
 from alexnet_exp.errors import UserError
-from alexnet_exp.sweep.space import Choice, Real, Whole, parse
+from alexnet_exp.sweep.search.space import Choice, Real, Whole, parse
 
 TYPED = {
     "model=lrn,bn": Choice("model", "lrn,bn", ("lrn", "bn")),
@@ -70,8 +70,8 @@ def test_the_last_of_two_overrides_of_a_key_counts():
 
 
 def test_dimensions_become_distributions(tmp_path):
-    from alexnet_exp.sweep.search_settings import Settings
-    from alexnet_exp.sweep.study import Study
+    from alexnet_exp.sweep.search.settings import Settings
+    from alexnet_exp.sweep.search.study import Study
 
     space = parse(["model=lrn,bn", "data.batch_size=range(32,257,32)", "optim.lr=tag(log,interval(1e-4,1e-1))"])
     study = Study(Settings(), space, tmp_path, "val/top1")

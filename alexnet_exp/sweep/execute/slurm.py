@@ -37,12 +37,12 @@ from alexnet_exp.runs.result import record
 from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
 from alexnet_exp.runs.status import Ending, ending_of
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep import variables
-from alexnet_exp.sweep.claim import SLURM, Claim, Claims
-from alexnet_exp.sweep.pool import Ended
-from alexnet_exp.sweep.run import OPEN, WELL, make_ready, status_of
-from alexnet_exp.sweep.slurm_queue import ENDED, FORGOTTEN, Queue, own_id, own_restarts, states
-from alexnet_exp.sweep.slurm_settings import SlurmSettings
+from alexnet_exp.sweep.execute.job_lock import SLURM, Claim, Claims
+from alexnet_exp.sweep.execute.pool import Ended
+from alexnet_exp.sweep.execute.scheduler import OPEN, WELL, make_ready, status_of
+from alexnet_exp.sweep.execute.slurm_queue import ENDED, FORGOTTEN, Queue, own_id, own_restarts, states
+from alexnet_exp.sweep.execute.slurm_settings import SlurmSettings
+from alexnet_exp.sweep.plan import env
 
 FOLDER = "slurm"
 LARGEST_ARRAY = 1000  # SLURM's own limit, unless a cluster has set another
@@ -445,7 +445,7 @@ def _makes_ready(folder: Path) -> bool:
 
 
 def _train(folder: Path) -> int:
-    os.environ.update(variables.of_job(folder))
+    os.environ.update(env.of_job(folder))
     import torch
 
     from alexnet_exp.training.train import train

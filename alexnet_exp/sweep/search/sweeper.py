@@ -21,15 +21,15 @@ from alexnet_exp.errors import Problem, Refused, UserError, not_installed
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
-from alexnet_exp.sweep.folder import MULTIRUN, make
+from alexnet_exp.sweep.execute.pool import Pool
+from alexnet_exp.sweep.execute.scheduler import Outcome, outcome_of
 from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, note_ran, plan_of
-from alexnet_exp.sweep.pool import Pool
+from alexnet_exp.sweep.plan.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
+from alexnet_exp.sweep.plan.folder import MULTIRUN, make
 from alexnet_exp.sweep.report import Teller
 from alexnet_exp.sweep.results import add, write_all
-from alexnet_exp.sweep.run import Outcome, outcome_of
-from alexnet_exp.sweep.search_settings import GRID, Settings
-from alexnet_exp.sweep.space import Space, Value, parse
+from alexnet_exp.sweep.search.settings import GRID, Settings
+from alexnet_exp.sweep.search.space import Space, Value, parse
 
 NODE = "hydra.sweeper"
 QUEUED = 4  # trials in a cluster's queue, unless hydra.launcher.jobs says otherwise
@@ -81,7 +81,7 @@ class _Command:
         master: DictConfig,
         max_epochs: int | None,
     ):
-        from alexnet_exp.sweep.study import Study
+        from alexnet_exp.sweep.search.study import Study
 
         self.space, self.launcher, self.context, self.task_function, self.master = (
             *(space, launcher, context, task_function, master),
@@ -98,7 +98,7 @@ class _Command:
         self.teller = Teller(self.plan, self.study.wanted)
 
     def run(self, pool: Pool) -> None:
-        from alexnet_exp.sweep.search import Search
+        from alexnet_exp.sweep.search.loop import Search
 
         self.plan.write()
         write_all(self.plan, map(outcome_of, self.plan.jobs))

@@ -19,11 +19,11 @@ from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.reader import read_metrics
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sweep.claim import BEAT, Claim, Claims
-from alexnet_exp.sweep.pool import Ended, Pool
-from alexnet_exp.sweep.run import LOOK_ELSEWHERE, OPEN, Outcome, make_ready, outcome_of, status_of
-from alexnet_exp.sweep.space import Value
-from alexnet_exp.sweep.study import RUN, Study
+from alexnet_exp.sweep.execute.job_lock import BEAT, Claim, Claims
+from alexnet_exp.sweep.execute.pool import Ended, Pool
+from alexnet_exp.sweep.execute.scheduler import LOOK_ELSEWHERE, OPEN, Outcome, make_ready, outcome_of, status_of
+from alexnet_exp.sweep.search.space import Value
+from alexnet_exp.sweep.search.study import RUN, Study
 
 LOOK = 0.25  # seconds between two looks at the epochs of what runs
 CLOSED = (DONE, PRUNED, FAILED)  # what has come of such a job is known; all else is to be run again

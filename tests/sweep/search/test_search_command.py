@@ -152,7 +152,7 @@ def test_a_search_that_cannot_be_is_one_line(search, tmp_path, overrides, line):
 
 def test_without_optuna_one_line_says_what_to_install(monkeypatch):
     from alexnet_exp.errors import UserError
-    from alexnet_exp.sweep import sweeper
+    from alexnet_exp.sweep.search.loop import sweeper
 
     monkeypatch.setattr(sweeper, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"package optuna is not installed; pip install -e '\.\[optuna\]'$"):
@@ -161,7 +161,7 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch):
 
 def test_optuna_is_imported_by_a_search_alone():
     code = (
-        "import sys, hydra_plugins.alexnet_exp.optuna_sweeper, alexnet_exp.sweep.sweeper; "
+        "import sys, hydra_plugins.alexnet_exp.optuna_sweeper, alexnet_exp.sweep.search.sweeper; "
         "print([name for name in ('optuna', 'torch', 'pytorch_lightning') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

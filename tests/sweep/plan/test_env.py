@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.sweep.variables import check, of_job
+from alexnet_exp.sweep.plan.env import check, of_job
 
 
 def noted(folder: Path, env_set: object) -> Path:

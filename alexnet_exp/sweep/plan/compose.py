@@ -20,8 +20,8 @@ from alexnet_exp.config.validate import is_same_experiment
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import group_names
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sweep import variables
-from alexnet_exp.sweep.naming import differing, hash_of, job_hash, job_name, settings_of
+from alexnet_exp.sweep.plan import env
+from alexnet_exp.sweep.plan.naming import differing, hash_of, job_hash, job_name, settings_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -56,7 +56,7 @@ class JobComposer:
             config.hydra.runtime.output_dir = str(Path(self.master.hydra.sweep.dir).absolute())
         with _current(config):
             container = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-        variables.check(config.hydra.job.env_set)
+        env.check(config.hydra.job.env_set)
         # a sweep goes on with what is there anyway, and a job's hash is of the experiment
         return Composed(tuple(overrides), config, container | ({"resume": False} if "resume" in container else {}))
 

@@ -14,9 +14,9 @@ from alexnet_exp.runs.lookup import runs_under
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep import results
-from alexnet_exp.sweep.claim import Claims
+from alexnet_exp.sweep.execute.job_lock import Claims
+from alexnet_exp.sweep.execute.scheduler import Outcome, outcome_of, run_jobs, status_of
 from alexnet_exp.sweep.report import best, counts, exit_code, ranked, summary, told_beforehand
-from alexnet_exp.sweep.run import Outcome, outcome_of, run_jobs, status_of
 from tests.sweep.fake_pool import FakePool
 
 
@@ -122,7 +122,7 @@ def test_a_job_that_another_ends_while_this_one_waits_is_not_run(plan: Plan, mon
         RunFolder(first.folder).finish("done")
         (plan.folder / "claims" / f"{first.folder.name}.json").unlink(missing_ok=True)
 
-    monkeypatch.setattr("alexnet_exp.sweep.run.time.sleep", slept)
+    monkeypatch.setattr("alexnet_exp.sweep.execute.scheduler.time.sleep", slept)
     pool = FakePool()
     assert run(plan, pool) == ["done"] * 4
     assert pool.started == [2, 3, 4]

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from alexnet_exp.sweep.naming import (
+from alexnet_exp.sweep.plan.naming import (
     differing,
     in_any_order,
     job_hash,

@@ -17,11 +17,11 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.runs.run import DONE
 from alexnet_exp.runs.sweep_plan import Plan
-from alexnet_exp.sweep.compose import JobComposer, compose_jobs, lay_out
-from alexnet_exp.sweep.folder import flags_of
-from alexnet_exp.sweep.naming import settings_of, sweep_name
-from alexnet_exp.sweep.run import Outcome, outcome_of
-from alexnet_exp.sweep.stored import refuse_foreign
+from alexnet_exp.sweep.execute.scheduler import Outcome, outcome_of
+from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, lay_out
+from alexnet_exp.sweep.plan.folder import flags_of
+from alexnet_exp.sweep.plan.naming import settings_of, sweep_name
+from alexnet_exp.sweep.plan.untrusted import refuse_foreign
 
 COMMAND = ["sweep", "confirm"]
 SEED = "seed"

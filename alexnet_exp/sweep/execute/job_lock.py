@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.slurm_queue import Queue, own_id, own_restarts
+from alexnet_exp.sweep.execute.slurm_queue import Queue, own_id, own_restarts
 
 FOLDER = "claims"
 # Seconds between two heartbeats, and without one after which an owner elsewhere is taken for dead.

@@ -19,7 +19,7 @@ from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
 from alexnet_exp.runs.start import holds_run
 from alexnet_exp.runs.sweep_plan import FILE
-from alexnet_exp.sweep.naming import in_any_order, settings_of, sweep_name
+from alexnet_exp.sweep.plan.naming import in_any_order, settings_of, sweep_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -20,8 +20,8 @@ from alexnet_exp.processes.signals import ECHO, interruptible
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.reader import read_result, read_steps
-from alexnet_exp.sweep import local
-from alexnet_exp.sweep.local import LocalPool, need_of
+from alexnet_exp.sweep.execute import local
+from alexnet_exp.sweep.execute.local import LocalPool, need_of
 from alexnet_exp.training import launch
 from tests.sweep import works
 from tests.sweep.jobs import are_gone, is_running, pids_in, plain_job, run_all, tiny_job, wait_until
@@ -475,7 +475,7 @@ from pathlib import Path
 from alexnet_exp import launch
 from alexnet_exp.processes.signals import interruptible
 from alexnet_exp.sweep import local
-from alexnet_exp.sweep.local import LocalPool
+from alexnet_exp.sweep.execute.local import LocalPool
 from tests.sweep import works
 from tests.sweep.jobs import plain_job
 
@@ -499,7 +499,7 @@ if __name__ == "__main__":
 def sweep(folder: Path, how: str = "", **options: Any) -> subprocess.Popen[str]:
     """A sweeping process of two jobs that linger; what it imports is found as here."""
     (folder / "sweep.py").write_text(SWEEP)
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": root}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "sweep.py", how], cwd=folder, env=environment, **pipes, **options)

@@ -13,9 +13,9 @@ from alexnet_exp.compare.runs_list import entries
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read import read
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sweep.confirm import plan_confirmation
+from alexnet_exp.sweep.execute.scheduler import outcome_of
+from alexnet_exp.sweep.plan.confirm import plan_confirmation
 from alexnet_exp.sweep.report import summary
-from alexnet_exp.sweep.run import outcome_of
 
 Searched = Callable[..., Path]
 

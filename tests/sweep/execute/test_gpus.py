@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_exp.sweep.gpus import Gpus, visible
+from alexnet_exp.sweep.execute.gpus import Gpus, visible
 
 
 @pytest.mark.parametrize(

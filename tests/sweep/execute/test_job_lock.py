@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.claim import SILENCE, Claims
+from alexnet_exp.sweep.execute.job_lock import SILENCE, Claims
 
 TAKE_ALL = """
 import sys, time
 from pathlib import Path
-from alexnet_exp.sweep.claim import Claims
+from alexnet_exp.sweep.execute.job_lock import Claims
 from alexnet_exp.runs.sweep_plan import Job
 sweep = Path(sys.argv[1])
 print("ready", flush=True)
@@ -122,7 +122,7 @@ def test_a_claim_that_was_cut_short_is_nobodys(claims: Claims, job: Job) -> None
 
 def queue(monkeypatch: pytest.MonkeyPatch, answer: bool | None) -> None:
     """A queue that answers so when it is asked for a job."""
-    monkeypatch.setattr("alexnet_exp.sweep.claim._queued", lambda scheduler: answer)
+    monkeypatch.setattr("alexnet_exp.sweep.execute.job_lock._queued", lambda scheduler: answer)
 
 
 def test_a_claim_of_a_job_in_a_queue(claims: Claims, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from sqlalchemy.engine import URL
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
-from alexnet_exp.sweep.search_settings import GRID, TRIALS, Settings
-from alexnet_exp.sweep.space import Choice, Dimension, Space, Value, Whole
+from alexnet_exp.sweep.search.settings import GRID, TRIALS, Settings
+from alexnet_exp.sweep.search.space import Choice, Dimension, Space, Value, Whole
 
 FILE = "study.db"
 PATIENCE = 60  # seconds that SQLite waits for another program, such as a dashboard, to let go of the file

@@ -15,8 +15,8 @@ from alexnet_exp.runs import provenance
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_result, state
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sweep import run
-from alexnet_exp.sweep.run import goes_on, make_ready
+from alexnet_exp.sweep.execute import scheduler
+from alexnet_exp.sweep.execute.scheduler import goes_on, make_ready
 from tests.training.test_resume import assert_equal, wait_for
 
 SWEEP = ("seed=1,2", "trainer.max_epochs=12", "checkpoint.every=1 steps")
@@ -80,7 +80,7 @@ def test_what_cannot_be_gone_on_with_is_set_aside(change: str, cut_off: Job, mon
         (folder / "result.json").write_text(json.dumps(result | {"commit": "another"}))
     elif change == "patch":
         code = provenance.code()
-        monkeypatch.setattr(run, "_code", lambda: provenance.Code(code.commit, True, code.patch + "+ a line\n"))
+        monkeypatch.setattr(scheduler, "_code", lambda: provenance.Code(code.commit, True, code.patch + "+ a line\n"))
     elif change == "no checkpoint":
         (folder / "checkpoints" / "last.ckpt").unlink()
     else:

@@ -11,13 +11,13 @@ from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import state
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sweep.claim import Claims
-from alexnet_exp.sweep.naming import job_name
-from alexnet_exp.sweep.pool import Ended
-from alexnet_exp.sweep.search import Search
-from alexnet_exp.sweep.search_settings import Settings
-from alexnet_exp.sweep.space import parse
-from alexnet_exp.sweep.study import Study
+from alexnet_exp.sweep.execute.job_lock import Claims
+from alexnet_exp.sweep.execute.pool import Ended
+from alexnet_exp.sweep.plan.naming import job_name
+from alexnet_exp.sweep.search.loop import Search
+from alexnet_exp.sweep.search.settings import Settings
+from alexnet_exp.sweep.search.space import parse
+from alexnet_exp.sweep.search.study import Study
 
 EPOCHS = 4
 LR = "optim.lr=tag(log,interval(1e-4,1))"
@@ -142,8 +142,8 @@ class Bench:
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     """No waiting for what runs elsewhere."""
-    monkeypatch.setattr("alexnet_exp.sweep.search.LOOK_ELSEWHERE", 0.0)
-    monkeypatch.setattr("alexnet_exp.sweep.search.LOOK", 0.0)
+    monkeypatch.setattr("alexnet_exp.sweep.search.loop.LOOK_ELSEWHERE", 0.0)
+    monkeypatch.setattr("alexnet_exp.sweep.search.loop.LOOK", 0.0)
 
 
 @pytest.fixture

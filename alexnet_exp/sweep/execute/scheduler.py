@@ -23,8 +23,8 @@ from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.reader import read_result, state
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sweep.claim import BEAT, Claim, Claims
-from alexnet_exp.sweep.pool import Ended, Pool
+from alexnet_exp.sweep.execute.job_lock import BEAT, Claim, Claims
+from alexnet_exp.sweep.execute.pool import Ended, Pool
 
 OPEN, QUEUED = "open", "queued"
 # What a job that is not run again has come to.

@@ -10,10 +10,10 @@ import pytest
 
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.processes.ranks import launched
-from alexnet_exp.sweep import slurm_queue
-from alexnet_exp.sweep.slurm import Resources, _requeue, check, need_submitit, resources
-from alexnet_exp.sweep.slurm_queue import FORGOTTEN, Queue, own_id, states
-from alexnet_exp.sweep.slurm_settings import SlurmSettings
+from alexnet_exp.sweep.execute import slurm_queue
+from alexnet_exp.sweep.execute.slurm import Resources, _requeue, check, need_submitit, resources
+from alexnet_exp.sweep.execute.slurm_queue import FORGOTTEN, Queue, own_id, states
+from alexnet_exp.sweep.execute.slurm_settings import SlurmSettings
 from alexnet_exp.training.launch import rank_environment
 
 
