@@ -18,13 +18,13 @@ import traceback
 from importlib import import_module
 
 from alexnet_exp import __version__
-from alexnet_exp.commands.words import HELP, command_of, config_dir_of, refuse_spaces
+from alexnet_exp.cli.arguments import HELP, command_of, config_dir_of, refuse_spaces
+from alexnet_exp.cli.streams import open_streams
 from alexnet_exp.errors import BAD_INPUT, FAILED, TRACEBACK, UserError, refusal
 from alexnet_exp.processes.ranks import drop_leftovers
 from alexnet_exp.processes.signals import interruptible
 from alexnet_exp.runs.status import ending_of
 from alexnet_exp.sanitize import printable
-from alexnet_exp.streams import open_streams
 
 COMMANDS = {
     "train": "one experiment, as the overrides say (this is the default)",
@@ -66,7 +66,7 @@ def _main(arguments: list[str] | None) -> int:
             print(f"alexnet_exp {__version__}")
             return 0
         if given[:1] in (["-sc"], ["--shell-completion"]) and given[1:2] == ["query=bash"]:
-            return int(import_module("alexnet_exp.commands.complete").run(given, COMMANDS))
+            return int(import_module("alexnet_exp.cli.complete").run(given, COMMANDS))
         refuse_spaces(given)
         command, given = command_of(given, COMMANDS)
         if command == "train" and set(HELP) & set(given):
@@ -74,7 +74,7 @@ def _main(arguments: list[str] | None) -> int:
             return 0
         if command == "train" and given and _is_stray(given[0]):
             raise UserError(_unknown(given[0], config_dir_of(given)))
-        code: int = import_module(f"alexnet_exp.commands.{command}").run(given)
+        code: int = import_module(f"alexnet_exp.cli.{command}").run(given)
         return code
     except UserError as error:
         if os.environ.get(TRACEBACK):
@@ -141,7 +141,7 @@ def _unknown(word: str, config_dir: str | None) -> str:
 
 
 def _help(config_dir: str | None) -> str:
-    from alexnet_exp.help import text
+    from alexnet_exp.cli.help import text
 
     return text(COMMANDS, config_dir)
 

@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS, main
-from alexnet_exp.commands.words import command_of
+from alexnet_exp.cli.arguments import command_of
 from alexnet_exp.config.compose import settings_of_hydra
 from alexnet_exp.paths import groups
 from alexnet_exp.sweep.plan.folder import choose

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
-from alexnet_exp.commands.summary import NOTE
+from alexnet_exp.cli.summary import NOTE
 from alexnet_exp.config.compose import compose as compose_all
 from alexnet_exp.config.schema import Config, Loss
 from alexnet_exp.config.validate import validate

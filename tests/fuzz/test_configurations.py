@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from PIL import Image
 
-from alexnet_exp.commands.check import one_batch
+from alexnet_exp.cli.check import one_batch
 from alexnet_exp.config.compose import fitted
 from alexnet_exp.errors import UserError
 from tests.fuzz.budget import affordable

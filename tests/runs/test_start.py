@@ -82,7 +82,7 @@ def test_a_run_that_ended_while_a_second_command_started_is_not_taken_for_its_ow
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second command looked before there was a run, and got the lock when that was done."""
-    monkeypatch.setattr("alexnet_exp.commands.train.holds_run", lambda folder: False)
+    monkeypatch.setattr("alexnet_exp.cli.train.holds_run", lambda folder: False)
     before = tree(run)
     assert "a run lies there" in refused(*TINY, "seed=99", "optim.lr=0.5", f"hydra.run.dir={run}")
     assert tree(run) == before
@@ -143,7 +143,7 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(
 def test_of_two_that_resume_at_once_the_one_without_the_lock_leaves_no_settings(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet_exp.commands.resume.locked", lambda folder: nullcontext())  # it looked a moment before
+    monkeypatch.setattr("alexnet_exp.cli.resume.locked", lambda folder: nullcontext())  # it looked a moment before
     with RunFolder(run).lock():
         before = tree(run)
         assert f"in use by process {os.getpid()}" in refused("resume", str(run), "trainer.max_epochs=31", "note=second")

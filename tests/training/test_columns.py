@@ -141,8 +141,8 @@ def test_a_run_in_columns_is_evaluated_loaded_and_drawn_on_one_device(
 ) -> None:
     import json
 
-    from alexnet_exp.commands import eval as evaluation
-    from alexnet_exp.commands import export, plot
+    from alexnet_exp.cli import eval as evaluation
+    from alexnet_exp.cli import export, plot
     from alexnet_exp.inference.classifier import load
 
     _, two = pair
@@ -280,7 +280,7 @@ def test_two_columns_go_to_two_devices(
 def test_summary_tells_what_a_rank_holds_and_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
-    from alexnet_exp.commands import summary
+    from alexnet_exp.cli import summary
 
     assert summary.run(["model=paper", COLUMNS]) == 0
     text = capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_exp.commands import train
+from alexnet_exp.cli import train
 from alexnet_exp.config.schema import Trainer
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.processes.ranks import launched

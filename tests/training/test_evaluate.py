@@ -256,7 +256,7 @@ def test_two_ranks_say_what_one_does(command: Callable[..., Any], tmp_path: Path
 
 
 def test_a_run_in_bf16_is_evaluated_in_bf16(train_run: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
-    from alexnet_exp.commands import eval as command
+    from alexnet_exp.cli import eval as command
 
     run = train_run("bf16", "trainer.precision=bf16-mixed", "trainer.max_epochs=1")
     assert (run.code, run.result["precision"], run.result["channels_last"]) == (0, "bf16-mixed", True)

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.commands.resume import changed
+from alexnet_exp.cli.resume import changed
 from alexnet_exp.config.schema import Interval, Unit
 from alexnet_exp.errors import Refused
 from alexnet_exp.kernels.native import native

@@ -17,7 +17,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from alexnet_exp.commands import check
+from alexnet_exp.cli import check
 from alexnet_exp.runs.folder import METRICS
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.reader import read_config

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from alexnet_exp.commands import eval as evaluate_again
+from alexnet_exp.cli import eval as evaluate_again
 from alexnet_exp.config.schema import EarlyStopping
 from alexnet_exp.training.callbacks.build import build_callbacks
 from tests.conftest import Run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.commands import words
+from alexnet_exp.cli import arguments
 from alexnet_exp.config.compose import composed
 from alexnet_exp.errors import Refused
 
@@ -179,10 +179,10 @@ def test_a_sweep_without_values_leaves_no_folder(capsys: pytest.CaptureFixture[s
 
 def test_no_words_are_no_slip() -> None:
     """`python -m alexnet_exp` and `python -m alexnet_exp check`, the first commands of README and CI."""
-    words.refuse_settings_as_flags([], ["--help"])
-    words.refuse_spaces([])
-    assert words.config_dir_of([]) is None
-    assert words.command_of([], ["check"]) == ("train", [])
+    arguments.refuse_settings_as_flags([], ["--help"])
+    arguments.refuse_spaces([])
+    assert arguments.config_dir_of([]) is None
+    assert arguments.command_of([], ["check"]) == ("train", [])
 
 
 @pytest.mark.parametrize("line", ["train --help", "seed=1 --help", "--allow mine --config-dir mine --help", "help"])

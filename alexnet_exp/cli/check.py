@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from alexnet_exp.commands.parser import with_overrides
+from alexnet_exp.cli.parser import with_overrides
 from alexnet_exp.config.compose import composed
 from alexnet_exp.config.schema import Config
 

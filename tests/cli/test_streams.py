@@ -56,7 +56,7 @@ def test_a_warning_has_no_escape(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_opened_later_gets_no_number_of_a_stream() -> None:
-    code = "from alexnet_exp.streams import open_streams; import os; os.close(0); os.close(1); open_streams(); "
+    code = "from alexnet_exp.cli.streams import open_streams; import os; os.close(0); os.close(1); open_streams(); "
     code += "opened = os.open('/dev/null', os.O_RDONLY); print('x'); assert opened > 2, opened"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_exp.commands.parser import Parser
+from alexnet_exp.cli.parser import Parser
 from alexnet_exp.data.image_files import images_under
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs

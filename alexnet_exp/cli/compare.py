@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from alexnet_exp.commands.parser import Parser
+from alexnet_exp.cli.parser import Parser
 from alexnet_exp.compare.result import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
 from alexnet_exp.errors import DONE, FAILED, UserError, one_line, one_of

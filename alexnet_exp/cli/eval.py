@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.commands.parser import Parser
+from alexnet_exp.cli.parser import Parser
 from alexnet_exp.config.schema import VIEWS, Config
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import validate

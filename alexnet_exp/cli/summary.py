@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from alexnet_exp.commands.parser import with_overrides
+from alexnet_exp.cli.parser import with_overrides
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.resolve import ends_of
 from alexnet_exp.config.schema import COLUMNS, Config

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.commands.parser import Parser
+from alexnet_exp.cli.parser import Parser
 from alexnet_exp.config.user_class import TARGET
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, shown
 from alexnet_exp.paths import outputs
@@ -96,7 +96,7 @@ def go_on(container: dict[str, Any], before: dict[str, Any], folder: Path, seen:
     """Validates the configuration, and trains. seen: the folder's `digest` when `before` was read from it."""
     from omegaconf import OmegaConf
 
-    from alexnet_exp.commands.train import tell
+    from alexnet_exp.cli.train import tell
     from alexnet_exp.config.compose import fits
     from alexnet_exp.sweep.plan.compose import check_devices
     from alexnet_exp.training.checkpoints.resume import standing
@@ -216,7 +216,7 @@ def _jobs(plan: Plan) -> int:
 
 def _search(plan: Plan, jobs: int | None) -> int:
     """A search asks for its next jobs as it goes, which only its command can do: so that is run again, as typed."""
-    from alexnet_exp.commands import train
+    from alexnet_exp.cli import train
     from alexnet_exp.config.composer import quoted
     from alexnet_exp.sweep.plan.untrusted import to_run_again
 

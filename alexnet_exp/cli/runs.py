@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from alexnet_exp.commands.parser import Parser
+from alexnet_exp.cli.parser import Parser
 from alexnet_exp.compare.result import Table
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.commands.words import PROGRAM, refuse_settings_as_flags, refuse_strays
+from alexnet_exp.cli.arguments import PROGRAM, refuse_settings_as_flags, refuse_strays
 from alexnet_exp.errors import UserError
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
-from alexnet_exp.commands.words import refuse_settings_as_flags, refuse_strays
+from alexnet_exp.cli.arguments import refuse_settings_as_flags, refuse_strays
 from alexnet_exp.config.compose import (
     as_yaml,
     check_config_dir,
@@ -102,7 +102,7 @@ def _join(folder: Path) -> int:
 
 def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     """Goes on with the run that lies in `folder`, where that was asked for and the command is still of that run."""
-    from alexnet_exp.commands.resume import go_on
+    from alexnet_exp.cli.resume import go_on
     from alexnet_exp.runs.folder import flatten
 
     if not resume:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from alexnet_exp.commands.parser import Parser
+from alexnet_exp.cli.parser import Parser
 from alexnet_exp.errors import UserError, one_of
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.sweep_plan import Plan

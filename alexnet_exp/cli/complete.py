@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
-from alexnet_exp.commands.words import CONFIG_DIR, config_dir_of
+from alexnet_exp.cli.arguments import CONFIG_DIR, config_dir_of
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.lookup import runs_under
 
@@ -74,7 +74,7 @@ def _flags(command: str | None) -> list[str]:
         return TRAINS
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        import_module(f"alexnet_exp.commands.{command}").run(["--help"])
+        import_module(f"alexnet_exp.cli.{command}").run(["--help"])
     return list(dict.fromkeys(FLAG.findall(printed.getvalue())))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.commands.parser import with_overrides
+from alexnet_exp.cli.parser import with_overrides
 from alexnet_exp.config.compose import compose, fitted
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from alexnet_exp.commands.parser import Parser, output_folder
+from alexnet_exp.cli.parser import Parser, output_folder
 from alexnet_exp.errors import one_line
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.lookup import find

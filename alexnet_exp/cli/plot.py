@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.commands.parser import Parser, output_folder, with_overrides
-from alexnet_exp.commands.words import PROGRAM
+from alexnet_exp.cli.arguments import PROGRAM
+from alexnet_exp.cli.parser import Parser, output_folder, with_overrides
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError, one_line, one_of
