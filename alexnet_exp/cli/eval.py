@@ -147,9 +147,10 @@ def _save_path(text: str | None) -> Path | None:
 
 def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -> Evaluation:
     from alexnet_exp.config.schema import Trainer
-    from alexnet_exp.inference.classifier import read_checkpoint, rebuilt, refuse_another_network
+    from alexnet_exp.inference.classifier import rebuilt
     from alexnet_exp.processes.memory import keep_freed_memory
-    from alexnet_exp.training.build import CARD, lay_out, open_data, refuse_other_images, refuse_views
+    from alexnet_exp.training.build import lay_out, open_data, refuse_other_images, refuse_views
+    from alexnet_exp.training.checkpoints.format import CARD, read_checkpoint, refuse_another_network
     from alexnet_exp.training.datamodule import ImageData
     from alexnet_exp.training.devices import chosen, place
     from alexnet_exp.training.evaluate import evaluate

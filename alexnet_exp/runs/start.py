@@ -18,7 +18,7 @@ from alexnet_exp.runs.sweep_plan import Plan
 FREE = (
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps"),
     *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.on_nan"),
-    *("schedule.restarts", "schedule.restart_from"),  # of epochs to come: `commands/resume.py` checks that
+    *("schedule.restarts", "schedule.restart_from"),  # of epochs to come: training/continue_run.py checks that
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
     *("data.root", "data.workers", "data.cache", "data.decode", "data_root", "logger", "checkpoint", "test"),
     *("tags", "note", "resume"),

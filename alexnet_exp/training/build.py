@@ -36,6 +36,7 @@ from alexnet_exp.paths import OUTPUTS, cache_folder
 from alexnet_exp.runs.lookup import weights_file
 from alexnet_exp.seeds import derive
 from alexnet_exp.training.batch_checks import Expected, first_batches, first_images
+from alexnet_exp.training.checkpoints.format import CARD_FORMAT
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.module import AlexNetModule
 
@@ -43,9 +44,6 @@ log = logging.getLogger(__name__)
 
 # From so many parameters for each training image on, a smaller network is advised; CIFAR-10's has about a thousand.
 PARAMETERS_AN_IMAGE = 10_000
-CARD = "alexnet_exp"  # the key of a checkpoint under which the card lies
-CARD_FORMAT = 1
-STANDING = "alexnet_exp_standing"  # the one under which lies what Lightning does not keep of where a training stands
 
 
 @dataclass

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp import logs
-from alexnet_exp.config.compose import validate
+from alexnet_exp.config import validate
 from alexnet_exp.errors import FAILED, INTERRUPTED
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.child import begin

@@ -18,7 +18,6 @@ from alexnet_exp import logs
 from alexnet_exp.config.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
-from alexnet_exp.inference.classifier import read_checkpoint
 from alexnet_exp.kernels.native import native
 from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes import signals
@@ -42,6 +41,7 @@ from alexnet_exp.training.callbacks.recorder import Recorder
 from alexnet_exp.training.callbacks.skip_nonfinite import SkipNotFinite
 from alexnet_exp.training.callbacks.train_error import TrainError
 from alexnet_exp.training.checkpoints.callback import CONDITIONS, Checkpoints
+from alexnet_exp.training.checkpoints.format import read_checkpoint
 from alexnet_exp.training.checkpoints.resume import (
     Standing,
     attempts,

@@ -63,7 +63,7 @@ def build_trainer(
         enable_autolog_hparams=False,
         default_root_dir=os.devnull,
     )
-    # in every step it asks all ranks whether one has heard SIGTERM, and waits; see `callbacks/agreement.py`
+    # in every step it asks all ranks whether one has heard SIGTERM, and waits; see `distributed.py`
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
     return trainer
 

@@ -22,8 +22,7 @@ from alexnet_exp.sweep.plan.compose import check_devices
 from alexnet_exp.training.distributed import replica, replicas
 from alexnet_exp.training.launch import run_ranks
 from benchmarks.columns import compared, train
-
-from .conftest import Run
+from tests.conftest import Run
 
 COLUMNS = "trainer.strategy=columns"
 # LRN, dropout, two columns; the widths that split evenly

@@ -1,8 +1,8 @@
 """The losses of 20 deterministic steps, as they were when the code was last known to be right.
 
 They move with any change of the network, its initial weights, the data, the order, the augmentation, the optimizer or
-the schedule. After a change that is meant, `python tests/training/test_golden.py` writes them anew, and the commit shows how far
-they moved.
+the schedule. After an intended change, `python tests/training/test_golden.py` writes them again, and the commit shows
+how far they moved.
 
 The tolerance holds across CPUs. It grows, because rounding does: digits have a black ground, and rounding decides which
 of its equal pixels a pool takes. Another number of threads, SSE 4.1 for AVX2, and PyTorch's own convolutions for

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
 
-from alexnet_exp.config.compose import schema
+from alexnet_exp.config import schema
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.training.callbacks.ema import Ema
 from alexnet_exp.training.callbacks.precise_bn import PreciseBn

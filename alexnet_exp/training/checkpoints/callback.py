@@ -25,8 +25,8 @@ from alexnet_exp.runs import checksum
 from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import NotFiniteError
-from alexnet_exp.training.build import CARD, STANDING
 from alexnet_exp.training.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
+from alexnet_exp.training.checkpoints.format import CARD, STANDING
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.distributed import Agreement
 from alexnet_exp.training.module import AlexNetModule

@@ -14,14 +14,13 @@ import torch
 
 from alexnet_exp.atomic import leftovers
 from alexnet_exp.errors import UserError
-from alexnet_exp.inference.classifier import read_checkpoint, refuse_another_network
 from alexnet_exp.runs import checksum, provenance
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.run import DIED, RUNNING
 from alexnet_exp.runs.start import refuse_another_experiment
-from alexnet_exp.training.build import CARD, STANDING
 from alexnet_exp.training.checkpoints.callback import TIMER, Checkpoints
+from alexnet_exp.training.checkpoints.format import CARD, STANDING, read_checkpoint, refuse_another_network
 from alexnet_exp.training.launch import MEETING, RENDEZVOUS
 
 log = logging.getLogger(__name__)
