@@ -5,11 +5,12 @@
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from alexnet_exp.inference.classifier import load
+    from alexnet_exp.runs.read_runs import read_runs
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "read_runs"]
 
-_PLACES = {"load": "alexnet_exp.inference.classifier"}
+_PLACES = {"load": "alexnet_exp.inference.classifier", "read_runs": "alexnet_exp.runs.read_runs"}
 
 
 def __getattr__(name: str) -> object:

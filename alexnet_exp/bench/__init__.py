@@ -1,1 +1,1 @@
-"""How fast an experiment trains on this machine, and where its time goes."""
+"""Measures how fast an experiment trains on this machine, and where the time goes."""

@@ -1,1 +1,1 @@
-"""What can be typed after `python -m alexnet_exp`: one module a command, each with `run(arguments) -> exit code`."""
+"""Provides the commands of `python -m alexnet_exp`: one module a command, each with `run(arguments) -> exit code`."""

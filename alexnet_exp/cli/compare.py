@@ -15,7 +15,7 @@ from alexnet_exp.compare.select import check_names, metric_keys, other_values, r
 from alexnet_exp.errors import DONE, FAILED, UserError, one_line, one_of
 from alexnet_exp.paths import outputs
 from alexnet_exp.runs.lookup import find
-from alexnet_exp.runs.read import Runs
+from alexnet_exp.runs.read_runs import Runs
 from alexnet_exp.runs.run import Run
 from alexnet_exp.sanitize import printable
 
@@ -33,9 +33,11 @@ def run(arguments: list[str]) -> int:
         return _claims(given)
 
     from alexnet_exp.compare.compare import default_metric
-    from alexnet_exp.runs.read import read
+    from alexnet_exp.runs.read_runs import read_runs
 
-    found = read(*_places(given.paths), seed_column=given.seed_column, metrics=[given.metric] if given.metric else ())
+    found = read_runs(
+        *_places(given.paths), seed_column=given.seed_column, metrics=[given.metric] if given.metric else ()
+    )
     if not found:
         told = "".join(f"\nskipped: {line}" for line in found.skipped)
         raise UserError(f"compare: no run under {' '.join(given.paths) or outputs()}; train one first{told}")
@@ -217,7 +219,7 @@ def _claims(given: Namespace) -> int:
     """The table of claims. Without a run there are those of the shipped experiments, not run."""
     from alexnet_exp.compare import paper_claims
     from alexnet_exp.compare.render.text import markdown_table
-    from alexnet_exp.runs.read import read
+    from alexnet_exp.runs.read_runs import read_runs
 
     others = (
         *("metric", "lower_is_better", "higher_is_better", "percent", "group_by", "average_over", "baseline"),
@@ -227,7 +229,9 @@ def _claims(given: Namespace) -> int:
         if getattr(given, name):
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"compare: {option} does not go with --claims: each claim says what it is about")
-    found = read(*_places(given.paths), seed_column=given.seed_column) if given.paths or outputs().is_dir() else None
+    found = (
+        read_runs(*_places(given.paths), seed_column=given.seed_column) if given.paths or outputs().is_dir() else None
+    )
     runs = [] if found is None else where(found, given.where)
     table = paper_claims.table_of_claims(runs, paired=given.paired, best_of=_names(given.best_of))
     if given.format == "csv":

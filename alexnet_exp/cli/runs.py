@@ -33,9 +33,9 @@ def run(arguments: list[str]) -> int:
     if not path.is_dir():
         raise UserError(f"runs: {given.path}: no such folder; train first, or name a folder of runs")
     from alexnet_exp.compare.runs_list import as_table, entries
-    from alexnet_exp.runs.read import read
+    from alexnet_exp.runs.read_runs import read_runs
 
-    found = read(path)
+    found = read_runs(path)
     lines = entries(path, list(found), sweeps=not given.all)
     newest = lines if given.all else lines[:LATEST]
     if not lines:
@@ -68,7 +68,7 @@ def _print(table: Table, form: str) -> None:
 
 def _show(arguments: list[str]) -> int:
     from alexnet_exp.compare.runs_show import description
-    from alexnet_exp.runs.read import as_run
+    from alexnet_exp.runs.read_runs import as_run
 
     parser = Parser("runs show", "All that is known of one run.")
     parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
@@ -86,7 +86,7 @@ def _show(arguments: list[str]) -> int:
 
 def _diff(arguments: list[str]) -> int:
     from alexnet_exp.compare.runs_show import difference
-    from alexnet_exp.runs.read import as_run
+    from alexnet_exp.runs.read_runs import as_run
 
     parser = Parser("runs diff", "What differs between two runs: settings, code, versions, machine, metrics.")
     parser.add_argument("first", metavar="A", help="a run's folder, last, or the unique beginning of its path")

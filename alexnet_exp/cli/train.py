@@ -13,6 +13,7 @@ from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
 from alexnet_exp.cli.arguments import refuse_settings_as_flags, refuse_strays
+from alexnet_exp.cli.output import print_result, run_as_json
 from alexnet_exp.config.compose import (
     as_yaml,
     check_config_dir,
@@ -28,23 +29,12 @@ from alexnet_exp.config.compose import (
 from alexnet_exp.config.composer import quoted
 from alexnet_exp.config.overrides import exact
 from alexnet_exp.config.validate import is_same_experiment
-from alexnet_exp.errors import BAD_INPUT, UserError, one_line
+from alexnet_exp.errors import BAD_INPUT, UserError
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.runs.reader import is_run, read_config, read_result, state
 from alexnet_exp.runs.run import RUNNING
 from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_run
 from alexnet_exp.runs.status import Ending
-from alexnet_exp.runs.wilson import margin
-from alexnet_exp.sweep.plan.compose import check_devices
-
-# Lines of the table at the end: the metric's key, and how it is called there.
-SHOWN = {
-    "test/top1": "test top-1",
-    "test/top5": "test top-5",
-    "test/loss": "test loss",
-    "val/top1": "val top-1",
-    "val/loss": "val loss",
-}
 
 
 def run(arguments: list[str]) -> int:
@@ -65,6 +55,8 @@ def run(arguments: list[str]) -> int:
     if settings is not None and (flags.multirun or _is_sweep(settings)):
         return _sweep([exact(word) for word in arguments], given, flags, settings)
     configs = composed_jobs([flags.overrides], flags.config_dir)
+    from alexnet_exp.training.devices import check_devices
+
     check_devices(configs)
     there = Path() if settings is None else Path(str(settings.hydra.run.dir))
     if settings is not None and holds_run(there):
@@ -80,7 +72,7 @@ def run(arguments: list[str]) -> int:
     with_hydra(given, lambda config: ended.append(_one(config)))
     path, ending = ended[0]
     if rank() == 0 and ending.status != "refused":
-        tell(path, ending.code)
+        print_result(path, ending.code)
     return ending.code
 
 
@@ -102,7 +94,6 @@ def _join(folder: Path) -> int:
 
 def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     """Goes on with the run that lies in `folder`, where that was asked for and the command is still of that run."""
-    from alexnet_exp.cli.resume import go_on
     from alexnet_exp.runs.folder import flatten
 
     if not resume:
@@ -116,9 +107,14 @@ def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
         told = f"{key} is {then.get(key)!r} there and {now.get(key)!r} here"
         raise UserError(f"hydra.run.dir={folder}: another experiment lies there: {told}; name another folder")
     if _is_over(folder):
-        tell(folder, 0)
+        print_result(folder, 0)
         return 0
-    return go_on(before, before, folder, seen)
+    from alexnet_exp.training.continue_run import continue_run
+
+    ending = continue_run(before, before, folder, seen)
+    if ending.status != "refused":
+        print_result(folder, ending.code)
+    return ending.code
 
 
 def _is_sweep(settings: DictConfig) -> bool:
@@ -170,7 +166,7 @@ def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, se
             return end(Plan.read(folder), ran, stopped)
     if stopped:
         return ending_of(stopped).code
-    print(json.dumps({"runs": [_machine_line(path) for path, _ in ended]}))
+    print(json.dumps({"runs": [run_as_json(path) for path, _ in ended]}))
     return max((ending.code for _, ending in ended), default=0)
 
 
@@ -226,57 +222,3 @@ def _one(config: DictConfig) -> tuple[Path, Ending]:
     files = hydra_files(hydra, list(hydra.overrides.task), container)
     with chdir(get_original_cwd()):  # with hydra.job.chdir too, a path in a setting is one of the command's folder
         return path, run_experiment(container, path, Start(files, new=True))
-
-
-def _machine_line(path: Path) -> dict[str, Any]:
-    result = read_result(path) if (path / "result.json").exists() else {"status": "failed"}
-    line: dict[str, Any] = {"run": str(_short(path)), "status": result["status"], "metrics": result.get("metrics", {})}
-    return line | ({"error": result["error"]} if "error" in result else {})
-
-
-def _short(path: Path) -> Path:
-    """The path as a person at this prompt would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def tell(path: Path, code: int) -> None:
-    """The end of a run on stdout: a table and what to type next on a terminal, else one line of JSON."""
-    if not (path / "result.json").exists():
-        return
-    if not sys.stdout.isatty():
-        print(json.dumps(_machine_line(path)))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    result = read_result(path)
-    metrics = result.get("metrics") or {}
-    table = Table(
-        title=Text(one_line(f"{result['name']}: {result['status']}")), title_justify="left", show_header=False
-    )
-    for key, title in SHOWN.items():
-        if key in metrics:
-            table.add_row(title, f"{metrics[key]:.4f}{_margin(result, key)}")
-    if result.get("images_per_s"):
-        table.add_row("training", f"{result['seconds']:.1f} s, {result['images_per_s']:,.0f} images/s")
-    if result.get("parameters"):
-        table.add_row("network", f"{result['parameters']:,} parameters")
-    table.add_row("run", Text(one_line(_short(path))))
-    Console().print(table)
-    if code == 0:  # not by rich, which would fold the lines that are to be copied
-        print("Type next:", *(f"  {line}" for line in _next(result)), sep="\n")
-
-
-def _margin(result: dict[str, Any], key: str) -> str:
-    images = result.get("test_images")
-    return f"  ({margin(result['metrics'][key], images)})" if key == "test/top1" and images else ""
-
-
-def _next(result: dict[str, Any]) -> list[str]:
-    other = "lrn" if result["config"].get("model.norm") == "bn" else "bn"
-    return [
-        "python -m alexnet_exp plot last    # its pictures: curves, filters, predictions, nearest images",
-        "python -m alexnet_exp eval last    # the same test again: the same number",
-        f"python -m alexnet_exp model={other:<6} # another network on the same data",
-    ]

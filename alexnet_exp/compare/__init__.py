@@ -1,1 +1,1 @@
-"""Which run was better, by how much, and whether it is noise: from run folders alone. No torch here."""
+"""Compares runs from their folders alone: which arm is better, by how much, and with what certainty. No torch."""

@@ -1,1 +1,1 @@
-"""Images and labels: where they come from, how they are split, ordered, augmented. No Lightning and no Hydra here."""
+"""Provides images and labels: sources, splits, order and augmentation. Imports neither Lightning nor Hydra."""

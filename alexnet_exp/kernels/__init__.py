@@ -1,1 +1,1 @@
-"""Kernels in C for what torch's operators do slowly on a CPU. Where they cannot be had, torch's operators serve."""
+"""Provides kernels in C for operators that are slow in torch on a CPU, with torch's operators as the fallback."""

@@ -1,1 +1,1 @@
-"""Optimizers and learning-rate schedules: their settings (torch-free) and what is built from them."""
+"""Provides optimizers and learning-rate schedules: their settings (without torch) and what is built from them."""

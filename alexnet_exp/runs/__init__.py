@@ -1,22 +1,18 @@
-"""A run folder: what one holds, writing it, finding it and reading it back. No torch and no Lightning here.
+"""Provides the run folder: writing, finding, locking and reading one. Imports neither torch nor Lightning.
 
-`runs.read(path)` gives every run below a folder.
+`alexnet_exp.read_runs(PATH)` returns every run below a folder.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from alexnet_exp.runs.read import read
+from typing import Any
 
 __all__ = ["read"]
 
 
 def __getattr__(name: str) -> Any:
-    # imported when it is asked for: whoever trains needs none of it
-    if name == "read":
-        from alexnet_exp.runs.read import read
+    if name == "read":  # the name of `read_runs` in version 0.1
+        from alexnet_exp.runs.read_runs import read_runs
 
-        return read
+        return read_runs
     raise AttributeError(f"module {__name__} has no attribute {name}")

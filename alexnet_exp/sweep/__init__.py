@@ -1,1 +1,1 @@
-"""Many experiments: planned and validated together, each in a process of its own, resumed where they stopped."""
+"""Provides sweeps: many runs planned and checked together, each run in a process of its own, and resumable."""

@@ -99,7 +99,7 @@ class JobsLauncher(Launcher):
 
     def check_devices(self, configs: Sequence[Config]) -> None:
         """Raises UserError for devices that are not where the jobs will run."""
-        from alexnet_exp.sweep.plan.compose import check_devices
+        from alexnet_exp.training.devices import check_devices
 
         check_devices(configs)
 

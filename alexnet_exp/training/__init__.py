@@ -1,1 +1,1 @@
-"""."""
+"""Provides training: from a validated configuration to a finished run folder."""

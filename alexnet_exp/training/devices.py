@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from alexnet_exp.config.schema import COLUMNS, Config, Trainer
-from alexnet_exp.errors import Problem, Refused
+from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.runs.provenance import cpu_model
 
 BF16_ON_CPU = True
@@ -78,6 +79,24 @@ def check_ranks(config: Config) -> None:
         instead = f"model.groups={groups} columns need a device each, not {found} in all"
         enough = f"trainer.gpus={groups}, or trainer.accelerator=cpu trainer.devices={groups}"
         raise Refused([Problem("trainer.strategy", COLUMNS, f"{instead}; write {enough}")])
+
+
+def check_devices(configs: Iterable[Config]) -> None:
+    """Raises UserError with one line for each device, precision or strategy that this machine does not have."""
+    lines, seen = dict[str, None](), list[Any]()
+    for config in configs:
+        trainer, groups = config.trainer, getattr(config.model, "groups", None)
+        asked = (trainer.gpus, trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy, groups)
+        if asked in seen:
+            continue
+        seen.append(asked)
+        try:
+            chosen(trainer)
+            check_ranks(config)
+        except UserError as error:
+            lines |= dict.fromkeys(str(error).splitlines())
+    if lines:
+        raise UserError("\n".join(lines))
 
 
 def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:

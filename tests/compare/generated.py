@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from alexnet_exp.compare.result import Arm, Claim, Comparison, Difference, Metric, Status, Verdict
 from alexnet_exp.compare.select import best_first, runs_table
 from alexnet_exp.config.paper_claim import PaperClaim
-from alexnet_exp.runs.read import read
+from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.run import Run
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5", "seconds")
@@ -105,7 +105,7 @@ def write_sweep(outputs: Path, *, seeds: int = 3, **options: Any) -> None:
 
 def compared(*paths: Path, verdicts: Sequence[Verdict] = VERDICTS) -> Comparison:
     """A comparison of generated runs with given verdicts, whatever the values say: what is tested shows them."""
-    runs = best_first(read(*paths), "test/top1")
+    runs = best_first(read_runs(*paths), "test/top1")
     keys = dict.fromkeys((run.choices["model"], run.config["optim.lr"]) for run in runs)
     arms = sorted((_arm(runs, *key) for key in keys), key=lambda arm: -(arm.mean or 0))
     metric = Metric("test/top1", "test top-1", higher_is_better=True, percent=True)

@@ -11,7 +11,7 @@ from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.result import Verdict
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.read import read
+from alexnet_exp.runs.read_runs import read_runs
 from tests.compare.made import arm, made
 
 ABLATION = Path(__file__).parents[2] / "benchmarks" / "results" / "ablation" / "runs.csv"
@@ -285,7 +285,7 @@ def test_what_goes_with_the_keys_of_group_by_is_compared_and_named_with_them():
 
 def test_the_published_question_about_lrn_has_the_published_answer():
     """docs/background/reproduction.md: -0.08 points (-0.84 to +0.67), cannot tell; 12 seeds against 24."""
-    runs = read(ABLATION)
+    runs = read_runs(ABLATION)
     for difference in compare(runs, Options(baseline="model.norm=lrn", best_of=["optim.lr"])).differences:
         if difference.arm.n == 12 and difference.baseline.n == 24:
             assert [round(100 * end, 2) for end in difference.interval] == [-0.84, 0.67]

@@ -7,7 +7,7 @@ import pytest
 
 from alexnet_exp.compare.runs_list import as_table, duration, entries, progress
 from alexnet_exp.compare.runs_show import description, difference
-from alexnet_exp.runs.read import read
+from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.sweep_plan import Job, Plan
 
@@ -20,7 +20,7 @@ def write(path, status="done", start="2026-11-24T10:00:00.000+00:00", config=Non
 
 
 def rows(path, **options):
-    return as_table(entries(path, list(read(path)), **({"sweeps": True} | options))).rows
+    return as_table(entries(path, list(read_runs(path)), **({"sweeps": True} | options))).rows
 
 
 def plan(sweep, jobs):
@@ -83,7 +83,7 @@ def test_everything_of_a_run_that_failed(tmp_path):
     facts = {"error": "the loss is nan", "overrides": ["model=lrn", "optim.lr=0.1"], "versions": {"torch": "2.9"}}
     write(tmp_path / "r", "failed", choices={"model": "lrn"}, parameters=1883882, **facts)
     (tmp_path / "r" / "train.log").write_text("\n".join(f"line {number}" for number in range(100)))
-    (run,) = read(tmp_path)
+    (run,) = read_runs(tmp_path)
     text = "\n".join(description(run))
     for said in (
         "failed, 0 of 10 epochs",
@@ -106,7 +106,7 @@ def test_what_differs_between_two_runs(tmp_path):
         config={"optim.lr": 0.2, "same": 1, "new": None},
         **(common | {"versions": {"torch": "2.8", "numpy": "2"}}),
     )
-    first, second = read(tmp_path)
+    first, second = read_runs(tmp_path)
     lines = [line.split() for line in difference(first, second)]
     assert ["optim.lr", "0.1", "0.2"] in lines
     assert ["new", "(absent)", "null"] in lines
@@ -119,6 +119,6 @@ def test_what_differs_between_two_runs(tmp_path):
 def test_nothing_differs(tmp_path):
     write(tmp_path / "a")
     write(tmp_path / "b", metrics={"val/top1": 0.6})
-    first, second = read(tmp_path)
+    first, second = read_runs(tmp_path)
     assert "the same settings, code, versions and machine" in difference(first, second)
     assert ["val", "top-1", "50.00%", "60.00%"] in [line.split() for line in difference(first, second)]

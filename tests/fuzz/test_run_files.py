@@ -18,7 +18,7 @@ from PIL import Image
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.errors import BAD_INPUT, DONE, TRACEBACK, UserError
-from alexnet_exp.runs.read import as_run
+from alexnet_exp.runs.read_runs import as_run
 from alexnet_exp.runs.reader import read_config, read_metrics, read_result, read_steps
 from tests.conftest import Run
 from tests.fuzz.clear import check, complaint

@@ -143,7 +143,9 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(
 def test_of_two_that_resume_at_once_the_one_without_the_lock_leaves_no_settings(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet_exp.cli.resume.locked", lambda folder: nullcontext())  # it looked a moment before
+    monkeypatch.setattr(
+        "alexnet_exp.training.continue_run.locked", lambda folder: nullcontext()
+    )  # it looked a moment before
     with RunFolder(run).lock():
         before = tree(run)
         assert f"in use by process {os.getpid()}" in refused("resume", str(run), "trainer.max_epochs=31", "note=second")

@@ -18,7 +18,7 @@ from alexnet_exp.config.compose import compose, composed
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.status import Ending
-from alexnet_exp.sweep.plan.compose import check_devices
+from alexnet_exp.training.devices import check_devices
 from alexnet_exp.training.distributed import replica, replicas
 from alexnet_exp.training.launch import run_ranks
 from benchmarks.columns import compared, train

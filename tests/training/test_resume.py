@@ -26,7 +26,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.cli.resume import changed
 from alexnet_exp.config.schema import Interval, Unit
 from alexnet_exp.errors import Refused
 from alexnet_exp.kernels.native import native
@@ -36,6 +35,7 @@ from alexnet_exp.runs.reader import read_config, read_result, read_steps
 from alexnet_exp.training import info
 from alexnet_exp.training.checkpoints import callback
 from alexnet_exp.training.checkpoints.callback import Checkpoints
+from alexnet_exp.training.continue_run import changed
 from alexnet_exp.training.launch import run_ranks
 from alexnet_exp.training.module import AlexNetModule
 from alexnet_exp.training.train import train_rank

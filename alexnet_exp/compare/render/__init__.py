@@ -1,1 +1,1 @@
-"""."""
+"""Provides the outputs of a comparison: terminal, Markdown, CSV, JSON, dot plot and the HTML report."""

@@ -15,7 +15,6 @@ from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep import results
 from alexnet_exp.sweep.execute.pool import Pool
 from alexnet_exp.sweep.execute.scheduler import WELL, Outcome, in_queue, outcome_of, run_jobs, status_of
-from alexnet_exp.sweep.plan.compose import check_devices
 from alexnet_exp.sweep.report import Teller, exit_code, tell, told_beforehand
 from alexnet_exp.training.loggers.mlflow_runs import settle
 
@@ -110,4 +109,6 @@ def check(jobs: list[Job]) -> None:
         with problems.gathered(()):
             configs.append(fits(job.container()))
     problems.done()
+    from alexnet_exp.training.devices import check_devices
+
     check_devices(configs)

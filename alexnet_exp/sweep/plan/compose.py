@@ -78,32 +78,14 @@ def compose_jobs(
             job = composer(overrides, number)
             configs.append(fitted(job.container))
             found.append(job)
+    from alexnet_exp.training.devices import check_devices  # imports torch
+
     try:
         (check or check_devices)(configs)
     except UserError as error:
         problems.note(error)
     problems.done()
     return found
-
-
-def check_devices(configs: Iterable[Config]) -> None:
-    """Refuses what asks for devices that are not here; raises UserError with each of those, once."""
-    from alexnet_exp.training.devices import check_ranks, chosen
-
-    lines, seen = dict[str, None](), list[Any]()
-    for config in configs:
-        trainer, groups = config.trainer, getattr(config.model, "groups", None)
-        asked = (trainer.gpus, trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy, groups)
-        if asked in seen:
-            continue
-        seen.append(asked)
-        try:
-            chosen(trainer)
-            check_ranks(config)
-        except UserError as error:
-            lines |= dict.fromkeys(str(error).splitlines())
-    if lines:
-        raise UserError("\n".join(lines))
 
 
 def lay_out(

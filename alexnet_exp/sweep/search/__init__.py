@@ -1,1 +1,1 @@
-"""."""
+"""Provides the search of hyperparameters with Optuna: space, study, loop and the sweeper."""

@@ -1,1 +1,1 @@
-"""What happens beside the training: recording, saving checkpoints, watching for trouble, showing progress."""
+"""Provides the callbacks of a run: recording, diagnostics, moving averages, progress, pruning."""

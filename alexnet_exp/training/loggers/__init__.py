@@ -1,1 +1,1 @@
-"""What each tracking system is told of a run beyond Lightning's own logger for it."""
+"""Provides the loggers of a run: TensorBoard, Weights & Biases and MLflow behind one interface."""

@@ -11,7 +11,7 @@ import pytest
 from alexnet_exp.__main__ import main
 from alexnet_exp.compare.runs_list import entries
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.read import read
+from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.execute.scheduler import outcome_of
 from alexnet_exp.sweep.plan.confirm import plan_confirmation
@@ -82,7 +82,7 @@ def test_what_the_search_was_told_of_its_objective_goes_before_the_name(searched
     assert [winner for winner, _ in asked(plan)][-1] == "model=lrn"
     outcomes = [outcome_of(job) for job in told.jobs]
     assert summary(told, outcomes)["best"]["run"].endswith("job-2")
-    (line,) = entries(folder, list(read(folder)), sweeps=True)
+    (line,) = entries(folder, list(read_runs(folder)), sweeps=True)
     assert line.value == 0.2
 
 

@@ -25,7 +25,7 @@ from alexnet_exp.compare.render.text import main_and_rest, markdown_table
 from alexnet_exp.compare.result import Comparison, Table
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.read import read
+from alexnet_exp.runs.read_runs import read_runs
 from tests.compare.generated import compared, write_picture, write_run, write_sweep
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!-- \u2028 ]]>"
@@ -164,7 +164,7 @@ def test_curves_are_those_of_metrics_csv_to_five_digits(sweep, tmp_path):
 def test_long_curves_are_thinned_to_the_same_epochs(tmp_path):
     write_run(tmp_path / "s" / "long", "lrn", 0.1, 1, epochs=2000)
     write_run(tmp_path / "s" / "short", "lrn", 0.1, 2, epochs=1500)
-    curves = read_curves(list(read(tmp_path)))
+    curves = read_curves(list(read_runs(tmp_path)))
     long, short = (line["epochs"] for line in curves.lines if line)
     assert POINTS / 2 < len(long) <= POINTS + 1
     assert (long[-1], short[-1]) == (1999, 1499)
@@ -174,7 +174,7 @@ def test_long_curves_are_thinned_to_the_same_epochs(tmp_path):
 def test_other_loggers_rows_of_one_epoch_are_joined(tmp_path):
     write_run(tmp_path / "s" / "a", "lrn", 0.1, 1)
     (tmp_path / "s" / "a" / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n0,9,0.5,\n0,9,,0.7\n1,19,0.4,\n")
-    curves = read_curves(list(read(tmp_path)))
+    curves = read_curves(list(read_runs(tmp_path)))
     assert curves.columns == ["val/loss", "train/loss"]
     assert curves.lines == [{"epochs": [0, 1], "values": [[0.7, None], [0.5, 0.4]]}]
 
@@ -187,7 +187,7 @@ def test_the_curves_of_another_projects_run_are_found(tmp_path):
     (run / "csv" / "version_0" / "metrics.csv").write_text(
         "epoch,step,train/loss,valid_acc,test/acc\n0,9,0.5,,\n0,9,,0.7,\n1,19,0.4,,\n1,19,,0.8,\n2,20,,,0.75\n"
     )
-    curves = read_curves(list(read(tmp_path)))
+    curves = read_curves(list(read_runs(tmp_path)))
     assert curves.columns == ["val/acc", "train/loss"]
     assert curves.lines == [{"epochs": [0, 1], "values": [[0.7, 0.8], [0.5, 0.4]]}]
 
@@ -195,7 +195,7 @@ def test_the_curves_of_another_projects_run_are_found(tmp_path):
 def test_a_row_without_an_epoch_is_none_of_a_curve(tmp_path):
     """As LearningRateMonitor writes one before the first epoch."""
     (tmp_path / "metrics.csv").write_text("epoch,step,lr-Adam,val_acc\n,9,0.1,\n0,9,,50\n1,19,,1.0\n")
-    curves = read_curves(list(read(tmp_path)))
+    curves = read_curves(list(read_runs(tmp_path)))
     assert curves.unreadable == []
     assert curves.columns == ["val/acc"]
     assert curves.lines[0]["values"] == [[0.5, 0.01]]

@@ -48,7 +48,7 @@ class Runs(Sequence[Run]):
         return f"<{len(self)} runs, {len(self.skipped)} skipped>"
 
 
-def read(*paths: str | os.PathLike[str], seed_column: str | None = None, metrics: Sequence[str] = ()) -> Runs:
+def read_runs(*paths: str | os.PathLike[str], seed_column: str | None = None, metrics: Sequence[str] = ()) -> Runs:
     """Every run under `paths`: folders, at any depth, and CSV files with a row a run, or a row an epoch.
 
     A folder is a run of ours where it has a result.json, and another project's where it has `.hydra/` and somewhere

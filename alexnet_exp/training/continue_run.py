@@ -1,0 +1,138 @@
+"""Continues a run from its folder: checks which settings may change, then trains.
+
+torch is imported only when training starts, so that a rejected command returns at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_exp.config.user_class import TARGET
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, shown
+from alexnet_exp.runs.links import refuse_links_out
+from alexnet_exp.runs.lock import locked
+from alexnet_exp.runs.reader import read_config
+from alexnet_exp.runs.start import Start, is_free
+from alexnet_exp.runs.status import Ending
+
+if TYPE_CHECKING:
+    from alexnet_exp.config.schema import Config
+    from alexnet_exp.training.checkpoints.resume import Standing
+
+
+def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path, seen: str) -> Ending:
+    """Validates the configuration and trains from the newest checkpoint that is whole.
+
+    container: the configuration to train with. before: the one in the folder. seen: the folder's `digest` when `before`
+    was read. Raises UserError where the run is in use or the changed settings do not allow it to be resumed.
+    """
+    from omegaconf import OmegaConf
+
+    from alexnet_exp.config.compose import fits
+    from alexnet_exp.training.checkpoints.resume import standing
+    from alexnet_exp.training.devices import check_devices
+    from alexnet_exp.training.train import run_experiment
+
+    refuse_links_out(folder)
+    with locked(folder):  # refused before anything is looked at, where it is running now
+        pass
+    config = fits(container)
+    check_devices([config])
+    stands = standing(folder)
+    if stands is not None:
+        _check_length(container, stands)
+        _check_time(container, before, stands)
+        if container["schedule"] != before["schedule"]:
+            _check_rates(config, before, stands)
+    files = {} if container == read_config(folder) else {"config.yaml": OmegaConf.to_yaml(container)}
+    return run_experiment(container, folder, Start(files, seen=seen, resumed=True))
+
+
+def _check_length(container: dict[str, Any], stands: Standing) -> None:
+    """Refuses a training that would end before the point at which the run stands."""
+    epochs, steps = container["trainer"].get("max_epochs"), container["trainer"].get("max_steps", -1)
+    if epochs is not None and epochs < _begun(stands):
+        done = f"{stands.epoch} epochs are done" + (", and a part of the next" if stands.batch else "")
+        raise Refused([Problem("trainer.max_epochs", epochs, f"{done}; write as many or more")])
+    if steps is not None and 0 <= steps < stands.step:
+        raise Refused([Problem("trainer.max_steps", steps, f"{stands.step} steps are done; write as many or more")])
+
+
+def _check_time(container: dict[str, Any], before: dict[str, Any], stands: Standing) -> None:
+    """Refuses another length of a training whose time is over: it would train nothing."""
+    from alexnet_exp.config.schema import seconds_of
+
+    lengths = ("max_epochs", "max_steps", "max_time")
+    changed = any(container["trainer"].get(key) != before["trainer"].get(key) for key in lengths)
+    limit = container["trainer"].get("max_time")
+    if changed and limit is not None and stands.seconds is not None and stands.seconds >= seconds_of(limit):
+        told = (
+            f"the run has trained for {stands.seconds:.0f} seconds; write a longer time, that of all attempts, or null"
+        )
+        raise Refused([Problem("trainer.max_time", limit, told)])
+
+
+def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> None:
+    """Refuses restarts with which the epochs that are begun would have been trained at other rates."""
+    from alexnet_exp.config.validate import typed
+    from alexnet_exp.optim.schedules import curve
+    from alexnet_exp.optim.spec import SCHEDULES, Falling
+
+    schedule, was = config.schedule, typed(SCHEDULES[before["schedule"]["name"]], before["schedule"], "schedule")
+    assert isinstance(schedule, Falling)  # no other has anything that may change
+    assert isinstance(was, Falling)
+    key = "restarts" if schedule.restarts != was.restarts else "restart_from"
+    length, old_length = config.trainer.max_epochs, before["trainer"]["max_epochs"]
+    begun, steps = _begun(stands), 100  # an epoch: of epochs a schedule is the same function for any number
+    in_steps = config.trainer.max_steps != -1 or before["trainer"].get("max_steps", -1) != -1
+    if in_steps or length is None or old_length is None:
+        how = "a length in steps has no restarts that could be added; start a new run"
+    elif curve(schedule, length, steps)[: begun * steps] == curve(was, old_length, steps)[: begun * steps]:
+        return
+    else:
+        how = f"the {begun} epochs that are begun would have been trained at other rates; "
+        how += f"write [{old_length}], where the run was to end" if key == "restarts" else "start a new run"
+    raise Refused([Problem(f"schedule.{key}", getattr(schedule, key), how)])
+
+
+def _begun(stands: Standing) -> int:
+    """The epochs that are done, and that which the run stands in."""
+    return stands.epoch + (stands.batch > 0)
+
+
+def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a run's configuration with some of its `FREE` settings changed; raises Refused for any other."""
+    from alexnet_exp.config.composer import parsed_override
+    from alexnet_exp.config.overrides import exact
+
+    copy: Any = _copied(config)
+    problems = []
+    for text in overrides:
+        try:
+            parsed = parsed_override(exact(text))
+        except Refused as refused:
+            problems += refused.problems
+            continue
+        key, value = parsed.key_or_group, parsed.value()
+        *path, name = key.split(".")
+        node = copy
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if parsed.is_sweep_override() or parsed.is_delete() or parsed.is_add():
+            problems.append(Problem(text, NO_VALUE, "a run that goes on takes single values: key=value"))
+        elif not isinstance(node, dict) or name not in node:
+            problems.append(Problem(key, value, "the run has no such setting"))
+        elif not is_free(key) or (path == ["schedule"] and TARGET in node):  # a user's may mean anything by a name
+            other = f"would make it another experiment than the one with {shown(node[name])}; start a new run"
+            problems.append(Problem(key, value, other))
+        else:
+            node[name] = value
+    if problems:
+        raise Refused(problems)
+    return dict(copy)
+
+
+def _copied(value: Any) -> Any:
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
