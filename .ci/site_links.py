@@ -1,4 +1,4 @@
-"""MkDocs hook: on the site, a page's links to files outside docs/ lead to the repository, or are plain text without one."""
+"""MkDocs hook: a link to a file outside docs/ leads to the repository, or is plain text where no repository is set."""
 
 from __future__ import annotations
 
