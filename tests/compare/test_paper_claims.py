@@ -15,7 +15,7 @@ from alexnet_exp.paths import conf_dir
 EXPERIMENTS = conf_dir() / "experiment"
 CLAIMS = sorted(file.stem for file in (EXPERIMENTS / "claims").glob("*.yaml"))
 ANALOGUES = sorted(file.stem for file in (EXPERIMENTS / "analogue").glob("*.yaml"))
-DOCS = Path(__file__).parents[2] / "docs" / "reproduction.md"
+DOCS = Path(__file__).parents[2] / "docs" / "background" / "reproduction.md"
 # What each room asks, on ImageNet and in the small.
 QUESTIONS = ("activation", "augmentation", "columns", "depth", "dropout", "lrn", "pca", "pooling", "width")
 
