@@ -59,6 +59,7 @@ def test_it_holds_the_yaml_and_nothing_that_is_not_the_packages(wheel: Path) -> 
     inside = {name.removeprefix("alexnet_exp/conf/") for name in names if name.startswith("alexnet_exp/conf/")}
     assert {name for name in inside if name.endswith(".yaml")} == shipped - local
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} <= {"alexnet_exp", "hydra_plugins"}
+    assert "alexnet_exp/py.typed" in names, "type checkers ignore the annotations of a package without it"
 
 
 def test_it_runs_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
