@@ -21,10 +21,10 @@ from alexnet_exp import __version__
 from alexnet_exp.cli.arguments import HELP, command_of, config_dir_of, refuse_spaces
 from alexnet_exp.cli.streams import open_streams
 from alexnet_exp.errors import BAD_INPUT, FAILED, TRACEBACK, UserError, refusal
-from alexnet_exp.processes.ranks import drop_leftovers
-from alexnet_exp.processes.signals import interruptible
+from alexnet_exp.processes.ranks import drop_rank_variables
+from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.runs.status import ending_of
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
 COMMANDS = {
     "train": "one experiment, as the overrides say (this is the default)",
@@ -45,14 +45,14 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command line; returns the exit code: 0 well, 1 failed, 2 bad input, 75 terminated, 130 Ctrl-C."""
     open_streams()
-    with interruptible():
+    with stop_on_signals():
         return _main(arguments)
 
 
 def _main(arguments: list[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        drop_leftovers()
+        drop_rank_variables()
         _check_working_directory()
         given = _take_allowed(given)
         for word in given:
@@ -78,7 +78,7 @@ def _main(arguments: list[str] | None) -> int:
         return code
     except UserError as error:
         if os.environ.get(TRACEBACK):
-            print(printable(traceback.format_exc()), file=sys.stderr)
+            print(escape_controls(traceback.format_exc()), file=sys.stderr)
         print(refusal(error), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as stop:
@@ -91,12 +91,12 @@ def _main(arguments: list[str] | None) -> int:
         if os.environ.get(TRACEBACK):
             raise
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            print(printable(f"{str(error.filename)[:100]}...: too long for the name of a file"), file=sys.stderr)
+            print(escape_controls(f"{str(error.filename)[:100]}...: too long for the name of a file"), file=sys.stderr)
             return BAD_INPUT
         if isinstance(error, MemoryError):
             print(f"out of memory ({TRACEBACK}=1 shows where)", file=sys.stderr)
             return FAILED
-        line = printable(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0])
+        line = escape_controls(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0])
         print(f"{line} ({TRACEBACK}=1 shows where)", file=sys.stderr)
         return FAILED
 

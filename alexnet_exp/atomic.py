@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write what `path` shall hold; it takes that name when the block ends without an error.
 
     It lies beside `path`, since a rename is atomic only within one file system, and is on the disk before the rename.
@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[BinaryIO]:
+def file_lock(path: Path) -> Iterator[BinaryIO]:
     """The file at `path`, open and locked: of several processes one is inside, and the others wait for it.
 
     Raises OSError where it cannot be opened, or the file system has no locks.
@@ -47,7 +47,7 @@ def held(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def best_effort_lock(path: Path) -> Iterator[None]:
     """As `held`, of a file that is there for the lock alone, and is removed. Where there can be no lock, none is held.
 
     For what several processes may do at once, but to no use: what one has fetched is there for the next.
@@ -55,17 +55,17 @@ def alone(path: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(path))
+            stack.enter_context(file_lock(path))
             stack.callback(path.unlink, missing_ok=True)
         yield
 
 
-def leftovers(folder: Path) -> list[Path]:
+def temporary_files(folder: Path) -> list[Path]:
     """The temporary files in `folder`: those that killed processes left, if the caller knows that none is at work."""
     return sorted(folder.glob(".*.tmp"))
 
 
-def link(path: Path, target: Path) -> None:
+def write_link(path: Path, target: Path) -> None:
     """Makes `path` a relative link to `target`, replacing the link that was there.
 
     Where the system refuses links, `path` is a text file that holds the same relative path.
@@ -77,13 +77,13 @@ def link(path: Path, target: Path) -> None:
         temporary.symlink_to(relative, target_is_directory=True)
         temporary.replace(path)
     except (OSError, NotImplementedError):
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(relative.encode())
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def follow(path: Path) -> Path | None:
+def read_link(path: Path) -> Path | None:
     """Where a `link` leads, or None when there is none or it leads nowhere, as one in a loop or a file of bytes."""
     try:
         if path.is_file():

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.errors import TRACEBACK, UserError
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
-PACKAGE = "alexnet_exp"
-FORMAT = "%(asctime)s %(levelname)s %(message)s"
-LIGHTNING = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
+PACKAGE_LOGGER = "alexnet_exp"
+LINE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+LIGHTNING_LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
 
 
 class _Ours(logging.Handler):
@@ -26,7 +26,7 @@ class _Ours(logging.Handler):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return escape_controls(super().format(record))
 
 
 class _Stderr(logging.StreamHandler[Any], _Ours):
@@ -47,27 +47,27 @@ class _Stderr(logging.StreamHandler[Any], _Ours):
 class _File(_Ours):
     """train.log, made by its first line. What the disk does not take is missing there, and nothing else happens.
 
-    held: lines are kept in memory until `write_held`.
+    buffered: lines stay in memory until `write_buffered`.
     """
 
-    def __init__(self, path: Path, held: bool = False) -> None:
+    def __init__(self, path: Path, buffered: bool = False) -> None:
         super().__init__()
         self.path = path
-        self._held: list[str] | None = [] if held else None
+        self._buffer: list[str] | None = [] if buffered else None
         self._descriptor: int | None = None
         self._missing = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         self._write(self.format(record) + "\n")
 
-    def write_held(self) -> None:
-        lines, self._held = self._held or [], None
+    def write_buffered(self) -> None:
+        lines, self._buffer = self._buffer or [], None
         for line in lines:
             self._write(line)
 
     def _write(self, line: str) -> None:
-        if self._held is not None:
-            self._held.append(line)
+        if self._buffer is not None:
+            self._buffer.append(line)
             return
         if self._missing:
             line = f"\n({self._missing} lines are missing here: the disk did not take them)\n{line}"
@@ -104,13 +104,13 @@ class _Tolerant(io.RawIOBase):
         return self._descriptor
 
 
-def configure(folder: Path | None, rank: int = 0, held: bool = False) -> None:
+def configure(folder: Path | None, rank: int = 0, buffered: bool = False) -> None:
     """Logs to stderr and to `folder/train.log`; a rank above 0 to its own `train.rank1.log` and nowhere else.
 
-    held: the file gets its lines when `write_held` is called: until then the folder may be another run's.
+    buffered: the file gets its lines when `write_buffered` is called: until then the folder may be another run's.
 
     Replaces what an earlier call set up. What is said for debugging goes to the file alone, unless
-    ALEXNET_EXP_TRACEBACK is set. Where stderr is that very file (`take_over_output`), each line is written once.
+    ALEXNET_EXP_TRACEBACK is set. Where stderr is that very file (`redirect_output`), each line is written once.
     """
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _Ours)]:
@@ -122,13 +122,13 @@ def configure(folder: Path | None, rank: int = 0, held: bool = False) -> None:
         console.setLevel(logging.DEBUG if os.environ.get(TRACEBACK) else logging.INFO)
         root.addHandler(console)
     if folder is not None:
-        file = _File(log_file(folder, rank), held)
-        file.setFormatter(logging.Formatter(FORMAT))
+        file = _File(log_file(folder, rank), buffered)
+        file.setFormatter(logging.Formatter(LINE_FORMAT))
         root.addHandler(file)
     root.setLevel(logging.WARNING)
-    logging.getLogger(PACKAGE).setLevel(logging.DEBUG)
+    logging.getLogger(PACKAGE_LOGGER).setLevel(logging.DEBUG)
     # at INFO Lightning says at every start what our first lines say, and advertises; its profilers' tables are INFO too
-    for name in LIGHTNING:
+    for name in LIGHTNING_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
@@ -137,11 +137,11 @@ def configure(folder: Path | None, rank: int = 0, held: bool = False) -> None:
     _quieten_warnings()
 
 
-def write_held() -> None:
-    """Writes what was logged since `configure(..., held=True)` to the file, and from now on every line at once."""
+def write_buffered() -> None:
+    """Writes what was logged since `configure(..., buffered=True)` to the file, and from now on every line at once."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _File):
-            handler.write_held()
+            handler.write_buffered()
 
 
 def log_file(folder: Path, rank: int = 0) -> Path:
@@ -149,7 +149,7 @@ def log_file(folder: Path, rank: int = 0) -> Path:
     return folder / ("train.log" if rank == 0 else f"train.rank{rank}.log")
 
 
-def take_over_output(folder: Path, rank: int = 0) -> None:
+def redirect_output(folder: Path, rank: int = 0) -> None:
     """From now on stdout and stderr of this process, also what C code and its own children write, go to `log_file`.
 
     What the disk does not take is missing there. Raises UserError where the file cannot be opened.
@@ -167,11 +167,11 @@ def take_over_output(folder: Path, rank: int = 0) -> None:
     sys.stdout, sys.stderr = _stream(1), _stream(2)
 
 
-def note(folder: Path, level: str, text: str) -> None:
+def append_line(folder: Path, level: str, text: str) -> None:
     """Adds a line to a run's train.log from outside of the run's own logging; where it cannot, there is none."""
-    record = logging.LogRecord(PACKAGE, logging.getLevelNamesMapping()[level], "", 0, text, None, None)
+    record = logging.LogRecord(PACKAGE_LOGGER, logging.getLevelNamesMapping()[level], "", 0, text, None, None)
     handler = _File(log_file(folder))
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(logging.Formatter(LINE_FORMAT))
     handler.emit(record)
     handler.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 OUTPUTS = Path("outputs")  # of all runs, in the folder where the command is typed
 
 
-def outputs() -> Path:
+def outputs_folder() -> Path:
     """The folder of all runs to read from: also for a command that is typed inside of it, or of a run's folder."""
     here = Path.cwd()
     if not OUTPUTS.is_dir():

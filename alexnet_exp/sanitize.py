@@ -11,7 +11,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     r"""The text with control characters written out, an escape as `\x1b`; tabs and new lines stay."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
@@ -20,7 +20,7 @@ def spreadsheet_cell(had: Any) -> Any:
     """A value for a CSV file. A text that a spreadsheet would compute has an apostrophe before it, as one types it."""
     if not isinstance(had, str):
         return had
-    text = printable(had)
+    text = escape_controls(had)
     return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
 
 

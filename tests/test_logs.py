@@ -86,9 +86,9 @@ def test_warnings_that_do_not_hold_are_silenced_and_others_are_not() -> None:
 
 def test_where_stderr_is_the_log_each_line_is_written_once(tmp_path: Path) -> None:
     script = (
-        "import logging, pathlib; from alexnet_exp import logs; here = pathlib.Path('.'); logs.take_over_output(here);"
+        "import logging, pathlib; from alexnet_exp import logs; here = pathlib.Path('.'); logs.redirect_output(here);"
         "logs.configure(here); logging.getLogger('alexnet_exp.x').info('once'); print('plain');"
-        "logs.note(here, 'ERROR', 'note')"
+        "logs.append_line(here, 'ERROR', 'note')"
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("", "")
@@ -107,7 +107,7 @@ def test_a_log_on_a_full_disk_says_what_is_missing_and_nothing_else_happens(
     try:
         for word in ("two", "three"):
             log.warning(word)
-        logs.note(tmp_path, "ERROR", "from outside")
+        logs.append_line(tmp_path, "ERROR", "from outside")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     log.info("four")
@@ -126,7 +126,7 @@ def test_a_log_whose_folder_is_gone_is_not_made_anew(tmp_path: Path, capsys: pyt
     logs.configure(folder)
     shutil.rmtree(folder)
     log.error("failed: it is gone")
-    logs.note(folder, "ERROR", "from outside")
+    logs.append_line(folder, "ERROR", "from outside")
     logs.configure(None)
     assert capsys.readouterr().err == "failed: it is gone\n"
     assert list(tmp_path.iterdir()) == []
@@ -134,7 +134,7 @@ def test_a_log_whose_folder_is_gone_is_not_made_anew(tmp_path: Path, capsys: pyt
 
 def test_a_process_whose_log_is_full_ends_as_it_would(tmp_path: Path) -> None:
     script = (
-        "import pathlib, sys; from alexnet_exp import logs; logs.take_over_output(pathlib.Path('.'));"
+        "import pathlib, sys; from alexnet_exp import logs; logs.redirect_output(pathlib.Path('.'));"
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
         "print('x' * 100_000); print('y', file=sys.stderr); sys.stdout.flush(); sys.exit(7)"
     )
@@ -146,4 +146,4 @@ def test_a_process_whose_log_is_full_ends_as_it_would(tmp_path: Path) -> None:
 def test_output_that_cannot_go_to_the_log_is_told(tmp_path: Path) -> None:
     (tmp_path / "train.log").mkdir()
     with pytest.raises(logs.UserError, match=r"train\.log: cannot be written \(Is a directory\)"):
-        logs.take_over_output(tmp_path)
+        logs.redirect_output(tmp_path)

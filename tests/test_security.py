@@ -556,7 +556,7 @@ def test_no_escape_in_the_name_of_a_file_or_folder_reaches_the_terminal(
 def test_no_escape_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(tmp_path)
     logging.getLogger("alexnet_exp").info(f"2 images of {ESCAPE}")
-    logs.note(tmp_path, "ERROR", ESCAPE)
+    logs.append_line(tmp_path, "ERROR", ESCAPE)
     assert "\\x1b" in capsys.readouterr().err
     assert "\x1b" not in (tmp_path / "train.log").read_text()
     logs.configure(None)

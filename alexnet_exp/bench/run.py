@@ -33,7 +33,7 @@ from alexnet_exp.model.spec import Network
 from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.processes.ranks import rank
-from alexnet_exp.processes.signals import interruptible
+from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.runs.status import Ending, own_interrupts
 from alexnet_exp.training.build import Experiment, build, lay_out, prepare
 from alexnet_exp.training.callbacks.build import build_callbacks
@@ -83,7 +83,7 @@ def bench_rank(container: Mapping[str, Any], folder: Path) -> Ending:
 
 def measure(config: Config, ask: Ask) -> dict[str, Any]:
     """What `bench` tells, as plain containers; every rank takes part, and rank 0's is the whole truth."""
-    with interruptible():
+    with stop_on_signals():
         experiment = build(config)
         placement = place(config.trainer, experiment.multiply_adds)
         memory = keep_freed_memory() if placement.accelerator == "cpu" else ""

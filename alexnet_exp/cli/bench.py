@@ -14,7 +14,7 @@ from alexnet_exp.cli.parser import with_overrides
 from alexnet_exp.config.compose import compose, fitted
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, UserError
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
 
 def run(arguments: list[str]) -> int:
@@ -49,7 +49,7 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
     """What was found, or None, also on a rank that has nothing to say, and the exit code."""
     from alexnet_exp import logs
     from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure
-    from alexnet_exp.processes.ranks import launched, rank
+    from alexnet_exp.processes.ranks import is_rank, rank
     from alexnet_exp.training.devices import check_ranks, chosen, count
     from alexnet_exp.training.launch import run_ranks
 
@@ -57,9 +57,9 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
     ask = Ask(given.steps, tuple(given.batch or ()), not given.no_layers)
     accelerator, devices, _ = chosen(config.trainer)
     check_ranks(config)
-    if config.trainer.num_nodes > 1 and not launched():
+    if config.trainer.num_nodes > 1 and not is_rank():
         raise UserError(f"trainer.num_nodes={config.trainer.num_nodes}: bench starts the ranks of one machine; write 1")
-    if count(devices) == 1 or launched():
+    if count(devices) == 1 or is_rank():
         logs.configure(None, rank())
         found = measure(config, ask)
         return (found if rank() == 0 else None), DONE
@@ -71,7 +71,7 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
             return json.loads((Path(scratch) / FOUND).read_text(encoding="utf-8")), DONE
     if ending.code == BAD_INPUT:
         raise UserError(ending.reason)
-    print("interrupted" if ending.code == INTERRUPTED else printable(ending.reason), file=sys.stderr)
+    print("interrupted" if ending.code == INTERRUPTED else escape_controls(ending.reason), file=sys.stderr)
     return None, ending.code
 
 

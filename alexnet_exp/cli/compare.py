@@ -13,11 +13,11 @@ from alexnet_exp.cli.parser import Parser
 from alexnet_exp.compare.result import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
 from alexnet_exp.errors import DONE, FAILED, UserError, one_line, one_of
-from alexnet_exp.paths import outputs
+from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.read_runs import Runs
 from alexnet_exp.runs.run import Run
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
     )
     if not found:
         told = "".join(f"\nskipped: {line}" for line in found.skipped)
-        raise UserError(f"compare: no run under {' '.join(given.paths) or outputs()}; train one first{told}")
+        raise UserError(f"compare: no run under {' '.join(given.paths) or outputs_folder()}; train one first{told}")
     runs = where(found, given.where)
     if not runs:
         wanted = f"{' and '.join(given.where)}{other_values(found, given.where)}"
@@ -153,10 +153,10 @@ _count.__name__ = "number from 1 up"  # what argparse says was expected
 def _places(paths: Sequence[str]) -> list[Path]:
     """What was typed, as paths: as they are, else below outputs/, else as RUN is elsewhere."""
     if not paths:
-        if not outputs().is_dir():
+        if not outputs_folder().is_dir():
             raise UserError("compare: there is no outputs here yet; train first, or name a folder of runs")
-        return [outputs()]
-    below = outputs()
+        return [outputs_folder()]
+    below = outputs_folder()
     return [
         Path(text) if Path(text).exists() else below / text if (below / text).exists() else find(text, below)
         for text in paths
@@ -230,7 +230,9 @@ def _claims(given: Namespace) -> int:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"compare: {option} does not go with --claims: each claim says what it is about")
     found = (
-        read_runs(*_places(given.paths), seed_column=given.seed_column) if given.paths or outputs().is_dir() else None
+        read_runs(*_places(given.paths), seed_column=given.seed_column)
+        if given.paths or outputs_folder().is_dir()
+        else None
     )
     runs = [] if found is None else where(found, given.where)
     table = paper_claims.table_of_claims(runs, paired=given.paired, best_of=_names(given.best_of))
@@ -244,13 +246,13 @@ def _claims(given: Namespace) -> int:
             "",
             *(f"- {note}" for note in table.notes),
         ]
-        print(printable("\n".join(lines if table.rows else table.notes)))
+        print(escape_controls("\n".join(lines if table.rows else table.notes)))
     else:
         from alexnet_exp.compare.render.terminal import show_claims
 
         show_claims(paper_claims.as_table(table), table.notes)
     for line in found.skipped if found is not None else ():
-        print(printable(f"skipped: {line}"), file=sys.stderr)
+        print(escape_controls(f"skipped: {line}"), file=sys.stderr)
     return DONE
 
 
@@ -262,10 +264,10 @@ def _assert_equal(given: Namespace) -> int:
     tolerance = given.tolerance or 0.0
     if not 0 <= tolerance < float("inf"):
         raise UserError(f"compare: --tolerance {tolerance}: must be a number from 0 up")
-    first, second = (find(text, outputs()) for text in given.paths)
+    first, second = (find(text, outputs_folder()) for text in given.paths)
     difference, equal = first_difference(first, second, tolerance)
     if difference is not None:
-        print(f"{printable(str(difference))}; {_steps(equal)} before it")
+        print(f"{escape_controls(str(difference))}; {_steps(equal)} before it")
         return FAILED
     print(f"{_steps(equal)}, {'to the bit' if tolerance == 0 else f'within {tolerance:g}'}")
     return DONE

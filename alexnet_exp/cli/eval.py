@@ -18,13 +18,13 @@ from alexnet_exp.config.schema import VIEWS, Config
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError, one_line
-from alexnet_exp.paths import outputs
+from alexnet_exp.paths import outputs_folder
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.runs.lookup import checkpoint_path, find, runs_under
 from alexnet_exp.runs.reader import is_run, read_result, state
 from alexnet_exp.runs.run import DIED, FAILED, INTERRUPTED, RUNNING
 from alexnet_exp.runs.start import config_of
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
 if TYPE_CHECKING:
     from alexnet_exp.training.evaluate import Evaluation, Together
@@ -94,7 +94,7 @@ def _runs(given: Namespace) -> list[Given]:
         except UserError as error:
             if path in alone or not _ended_badly(path):
                 raise
-            print(printable(f"skipped: {error}"), file=sys.stderr)
+            print(escape_controls(f"skipped: {error}"), file=sys.stderr)
     if not runs:
         raise UserError(f"eval: {' '.join(given.runs)}: no run there has a checkpoint to evaluate")
     return runs
@@ -110,7 +110,7 @@ def _paths(texts: Sequence[str]) -> dict[Path, bool]:
     seen: set[Path] = set()
     for text in texts:
         inside = [] if is_run(Path(text)) or not Path(text).is_dir() else runs_under(Path(text))
-        for path in inside or [find(text, outputs(), trained=True)]:
+        for path in inside or [find(text, outputs_folder(), trained=True)]:
             if path.resolve() in seen:
                 raise UserError(f"eval: {path} is named twice; several runs together must be different ones")
             seen.add(path.resolve())

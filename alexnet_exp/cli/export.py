@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet_exp.cli.parser import Parser, output_folder
 from alexnet_exp.errors import one_line
-from alexnet_exp.paths import outputs
+from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
 
 FORMATS = ("safetensors", "onnx")  # in this order: the first needs no other package
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
     parser.add_argument("--out", metavar="FOLDER")
     given = parser.parse_args(arguments)
-    path = find(given.run, outputs(), trained=True)
+    path = find(given.run, outputs_folder(), trained=True)
 
     from alexnet_exp.inference.classifier import load
     from alexnet_exp.inference.export import export_onnx, export_safetensors, need_onnx

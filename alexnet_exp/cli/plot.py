@@ -19,12 +19,12 @@ from alexnet_exp.cli.parser import Parser, output_folder, with_overrides
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError, one_line, one_of
-from alexnet_exp.paths import outputs
+from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.predictions import OF_TEST, read_predictions
 from alexnet_exp.runs.reader import read_metrics, read_result
 from alexnet_exp.runs.start import config_of
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
     if given.train_images is not None and given.train_images < 1:
         raise UserError(f"plot: --train-images {given.train_images}: must be at least 1")
     listed = _indices(given.images)
-    path = find(given.run, outputs(), trained=True)
+    path = find(given.run, outputs_folder(), trained=True)
     folder = output_folder(Path(given.out) if given.out else path / "plots")
     job = _Job(path, folder, given.ckpt, given.split, listed, given.seed, given.train_images)
     missing: dict[str, list[str]] = {}
@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> int:
     if failed or (told and given.only):
         raise UserError("\n".join(dict.fromkeys([*failed, *told])))
     for line in told:
-        print(printable(line), file=sys.stderr)
+        print(escape_controls(line), file=sys.stderr)
     return 0
 
 

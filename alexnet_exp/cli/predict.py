@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.data.image_files import images_under
 from alexnet_exp.errors import UserError, one_line
-from alexnet_exp.paths import outputs
+from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.reader import read_config
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
 if TYPE_CHECKING:
     from alexnet_exp.inference.classifier import Classifier
@@ -35,14 +35,14 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object an image")
     given = parser.parse_args(arguments)
     names = list(_files(given.images))
-    path = find(given.run, outputs(), trained=True)
+    path = find(given.run, outputs_folder(), trained=True)
 
     from alexnet_exp.inference.classifier import load
 
     classifier = load(path, given.ckpt)
     for number, (name, probabilities) in enumerate(zip(names, classifier.each(names), strict=True)):
         if number == 0:
-            print(printable(_trained_on(path, classifier)), file=sys.stderr)
+            print(escape_controls(_trained_on(path, classifier)), file=sys.stderr)
         values, indices = probabilities.topk(min(TOP, len(classifier.classes)))
         top = [
             (classifier.classes[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)

@@ -13,14 +13,14 @@ from typing import Any
 from alexnet_exp.cli.output import print_result
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.errors import UserError
-from alexnet_exp.paths import outputs
+from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.reader import is_run, read_result, state
 from alexnet_exp.runs.run import DONE, PRUNED
 from alexnet_exp.runs.start import config_of, digest
 from alexnet_exp.runs.sweep_plan import Plan
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 from alexnet_exp.sweep.execute.worker import sweep_folder, work
 from alexnet_exp.training.continue_run import changed, continue_run
 
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
         return _single(folder, given)
     if given.overrides:
         raise UserError(f"{given.overrides[0]}: {folder} is a sweep's, whose jobs go on as they were planned")
-    plan = Plan.read(sweep_folder(str(folder), outputs()))
+    plan = Plan.read(sweep_folder(str(folder), outputs_folder()))
     if plan.kind == "search":
         return _search(plan, given.jobs)
     return work(plan, _jobs(plan) if given.jobs is None else given.jobs, again=True, wait=True, whole=True)
@@ -56,7 +56,7 @@ def _folder(text: str) -> Path:
         return path
     if text != "last" and path.is_dir():
         raise UserError(f"{text}: no run or sweep lies there: it has neither result.json nor sweep.json")
-    return find(text, outputs())
+    return find(text, outputs_folder())
 
 
 def _single(folder: Path, given: argparse.Namespace) -> int:
@@ -71,7 +71,7 @@ def _single(folder: Path, given: argparse.Namespace) -> int:
     status = state(folder) if is_run(folder) else None
     if status in (DONE, PRUNED):
         if container == before:
-            print(printable(f"{folder}: is {status} already; {_how_to_train_on(folder, before)}"))
+            print(escape_controls(f"{folder}: is {status} already; {_how_to_train_on(folder, before)}"))
             return 0
         if not any((folder / "checkpoints").glob("*.ckpt")):
             raise UserError(f"{folder}: kept no checkpoint (checkpoint.keep) to go on from; start a new run")

@@ -10,9 +10,9 @@ from pathlib import Path
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.compare.result import Table
 from alexnet_exp.errors import UserError, one_line
-from alexnet_exp.paths import outputs
+from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
-from alexnet_exp.sanitize import printable, spreadsheet_cell
+from alexnet_exp.sanitize import escape_controls, spreadsheet_cell
 
 LATEST = 15  # lines, where --all was not given
 
@@ -23,13 +23,13 @@ def run(arguments: list[str]) -> int:
     if arguments and arguments[0] in words:
         return words[arguments[0]](arguments[1:])
     parser = Parser("runs", "The latest runs and how far they are; or: runs show RUN; runs diff A B.")
-    parser.add_argument("path", nargs="?", default=str(outputs()), metavar="PATH", help="default: outputs")
+    parser.add_argument("path", nargs="?", default=str(outputs_folder()), metavar="PATH", help="default: outputs")
     parser.add_argument("--all", action="store_true", help=f"all of them, and each job of a sweep; default: {LATEST}")
     parser.add_argument("--format", choices=("table", "markdown", "csv", "json"), default="table")
     given = parser.parse_args(arguments)
     path = Path(given.path)
-    if not path.is_dir() and (outputs() / given.path).is_dir():
-        path = outputs() / given.path
+    if not path.is_dir() and (outputs_folder() / given.path).is_dir():
+        path = outputs_folder() / given.path
     if not path.is_dir():
         raise UserError(f"runs: {given.path}: no such folder; train first, or name a folder of runs")
     from alexnet_exp.compare.runs_list import as_table, entries
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     if len(lines) > len(newest) and given.format == "table":
         print(f"{len(lines) - len(newest):,} older; --all shows them")
     for damaged in found.skipped:
-        print(printable(f"skipped: {damaged}"), file=sys.stderr)
+        print(escape_controls(f"skipped: {damaged}"), file=sys.stderr)
     return 0
 
 
@@ -74,13 +74,13 @@ def _show(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     given = parser.parse_args(arguments)
-    path = find(given.run, outputs())
+    path = find(given.run, outputs_folder())
     found = as_run(path, str(path))
     if given.format == "json":
         result = {"run": str(path), "status": found.status, "metrics": found.metrics, "choices": found.choices}
         print(json.dumps(result | found.facts | {"config": found.config}, indent=1))
         return 0
-    print(printable("\n".join(description(found))))
+    print(escape_controls("\n".join(description(found))))
     return 0
 
 
@@ -92,6 +92,8 @@ def _diff(arguments: list[str]) -> int:
     parser.add_argument("first", metavar="A", help="a run's folder, last, or the unique beginning of its path")
     parser.add_argument("second", metavar="B")
     given = parser.parse_args(arguments)
-    first, second = (as_run(path, str(path)) for path in (find(given.first, outputs()), find(given.second, outputs())))
-    print(printable("\n".join(difference(first, second))))
+    first, second = (
+        as_run(path, str(path)) for path in (find(given.first, outputs_folder()), find(given.second, outputs_folder()))
+    )
+    print(escape_controls("\n".join(difference(first, second))))
     return 0

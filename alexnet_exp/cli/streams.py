@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import Any
 
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
 NAMES = ("stdin", "stdout", "stderr")
 _format_warning = warnings.formatwarning
@@ -45,4 +45,4 @@ def _open_null(number: int) -> None:
 
 
 def _escaped_warning(*arguments: Any, **options: Any) -> str:
-    return printable(_format_warning(*arguments, **options))
+    return escape_controls(_format_warning(*arguments, **options))

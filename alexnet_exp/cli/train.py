@@ -141,7 +141,7 @@ def _settings(flags: argparse.Namespace) -> DictConfig | None:
 
 def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
     """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
-    from alexnet_exp.processes.signals import interruptible
+    from alexnet_exp.processes.signals import stop_on_signals
     from alexnet_exp.runs.status import ending_of
     from alexnet_exp.runs.sweep_plan import Plan
     from alexnet_exp.sweep.execute.scheduler import Outcome
@@ -153,7 +153,7 @@ def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, se
     ended: list[tuple[Path, Ending]] = []  # of jobs that a launcher of Hydra's own runs in this process
     ran: dict[Path, Outcome] = {}
     stopped: KeyboardInterrupt | None = None
-    with interruptible():
+    with stop_on_signals():
         try:
             with left_as_it_was(folder), typed_as(arguments) as ran:
                 into = f"hydra.sweep.dir={quoted(str(folder))}"

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 
 CHECKSUM = np.dtype("<u4")
 
@@ -54,7 +54,7 @@ def _read(paths: Mapping[str, Path]) -> Arrays:
 
 
 def _write(path: Path, array: NDArray[np.generic]) -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         np.save(file, array)
         file.write(_checksum(array))
 

@@ -21,7 +21,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from alexnet_exp.atomic import held
+from alexnet_exp.atomic import file_lock
 from alexnet_exp.data.decode import read_image, read_images
 from alexnet_exp.data.image_files import Files
 from alexnet_exp.data.memmap import CHECKSUM, MappedImages, checksum
@@ -122,7 +122,7 @@ class _Cached:
 
     def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with held(self.path.with_suffix(".part")) as file:
+        with file_lock(self.path.with_suffix(".part")) as file:
             part = Path(file.name)
             sums = part.with_suffix(".sums")
             try:

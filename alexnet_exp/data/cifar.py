@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet_exp.atomic import alone
+from alexnet_exp.atomic import best_effort_lock
 from alexnet_exp.data.arrays import Arrays, mapped_arrays
 from alexnet_exp.data.cache import digest
 from alexnet_exp.data.cifar_batch import PickledArray, read_batch
@@ -119,7 +119,7 @@ def download(spec: Cifar, archive: Archive, root: Path) -> Path:
 
     part = target.with_name(f"{archive.file}.{os.getpid()}.part")
     try:
-        with alone(target.with_name(f"{archive.file}.lock")):
+        with best_effort_lock(target.with_name(f"{archive.file}.lock")):
             if not target.exists():  # another process has fetched it meanwhile
                 download_url(spec.url, root, part.name, spec.md5)
                 part.replace(target)

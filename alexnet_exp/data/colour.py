@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.data.spec import PcaReading
 from alexnet_exp.data.split import Split
 
@@ -83,7 +83,7 @@ def cached_colour(split: Split, folder: Path, *key: Any) -> Colour:
     colour = fit_colour(split)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps({"std": colour.std, "vectors": colour.vectors}).encode() + b"\n")
     return colour
 

@@ -25,7 +25,7 @@ from alexnet_exp.data.decode import read_image
 from alexnet_exp.data.image_files import Stamp
 from alexnet_exp.data.split import Streamed
 from alexnet_exp.errors import UserError
-from alexnet_exp.processes.children import loader_worker, shorten_socket_paths
+from alexnet_exp.processes.children import init_loader_worker, shorten_socket_paths
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def _warn_of_shared_memory(reason: str) -> None:
 
 def _begin(number: int) -> None:
     """What a worker does first (`worker_init_fn`)."""
-    loader_worker(number)
+    init_loader_worker(number)
     # multiprocessing would print a traceback and drop the batch, for which the training process would wait for ever
     queues.Queue._on_queue_feeder_error = staticmethod(_end_unsent)  # type: ignore[attr-defined]
 

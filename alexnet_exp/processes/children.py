@@ -10,13 +10,13 @@ import threading
 from multiprocessing.connection import wait
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.processes.signals import SIGNALS
+from alexnet_exp.processes.signals import STOP_SIGNALS
 
-ENDED = 1  # the exit code of a process that had to
+ENDED_EXIT_CODE = 1  # the exit code of a process that had to
 # Bytes of a folder's path in which multiprocessing's sockets fit: an address has 103 on some systems, 107 on Linux, and
 # `/pymp-12345678/listener-12345678` is added.
-LONGEST_SOCKET_FOLDER = 71
-SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+MOST_SOCKET_FOLDER_BYTES = 71
+SOCKET_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def shorten_socket_paths() -> None:
@@ -27,14 +27,14 @@ def shorten_socket_paths() -> None:
     """
     process = multiprocessing.current_process()
     here = tempfile.gettempdir()
-    if len(os.fsencode(here)) <= LONGEST_SOCKET_FOLDER or process._config.get("tempdir"):  # type: ignore[attr-defined]
+    if len(os.fsencode(here)) <= MOST_SOCKET_FOLDER_BYTES or process._config.get("tempdir"):  # type: ignore[attr-defined]
         return
     from multiprocessing import util
 
-    place = next((folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), None)
+    place = next((folder for folder in SOCKET_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), None)
     if place is None:
         raise UserError(
-            f"TMPDIR={here}: too long for the address of a socket; set one of {LONGEST_SOCKET_FOLDER} bytes"
+            f"TMPDIR={here}: too long for the address of a socket; set one of {MOST_SOCKET_FOLDER_BYTES} bytes"
         )
     before, tempfile.tempdir = tempfile.tempdir, place
     try:
@@ -59,18 +59,18 @@ def end_with_parent(*, group: bool = False) -> None:
         wait([sentinel])
         if group:
             os.killpg(0, signal.SIGKILL)
-        os._exit(ENDED)
+        os._exit(ENDED_EXIT_CODE)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def loader_worker(number: int) -> None:
+def init_loader_worker(number: int) -> None:
     """What a data loader's worker does first (`worker_init_fn`).
 
     It ends with the process that it decodes for. What is sent to all processes at once, by a terminal or a scheduler,
     it does not hear: without it the step that is to be saved could not be ended.
     """
-    for each in SIGNALS:
+    for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -87,6 +87,6 @@ def loader_worker(number: int) -> None:
     def listen_to_parent() -> None:
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != by:
             pass
-        os._exit(ENDED)
+        os._exit(ENDED_EXIT_CODE)
 
     threading.Thread(target=listen_to_parent, name="parent-signals", daemon=True).start()

@@ -7,17 +7,17 @@ SIGHUP where the server was started with that ignored, as by `nohup`.
 import os
 import signal
 
-from alexnet_exp.processes.signals import SIGNALS
+from alexnet_exp.processes.signals import STOP_SIGNALS
 
-IGNORED = [each for each in SIGNALS if each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN]
+IGNORED = [each for each in STOP_SIGNALS if each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN]
 
 
 def _hear() -> None:
-    for each in SIGNALS:
+    for each in STOP_SIGNALS:
         if each not in IGNORED:
             signal.signal(each, signal.SIG_DFL)
 
 
-for each in SIGNALS:
+for each in STOP_SIGNALS:
     signal.signal(each, signal.SIG_IGN)
 os.register_at_fork(after_in_child=_hear)

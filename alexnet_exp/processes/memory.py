@@ -16,13 +16,13 @@ from functools import cache
 # The parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 NEVER = -1
-LARGEST_KEPT = 1 << 30
+MOST_RETAINED_BYTES = 1 << 30
 """Bytes. What is larger, such as the array of a large data set, is still handed back when it is freed."""
 
 # By these a user has chosen already how malloc works.
-CHOICES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
-TUNABLES = "GLIBC_TUNABLES"
-PRELOAD = "LD_PRELOAD"  # jemalloc, tcmalloc, mimalloc
+MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
+TUNABLES_VARIABLE = "GLIBC_TUNABLES"
+PRELOAD_VARIABLE = "LD_PRELOAD"  # jemalloc, tcmalloc, mimalloc
 
 
 def keep_freed_memory() -> str:
@@ -34,30 +34,34 @@ def keep_freed_memory() -> str:
     """
     if not _is_glibc():
         return ""
-    choice = users_choice(os.environ)
+    choice = malloc_setting(os.environ)
     if choice:
         return f"malloc as {choice} says"
-    return "freed memory is kept" if _set() else "freed memory is handed back: malloc does not take the setting"
+    return (
+        "freed memory is kept"
+        if _configure_malloc()
+        else "freed memory is handed back: malloc does not take the setting"
+    )
 
 
-def users_choice(environment: Mapping[str, str]) -> str:
+def malloc_setting(environment: Mapping[str, str]) -> str:
     """The variable by which a user chose how malloc works; empty where none does."""
-    for name in CHOICES:
+    for name in MALLOC_VARIABLES:
         if environment.get(name):
             return name
-    if "glibc.malloc." in environment.get(TUNABLES, ""):
-        return TUNABLES
-    return PRELOAD if "malloc" in environment.get(PRELOAD, "") else ""
+    if "glibc.malloc." in environment.get(TUNABLES_VARIABLE, ""):
+        return TUNABLES_VARIABLE
+    return PRELOAD_VARIABLE if "malloc" in environment.get(PRELOAD_VARIABLE, "") else ""
 
 
 @cache
-def _set() -> bool:
+def _configure_malloc() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
     # an older glibc takes no threshold above 32 MiB: there nothing at all is mapped by itself
-    mapped = mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) or mallopt(M_MMAP_MAX, 0)
+    mapped = mallopt(M_MMAP_THRESHOLD, MOST_RETAINED_BYTES) or mallopt(M_MMAP_MAX, 0)
     return bool(mapped and mallopt(M_TRIM_THRESHOLD, NEVER))
 
 
@@ -69,7 +73,7 @@ def _is_glibc() -> bool:
 
 
 @cache
-def keep_what_is_there() -> None:
+def freeze_garbage_collector() -> None:
     """From now on, the collector leaves out what this process has imported and made so far.
 
     torch, Lightning and what they import are a million objects: a full collection goes through them for half a second,

@@ -24,14 +24,14 @@ from typing import Any
 from alexnet_exp.errors import INTERRUPTED, REQUEUE
 from alexnet_exp.processes.ranks import rank
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+STOP_SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+STOP_SIGNALS = tuple(getattr(signal, name) for name in STOP_SIGNAL_NAMES if hasattr(signal, name))
 # Seconds after the first signal: a slow step has to end, and a large checkpoint to be written.
 DEADLINE_SECONDS = 600.0
 # Seconds that a process then has to leave its blocks before it is ended from outside of its main thread.
 EXIT_SECONDS = 60.0
 # Seconds within which the same signal again is no second one: `timeout` and others signal a process and its group.
-ECHO = 0.25
+ECHO_SECONDS = 0.25
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
@@ -63,33 +63,33 @@ class _State:
     def signals(self) -> list[signal.Signals]:
         """Those to listen to: not SIGHUP where it is ignored, as `nohup` has it."""
         hangup = getattr(signal, "SIGHUP", None)
-        return [each for each in SIGNALS if each != hangup or self.before[each] != signal.SIG_IGN]
+        return [each for each in STOP_SIGNALS if each != hangup or self.before[each] != signal.SIG_IGN]
 
 
 _state: _State | None = None
 
 
-def wish() -> signal.Signals | None:
+def stop_signal() -> signal.Signals | None:
     """The signal that asked this process to stop; None while none did."""
     return _state.wish if _state is not None else None
 
 
-def error(heard_elsewhere: signal.Signals | None = None) -> KeyboardInterrupt:
+def stop_error(heard_elsewhere: signal.Signals | None = None) -> KeyboardInterrupt:
     """The exception that the wish means: KeyboardInterrupt for SIGINT, `Terminated` for the others.
 
     heard_elsewhere: the signal, where another process of the run was asked and this one agrees.
     """
-    asked = heard_elsewhere or wish()
+    asked = heard_elsewhere or stop_signal()
     return KeyboardInterrupt() if asked in (None, signal.SIGINT) else Terminated(asked)
 
 
-def insisted() -> bool:
+def is_stop_repeated() -> bool:
     """Whether it was asked a second time: what is not done at once is to be left."""
     return _state is not None and _state.heard > 1
 
 
 @contextmanager
-def interruptible(*, insist: bool = True) -> Iterator[None]:
+def stop_on_signals(*, insist: bool = True) -> Iterator[None]:
     """Inside, this process listens to `SIGNALS`, also where they were ignored or blocked by inheritance.
 
     SIGHUP is the exception: where it was ignored, by `nohup`, it stays ignored.
@@ -105,16 +105,16 @@ def interruptible(*, insist: bool = True) -> Iterator[None]:
         return
     outermost = _state is None
     if _state is None:
-        _state = _State(insist, before={each: signal.getsignal(each) for each in SIGNALS})
+        _state = _State(insist, before={each: signal.getsignal(each) for each in STOP_SIGNALS})
     state = _state
-    listen()
+    install_handlers()
     if outermost and insist:
         _deadline = _Deadline()
     try:
         yield
     except Exception as broken:
         if state.raised:
-            raise error() from broken
+            raise stop_error() from broken
         raise
     finally:
         if outermost:
@@ -126,7 +126,7 @@ def interruptible(*, insist: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def at_boundaries() -> Iterator[None]:
+def stop_at_boundaries() -> Iterator[None]:
     """Inside, the first signal raises nothing: the code asks for `wish()` where it can be left, and raises `error()`.
 
     Raised here at the latest, unless another exception comes out.
@@ -142,11 +142,11 @@ def at_boundaries() -> Iterator[None]:
         state.boundaries -= 1
     if state.wish is not None:
         state.raised, state.owed = True, False
-        raise error()
+        raise stop_error()
 
 
 @contextmanager
-def uninterrupted(*, later: bool = True) -> Iterator[None]:
+def defer_signals(*, later: bool = True) -> Iterator[None]:
     """Inside, no signal raises. What it would have raised comes out at the end, unless another exception does.
 
     later: whether it does; else the code has asked `insisted()`, and done what there was to do.
@@ -165,10 +165,10 @@ def uninterrupted(*, later: bool = True) -> Iterator[None]:
     state.owed = False
     if later:
         state.raised = True
-        raise error()
+        raise stop_error()
 
 
-def listen() -> None:
+def install_handlers() -> None:
     """Inside `interruptible`: puts the handlers where they are to be, also where other code has set its own."""
     state = _state
     if state is None or threading.current_thread() is not threading.main_thread():
@@ -176,7 +176,7 @@ def listen() -> None:
     for each in state.signals:
         signal.signal(each, signal.SIG_DFL if state.heard > 1 else _hear)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
@@ -188,7 +188,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
     if number == getattr(signal, "SIGHUP", None):
         _leave_dead_terminal()
     now = time.monotonic()
-    if state.heard and (not state.insist or (number == state.last[0] and now - state.last[1] < ECHO)):
+    if state.heard and (not state.insist or (number == state.last[0] and now - state.last[1] < ECHO_SECONDS)):
         return
     if state.heard and number == getattr(signal, "SIGXCPU", None):  # repeated by the system with every second
         return
@@ -197,14 +197,14 @@ def _hear(number: int, frame: FrameType | None) -> None:
     if state.wish is None:
         state.wish = signal.Signals(number)
     if state.heard > 1:
-        listen()
+        install_handlers()
     if state.held or (state.boundaries and state.heard == 1):
         state.owed = True
         if not state.held:
             _say(state.wish)
         return
     state.raised = True
-    raise error()
+    raise stop_error()
 
 
 def _say(number: signal.Signals) -> None:
@@ -256,7 +256,7 @@ class _Deadline:
 
     def _watch(self) -> None:
         number = self._next(None)
-        while number is not None and number not in SIGNALS:
+        while number is not None and number not in STOP_SIGNALS:
             number = self._next(None)
         if number is None or self._closes_within(DEADLINE_SECONDS):
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.errors import UserError
 
 
@@ -29,7 +29,7 @@ def write(path: Path) -> str:
 
 def note(path: Path, digest: str) -> None:
     """Writes a checksum that is known already beside `path`."""
-    with replacing(beside(path)) as file:
+    with atomic_write(beside(path)) as file:
         file.write(f"{digest}  {path.name}\n".encode())
 
 

@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.atomic import leftovers, link, replacing
+from alexnet_exp.atomic import atomic_write, temporary_files, write_link
 from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.reader import FORMAT, read_result
@@ -90,7 +90,7 @@ class RunFolder:
         """
         now = _now()
         start = read_result(self.path).get("start", now) if self.result.exists() else now
-        for leftover in (*leftovers(self.path), *leftovers(self.path / "checkpoints")):
+        for leftover in (*temporary_files(self.path), *temporary_files(self.path / "checkpoints")):
             with suppress(OSError):
                 leftover.unlink()  # of a process that was killed, as big as a checkpoint
         head = {"format": FORMAT, "status": "running", "start": start, "pid": os.getpid(), "host": socket.gethostname()}
@@ -224,7 +224,7 @@ class RunFolder:
         for name, text in files.items():
             try:
                 (self.path / ".hydra").mkdir(exist_ok=True)
-                with replacing(self.path / ".hydra" / name) as file:
+                with atomic_write(self.path / ".hydra" / name) as file:
                     file.write(text.encode())
             except OSError as error:
                 raise UnwritableError(self.path, f".hydra/{name}", error) from None
@@ -238,7 +238,7 @@ class RunFolder:
             if not patch:
                 (self.path / "code.patch").unlink(missing_ok=True)  # of an attempt with other code
                 return
-            with replacing(self.path / "code.patch") as file:
+            with atomic_write(self.path / "code.patch") as file:
                 file.write(patch.encode(errors="surrogateescape"))
         except OSError as error:
             raise UnwritableError(self.path, "code.patch", error) from None
@@ -246,7 +246,7 @@ class RunFolder:
     def link_latest(self, outputs: Path) -> None:
         """Makes `outputs`/latest lead to this run; where it cannot, the log says so."""
         try:
-            link(outputs / "latest", self.path)
+            write_link(outputs / "latest", self.path)
         except OSError as error:
             log.warning(f"{outputs / 'latest'} does not lead to this run: {error.strerror or error}")
 
@@ -291,7 +291,7 @@ class RunFolder:
         self._facts = {}
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        with replacing(self.result) as file:
+        with atomic_write(self.result) as file:
             file.write((json.dumps(plain(record), indent=2, allow_nan=False) + "\n").encode())
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alexnet_exp.atomic import follow
+from alexnet_exp.atomic import read_link
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.reader import is_run
@@ -93,7 +93,7 @@ def runs_under(outputs: Path) -> list[Path]:
 
 
 def _last(text: str, outputs: Path) -> Path:
-    run = follow(outputs / "latest")
+    run = read_link(outputs / "latest")
     if run is None or not is_run(run):
         raise UserError(f"{text}: {outputs / 'latest'} leads to no run; train one first, or name a run's folder")
     inside = outputs.resolve()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write_predictions(path: Path, labels: NDArray[np.int64], probabilities: NDAr
         arrays |= {"classes": top, "probabilities": np.take_along_axis(probabilities, top, axis=1)}
     else:
         arrays["probabilities"] = probabilities
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
 
 

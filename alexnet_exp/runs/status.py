@@ -68,7 +68,7 @@ def own_interrupts(trainer: pl.Trainer) -> Iterator[None]:
 
     trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
     # the first thing that it does once it is deaf
-    trainer.callbacks.insert(0, LambdaCallback(on_exception=lambda *_: signals.listen()))  # type: ignore[attr-defined]
+    trainer.callbacks.insert(0, LambdaCallback(on_exception=lambda *_: signals.install_handlers()))  # type: ignore[attr-defined]
     try:
         yield
     except SystemExit as error:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.metric import declared
@@ -118,7 +118,7 @@ class Plan:
             **({"direction": self.direction} if self.direction else {}),
             "jobs": jobs,
         }
-        with replacing(self.folder / FILE) as file:
+        with atomic_write(self.folder / FILE) as file:
             file.write((json.dumps(stored, indent=1) + "\n").encode())
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.errors import UserError
 
 Value = float | int | None
@@ -108,7 +108,7 @@ def cut_back(path: Path, last: int) -> None:
     if not kept:
         path.unlink()
     elif len(kept) < len(rows):
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.writelines([head, *kept])
 
 

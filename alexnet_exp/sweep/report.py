@@ -22,7 +22,7 @@ from alexnet_exp.runs.metric import higher_is_better, label, value_text
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
 from alexnet_exp.runs.sweep_plan import Job, Plan
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 from alexnet_exp.sweep.execute.scheduler import OPEN, QUEUED, Outcome, status_of
 
 TEST = "test/top1"
@@ -45,7 +45,7 @@ class Teller:
     def say(self, text: str) -> None:
         """A line that stays."""
         self.clear()
-        print(printable(text), file=sys.stderr, flush=True)
+        print(escape_controls(text), file=sys.stderr, flush=True)
 
     def ended(self, outcome: Outcome) -> None:
         """The line of a job that has ended: number, what varies, objective, seconds, how."""
@@ -62,7 +62,7 @@ class Teller:
             return
         self.next_look = time.monotonic() + 1.0
         running_now = ", ".join(f"{job.number} ({job.label}){_epochs(job)}" for job in running) or "none here"
-        text = printable(f"running: {running_now}; waiting: {waiting}")
+        text = escape_controls(f"running: {running_now}; waiting: {waiting}")
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write(f"{_CLEAR}{text[:width]}")
         sys.stderr.flush()
@@ -172,10 +172,10 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
     )
     table.add_column("job", justify="right")
     for key in varies:
-        table.add_column(Text(printable(key)))
+        table.add_column(Text(escape_controls(key)))
     shown = [plan.objective] + ([TEST] if plan.objective != TEST else [])
     for key in shown:
-        table.add_column(Text(printable(label(key))), justify="right")
+        table.add_column(Text(escape_controls(label(key))), justify="right")
     table.add_column("seconds", justify="right")
     table.add_column("status")
     with plan.objective_declared():
@@ -188,7 +188,7 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
         seconds = "-" if outcome.seconds is None else f"{outcome.seconds:.1f}"
         # as texts: rich would take `[relu]` for markup
         cells = (str(job.number), *settings, *figures, seconds, status)
-        table.add_row(*(Text(printable(text)) for text in cells))
+        table.add_row(*(Text(escape_controls(text)) for text in cells))
     Console().print(table)
     # not by rich, which would fold the lines that are to be copied
     folder = one_line(plan.folder)

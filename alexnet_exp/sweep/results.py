@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.runs.table import read_table
@@ -57,7 +57,7 @@ def _write(plan: Plan, rows: list[dict[str, str]]) -> None:
     writer.writeheader()
     for row in sorted(rows, key=lambda row: int(row["number"])):
         writer.writerow({column: spreadsheet_cell(text) for column, text in row.items()})
-    with replacing(plan.folder / FILE) as file:
+    with atomic_write(plan.folder / FILE) as file:
         file.write(text.getvalue().encode())
 
 

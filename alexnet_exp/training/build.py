@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
-from alexnet_exp.atomic import alone
+from alexnet_exp.atomic import best_effort_lock
 from alexnet_exp.config.resolve import facts_of, match
 from alexnet_exp.config.schema import LIMITS, Config
 from alexnet_exp.config.user_class import UserClass
@@ -271,7 +271,7 @@ def open_data(data: pl.LightningDataModule) -> None:
     """
     if is_overridden("prepare_data", data):
         kind = type(data)
-        with alone(cache_folder() / f"{kind.__module__}.{kind.__qualname__}.lock"):
+        with best_effort_lock(cache_folder() / f"{kind.__module__}.{kind.__qualname__}.lock"):
             data.prepare_data()
     data.setup("fit")
 

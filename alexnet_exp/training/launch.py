@@ -34,8 +34,8 @@ from alexnet_exp.processes import signals
 from alexnet_exp.processes.child import begin
 from alexnet_exp.processes.children import end_with_parent, shorten_socket_paths
 from alexnet_exp.processes.cpus import cores
-from alexnet_exp.processes.ranks import without
-from alexnet_exp.processes.signals import SIGNALS, interruptible, uninterrupted
+from alexnet_exp.processes.ranks import remove_rank_variables
+from alexnet_exp.processes.signals import STOP_SIGNALS, defer_signals, stop_on_signals
 from alexnet_exp.runs.status import Ending, ending_of
 
 # For the ranks to meet, and for any of them to wait for another later: one may write a large checkpoint to a slow disk.
@@ -77,14 +77,14 @@ def run_ranks(work: Work, ranks: int, backend: str, container: Mapping[str, Any]
     to all, and a second one ends them at once. No process is left, however this one ends.
     """
     group = None
-    with interruptible():
+    with stop_on_signals():
         try:
-            with uninterrupted():
+            with defer_signals():
                 group = Group(work, container, folder, ranks, backend, threads=threads(os.environ, ranks))
             try:
                 return _until_ended(group)
             except KeyboardInterrupt:
-                group.interrupt(signals.wish() or signal.SIGINT)
+                group.interrupt(signals.stop_signal() or signal.SIGINT)
                 return _until_ended(group)
         except KeyboardInterrupt as stop:
             return ending_of(stop)
@@ -204,7 +204,7 @@ class Group:
             self._hear_of_signal()
         late = self.timeout() == 0.0
         if self._asked is not None:
-            return self._after_interrupt(signals.error(self._asked), late)
+            return self._after_interrupt(signals.stop_error(self._asked), late)
         if all(rank.told for rank in self._ranks):
             return self._cause()
         if self._deadline is None and any(rank.told and not _is_well(rank.told) for rank in self._ranks):
@@ -326,7 +326,7 @@ def _context() -> Any:
 
 def rank_environment(environment: Mapping[str, str], rank: int, ranks: int) -> dict[str, str]:
     """The environment of one rank; of the only one there is, nothing in it says that it is a rank."""
-    plain = without(environment)
+    plain = remove_rank_variables(environment)
     if ranks == 1:
         return plain
     number, world = str(rank), str(ranks)
@@ -358,7 +358,7 @@ class Life:
     def live(self, pipe: Connection, missing: list[str]) -> None:
         """From the first moment to the process's end; `missing` is what the fork server was to have imported."""
         end_with_parent(group=True)
-        with interruptible(insist=False):
+        with stop_on_signals(insist=False):
             try:
                 self._settle_in(missing)
                 validate.learn(self.known)
@@ -367,7 +367,7 @@ class Life:
             except BaseException as error:
                 ending = ending_of(error)
             with suppress(KeyboardInterrupt):  # from here on it ends by itself
-                for each in SIGNALS:
+                for each in STOP_SIGNALS:
                     signal.signal(each, signal.SIG_IGN)
             self._end(ending, pipe)
 
@@ -393,12 +393,12 @@ class Life:
         if self.threads:
             os.environ["OMP_NUM_THREADS"] = str(self.threads)  # for what is loaded later
         if self.own_log:
-            logs.take_over_output(self.folder, self.rank)
+            logs.redirect_output(self.folder, self.rank)
             faulthandler.enable()
         if missing and self.rank == 0:
             text = f"the fork server could not import {', '.join(missing)}, so that every start is slow"
             if self.own_log:
-                logs.note(self.folder, "WARNING", text)
+                logs.append_line(self.folder, "WARNING", text)
             else:
                 print(text, file=sys.stderr)
 

@@ -21,8 +21,8 @@ from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError,
 from alexnet_exp.kernels.native import native
 from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes import signals
-from alexnet_exp.processes.memory import keep_freed_memory, keep_what_is_there
-from alexnet_exp.processes.ranks import launched, rank
+from alexnet_exp.processes.memory import freeze_garbage_collector, keep_freed_memory
+from alexnet_exp.processes.ranks import is_rank, rank
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.folder import PRUNE, RunFolder, flatten
 from alexnet_exp.runs.lookup import outputs_of
@@ -78,7 +78,7 @@ def run_experiment(container: Mapping[str, Any], path: Path, start: Start = ANYH
     accelerator, devices, _ = chosen(config.trainer)
     check_ranks(config)
     number = rank()
-    if count(devices) == 1 or config.trainer.num_nodes > 1 or launched():
+    if count(devices) == 1 or config.trainer.num_nodes > 1 or is_rank():
         ending = train_rank(container, path, start)
     else:
         backend = "nccl" if accelerator == "cuda" else "gloo"
@@ -99,8 +99,8 @@ def train_rank(container: Mapping[str, Any], path: Path, start: Start = ANYHOW) 
     data is known to be the same.
     """
     folder = RunFolder(path)
-    logs.configure(path, rank(), held=True)
-    with signals.interruptible():
+    logs.configure(path, rank(), buffered=True)
+    with signals.stop_on_signals():
         try:
             config = validate(container)
             if rank() != 0:
@@ -150,7 +150,7 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, s
             broken = error
     if start is not None:
         _begin(config, container, folder, start, found)
-    logs.write_held()
+    logs.write_buffered()
     try:
         if broken is not None:
             raise broken
@@ -200,7 +200,7 @@ class Built:
 
 def _built(config: Config) -> Built:
     """Builds the experiment and opens its data."""
-    keep_what_is_there()
+    freeze_garbage_collector()
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
     ways = _on_cpu(placement, config.trainer.compile) if placement.accelerator == "cpu" else ()
@@ -295,7 +295,7 @@ def _fit(
         experiment.network.compile()  # in place: `torch.compile(network)` would rename every key of the checkpoint
     if begun is not None:
         log.info(f"goes on from {begun}")
-    with own_interrupts(trainer), signals.at_boundaries():
+    with own_interrupts(trainer), signals.stop_at_boundaries():
         trainer.fit(
             experiment.module,
             datamodule=experiment.data,

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import PassThroughProfiler
 
 from alexnet_exp.config.schema import Trainer
-from alexnet_exp.processes.ranks import srun_rank
+from alexnet_exp.processes.ranks import is_srun_rank
 from alexnet_exp.training.checkpoints.callback import FlushedIO
 from alexnet_exp.training.devices import Placement
 from alexnet_exp.training.strategy import strategy_of
@@ -74,7 +74,7 @@ def _nothing() -> None:
 
 def _environment() -> list[ClusterEnvironment]:
     """Who started the ranks, where Lightning would guess wrong; empty where its guess is right."""
-    if "LOCAL_RANK" not in os.environ and srun_rank():
+    if "LOCAL_RANK" not in os.environ and is_srun_rank():
         # its own requeueing saves a checkpoint inside the signal handler, in the middle of a step
         return [SLURMEnvironment(auto_requeue=False)]
     if shutil.which("srun") and not TorchElasticEnvironment.detect():

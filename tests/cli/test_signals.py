@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_exp.processes.signals import ECHO
+from alexnet_exp.processes.signals import ECHO_SECONDS
 from alexnet_exp.runs.reader import read_metrics, read_result
 from tests.sweep.jobs import wait_until
 
@@ -131,7 +131,7 @@ def test_nothing_is_left_of_a_run_that_is_killed(start: Start, more: list[str]) 
 def test_nothing_is_left_where_a_second_signal_did_not_wait(start: Start) -> None:
     running = start("trainer=ddp_cpu")
     running.process.send_signal(signal.SIGTERM)
-    time.sleep(2 * ECHO)
+    time.sleep(2 * ECHO_SECONDS)
     running.process.send_signal(signal.SIGTERM)
     # where all is saved by then, the second meets an interpreter at its end, which knows of no handlers
     assert running.ended() in (75, -signal.SIGTERM)

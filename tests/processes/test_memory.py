@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alexnet_exp.processes.memory import users_choice
+from alexnet_exp.processes.memory import malloc_setting
 
 # Page faults of a round of tensors of 40 MB, each freed before the next, when malloc has settled down.
 PROGRAM = """
@@ -66,4 +66,4 @@ def test_a_choice_of_the_users_stays() -> None:
     ],
 )
 def test_where_a_user_has_chosen(environment: dict[str, str], expected: str) -> None:
-    assert users_choice(environment) == expected
+    assert malloc_setting(environment) == expected

@@ -15,7 +15,7 @@ from tests.conftest import TINY
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*ranks.VARIABLES, "SLURM_JOB_NAME"):
+    for name in (*ranks.RANK_VARIABLES, "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -41,10 +41,10 @@ def test_a_process_that_nobody_launched_as_a_rank_is_alone(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert not ranks.launched()
+    assert not ranks.is_rank()
     assert ranks.rank() == 0
-    ranks.drop_leftovers()
-    assert not set(ranks.VARIABLES) & os.environ.keys(), "Lightning would read them"
+    ranks.drop_rank_variables()
+    assert not set(ranks.RANK_VARIABLES) & os.environ.keys(), "Lightning would read them"
     told = capsys.readouterr().err
     misled = {"RANK": "0", "WORLD_SIZE": "1", "SLURM_PROCID": "0"}
     named = [name for name, usual in misled.items() if environment.get(name) not in (None, "", usual)]
@@ -56,9 +56,9 @@ def test_a_process_that_nobody_launched_as_a_rank_is_alone(
 def test_a_rank_is_one(environment: dict[str, str], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert ranks.launched()
+    assert ranks.is_rank()
     assert ranks.rank() == number
-    ranks.drop_leftovers()
+    ranks.drop_rank_variables()
     assert environment.items() <= os.environ.items()
 
 

@@ -20,16 +20,16 @@ import pytest
 
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.signals import (
-    ECHO,
-    SIGNALS,
+    ECHO_SECONDS,
+    STOP_SIGNALS,
     Terminated,
-    at_boundaries,
-    error,
-    insisted,
-    interruptible,
-    listen,
-    uninterrupted,
-    wish,
+    defer_signals,
+    install_handlers,
+    is_stop_repeated,
+    stop_at_boundaries,
+    stop_error,
+    stop_on_signals,
+    stop_signal,
 )
 from alexnet_exp.runs.status import ending_of
 
@@ -51,7 +51,7 @@ def stops(kind: type[KeyboardInterrupt] = KeyboardInterrupt, **options: bool) ->
     """Inside, the process is interruptible, and a signal is to raise just that out of it."""
     stopped: list[KeyboardInterrupt] = []
     try:
-        with interruptible(**options):
+        with stop_on_signals(**options):
             yield stopped
     except KeyboardInterrupt as stop:
         stopped.append(stop)
@@ -64,10 +64,10 @@ def send(number: int) -> None:
 
 @pytest.fixture(autouse=True)
 def handlers_are_put_back() -> Any:
-    before = [signal.getsignal(each) for each in SIGNALS]
+    before = [signal.getsignal(each) for each in STOP_SIGNALS]
     yield
-    assert [signal.getsignal(each) for each in SIGNALS] == before
-    assert wish() is None
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
+    assert stop_signal() is None
 
 
 @EACH
@@ -84,14 +84,14 @@ def test_at_boundaries_it_is_a_wish(
     number: int, kind: type[KeyboardInterrupt], code: int, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     steps = 0
-    with stops(kind) as stopped, at_boundaries():
-        assert wish() is None
+    with stops(kind) as stopped, stop_at_boundaries():
+        assert stop_signal() is None
         for step in range(4):
             if step == 2:
                 send(number)
             steps += 1
-            if wish():
-                raise error()
+            if stop_signal():
+                raise stop_error()
     assert (steps, ending_of(stopped[0]).reason) == (3, reason)
     name = signal.Signals(number).name
     assert capfd.readouterr().err == f"{name}: stopping once this step is saved; again to leave at once\n"
@@ -100,7 +100,7 @@ def test_at_boundaries_it_is_a_wish(
 def test_a_wish_that_nobody_asked_for_is_raised_at_the_end() -> None:
     went_on = False
     with stops(Terminated):
-        with at_boundaries():
+        with stop_at_boundaries():
             send(signal.SIGTERM)
             went_on = True
         raise AssertionError("not raised")
@@ -109,7 +109,7 @@ def test_a_wish_that_nobody_asked_for_is_raised_at_the_end() -> None:
 
 def test_another_error_at_a_boundary_is_not_the_signals() -> None:
     def save() -> None:
-        with interruptible(), at_boundaries():
+        with stop_on_signals(), stop_at_boundaries():
             send(signal.SIGTERM)
             raise OSError("disk full")
 
@@ -123,41 +123,41 @@ def test_what_was_left_half_way_is_no_error_of_its_own() -> None:
             send(signal.SIGTERM)
         finally:
             raise AttributeError("left half-way")
-    with pytest.raises(AttributeError), interruptible():
+    with pytest.raises(AttributeError), stop_on_signals():
         raise AttributeError("of its own")
 
 
 def test_a_second_one_raises_at_once_and_the_first_is_the_reason() -> None:
-    with stops(Terminated) as stopped, at_boundaries():
+    with stops(Terminated) as stopped, stop_at_boundaries():
         send(signal.SIGTERM)
-        assert not insisted()
+        assert not is_stop_repeated()
         try:
             send(signal.SIGINT)
         finally:
-            assert insisted()
-            assert {signal.getsignal(each) for each in SIGNALS} == {signal.SIG_DFL}
+            assert is_stop_repeated()
+            assert {signal.getsignal(each) for each in STOP_SIGNALS} == {signal.SIG_DFL}
         raise AssertionError("not raised")
     assert ending_of(stopped[0]).reason == "by SIGTERM"
 
 
 def test_the_same_signal_twice_in_a_moment_is_one() -> None:
     """`timeout` sends to the process and to its group."""
-    with stops(Terminated), at_boundaries():
+    with stops(Terminated), stop_at_boundaries():
         send(signal.SIGTERM)
         send(signal.SIGTERM)
-        assert not insisted()
-        time.sleep(ECHO)
+        assert not is_stop_repeated()
+        time.sleep(ECHO_SECONDS)
         send(signal.SIGTERM)
         raise AssertionError("not raised")
 
 
 def test_the_system_repeats_sigxcpu_with_every_second() -> None:
     went_on = False
-    with stops(Terminated), at_boundaries():
+    with stops(Terminated), stop_at_boundaries():
         for _ in range(3):
             send(signal.SIGXCPU)
-            time.sleep(ECHO)
-        assert not insisted()
+            time.sleep(ECHO_SECONDS)
+        assert not is_stop_repeated()
         went_on = True
     assert went_on
 
@@ -165,12 +165,12 @@ def test_the_system_repeats_sigxcpu_with_every_second() -> None:
 def test_a_hangup_that_nohup_has_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with interruptible(), at_boundaries():
+        with stop_on_signals(), stop_at_boundaries():
             send(signal.SIGHUP)
-            assert wish() is None
-            listen()
+            assert stop_signal() is None
+            install_handlers()
             send(signal.SIGHUP)
-            assert wish() is None
+            assert stop_signal() is None
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -179,7 +179,7 @@ def test_what_does_not_stop_in_time_is_left(monkeypatch: pytest.MonkeyPatch, cap
     assert signals.DEADLINE_SECONDS == 600, "docs/guides/resume.md"
     monkeypatch.setattr(signals, "DEADLINE_SECONDS", 0.3)
     begun = time.monotonic()
-    with stops(Terminated) as stopped, at_boundaries():
+    with stops(Terminated) as stopped, stop_at_boundaries():
         send(signal.SIGUSR1)
         time.sleep(60)
     assert time.monotonic() - begun < 30
@@ -190,20 +190,20 @@ def test_what_does_not_stop_in_time_is_left(monkeypatch: pytest.MonkeyPatch, cap
 def test_what_stops_in_time_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "DEADLINE_SECONDS", 0.3)
     before = threading.active_count()
-    with stops(Terminated), at_boundaries():
+    with stops(Terminated), stop_at_boundaries():
         send(signal.SIGTERM)
     time.sleep(0.5)
     assert threading.active_count() == before
     # whoever started the process kills it
-    with interruptible(insist=False):
+    with stop_on_signals(insist=False):
         assert threading.active_count() == before
 
 
 def test_where_the_parent_kills_further_signals_are_copies() -> None:
-    with stops(Terminated, insist=False), at_boundaries():
+    with stops(Terminated, insist=False), stop_at_boundaries():
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
             send(number)
-        assert (wish(), insisted()) == (signal.SIGTERM, False)
+        assert (stop_signal(), is_stop_repeated()) == (signal.SIGTERM, False)
         went_on = True
     assert went_on
 
@@ -211,24 +211,24 @@ def test_where_the_parent_kills_further_signals_are_copies() -> None:
 def test_uninterrupted_holds_it_back() -> None:
     done = []
     with stops(Terminated):
-        with uninterrupted():
-            with uninterrupted():
+        with defer_signals():
+            with defer_signals():
                 send(signal.SIGTERM)
                 done.append("inner")
             done.append("outer")
         done.append("never")
     assert done == ["inner", "outer"]
-    with interruptible():
-        with uninterrupted(later=False):
+    with stop_on_signals():
+        with defer_signals(later=False):
             send(signal.SIGTERM)
-        assert wish() == signal.SIGTERM
+        assert stop_signal() == signal.SIGTERM
         with pytest.raises(Terminated):
             send(signal.SIGINT)
 
 
 def test_uninterrupted_within_boundaries_leaves_it_to_the_boundary() -> None:
-    with stops(Terminated), at_boundaries():
-        with uninterrupted():
+    with stops(Terminated), stop_at_boundaries():
+        with defer_signals():
             send(signal.SIGTERM)
         went_on = True
     assert went_on
@@ -238,8 +238,8 @@ def test_nested_blocks_are_one() -> None:
     with stops():
         with stops():
             send(signal.SIGINT)
-        assert wish() == signal.SIGINT
-        time.sleep(ECHO)
+        assert stop_signal() == signal.SIGINT
+        time.sleep(ECHO_SECONDS)
         send(signal.SIGINT)
 
 
@@ -247,7 +247,7 @@ def test_listening_again_where_other_code_has_made_the_process_deaf() -> None:
     with stops():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         send(signal.SIGINT)
-        listen()
+        install_handlers()
         send(signal.SIGINT)
         raise AssertionError("not raised")
 
@@ -256,7 +256,7 @@ def test_another_thread_leaves_signals_alone() -> None:
     before, entered = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:
-        with interruptible(), uninterrupted():
+        with stop_on_signals(), defer_signals():
             entered.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
@@ -267,7 +267,7 @@ def test_another_thread_leaves_signals_alone() -> None:
 
 def test_a_forked_child_is_no_part_of_it() -> None:
     reader, writer = os.pipe()
-    with interruptible(), at_boundaries():
+    with stop_on_signals(), stop_at_boundaries():
         child = os.fork()
         if child == 0:
             os.write(writer, b"!")
@@ -286,7 +286,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from alexnet_exp.runs.status import ending_of
-from alexnet_exp.processes.signals import at_boundaries, error, interruptible, wish
+from alexnet_exp.processes.signals import stop_at_boundaries, stop_error, stop_on_signals, stop_signal
 
 def step(number):
     Path("step").write_text(str(number))
@@ -303,13 +303,13 @@ def step(number):
 def main():
     for number in range(10**6):
         step(number)
-        if wish():
+        if stop_signal():
             Path("saved").write_text(str(number))
-            raise error()
+            raise stop_error()
 
-with interruptible():
+with stop_on_signals():
     try:
-        with at_boundaries():
+        with stop_at_boundaries():
             main()
     except KeyboardInterrupt as stop:
         ending = ending_of(stop)
@@ -375,7 +375,7 @@ def test_a_second_one_leaves_in_the_middle_of_a_step(start: Start, tmp_path: Pat
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
     process.stderr.readline()
-    time.sleep(ECHO)
+    time.sleep(ECHO_SECONDS)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, out.strip()) == (75, "by SIGTERM")
@@ -387,7 +387,7 @@ def test_a_third_one_is_the_systems(start: Start, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     process.stderr.readline()
-    time.sleep(ECHO)
+    time.sleep(ECHO_SECONDS)
     process.send_signal(signal.SIGINT)
     appears(tmp_path / "raised", process)
     process.send_signal(signal.SIGINT)
@@ -397,11 +397,11 @@ def test_a_third_one_is_the_systems(start: Start, tmp_path: Path) -> None:
 
 HANGS = """
 import ctypes, signal, sys
-from alexnet_exp import stopping
-stopping.DEADLINE_SECONDS = stopping.EXIT_SECONDS = 0.3
-with stopping.interruptible(), stopping.at_boundaries():
+from alexnet_exp.processes import signals
+signals.DEADLINE_SECONDS = signals.EXIT_SECONDS = 0.3
+with signals.stop_on_signals(), signals.stop_at_boundaries():
     # to a signal that another thread takes, a native call does not come back
-    signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
     print("hangs", flush=True)
     ctypes.CDLL(None).sleep(600)
 """
@@ -427,15 +427,15 @@ TERMINAL = """
 import sys, time
 from pathlib import Path
 from alexnet_exp.runs.status import ending_of
-from alexnet_exp.processes.signals import at_boundaries, error, interruptible, wish
+from alexnet_exp.processes.signals import stop_at_boundaries, stop_error, stop_on_signals, stop_signal
 try:
-    with interruptible(), at_boundaries():
+    with stop_on_signals(), stop_at_boundaries():
         print("begun", file=sys.stderr, flush=True)
-        while not wish():
+        while not stop_signal():
             time.sleep(0.05)
         print("progress", file=sys.stderr, flush=True)
         Path("saved").touch()
-        raise error()
+        raise stop_error()
 except KeyboardInterrupt as stop:
     print("the end", flush=True)
     Path("ended").write_text(ending_of(stop).reason)

@@ -13,7 +13,15 @@ import pytorch_lightning as pl
 import torch
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.processes.signals import ECHO, SIGNALS, Terminated, at_boundaries, error, interruptible, wish
+from alexnet_exp.processes.signals import (
+    ECHO_SECONDS,
+    STOP_SIGNALS,
+    Terminated,
+    stop_at_boundaries,
+    stop_error,
+    stop_on_signals,
+    stop_signal,
+)
 from alexnet_exp.runs.status import NotFiniteError, ending_of, own_interrupts
 
 
@@ -66,19 +74,19 @@ class Boundary(pl.Callback):
     """Stops after the step in which a signal was heard."""
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        if wish():
-            raise error()
+        if stop_signal():
+            raise stop_error()
 
 
 def fit(trainer: pl.Trainer, model: Model) -> None:
     batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3, 1)))
-    with interruptible(), own_interrupts(trainer), at_boundaries():
+    with stop_on_signals(), own_interrupts(trainer), stop_at_boundaries():
         trainer.fit(model, batches)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_lightning_ends_at_the_boundary_with_the_signal_that_was_sent(trainer: pl.Trainer, number: int) -> None:
-    before = [signal.getsignal(each) for each in SIGNALS]
+    before = [signal.getsignal(each) for each in STOP_SIGNALS]
     trainer.callbacks.append(Boundary())
     model = Model(number)
     with pytest.raises(KeyboardInterrupt) as stopped:
@@ -86,7 +94,7 @@ def test_lightning_ends_at_the_boundary_with_the_signal_that_was_sent(trainer: p
     expected = KeyboardInterrupt if number == signal.SIGINT else Terminated
     assert (type(stopped.value), model.steps) == (expected, 1)
     assert getattr(stopped.value, "signal", signal.SIGINT) == number
-    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
 
 
 def test_a_second_signal_does_not_wait_for_the_boundary(trainer: pl.Trainer) -> None:
@@ -101,7 +109,7 @@ def test_lightnings_teardown_hears_a_second_ctrl_c(trainer: pl.Trainer) -> None:
         """While Lightning, told of the first, ends its work."""
 
         def on_exception(self, *arguments: Any) -> None:
-            time.sleep(ECHO)
+            time.sleep(ECHO_SECONDS)
             os.kill(os.getpid(), signal.SIGINT)
             torn_down.append("went on")
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from alexnet_exp import logs
 from alexnet_exp.processes.cpus import cores
-from alexnet_exp.processes.signals import at_boundaries, error, wish
+from alexnet_exp.processes.signals import stop_at_boundaries, stop_error, stop_signal
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import Ending, ending_of
 
@@ -128,13 +128,13 @@ def killed_training(container: Mapping[str, Any], folder: Path) -> Ending:
 def step(container: Mapping[str, Any], folder: Path) -> Ending:
     """Steps without end; asked to stop, it ends the step that it is in and saves, where it is in one."""
     try:
-        with at_boundaries() if container["step"] else nullcontext():
+        with stop_at_boundaries() if container["step"] else nullcontext():
             for number in range(600):
                 (folder / "begun").touch()
                 time.sleep(0.1)
-                if wish():
+                if stop_signal():
                     (folder / "saved").write_text(str(number))
-                    raise error()
+                    raise stop_error()
     except KeyboardInterrupt as stop:
         return ending_of(stop)
     return DONE

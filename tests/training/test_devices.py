@@ -12,7 +12,7 @@ import torch
 from alexnet_exp.cli import train
 from alexnet_exp.config.schema import Trainer
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.processes.ranks import launched
+from alexnet_exp.processes.ranks import is_rank
 from alexnet_exp.training.devices import ASKS_NVML, chosen, no_gpu_looked_for, place
 from tests.conftest import Run
 
@@ -160,16 +160,16 @@ def test_channels_last_on_a_gpu_goes_with_half_precision(machine: Machine) -> No
 def test_a_rank_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOCAL_RANK", "SLURM_NTASKS", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
-    assert not launched()
+    assert not is_rank()
     monkeypatch.setenv("SLURM_NTASKS", "2")  # of an allocation, in which this process may be alone
-    assert not launched()
+    assert not is_rank()
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    assert launched()
+    assert is_rank()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert not launched()
+    assert not is_rank()
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert launched()
+    assert is_rank()
 
 
 @pytest.mark.parametrize(("precision", "rounds"), [("32-true", False), ("bf16-mixed", True)])

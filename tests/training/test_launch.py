@@ -17,7 +17,7 @@ import pytest
 import torch.distributed as dist
 
 import alexnet_exp.training.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
-from alexnet_exp.processes.signals import ECHO
+from alexnet_exp.processes.signals import ECHO_SECONDS
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.training.launch import rank_environment, run_ranks
 from tests.sweep.jobs import are_gone, is_running, pids_in
@@ -103,9 +103,9 @@ import os, subprocess, sys, time
 from contextlib import nullcontext
 from multiprocessing import forkserver
 from pathlib import Path
-from alexnet_exp import launch
+from alexnet_exp.training import launch
 from alexnet_exp.runs.status import Ending, ending_of
-from alexnet_exp.processes.signals import at_boundaries, error, wish
+from alexnet_exp.processes.signals import stop_at_boundaries, stop_error, stop_signal
 
 def step(container, folder):
     rank = os.environ["RANK"]
@@ -113,13 +113,13 @@ def step(container, folder):
     (folder / f"pids{rank}").write_text(f"{os.getpid()} {child.pid}\\n")
     until = time.monotonic() + 600
     try:
-        with at_boundaries():
+        with stop_at_boundaries():
             while time.monotonic() < until:
                 time.sleep(0.05)
-                if wish() and container["how"] != "deaf":
+                if stop_signal() and container["how"] != "deaf":
                     time.sleep(0.5 if rank == "0" else 0)  # rank 0 saves, which takes longer
                     (folder / f"saved{rank}").touch()
-                    raise error()
+                    raise stop_error()
     except KeyboardInterrupt as stop:
         return ending_of(stop)
 
@@ -212,7 +212,7 @@ def test_a_signal_reaches_every_rank_as_one(parent: Start, number: signal.Signal
 def test_a_second_signal_ends_all_at_once(parent: Start) -> None:
     running = parent("deaf")
     running.process.send_signal(signal.SIGTERM)
-    time.sleep(2 * ECHO)
+    time.sleep(2 * ECHO_SECONDS)
     assert all(map(is_running, running.ranks)), "they are given time"
     running.process.send_signal(signal.SIGTERM)
     assert running.ended() == ENDINGS[signal.SIGTERM]

@@ -20,7 +20,7 @@ from alexnet_exp.compare.render.text import (
 )
 from alexnet_exp.compare.result import Comparison, Table
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
-from alexnet_exp.sanitize import printable
+from alexnet_exp.sanitize import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ STYLES = {DONE: "", RUNNING: "cyan", FAILED: "red", DIED: "red", INTERRUPTED: "y
 def show(comparison: Comparison, limit: int = RUNS) -> None:
     """Prints it to stdout: sentence, dot plot, one table, what to look out for, everything else."""
     if not sys.stdout.isatty():
-        print(printable("\n".join(plain_lines(comparison, limit))))
+        print(escape_controls("\n".join(plain_lines(comparison, limit))))
         return
     from rich.console import Console
 
@@ -64,21 +64,23 @@ def show_rich(comparison: Comparison, console: Console, limit: int = RUNS) -> No
     from rich.text import Text
 
     main, rest = main_and_rest(comparison)
-    console.print(Text(printable(comparison.sentence), style="bold"))
+    console.print(Text(escape_controls(comparison.sentence), style="bold"))
     dots = dots_text(comparison, min(console.width, 120), signs())
     if dots:
         console.print()
     for line in dots:
-        console.print(Text(printable(line.text), style="dim" if line.grey else "", no_wrap=True, overflow="ellipsis"))
+        console.print(
+            Text(escape_controls(line.text), style="dim" if line.grey else "", no_wrap=True, overflow="ellipsis")
+        )
     console.print()
     _print_table(main, console, limit, comparison.metric.key)
     if comparison.look_out:
         console.print(Text(f"{LOOK_OUT}:", style="bold yellow"))
         for said in comparison.look_out:
-            console.print(Text(f"  {printable(said)}"))
+            console.print(Text(f"  {escape_controls(said)}"))
     for said in details(comparison):
         # not folded: commands are among them, to be copied
-        console.print(Text(printable(said)), soft_wrap=True)
+        console.print(Text(escape_controls(said)), soft_wrap=True)
     if rest is not None:
         console.print()
         _print_table(rest, console, limit, comparison.metric.key)
@@ -88,7 +90,7 @@ def show_claims(table: Table, notes: Sequence[str]) -> None:
     """Prints the table of claims, cells folded to the window on a terminal, and what must be known of it."""
     if not sys.stdout.isatty():
         lines = [*(aligned(table) if table.rows else []), *([""] if table.rows else []), *notes]
-        print(printable("\n".join(lines)))
+        print(escape_controls("\n".join(lines)))
         return
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -98,13 +100,13 @@ def show_claims(table: Table, notes: Sequence[str]) -> None:
     if table.rows:
         drawn = RichTable(show_edge=False, pad_edge=False, header_style="bold")
         for title in table.titles:
-            drawn.add_column(Text(printable(title)), overflow="fold")
+            drawn.add_column(Text(escape_controls(title)), overflow="fold")
         for row in text_rows(table):
             drawn.add_row(*map(Text, row))
         console.print(drawn)
         console.print()
     for note in notes:
-        console.print(Text(printable(note)))
+        console.print(Text(escape_controls(note)))
 
 
 def aligned(table: Table, limit: int | None = None, metric: str = "") -> list[str]:
@@ -169,7 +171,7 @@ def _print_table(table: Table, console: Console, limit: int, metric: str) -> Non
     console.print(rich_table(shown, limit, metric))
     hidden = [title for key, title in zip(table.keys, table.titles, strict=True) if key not in shown.keys]
     if hidden:
-        console.print(Text(printable(f"in a wider window: {', '.join(hidden)}"), style="dim"))
+        console.print(Text(escape_controls(f"in a wider window: {', '.join(hidden)}"), style="dim"))
     more = left_out(table, limit)
     if more:
         console.print(more)

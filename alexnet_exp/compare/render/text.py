@@ -20,7 +20,7 @@ from alexnet_exp.compare.verdict import images_text
 from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import difference_text, is_accuracy, value_text
 from alexnet_exp.runs.run import DONE, Run
-from alexnet_exp.sanitize import printable, spreadsheet_cell
+from alexnet_exp.sanitize import escape_controls, spreadsheet_cell
 
 RUNS = 50  # of the table of runs, where nobody said how many
 LOOK_OUT = "Look out"
@@ -43,7 +43,7 @@ def markdown(comparison: Comparison, limit: int = RUNS) -> str:
         parts.append("\n".join(f"- {line}" for line in others))
     if rest is not None:
         parts.append(markdown_table(rest, limit, comparison.metric.key))
-    return printable("\n\n".join(parts)) + "\n"
+    return escape_controls("\n\n".join(parts)) + "\n"
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -156,7 +156,7 @@ def titles(table: Table, metric: str = "") -> list[str]:
     """The headings, with the unit of what is told in points."""
     points = is_accuracy(metric)
     return [
-        printable(f"{title} (points)" if points and key in ("sd", "difference", "claim") else title)
+        escape_controls(f"{title} (points)" if points and key in ("sd", "difference", "claim") else title)
         for key, title in zip(table.keys, table.titles, strict=True)
     ]
 
@@ -164,7 +164,7 @@ def titles(table: Table, metric: str = "") -> list[str]:
 def text_rows(table: Table, limit: int | None = None, metric: str = "") -> list[list[str]]:
     """The table's first `limit` rows, each cell as text."""
     return [
-        [printable(cell(key, had, metric)) for key, had in zip(table.keys, row, strict=True)]
+        [escape_controls(cell(key, had, metric)) for key, had in zip(table.keys, row, strict=True)]
         for row in table.rows[:limit]
     ]
 

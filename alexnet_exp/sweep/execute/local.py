@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp import logs
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.schema import Trainer
 from alexnet_exp.config.validate import typed
 from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, UserError
 from alexnet_exp.processes import signals
-from alexnet_exp.processes.cpus import SHARE, cores
-from alexnet_exp.processes.signals import uninterrupted
+from alexnet_exp.processes.cpus import CORES_VARIABLE, cores
+from alexnet_exp.processes.signals import defer_signals
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.result import record
@@ -107,7 +107,7 @@ class LocalPool:
         try:
             container, need = self._look_at(job)
             environment = {**os.environ, **env.of_job(job.folder)}
-            with uninterrupted():
+            with defer_signals():
                 self._start(job, container, need, environment, begun)
         except UserError as error:
             self._settle(job, container, Ending("failed", BAD_INPUT, str(error)), begun)
@@ -121,7 +121,7 @@ class LocalPool:
         if need.nodes > 1:
             raise UserError(f"trainer.num_nodes={need.nodes}: needs a cluster; write hydra/launcher=slurm")
         share = self.gpus.take(need.gpus)
-        environment[SHARE] = str(max(1, cores() // self.jobs))
+        environment[CORES_VARIABLE] = str(max(1, cores() // self.jobs))
         if share.names is not None:
             environment[VISIBLE] = share.names
         try:
@@ -159,7 +159,7 @@ class LocalPool:
 
     def stop(self, job: Job, reason: str) -> None:
         """Asks a running job to end after its epoch, with status `pruned`; `wait` tells when it has."""
-        with replacing(job.folder / PRUNE) as file:
+        with atomic_write(job.folder / PRUNE) as file:
             file.write(f"{reason}\n".encode())
 
     def close(self) -> list[Ended]:
@@ -169,11 +169,11 @@ class LocalPool:
         """
         atexit.unregister(self.close)
         ended: list[Ended] = []
-        with uninterrupted(later=False):
+        with defer_signals(later=False):
             for running in self._running:
-                running.group.interrupt(signals.wish() or signal.SIGTERM)
+                running.group.interrupt(signals.stop_signal() or signal.SIGTERM)
             while self._running or self._ended:
-                if signals.insisted():
+                if signals.is_stop_repeated():
                     for running in self._running:
                         running.group.give_up()
                 ended += self.wait(LOOK)
@@ -206,7 +206,7 @@ class LocalPool:
     def _collect(self) -> None:
         """Takes those that have ended out of the running ones."""
         for running in list(self._running):
-            with uninterrupted():
+            with defer_signals():
                 ending = running.group.poll()
                 if ending is not None:
                     self._running.remove(running)
@@ -249,7 +249,7 @@ def _recorded(folder: Path, container: Mapping[str, Any], ending: Ending, group:
         if last_words:
             return last_words
         if ending.code != DONE and not refused:  # that it has said itself
-            logs.note(folder, "ERROR", f"{ending.status}: {ending.reason}")
+            logs.append_line(folder, "ERROR", f"{ending.status}: {ending.reason}")
         return record(run, container, ending)
 
 

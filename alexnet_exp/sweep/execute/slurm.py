@@ -30,7 +30,7 @@ from alexnet_exp.config.schema import COLUMNS
 from alexnet_exp.errors import DONE, FAILED, REQUEUE, Problem, Refused, UserError, not_installed
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.ranks import rank
-from alexnet_exp.processes.signals import SIGNALS, interruptible, uninterrupted
+from alexnet_exp.processes.signals import STOP_SIGNALS, defer_signals, stop_on_signals
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.reader import read_config, read_result
 from alexnet_exp.runs.result import record
@@ -181,17 +181,17 @@ class SlurmPool:
         self._new = []
         if not self._running:
             return ended
-        with uninterrupted(later=False):
+        with defer_signals(later=False):
             for each in self._running:
                 _stop_file(self.folder, each.number).touch()
             # not SIGUSR2, which the jobs take for SLURM's notice of their time limit
-            passed = {signal.SIGINT, signal.SIGUSR1} & {signals.wish()}
+            passed = {signal.SIGINT, signal.SIGUSR1} & {signals.stop_signal()}
             name = (passed.pop() if passed else signal.SIGTERM).name.removeprefix("SIG")
             numbers = [each.number for each in self._running]
             _scancel("--state=PENDING", *numbers)
             _scancel(f"--signal={name}", *numbers)
             deadline = time.monotonic() + GRACE
-            while self._running and time.monotonic() < deadline and not signals.insisted():
+            while self._running and time.monotonic() < deadline and not signals.is_stop_repeated():
                 ended += self._ended(cancelled_here=True)
                 time.sleep(LOOK)
             if self._running:  # SLURM will end them; it does not say when
@@ -277,7 +277,7 @@ class _Submitted:
 
 
 def _interrupted(reason: str) -> Ending:
-    return Ending("interrupted", ending_of(signals.error()).code, reason)
+    return Ending("interrupted", ending_of(signals.stop_error()).code, reason)
 
 
 def _stop_file(sweep: Path, number: str) -> Path:
@@ -369,16 +369,16 @@ def be_job(path: str) -> None:
     logging.getLogger("submitit").propagate = False  # its words are about itself, and not for train.log
     folder = Path(path)
     before = _saved(folder)
-    with interruptible():
+    with stop_on_signals():
         try:
             code = _be_rank_0(folder) if rank() == 0 else _be_another_rank(folder)
         except KeyboardInterrupt as stop:
             code = ending_of(stop).code
-        for each in SIGNALS:  # what is still to do is short, and SLURM repeats itself
+        for each in STOP_SIGNALS:  # what is still to do is short, and SLURM repeats itself
             signal.signal(each, signal.SIG_IGN)
         if code == REQUEUE and rank() == 0:
             # SIGUSR2 is the notice that the job's time limit is near, see `submit`
-            _requeue(folder, new=_saved(folder) != before or signals.wish() != signal.SIGUSR2)
+            _requeue(folder, new=_saved(folder) != before or signals.stop_signal() != signal.SIGUSR2)
     if code != DONE:
         sys.exit(code)
 
@@ -425,11 +425,13 @@ def _requeue(folder: Path, new: bool) -> None:
     if (states([number]) or {}).get(number) != "RUNNING":
         return
     if not new:
-        logs.note(folder, "ERROR", "not requeued: nothing was saved within the time limit; raise it (timeout_min)")
+        logs.append_line(
+            folder, "ERROR", "not requeued: nothing was saved within the time limit; raise it (timeout_min)"
+        )
         return
     told = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
     said = "requeued" if told.returncode == 0 else f"could not be requeued: {told.stderr.strip()}"
-    logs.note(folder, "INFO" if told.returncode == 0 else "ERROR", f"SLURM job {number}: {said}")
+    logs.append_line(folder, "INFO" if told.returncode == 0 else "ERROR", f"SLURM job {number}: {said}")
 
 
 def _makes_ready(folder: Path) -> bool:
@@ -440,7 +442,7 @@ def _makes_ready(folder: Path) -> bool:
     if unusable:
         raise UserError(f"{folder}: {unusable.error}")
     if own_restarts():
-        logs.note(folder, "INFO", f"requeued by SLURM, restart {own_restarts()}")
+        logs.append_line(folder, "INFO", f"requeued by SLURM, restart {own_restarts()}")
     return True
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from alexnet_exp.atomic import follow
+from alexnet_exp.atomic import read_link
 from alexnet_exp.config.compose import Problems, fits
 from alexnet_exp.errors import UserError
-from alexnet_exp.processes.signals import interruptible
+from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.runs.run import FAILED
 from alexnet_exp.runs.status import ending_of
 from alexnet_exp.runs.sweep_plan import Job, Plan
@@ -24,7 +24,7 @@ def sweep_folder(text: str, outputs: Path) -> Path:
 
     Raises UserError for anything else.
     """
-    folder = follow(outputs / "latest") if text == "last" else Path(text)
+    folder = read_link(outputs / "latest") if text == "last" else Path(text)
     if folder is None or not folder.is_dir():
         raise UserError(f"{text}: there is no such folder; name that of a sweep, in which sweep.json lies")
     for each in (folder, folder.parent):
@@ -68,7 +68,7 @@ def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
         teller.ended(outcome)
 
     stopped: KeyboardInterrupt | None = None
-    with interruptible():
+    with stop_on_signals():
         try:
             if to_do:
                 pool = local_pool(jobs, "--jobs")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.compose import Problems, fitted, hydra_files, plain
 from alexnet_exp.config.composer import Composer, unquoted
 from alexnet_exp.config.schema import Config
@@ -173,5 +173,5 @@ def _write(job: Job, composed: Composed) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = hydra_files(config.hydra, composed.overrides, composed.container)
     for name, text in texts.items():
-        with replacing(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(text.encode())

@@ -17,7 +17,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Timer
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.schema import Interval, Keep, Unit
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes import signals
@@ -57,7 +57,7 @@ class FlushedIO(TorchCheckpointIO):
         target = Path(path)
         try:
             target.parent.mkdir(exist_ok=True)
-            with replacing(target) as file:
+            with atomic_write(target) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
             # an interruption inside torch's writer comes out as the file that it could not finish
@@ -203,7 +203,7 @@ class Checkpoints(AfterMetrics):
     ) -> None:
         if self._in_mid_epoch and not _is_boundary(trainer):
             return
-        signal_number, due = self._agreement.ask(trainer, int(signals.wish() or 0), int(self._is_due(trainer)))
+        signal_number, due = self._agreement.ask(trainer, int(signals.stop_signal() or 0), int(self._is_due(trainer)))
         # of several ranks the answer is a step old: one that was asked before a save says of it nothing
         due, self._just_saved = due and not self._just_saved, False
         if self._in_mid_epoch and (signal_number or due):
@@ -212,7 +212,7 @@ class Checkpoints(AfterMetrics):
             self._save_or_say(trainer, improved=False, what=f"step {trainer.global_step}")
             self._just_saved = trainer.world_size > 1
         if signal_number:
-            raise signals.error(Signals(signal_number))
+            raise signals.stop_error(Signals(signal_number))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch = trainer.current_epoch + 1
@@ -222,7 +222,7 @@ class Checkpoints(AfterMetrics):
         improved = value is not None and (self.best is None or value >= self.best)
         if improved:  # before saving: the checkpoint knows of itself that it is the best
             self.best, self.best_epoch = value, self.epoch
-        signal_number, _ = self._agreement.now(trainer, int(signals.wish() or 0), 0)
+        signal_number, _ = self._agreement.now(trainer, int(signals.stop_signal() or 0), 0)
         passed_over = self.every.unit is Unit.epochs and self.epoch % self.every.count != 0
         if improved or signal_number or not passed_over or _is_last_epoch(trainer):
             self._ended = self.epoch
@@ -235,7 +235,7 @@ class Checkpoints(AfterMetrics):
             if not saved:
                 self.best, self.best_epoch = before
         if signal_number:
-            raise signals.error(Signals(signal_number))
+            raise signals.stop_error(Signals(signal_number))
 
     def _validated(self, trainer: pl.Trainer) -> float | None:
         """`MONITOR` of the network as it is now, at the epoch's end; None where that was not validated."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from alexnet_exp.atomic import leftovers
+from alexnet_exp.atomic import temporary_files
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs import checksum, provenance
 from alexnet_exp.runs.folder import RunFolder
@@ -136,7 +136,7 @@ def _is_whole(path: Path) -> bool:
 
 def _clear(run: RunFolder) -> None:
     left = [file for pattern in LEFT_OVER for file in (run.path / "checkpoints").glob(pattern)]
-    left += leftovers(run.path / "predictions")
+    left += temporary_files(run.path / "predictions")
     # of other attempts: this one's ranks still meet by theirs
     left += [file for file in run.path.glob(f"{RENDEZVOUS}*") if file.name != os.environ.get(MEETING)]
     for file in left:

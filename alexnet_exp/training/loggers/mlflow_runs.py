@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.schema import Config, Mlflow
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.lookup import outputs_of
@@ -192,7 +192,7 @@ def _create(client: MlflowClient, experiment: str, folder: Path, tags: Mapping[s
     from mlflow.tracking.context.registry import resolve_tags
 
     made = client.create_run(experiment, tags=resolve_tags(dict(tags)), run_name=folder.name)
-    with replacing(folder / FILE) as file:
+    with atomic_write(folder / FILE) as file:
         file.write((json.dumps({"uri": client.tracking_uri, "run_id": made.info.run_id}) + "\n").encode())
     return made
 

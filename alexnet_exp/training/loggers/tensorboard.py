@@ -23,7 +23,7 @@ from tensorboard.plugins.hparams.metadata import (
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.training.loggers.base import ROW, Tracker
 from alexnet_exp.training.loggers.naming import as_typed, final
@@ -99,7 +99,7 @@ def start(folder: Path | None, run: Path) -> HParamsLogger:
     for earlier in [*([] if goes_on else [place]), *run.glob("earlier/*/tensorboard")]:
         for file in earlier.glob(EVENTS):
             file.rename(file.with_name(file.name.replace("tfevents", ASIDE)))
-    with replacing(note) as written:
+    with atomic_write(note) as written:
         written.write((json.dumps({"dir": str(place.resolve())}) + "\n").encode())
     return logger
 
@@ -127,7 +127,7 @@ def _without_row(file: Path) -> int | None:
         if ROW in tags:
             last = event.step
     if dropped:
-        with replacing(file) as written:
+        with atomic_write(file) as written:
             writer = RecordWriter(written)
             for content in kept:
                 writer.write(content)

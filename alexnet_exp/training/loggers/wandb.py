@@ -12,7 +12,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
 
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.schema import Config, Wandb
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.training.loggers.base import ROW, Tracker
@@ -43,7 +43,7 @@ class WandbRun(WandbLogger, Tracker):
 
     def write_note(self, step: int | None) -> None:
         """Says in the run's folder which run of W&B it is, and how far that is."""
-        with replacing(self.note) as file:
+        with atomic_write(self.note) as file:
             file.write((json.dumps({"id": self._noted_id, "step": step}) + "\n").encode())
 
     def close(self, ending: Ending, metrics: Mapping[str, float], step: int) -> None:

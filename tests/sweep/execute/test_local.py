@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from alexnet_exp.errors import Refused
-from alexnet_exp.processes.signals import ECHO, interruptible
+from alexnet_exp.processes.signals import ECHO_SECONDS, stop_on_signals
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.reader import read_result, read_steps
@@ -419,7 +419,7 @@ def test_close_passes_on_the_signal_that_came(
         pool.start(job)
     wait_until(lambda: all((job.folder / "begun").exists() for job in jobs))
     ended = {}
-    with interruptible():
+    with stop_on_signals():
         try:
             os.kill(os.getpid(), number)
         except KeyboardInterrupt:
@@ -472,8 +472,8 @@ SWEEP = """
 import os
 import sys
 from pathlib import Path
-from alexnet_exp import launch
-from alexnet_exp.processes.signals import interruptible
+from alexnet_exp.training import launch
+from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.sweep import local
 from alexnet_exp.sweep.execute.local import LocalPool
 from tests.sweep import works
@@ -483,7 +483,7 @@ if __name__ == "__main__":
     launch.PRELOAD = ["alexnet_exp.processes.forkserver", "torch"]
     pool = LocalPool(2, work=works.linger)
     cpu = {"trainer": {"accelerator": "cpu"}, "deaf": sys.argv[1] == "deaf"}
-    with interruptible():
+    with stop_on_signals():
         try:
             for name in ("a", "b"):
                 pool.start(plain_job(Path(name).absolute(), cpu))
@@ -525,7 +525,7 @@ def test_ctrl_c_and_where_that_does_not_help_a_second_one(tmp_path: Path, deaf: 
     os.killpg(process.pid, signal.SIGINT)
     wait_until(lambda: (tmp_path / "closing").exists() or process.poll() is not None)
     if deaf:
-        time.sleep(2 * ECHO)
+        time.sleep(2 * ECHO_SECONDS)
         assert all(map(is_running, pids)), "they are given time"
         os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)

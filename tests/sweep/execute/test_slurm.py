@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.errors import Refused, UserError
-from alexnet_exp.processes.ranks import launched
+from alexnet_exp.processes.ranks import is_rank
 from alexnet_exp.sweep.execute import slurm_queue
 from alexnet_exp.sweep.execute.slurm import Resources, _requeue, check, need_submitit, resources
 from alexnet_exp.sweep.execute.slurm_queue import FORGOTTEN, Queue, own_id, states
@@ -87,10 +87,10 @@ def test_a_rank_of_srun_is_told_from_a_process_in_an_allocation(variables, sever
         monkeypatch.delenv(key)
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
-    assert launched() is several
+    assert is_rank() is several
     # a worker may be one of several tasks of an srun; its jobs are not
     monkeypatch.setattr(os, "environ", rank_environment(dict(os.environ), 0, 1))
-    assert not launched()
+    assert not is_rank()
 
 
 @pytest.fixture

@@ -220,6 +220,6 @@ def test_an_interruption_while_saving_is_no_full_disk(
                 raise KeyboardInterrupt
             return super().write(data)
 
-    monkeypatch.setattr(callback, "replacing", lambda _: nullcontext(Interrupted()))
+    monkeypatch.setattr(callback, "atomic_write", lambda _: nullcontext(Interrupted()))
     with pytest.raises(KeyboardInterrupt):
         callback.FlushedIO().save_checkpoint({"weights": torch.ones(1000, 1000)}, tmp_path / "last.ckpt")

@@ -18,7 +18,7 @@ from string import Template
 from typing import Any
 
 from alexnet_exp import __version__
-from alexnet_exp.atomic import replacing
+from alexnet_exp.atomic import atomic_write
 from alexnet_exp.compare.compare import verdict_text
 from alexnet_exp.compare.next_seeds import own_options
 from alexnet_exp.compare.paper_claim_status import ANALOGUE, figure_text, sentence, status_text
@@ -67,7 +67,7 @@ def write_report(comparison: Comparison, path: Path, command: str | None = None)
         raise UserError(f"--html {path}: it is a folder; write the name of a file, such as {path / 'report.html'}")
     page = report(comparison, command or _command(), datetime.now().astimezone())
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(page.encode(errors="replace"))
     except OSError as error:
         raise UserError(f"--html {path}: cannot be written ({error.strerror})") from None
