@@ -150,7 +150,7 @@ def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -
     from alexnet_exp.inference.classifier import rebuilt
     from alexnet_exp.processes.memory import keep_freed_memory
     from alexnet_exp.training.build import lay_out, open_data, refuse_other_images, refuse_views
-    from alexnet_exp.training.checkpoints.format import CARD, read_checkpoint, refuse_another_network
+    from alexnet_exp.training.checkpoints.format import CARD, WEIGHTS, read_checkpoint, refuse_another_network
     from alexnet_exp.training.datamodule import ImageData
     from alexnet_exp.training.devices import chosen, place
     from alexnet_exp.training.evaluate import evaluate
@@ -159,7 +159,7 @@ def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -
     content = read_checkpoint(one.file)
     experiment = rebuilt(config)
     refuse_another_network(one.file, content[CARD]["model"], experiment.card["model"], path)
-    experiment.module.load_state_dict(content["state_dict"])
+    experiment.module.load_state_dict(content[WEIGHTS])
     open_data(experiment.data)
     refuse_other_images(experiment, content[CARD], path)
     split = None

@@ -20,6 +20,7 @@ from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError, one_line, one_of
 from alexnet_exp.paths import outputs_folder
+from alexnet_exp.runs.folder import has_checkpoint
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.predictions import OF_TEST, read_predictions
 from alexnet_exp.runs.reader import read_metrics, read_result
@@ -132,7 +133,7 @@ class _Job:
     @cached_property
     def classifier(self) -> Classifier:
         """The run's network, on the best device there is."""
-        if self.checkpoint in ("best", "last") and not any((self.run / "checkpoints").glob("*.ckpt")):
+        if self.checkpoint in ("best", "last") and not has_checkpoint(self.run):
             raise _MissingError("the run has no checkpoint")
 
         from alexnet_exp.config.schema import Trainer

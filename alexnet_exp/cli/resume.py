@@ -14,6 +14,7 @@ from alexnet_exp.cli.output import print_result
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import outputs_folder
+from alexnet_exp.runs.folder import has_checkpoint
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.reader import is_run, read_result, state
@@ -73,7 +74,7 @@ def _single(folder: Path, given: argparse.Namespace) -> int:
         if container == before:
             print(escape_controls(f"{folder}: is {status} already; {_how_to_train_on(folder, before)}"))
             return 0
-        if not any((folder / "checkpoints").glob("*.ckpt")):
+        if not has_checkpoint(folder):
             raise UserError(f"{folder}: kept no checkpoint (checkpoint.keep) to go on from; start a new run")
     ending = continue_run(container, before, folder, seen)
     if ending.status != "refused":

@@ -22,7 +22,7 @@ from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.lookup import checkpoint_path, find
 from alexnet_exp.runs.reader import read_config
 from alexnet_exp.training.build import Experiment, build, build_network
-from alexnet_exp.training.checkpoints.format import CARD, read_checkpoint, refuse_another_network
+from alexnet_exp.training.checkpoints.format import CARD, inference_weights, read_checkpoint, refuse_another_network
 
 BATCH = 32  # images that `predict` holds at a time
 
@@ -127,9 +127,8 @@ def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> 
         raise UserError(f"{path}: does not say the size of its images; load it by a program of your own")
     network, preprocess = _network(card, path)
     classifier = Classifier(network, preprocess, card, path)
-    state = {key: value for key, value in content["state_dict"].items() if key.startswith(("network.", "preprocess."))}
     try:
-        classifier.load_state_dict(state)
+        classifier.load_state_dict(inference_weights(content))
     except RuntimeError as error:
         first = textwrap.shorten(str(error).splitlines()[-1], 120, placeholder=" ...")
         raise UserError(f"{path}: its weights are not of the network it names ({first})") from None

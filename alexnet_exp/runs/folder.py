@@ -35,8 +35,19 @@ STEPS_FILE = "steps.csv"
 EARLIER = "earlier"  # the folder of what earlier attempts left
 PRUNE = "prune"  # the file whose presence asks a run to end after its epoch; it says why
 RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
 
 log = logging.getLogger(__name__)
+
+
+def checkpoint_file(run: Path, name: str) -> Path:
+    """Returns the file of the checkpoint `name` (last, previous, best) of a run, whether or not it exists."""
+    return run / CHECKPOINTS / f"{name}.ckpt"
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Returns whether a run has any checkpoint."""
+    return any((run / CHECKPOINTS).glob("*.ckpt"))
 
 
 class RunFolder:
@@ -69,7 +80,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """The folder of last.ckpt, previous.ckpt and best.ckpt, created if need be."""
-        return self._within("checkpoints")
+        return self._within(CHECKPOINTS)
 
     def predictions(self, split: str) -> Path:
         """The file of a split's labels and class probabilities; its folder is created if need be."""
@@ -90,7 +101,7 @@ class RunFolder:
         """
         now = _now()
         start = read_result(self.path).get("start", now) if self.result.exists() else now
-        for leftover in (*temporary_files(self.path), *temporary_files(self.path / "checkpoints")):
+        for leftover in (*temporary_files(self.path), *temporary_files(self.path / CHECKPOINTS)):
             with suppress(OSError):
                 leftover.unlink()  # of a process that was killed, as big as a checkpoint
         head = {"format": FORMAT, "status": "running", "start": start, "pid": os.getpid(), "host": socket.gethostname()}
@@ -191,7 +202,7 @@ class RunFolder:
         place.mkdir()
         # result.json last: until it has gone, whoever is stopped in between does all this again
         for path in sorted(left, key=lambda path: path == self.result):
-            if path.name == "checkpoints":
+            if path.name == CHECKPOINTS:
                 shutil.rmtree(path)
             else:
                 path.rename(place / path.name)

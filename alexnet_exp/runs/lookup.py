@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alexnet_exp.atomic import read_link
 from alexnet_exp.errors import UserError
+from alexnet_exp.runs.folder import checkpoint_file, has_checkpoint
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.reader import is_run
 
@@ -41,7 +42,7 @@ def _meant(text: str, outputs: Path, trained: bool) -> Path:
         found = runs_under(Path(text))
         names |= {run: run.as_posix() for run in found}
     if trained and len(found) > 1:
-        found = [run for run in found if any((run / "checkpoints").glob("*.ckpt"))] or found
+        found = [run for run in found if has_checkpoint(run)] or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -57,7 +58,7 @@ def checkpoint_path(run: Path, which: str) -> Path:
         return Path(which)
     names = ["best", "last"] if which == "best" else ["last"]
     for name in names:
-        path = run / "checkpoints" / f"{name}.ckpt"
+        path = checkpoint_file(run, name)
         if path.exists():
             return path
     why = "the run kept none (checkpoint.keep), or has not saved one yet"

@@ -36,7 +36,7 @@ from alexnet_exp.paths import OUTPUTS, cache_folder
 from alexnet_exp.runs.lookup import weights_file
 from alexnet_exp.seeds import derive
 from alexnet_exp.training.batch_checks import Expected, first_batches, first_images
-from alexnet_exp.training.checkpoints.format import CARD_FORMAT
+from alexnet_exp.training.checkpoints.format import add_images, add_sizes, new_card
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.module import AlexNetModule
 
@@ -82,24 +82,18 @@ def build(config: Config) -> Experiment:
         assert size is not None  # the shipped data say it
         data = ImageData(config.data, input_size=size, in_channels=channels, seed=config.seed)
     network, preprocess = build_network(spec, ends)
-    card = {
-        "format": CARD_FORMAT,
-        "model": plain_node(spec),
-        "classes": classes,
-        "input_size": size,
-        "in_channels": channels,
-    }
-    _store_sizes(card, config)
+    card = new_card(plain_node(spec), classes, size, channels)
+    _add_sizes(card, config)
     module = build_module(config, network, preprocess, len(classes))
     return Experiment(config, data, module, spec, card)
 
 
-def _store_sizes(card: dict[str, Any], config: Config) -> None:
+def _add_sizes(card: dict[str, Any], config: Config) -> None:
     """At which side the data stores its images, and which side of them is cut out; unknown where the input size is."""
     known, input_size = facts_of(config), card["input_size"]
     if input_size is not None:
         size = known.size if known else input_size
-        card |= {"stored_size": size, "crop": getattr(config.data, "crop", None) or min(size, input_size)}
+        add_sizes(card, size, getattr(config.data, "crop", None) or min(size, input_size))
 
 
 def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Preprocess]:
@@ -192,16 +186,15 @@ def _gives_floats(experiment: Experiment) -> bool:
         if images is None or not images.is_floating_point():
             return False
         log.info("the data module gives floats: taken as they are, the network's `input` is not applied")
-        card["images"] = {"dtype": "float32", "shape": list(images.shape[1:]), "source": config.data.target}
+        add_images(card, "float32", list(images.shape[1:]), config.data.target)
         return True
     splits = ("train", "val", "test") if config.test.run else ("train", "val")
     seen = first_batches(experiment.data, _expected(experiment), splits)
     log.info(seen.describe(len(card["classes"])))
-    dtype = "float32" if seen.floats else "uint8"
-    card["images"] = {"dtype": dtype, "shape": list(seen.shape), "source": config.data.target}
+    add_images(card, "float32" if seen.floats else "uint8", list(seen.shape), config.data.target)
     if card["input_size"] is None:
         card["input_size"] = seen.shape[1]
-        _store_sizes(card, config)
+        _add_sizes(card, config)
     return seen.floats
 
 

@@ -19,7 +19,7 @@ from alexnet_exp.runs.status import Ending
 
 if TYPE_CHECKING:
     from alexnet_exp.config.schema import Config
-    from alexnet_exp.training.checkpoints.resume import Standing
+    from alexnet_exp.training.checkpoints.format import ResumePoint
 
 
 def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path, seen: str) -> Ending:
@@ -31,7 +31,7 @@ def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path
     from omegaconf import OmegaConf
 
     from alexnet_exp.config.compose import fits
-    from alexnet_exp.training.checkpoints.resume import standing
+    from alexnet_exp.training.checkpoints.resume import find_resume_point
     from alexnet_exp.training.devices import check_devices
     from alexnet_exp.training.train import run_experiment
 
@@ -40,41 +40,41 @@ def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path
         pass
     config = fits(container)
     check_devices([config])
-    stands = standing(folder)
-    if stands is not None:
-        _check_length(container, stands)
-        _check_time(container, before, stands)
+    point = find_resume_point(folder)
+    if point is not None:
+        _check_length(container, point)
+        _check_time(container, before, point)
         if container["schedule"] != before["schedule"]:
-            _check_rates(config, before, stands)
+            _check_rates(config, before, point)
     files = {} if container == read_config(folder) else {"config.yaml": OmegaConf.to_yaml(container)}
     return run_experiment(container, folder, Start(files, seen=seen, resumed=True))
 
 
-def _check_length(container: dict[str, Any], stands: Standing) -> None:
-    """Refuses a training that would end before the point at which the run stands."""
+def _check_length(container: dict[str, Any], point: ResumePoint) -> None:
+    """Refuses a training that would end before the point at which the run point."""
     epochs, steps = container["trainer"].get("max_epochs"), container["trainer"].get("max_steps", -1)
-    if epochs is not None and epochs < _begun(stands):
-        done = f"{stands.epoch} epochs are done" + (", and a part of the next" if stands.batch else "")
+    if epochs is not None and epochs < _begun(point):
+        done = f"{point.epoch} epochs are done" + (", and a part of the next" if point.batch else "")
         raise Refused([Problem("trainer.max_epochs", epochs, f"{done}; write as many or more")])
-    if steps is not None and 0 <= steps < stands.step:
-        raise Refused([Problem("trainer.max_steps", steps, f"{stands.step} steps are done; write as many or more")])
+    if steps is not None and 0 <= steps < point.step:
+        raise Refused([Problem("trainer.max_steps", steps, f"{point.step} steps are done; write as many or more")])
 
 
-def _check_time(container: dict[str, Any], before: dict[str, Any], stands: Standing) -> None:
+def _check_time(container: dict[str, Any], before: dict[str, Any], point: ResumePoint) -> None:
     """Refuses another length of a training whose time is over: it would train nothing."""
     from alexnet_exp.config.schema import seconds_of
 
     lengths = ("max_epochs", "max_steps", "max_time")
     changed = any(container["trainer"].get(key) != before["trainer"].get(key) for key in lengths)
     limit = container["trainer"].get("max_time")
-    if changed and limit is not None and stands.seconds is not None and stands.seconds >= seconds_of(limit):
+    if changed and limit is not None and point.seconds is not None and point.seconds >= seconds_of(limit):
         told = (
-            f"the run has trained for {stands.seconds:.0f} seconds; write a longer time, that of all attempts, or null"
+            f"the run has trained for {point.seconds:.0f} seconds; write a longer time, that of all attempts, or null"
         )
         raise Refused([Problem("trainer.max_time", limit, told)])
 
 
-def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> None:
+def _check_rates(config: Config, before: dict[str, Any], point: ResumePoint) -> None:
     """Refuses restarts with which the epochs that are begun would have been trained at other rates."""
     from alexnet_exp.config.validate import typed
     from alexnet_exp.optim.schedules import curve
@@ -85,7 +85,7 @@ def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> No
     assert isinstance(was, Falling)
     key = "restarts" if schedule.restarts != was.restarts else "restart_from"
     length, old_length = config.trainer.max_epochs, before["trainer"]["max_epochs"]
-    begun, steps = _begun(stands), 100  # an epoch: of epochs a schedule is the same function for any number
+    begun, steps = _begun(point), 100  # an epoch: of epochs a schedule is the same function for any number
     in_steps = config.trainer.max_steps != -1 or before["trainer"].get("max_steps", -1) != -1
     if in_steps or length is None or old_length is None:
         how = "a length in steps has no restarts that could be added; start a new run"
@@ -97,9 +97,9 @@ def _check_rates(config: Config, before: dict[str, Any], stands: Standing) -> No
     raise Refused([Problem(f"schedule.{key}", getattr(schedule, key), how)])
 
 
-def _begun(stands: Standing) -> int:
-    """The epochs that are done, and that which the run stands in."""
-    return stands.epoch + (stands.batch > 0)
+def _begun(point: ResumePoint) -> int:
+    """The epochs that are done, and that which the run point in."""
+    return point.epoch + (point.batch > 0)
 
 
 def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from alexnet_exp.training.build import Experiment
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.devices import Placement
 from alexnet_exp.training.distributed import replica, replicas
-from alexnet_exp.training.module import Tally, metrics_of
+from alexnet_exp.training.metrics import Tally, metrics_of
 from alexnet_exp.training.trainer import build_trainer
 
 

@@ -17,6 +17,7 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.model.columns import ColumnNetwork, Group, cut, joined
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.weights import NETWORK
+from alexnet_exp.training.checkpoints.format import OPTIMIZERS, WEIGHT_KEYS
 
 
 def strategy_of(name: str) -> str | Strategy:
@@ -67,25 +68,25 @@ class ColumnsStrategy(DDPStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """A collective, whose last part is rank 0's alone."""
-        for key in ("state_dict", "current_model_state"):  # the second where an average is the first
+        for key in WEIGHT_KEYS:
             if key in checkpoint:
                 checkpoint[key] = self._whole_state(checkpoint[key])
         # none of them where weights alone are saved
-        for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
+        for optimizer, state in zip(self.optimizers, checkpoint.get(OPTIMIZERS, []), strict=False):
             state["state"] = self._whole_optimizer_state(optimizer, state["state"])
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """The weights' own are cut as they are loaded, by `ColumnNetwork`."""
         states = []
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+        for optimizer, state in zip(self.optimizers, checkpoint[OPTIMIZERS], strict=True):
             names = self._names(optimizer)
             own = {
                 index: {key: self._cut(names[index], value) for key, value in kept.items()}
                 for index, kept in state["state"].items()
             }
             states.append({**state, "state": own})
-        super().load_optimizer_state_dict({**checkpoint, "optimizer_states": states})
+        super().load_optimizer_state_dict({**checkpoint, OPTIMIZERS: states})
 
     def _whole_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: joined(name, own, self._link) if name.startswith(NETWORK) else own for name, own in state.items()}

@@ -41,14 +41,13 @@ from alexnet_exp.training.callbacks.recorder import Recorder
 from alexnet_exp.training.callbacks.skip_nonfinite import SkipNotFinite
 from alexnet_exp.training.callbacks.train_error import TrainError
 from alexnet_exp.training.checkpoints.callback import CONDITIONS, Checkpoints
-from alexnet_exp.training.checkpoints.format import read_checkpoint
+from alexnet_exp.training.checkpoints.format import WEIGHTS, ResumePoint, read_checkpoint
 from alexnet_exp.training.checkpoints.resume import (
-    Standing,
     attempts,
+    find_resume_point,
     refuse_another_run,
     refuse_other_data,
     settle,
-    standing,
 )
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.devices import Placement, check_ranks, chosen, count, no_gpu_looked_for, place
@@ -132,7 +131,7 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, s
 
     A run that is resumed is built first: where that is refused or interrupted the folder stays as it is.
     """
-    found = standing(folder.path)
+    found = find_resume_point(folder.path)
     refuse_another_run(folder.path, container, found)
     built: Built | None = None
     broken: Exception | None = None
@@ -166,7 +165,7 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, s
 
 
 def _begin(
-    config: Config, container: Mapping[str, Any], folder: RunFolder, start: Start, found: Standing | None
+    config: Config, container: Mapping[str, Any], folder: RunFolder, start: Start, found: ResumePoint | None
 ) -> None:
     """Makes the folder that of this attempt. The lock is held."""
     code = provenance.running()
@@ -217,7 +216,7 @@ def _run(
     container: Mapping[str, Any],
     folder: RunFolder,
     built: Built,
-    begun: Standing | None,
+    begun: ResumePoint | None,
     writes: bool,
     stack: ExitStack,
 ) -> dict[str, Any]:
@@ -288,7 +287,7 @@ def _on_cpu(placement: Placement, compiled: bool) -> tuple[str, str]:
 
 
 def _fit(
-    experiment: Experiment, trainer: pl.Trainer, checkpoints: Checkpoints, begun: Standing | None
+    experiment: Experiment, trainer: pl.Trainer, checkpoints: Checkpoints, begun: ResumePoint | None
 ) -> dict[str, Any]:
     """Trains, from where it had `begun`, and leaves the last weights in the network."""
     if experiment.config.trainer.compile:
@@ -330,7 +329,7 @@ def _test(
         log.info("no test images: the run ends with validation")
         return {}
     if which == "best":
-        experiment.module.load_state_dict(read_checkpoint(best)["state_dict"])
+        experiment.module.load_state_dict(read_checkpoint(best)[WEIGHTS])
     views = experiment.config.test.views
     tested = evaluate(experiment, placement, "test", views)
     predictions = tested.predictions

@@ -19,7 +19,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 
 from alexnet_exp.config.schema import Trainer
 from alexnet_exp.processes.ranks import is_srun_rank
-from alexnet_exp.training.checkpoints.callback import FlushedIO
+from alexnet_exp.training.checkpoints.format import FlushedIO
 from alexnet_exp.training.devices import Placement
 from alexnet_exp.training.strategy import strategy_of
 

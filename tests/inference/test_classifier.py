@@ -168,7 +168,7 @@ def test_predict_of_a_changed_card_exits_with_2(
     file = changed_card(finished, tmp_path / "changed.ckpt", "stored_size", 0)
     assert main(["predict", str(finished.path), str(tmp_path / "a.png"), "--ckpt", str(file)]) == 2
     shown = capsys.readouterr()
-    assert shown.err == f"{file}: no checkpoint of a run has stored_size 0; the file is damaged or was changed\n"
+    assert shown.err == f"{file}: invalid stored_size 0; the file is damaged or was changed\n"
     assert shown.out == ""
 
 
@@ -176,7 +176,7 @@ def test_weights_without_names_are_refused(finished: Run, tmp_path: Path) -> Non
     content = finished.checkpoint("best")
     content["state_dict"] = {1: torch.zeros(1)}
     torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match=r"a\.ckpt: no checkpoint of a run has weights without names"):
+    with pytest.raises(UserError, match=r"a\.ckpt: invalid weights, without names"):
         load(finished.path, str(tmp_path / "a.ckpt"))
 
 

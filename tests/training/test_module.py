@@ -19,7 +19,8 @@ from alexnet_exp.optim.schedules import factor
 from alexnet_exp.optim.spec import Constant
 from alexnet_exp.seeds import derive
 from alexnet_exp.training.build import build, prepare
-from alexnet_exp.training.module import AlexNetModule, Tally, rank_of_truth
+from alexnet_exp.training.metrics import Tally, rank_of_truth
+from alexnet_exp.training.module import AlexNetModule
 from tests.conftest import TINY, Run
 
 # Dropout apart, everything random is in the batch: a bare loop then needs no random numbers of its own. It computes in

@@ -18,7 +18,7 @@ from typing import Any
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs import provenance
-from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.folder import RunFolder, has_checkpoint
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.reader import read_result, state
 from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
@@ -85,7 +85,7 @@ def goes_on(folder: Path) -> bool:
 
     Code that was changed since is why many a job is run again; half a run of each would be neither.
     """
-    if not any((folder / "checkpoints").glob("*.ckpt")) or not (folder / "result.json").exists():
+    if not has_checkpoint(folder) or not (folder / "result.json").exists():
         return False
     code = _code()
     if _text(folder / "code.patch") != code.patch:

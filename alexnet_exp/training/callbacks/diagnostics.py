@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from alexnet_exp.model.spec import Norm
 from alexnet_exp.training.callbacks.recorder import AfterMetrics
-from alexnet_exp.training.module import metrics_of_epoch
+from alexnet_exp.training.metrics import metrics_of_epoch
 
 log = logging.getLogger(__name__)
 

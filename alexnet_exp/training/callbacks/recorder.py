@@ -19,7 +19,7 @@ from alexnet_exp.config.schema import OnNan
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import NotFiniteError
 from alexnet_exp.training.distributed import replicas
-from alexnet_exp.training.module import metrics_of_epoch
+from alexnet_exp.training.metrics import metrics_of_epoch
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from alexnet_exp.seeds import derive
 from alexnet_exp.training.callbacks.base import add_metrics, modes_kept
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.distributed import replicas
-from alexnet_exp.training.module import Tally
+from alexnet_exp.training.metrics import Tally
 
 log = logging.getLogger(__name__)
 

@@ -14,19 +14,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Timer
 
-from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.schema import Interval, Keep, Unit
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes import signals
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
-from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.folder import CHECKPOINTS, RunFolder, checkpoint_file
 from alexnet_exp.runs.status import NotFiniteError
 from alexnet_exp.training.callbacks.recorder import NOT_FINITE_ADVICE, AfterMetrics, Recorder
-from alexnet_exp.training.checkpoints.format import CARD, STANDING
+from alexnet_exp.training.checkpoints.format import (
+    CARD,
+    RUN_STATE,
+    STEP,
+    TIMER,
+    UNFINISHED,
+    FlushedIO,
+    NotSavedError,
+    close_epoch,
+    disk_reason,
+)
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.distributed import Agreement
 from alexnet_exp.training.module import AlexNetModule
@@ -39,36 +46,6 @@ CONDITIONS = {
     "kernels": "the same experiment, but dropout masks and rounding differ from those of an uninterrupted run",
     "threads": "the same experiment, but sums are added up in another order, so it is not equal to the last bit",
 }
-TIMER = Timer().state_key  # under which a checkpoint has what Lightning's Timer knows, see `trainer.max_time`
-
-
-class NotSavedError(OSError):
-    """The disk did not take a checkpoint; says why."""
-
-
-class FlushedIO(TorchCheckpointIO):
-    """Writes a checkpoint under a temporary name, flushes it, renames it: a crash leaves the old one or the new.
-
-    Raises `NotSavedError` where the disk is full, and leaves no part behind; `UnwritableError` where the folder is
-    gone.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        try:
-            target.parent.mkdir(exist_ok=True)
-            with atomic_write(target) as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
-            # an interruption inside torch's writer comes out as the file that it could not finish
-            stop = error.__context__
-            if isinstance(stop, KeyboardInterrupt | SystemExit):
-                raise stop from None
-            if isinstance(error, OSError) and is_lost(error):
-                raise UnwritableError(target.parent.parent, f"{target.parent.name}/{target.name}", error) from None
-            if not _is_disk(error):
-                raise
-            raise NotSavedError(_reason(error)) from error
 
 
 class Checkpoints(AfterMetrics):
@@ -114,7 +91,7 @@ class Checkpoints(AfterMetrics):
 
     def file(self, name: str) -> Path:
         """Where the checkpoint `name` (last, previous, best) lies."""
-        return self.folder.path / "checkpoints" / f"{name}.ckpt"
+        return checkpoint_file(self.folder.path, name)
 
     @property
     def seconds(self) -> float:
@@ -146,7 +123,7 @@ class Checkpoints(AfterMetrics):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CARD] = self.card
-        checkpoint[STANDING] = {
+        checkpoint[RUN_STATE] = {
             "ranks": trainer.world_size,
             **self.conditions,
             "between_epochs": self._ended is not None,
@@ -155,12 +132,12 @@ class Checkpoints(AfterMetrics):
             "random": torch.get_rng_state(),
         }
         if self._ended is not None:
-            _close_epoch(checkpoint["loops"]["fit_loop"])
+            close_epoch(checkpoint)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        standing = checkpoint.get(STANDING, {})
+        standing = checkpoint.get(RUN_STATE, {})
         # or a training that early stopping has ended would go on for an epoch; whether `trainer.max_time` ends it,
         # Lightning's Timer finds again, as that may have become longer
         self._stopped_early = standing.get("stopped_early")
@@ -177,7 +154,7 @@ class Checkpoints(AfterMetrics):
                 log.warning(f"{key}: {then} when the checkpoint was saved, {now} now: {what}")
         if "random" in standing:  # what a data module of the user's draws from; ours draws from the seed alone
             torch.set_rng_state(standing["random"].cpu())
-        self._saved_step = int(checkpoint["global_step"])
+        self._saved_step = int(checkpoint[STEP])
         self._saved = f"step {self._saved_step}"
         self._between_epochs = standing.get("between_epochs", False)
 
@@ -284,7 +261,7 @@ class Checkpoints(AfterMetrics):
         kept = copy.deepcopy(content)  # the weights are tested, and may be replaced by those of the best
 
         def write() -> None:
-            fresh = self.file("next")
+            fresh = self.file(UNFINISHED)
             try:
                 FlushedIO().save_checkpoint(kept, fresh)
                 self._rotate(fresh, improved=False)
@@ -300,7 +277,7 @@ class Checkpoints(AfterMetrics):
         unwritten = trainer.strategy.broadcast(unwritten)
         if unwritten:
             return str(unwritten)
-        fresh = self.file("next")
+        fresh = self.file(UNFINISHED)
         try:
             trainer.save_checkpoint(fresh)
         except NotSavedError as error:
@@ -312,8 +289,8 @@ class Checkpoints(AfterMetrics):
             self._rotate(fresh, improved)
         except OSError as error:
             if is_lost(error):
-                raise UnwritableError(self.folder.path, "checkpoints", error) from None
-            return _reason(error)
+                raise UnwritableError(self.folder.path, CHECKPOINTS, error) from None
+            return disk_reason(error)
         finally:
             fresh.unlink(missing_ok=True)
         return None
@@ -360,16 +337,6 @@ def _is_last_epoch(trainer: pl.Trainer) -> bool:
     return bool(trainer.should_stop) or ended or 0 <= steps <= trainer.global_step
 
 
-def _close_epoch(fit_loop: dict[str, Any]) -> None:
-    """Makes Lightning's counters those behind an epoch, where they are saved in its last hook.
-
-    From counters as they stand there it goes on rightly where a number of epochs ends the training, but where a number
-    of steps does, it would end that epoch a second time.
-    """
-    for counts in fit_loop["epoch_progress"].values():
-        counts["completed"] = counts["processed"]
-
-
 def _refuse_not_finite(trainer: pl.Trainer) -> None:
     """Raises NotFiniteError, on every rank, where a weight of any is not finite: nobody could go on from that."""
     finite = all(bool(torch.isfinite(each).all()) for each in trainer.lightning_module.parameters())
@@ -396,13 +363,3 @@ def _name(source: Path, target: Path, digest: str | None) -> None:
         partial.unlink(missing_ok=True)
     if digest:
         checksum.note(target, digest)
-
-
-def _is_disk(error: Exception) -> bool:
-    """Whether saving failed at the disk; torch's zip writer turns a short write into a RuntimeError of its own."""
-    return isinstance(error, OSError) or "inline_container" in str(error) or "PytorchStreamWriter" in str(error)
-
-
-def _reason(error: BaseException) -> str:
-    cause = error if isinstance(error, OSError) else error.__context__
-    return cause.strerror if isinstance(cause, OSError) and cause.strerror else "the disk took only a part of it"

@@ -6,57 +6,32 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from alexnet_exp.atomic import temporary_files
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs import checksum, provenance
-from alexnet_exp.runs.folder import RunFolder
+from alexnet_exp.runs.folder import CHECKPOINTS, RunFolder, checkpoint_file
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.run import DIED, RUNNING
 from alexnet_exp.runs.start import refuse_another_experiment
-from alexnet_exp.training.checkpoints.callback import TIMER, Checkpoints
-from alexnet_exp.training.checkpoints.format import CARD, STANDING, read_checkpoint, refuse_another_network
+from alexnet_exp.training.checkpoints.format import (
+    LEFTOVER_PATTERNS,
+    NEWEST_FIRST,
+    ResumePoint,
+    read_checkpoint,
+    refuse_another_network,
+)
 from alexnet_exp.training.launch import MEETING, RENDEZVOUS
 
 log = logging.getLogger(__name__)
 
-NAMES = ("last", "previous", "best")  # in the order in which they are tried
 OF_AN_ATTEMPT = ("status", "commit", "dirty", "pid", "host", "end", "error")
 KEPT = ("metrics", "metrics_epoch", "epochs", "best_epoch", "seconds", "images_per_s")
-LEFT_OVER = (".*.partial", "next.ckpt")  # of a process that was killed while it saved
 
 
-@dataclass(frozen=True)
-class Standing:
-    """A checkpoint to go on from: behind `step` optimizer steps, `epoch` epochs and `batch` batches of the next one.
-
-    model: the settings of its network. fingerprint: of the data that it was trained on; None where that has none.
-    """
-
-    path: Path
-    step: int
-    epoch: int
-    batch: int
-    model: Mapping[str, Any] = field(default_factory=dict)
-    fingerprint: str | None = None
-    seconds: float | None = None  # that count against `trainer.max_time`; None without one
-
-    def __str__(self) -> str:
-        batch = f", batch {self.batch} of the next" if self.batch else ""
-        return f"{self.path.name}: step {self.step}, epoch {self.epoch} done{batch}"
-
-    def weights(self) -> dict[str, Any]:
-        """What validation and test use of it: the averaged weights, where they are averaged."""
-        weights: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)["state_dict"]
-        return weights
-
-
-def standing(run: Path) -> Standing | None:
+def find_resume_point(run: Path) -> ResumePoint | None:
     """The newest checkpoint of a run that is whole; None where there is none, so that it starts from nothing.
 
     Says so where a damaged one is passed over. Raises UserError for one that is whole and was not made to go on from,
@@ -70,40 +45,25 @@ def standing(run: Path) -> Standing | None:
             log.warning(f"{error}; the checkpoint before it is taken")
             damaged = True
         else:
-            return _of(path, content)
+            return ResumePoint.of(path, content)
     if damaged:
         log.warning(f"{run}: no checkpoint of it is whole: it starts over")
     return None
 
 
 def _files(run: Path) -> list[Path]:
-    files = [run / "checkpoints" / f"{name}.ckpt" for name in NAMES]
+    files = [checkpoint_file(run, name) for name in NEWEST_FIRST]
     return [file for file in files if file.exists()]
 
 
-def _of(path: Path, content: dict[str, Any]) -> Standing:
-    try:
-        loop = content["loops"]["fit_loop"]
-        epoch = int(loop["epoch_progress"]["current"]["processed"])
-        between = content[STANDING]["between_epochs"]
-        batch = 0 if between else int(loop["epoch_loop.batch_progress"]["current"]["ready"])
-        callbacks = content.get("callbacks", {})
-        fingerprint = callbacks.get(Checkpoints.__name__, {}).get("fingerprint")
-        seconds = float(callbacks[TIMER]["time_elapsed"]["train"]) if TIMER in callbacks else None
-        step, model = int(content["global_step"]), content[CARD]["model"]
-        return Standing(path, step, epoch, batch, model, fingerprint, seconds)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a checkpoint that a training can go on from ({error!r})") from None
-
-
-def refuse_another_run(run: Path, config: Mapping[str, Any], found: Standing | None) -> None:
+def refuse_another_run(run: Path, config: Mapping[str, Any], found: ResumePoint | None) -> None:
     """Raises UserError where `config` contradicts what result.json or the checkpoint say of the run. Nested."""
     refuse_another_experiment(run, config)
     if found is not None and isinstance(config.get("model"), Mapping):
         refuse_another_network(found.path, found.model, config["model"], run)
 
 
-def refuse_other_data(run: Path, found: Standing, fingerprint: str | None) -> None:
+def refuse_other_data(run: Path, found: ResumePoint, fingerprint: str | None) -> None:
     """Raises UserError where the run's data, of this `fingerprint`, is not that which the checkpoint was trained on."""
     if None not in (fingerprint, found.fingerprint) and fingerprint != found.fingerprint:
         raise UserError(
@@ -112,7 +72,7 @@ def refuse_other_data(run: Path, found: Standing, fingerprint: str | None) -> No
         )
 
 
-def settle(run: RunFolder, found: Standing | None) -> None:
+def settle(run: RunFolder, found: ResumePoint | None) -> None:
     """Makes the folder that of a run which stands at `found`, its newest whole checkpoint. The lock is held.
 
     What a killed process left unfinished is removed, and rows behind that point, which are of a training that is no
@@ -135,7 +95,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _clear(run: RunFolder) -> None:
-    left = [file for pattern in LEFT_OVER for file in (run.path / "checkpoints").glob(pattern)]
+    left = [file for pattern in LEFTOVER_PATTERNS for file in (run.path / CHECKPOINTS).glob(pattern)]
     left += temporary_files(run.path / "predictions")
     # of other attempts: this one's ranks still meet by theirs
     left += [file for file in run.path.glob(f"{RENDEZVOUS}*") if file.name != os.environ.get(MEETING)]

@@ -18,7 +18,7 @@ from alexnet_exp.config.schema import Interval, Keep, Unit
 from alexnet_exp.runs import checksum, provenance
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.training.callbacks.recorder import Recorder
-from alexnet_exp.training.checkpoints import callback
+from alexnet_exp.training.checkpoints import callback, format
 from alexnet_exp.training.checkpoints.callback import Checkpoints
 from benchmarks.equal_runs import differences
 from tests.conftest import Run
@@ -220,6 +220,6 @@ def test_an_interruption_while_saving_is_no_full_disk(
                 raise KeyboardInterrupt
             return super().write(data)
 
-    monkeypatch.setattr(callback, "atomic_write", lambda _: nullcontext(Interrupted()))
+    monkeypatch.setattr(format, "atomic_write", lambda _: nullcontext(Interrupted()))
     with pytest.raises(KeyboardInterrupt):
-        callback.FlushedIO().save_checkpoint({"weights": torch.ones(1000, 1000)}, tmp_path / "last.ckpt")
+        format.FlushedIO().save_checkpoint({"weights": torch.ones(1000, 1000)}, tmp_path / "last.ckpt")
