@@ -20,7 +20,7 @@ from importlib import import_module
 from alexnet_exp import __version__
 from alexnet_exp.cli.arguments import HELP, command_of, config_dir_of, refuse_spaces
 from alexnet_exp.cli.streams import open_streams
-from alexnet_exp.errors import BAD_INPUT, FAILED, TRACEBACK, UserError, refusal
+from alexnet_exp.errors import TRACEBACK, ExitCode, UserError, refusal
 from alexnet_exp.processes.ranks import drop_rank_variables
 from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.runs.status import ending_of
@@ -80,7 +80,7 @@ def _main(arguments: list[str] | None) -> int:
         if os.environ.get(TRACEBACK):
             print(escape_controls(traceback.format_exc()), file=sys.stderr)
         print(refusal(error), file=sys.stderr)
-        return BAD_INPUT
+        return ExitCode.BAD_INPUT
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
         return ending_of(stop).code
@@ -92,13 +92,13 @@ def _main(arguments: list[str] | None) -> int:
             raise
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             print(escape_controls(f"{str(error.filename)[:100]}...: too long for the name of a file"), file=sys.stderr)
-            return BAD_INPUT
+            return ExitCode.BAD_INPUT
         if isinstance(error, MemoryError):
             print(f"out of memory ({TRACEBACK}=1 shows where)", file=sys.stderr)
-            return FAILED
+            return ExitCode.FAILED
         line = escape_controls(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0])
         print(f"{line} ({TRACEBACK}=1 shows where)", file=sys.stderr)
-        return FAILED
+        return ExitCode.FAILED
 
 
 def _check_working_directory() -> None:

@@ -12,13 +12,22 @@ import os
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from os import PathLike
 from typing import Any
 
-# The exit codes of the command line. REQUEUE, after any signal but Ctrl-C, is sysexits' EX_TEMPFAIL: to be run again.
-DONE, FAILED, BAD_INPUT, REQUEUE, INTERRUPTED = 0, 1, 2, 75, 130
 # The environment variable that shows the traceback of any error.
 TRACEBACK = "ALEXNET_EXP_TRACEBACK"
+
+
+class ExitCode(IntEnum):
+    """The exit codes of the command line."""
+
+    OK = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    TERMINATED = 75  # stopped by a signal other than Ctrl-C, and resumable: EX_TEMPFAIL of sysexits.h
+    INTERRUPTED = 130  # Ctrl-C
 
 
 class UserError(Exception):

@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, UserError, one_of
+from alexnet_exp.errors import ExitCode, UserError, one_of
 from benchmarks.machine import Watch, adopt_orphans, bury
 from benchmarks.pages import write_docs
 from benchmarks.rows import Row
@@ -63,19 +63,19 @@ def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GRO
             raise UserError("\n".join(f"{name}: no such group; {one_of(name, groups)}" for name in unknown))
         if given.list:
             _list(groups)
-            return DONE
+            return ExitCode.OK
         if given.write_docs:
             for written in write_docs(given.out, groups):
                 print(written)
-            return DONE
+            return ExitCode.OK
         wanted = {name: groups[name] for name in given.names or groups}
         return _measure(wanted, given.out, {key: getattr(given, key) for key in ("turns", "keras", "images", "cifar")})
     except UserError as error:
         print(error, file=sys.stderr)
-        return BAD_INPUT
+        return ExitCode.BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
 
 
 def _measure(groups: Mapping[str, str], out: Path, options: Mapping[str, Any]) -> int:
@@ -93,7 +93,7 @@ def _measure(groups: Mapping[str, str], out: Path, options: Mapping[str, Any]) -
         told = f"{len(result.rows)} rows in {result.seconds:.0f} s, {save(result, out)}"
         print(f"{name}: {'; '.join(filter(None, (told, result.load.busy)))}", file=sys.stderr)
     show(done, sys.stdout.isatty())
-    return FAILED if failed else DONE
+    return ExitCode.FAILED if failed else ExitCode.OK
 
 
 def run(name: str, module: str, options: Mapping[str, Any]) -> tuple[Result | None, str]:

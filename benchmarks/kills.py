@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_exp.errors import DONE, FAILED
+from alexnet_exp.errors import ExitCode
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.reader import read_config
 from alexnet_exp.runs.table import read_table
@@ -156,9 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(outcomes))
     if all(each.is_good for each in outcomes):
         shutil.rmtree(folder)
-        return DONE
+        return ExitCode.OK
     print(f"the folders are kept in {folder}", file=sys.stderr)
-    return FAILED
+    return ExitCode.FAILED
 
 
 def runs(kinds: Sequence[Kind], kills: int, chance: random.Random, folder: Path) -> Iterator[Outcome]:
@@ -212,7 +212,7 @@ def undisturbed(kind: Kind, images: Path, folder: Path) -> Undisturbed:
     command = Command.start([*kind.command(images), f"hydra.run.dir={run}"], folder, folder / f"{run.name}.txt")
     wait_until(lambda: not command.running() or has_begun(run, 0), SLOW)
     start = command.seconds
-    if not command.wait(SLOW) or command.process.returncode != DONE:
+    if not command.wait(SLOW) or command.process.returncode != ExitCode.OK:
         command.kill()
         raise RuntimeError(f"{kind.name}: failed undisturbed\n{(folder / f'{run.name}.txt').read_text()}")
     return Undisturbed(run, start, command.seconds - start, steps(run))
@@ -233,7 +233,7 @@ def killed(
         if made is None:
             ended = command.wait(SLOW)
             command.kill()
-            if not ended or command.process.returncode != DONE:
+            if not ended or command.process.returncode != ExitCode.OK:
                 how = f"exit code {command.process.returncode}" if ended else "hangs"
                 outcome.failures.append(f"{' '.join(words)}: {how}\n{log.read_text()[-2000:]}")
             elif outcome.kills:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.errors import DONE, FAILED
+from alexnet_exp.errors import ExitCode
 from alexnet_exp.runs.reader import read_result
 from benchmarks.equal_runs import bits, compared, predictions, state, unequal
 from benchmarks.kills import can_resume, steps
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"its folder is kept: {folder}", file=sys.stderr)
         good = good and part["good"]
-    return DONE if good else FAILED
+    return ExitCode.OK if good else ExitCode.FAILED
 
 
 def sweep(jobs: int, folder: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def sweep(jobs: int, folder: Path) -> dict[str, Any]:
     figures = sorted(set(samples[0]) - {"jobs"}) if samples else []
     grown = {figure: growth(samples, figure, jobs) for figure in figures}
     flat = bool(grown) and all(each.is_flat(is_memory(figure)) for figure, each in grown.items())
-    good = flat and done == jobs and not orphans and command.process.returncode == DONE
+    good = flat and done == jobs and not orphans and command.process.returncode == ExitCode.OK
     return {
         "jobs": jobs,
         "done": done,
@@ -182,7 +182,7 @@ def kills(number: int, every: float, folder: Path) -> dict[str, Any]:
     words = [*LONG, f"trainer.max_steps={number}"]
     alone, run = folder / "undisturbed", folder / "run"
     command = Command.start([*words, f"hydra.run.dir={alone}"], folder, folder / "undisturbed.txt")
-    if not command.wait(HOUR) or command.process.returncode != DONE:
+    if not command.wait(HOUR) or command.process.returncode != ExitCode.OK:
         command.kill()
         raise RuntimeError((folder / "undisturbed.txt").read_text())
     undisturbed_seconds = command.seconds
@@ -200,7 +200,7 @@ def kills(number: int, every: float, folder: Path) -> dict[str, Any]:
         orphans += len(command.left())
         stood.append(steps(run))
         words = ["resume", str(run)] if can_resume(run) else first
-    done = command.process.returncode == DONE
+    done = command.process.returncode == ExitCode.OK
     found = [str(each) for each in unequal(alone, run)] if done else [(folder / "run.txt").read_text()[-2000:]]
     table = compared(alone / "steps.csv", run / "steps.csv")
     return {

@@ -26,7 +26,7 @@ from alexnet_exp.bench.timer import Clock, Stopwatch
 from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.config.validate import validate
 from alexnet_exp.data.split import Streamed
-from alexnet_exp.errors import DONE, UserError
+from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.model import columns_layout
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.spec import Network
@@ -34,7 +34,7 @@ from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import stop_on_signals
-from alexnet_exp.runs.status import Ending, own_interrupts
+from alexnet_exp.runs.status import Ending, Status, own_interrupts
 from alexnet_exp.training.build import Experiment, build, lay_out, prepare
 from alexnet_exp.training.callbacks.build import build_callbacks
 from alexnet_exp.training.callbacks.recorder import Recorder, memory_used
@@ -78,7 +78,7 @@ def bench_rank(container: Mapping[str, Any], folder: Path) -> Ending:
     found = measure(validate(container["config"]), Ask(ask["steps"], tuple(ask["batches"]), ask["layers"]))
     if rank() == 0:
         (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
-    return Ending("done", DONE)
+    return Ending(Status.DONE, ExitCode.OK)
 
 
 def measure(config: Config, ask: Ask) -> dict[str, Any]:

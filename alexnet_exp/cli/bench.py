@@ -13,7 +13,7 @@ from typing import Any
 from alexnet_exp.cli.parser import with_overrides
 from alexnet_exp.config.compose import compose, fitted
 from alexnet_exp.config.validate import validate
-from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, UserError
+from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.sanitize import escape_controls
 
 
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
         print("\n".join(lines(found)))
     if given.json or not sys.stdout.isatty():
         print(json.dumps(found))
-    return DONE
+    return ExitCode.OK
 
 
 def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
@@ -62,16 +62,16 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
     if count(devices) == 1 or is_rank():
         logs.configure(None, rank())
         found = measure(config, ask)
-        return (found if rank() == 0 else None), DONE
+        return (found if rank() == 0 else None), ExitCode.OK
     with tempfile.TemporaryDirectory(prefix="alexnet_exp-bench-") as scratch:
         both = {"config": dict(container), "ask": vars(ask)}
         backend = "nccl" if accelerator == "cuda" else "gloo"
         ending = run_ranks(bench_rank, count(devices), backend, both, Path(scratch))
-        if ending.code == DONE:
-            return json.loads((Path(scratch) / FOUND).read_text(encoding="utf-8")), DONE
-    if ending.code == BAD_INPUT:
+        if ending.code == ExitCode.OK:
+            return json.loads((Path(scratch) / FOUND).read_text(encoding="utf-8")), ExitCode.OK
+    if ending.code == ExitCode.BAD_INPUT:
         raise UserError(ending.reason)
-    print("interrupted" if ending.code == INTERRUPTED else escape_controls(ending.reason), file=sys.stderr)
+    print("interrupted" if ending.code == ExitCode.INTERRUPTED else escape_controls(ending.reason), file=sys.stderr)
     return None, ending.code
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.compare.result import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
-from alexnet_exp.errors import DONE, FAILED, UserError, one_line, one_of
+from alexnet_exp.errors import ExitCode, UserError, one_line, one_of
 from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.read_runs import Runs
@@ -90,7 +90,7 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
     _print(comparison, given.format, given.top)
     if given.html:
         print(f"report: {one_line(given.html)}", file=sys.stderr)
-    return DONE
+    return ExitCode.OK
 
 
 def _parser() -> Parser:
@@ -253,7 +253,7 @@ def _claims(given: Namespace) -> int:
         show_claims(paper_claims.as_table(table), table.notes)
     for line in found.skipped if found is not None else ():
         print(escape_controls(f"skipped: {line}"), file=sys.stderr)
-    return DONE
+    return ExitCode.OK
 
 
 def _assert_equal(given: Namespace) -> int:
@@ -268,9 +268,9 @@ def _assert_equal(given: Namespace) -> int:
     difference, equal = first_difference(first, second, tolerance)
     if difference is not None:
         print(f"{escape_controls(str(difference))}; {_steps(equal)} before it")
-        return FAILED
+        return ExitCode.FAILED
     print(f"{_steps(equal)}, {'to the bit' if tolerance == 0 else f'within {tolerance:g}'}")
-    return DONE
+    return ExitCode.OK
 
 
 def _steps(equal: int) -> str:

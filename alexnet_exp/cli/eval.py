@@ -22,8 +22,8 @@ from alexnet_exp.paths import outputs_folder
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.runs.lookup import checkpoint_path, find, runs_under
 from alexnet_exp.runs.reader import is_run, read_result, state
-from alexnet_exp.runs.run import DIED, FAILED, INTERRUPTED, RUNNING
 from alexnet_exp.runs.start import config_of
+from alexnet_exp.runs.status import Status
 from alexnet_exp.sanitize import escape_controls
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _runs(given: Namespace) -> list[Given]:
 
 
 def _ended_badly(path: Path) -> bool:
-    return state(path) in (FAILED, DIED, INTERRUPTED, RUNNING)
+    return state(path) in (Status.FAILED, Status.DIED, Status.INTERRUPTED, Status.RUNNING)
 
 
 def _paths(texts: Sequence[str]) -> dict[Path, bool]:

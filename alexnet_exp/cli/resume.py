@@ -18,8 +18,8 @@ from alexnet_exp.runs.folder import has_checkpoint
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.reader import is_run, read_result, state
-from alexnet_exp.runs.run import DONE, PRUNED
 from alexnet_exp.runs.start import config_of, digest
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.sanitize import escape_controls
 from alexnet_exp.sweep.execute.worker import sweep_folder, work
@@ -70,14 +70,14 @@ def _single(folder: Path, given: argparse.Namespace) -> int:
         raise UserError(f"{folder}: was killed before it began, and has nothing to go on with; type its command again")
     container = changed(before, given.overrides)
     status = state(folder) if is_run(folder) else None
-    if status in (DONE, PRUNED):
+    if status in (Status.DONE, Status.PRUNED):
         if container == before:
             print(escape_controls(f"{folder}: is {status} already; {_how_to_train_on(folder, before)}"))
             return 0
         if not has_checkpoint(folder):
             raise UserError(f"{folder}: kept no checkpoint (checkpoint.keep) to go on from; start a new run")
     ending = continue_run(container, before, folder, seen)
-    if ending.status != "refused":
+    if ending.status != Status.REFUSED:
         print_result(folder, ending.code)
     return ending.code
 

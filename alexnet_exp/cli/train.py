@@ -29,12 +29,11 @@ from alexnet_exp.config.compose import (
 from alexnet_exp.config.composer import quoted
 from alexnet_exp.config.overrides import exact
 from alexnet_exp.config.validate import is_same_experiment
-from alexnet_exp.errors import BAD_INPUT, UserError
+from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.runs.reader import is_run, read_config, read_result, state
-from alexnet_exp.runs.run import RUNNING
 from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_run
-from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.status import Ending, Status
 
 
 def run(arguments: list[str]) -> int:
@@ -65,24 +64,24 @@ def run(arguments: list[str]) -> int:
         if configs[0].resume:
             return 0 if _is_over(there) else _join(there)
         if _has_ended(there):
-            return BAD_INPUT  # rank 0 says why; to wait for it would be in vain
+            return ExitCode.BAD_INPUT  # rank 0 says why; to wait for it would be in vain
     if rank() == 0 and sys.stderr.isatty():  # for seconds nothing else is printed
         print("loading PyTorch and Lightning", file=sys.stderr, flush=True)
     ended: list[tuple[Path, Ending]] = []
     with_hydra(given, lambda config: ended.append(_one(config)))
     path, ending = ended[0]
-    if rank() == 0 and ending.status != "refused":
+    if rank() == 0 and ending.status != Status.REFUSED:
         print_result(path, ending.code)
     return ending.code
 
 
 def _is_over(folder: Path) -> bool:
-    return is_run(folder) and state(folder) in ("done", "pruned")
+    return is_run(folder) and state(folder) in (Status.DONE, Status.PRUNED)
 
 
 def _has_ended(folder: Path) -> bool:
     """Whether the run in `folder` is not one that rank 0 has just begun; of one that died, no other rank can know."""
-    return is_run(folder) and read_result(folder)["status"] != RUNNING
+    return is_run(folder) and read_result(folder)["status"] != Status.RUNNING
 
 
 def _join(folder: Path) -> int:
@@ -112,7 +111,7 @@ def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     from alexnet_exp.training.continue_run import continue_run
 
     ending = continue_run(before, before, folder, seen)
-    if ending.status != "refused":
+    if ending.status != Status.REFUSED:
         print_result(folder, ending.code)
     return ending.code
 

@@ -34,7 +34,8 @@ from alexnet_exp.compare.statistics import Sample
 from alexnet_exp.errors import UserError, one_of, shown
 from alexnet_exp.runs.import_foreign import PERCENT
 from alexnet_exp.runs.metric import is_accuracy
-from alexnet_exp.runs.run import DONE, RUNNING, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 (EXPERIMENT,) = GLOBAL_GROUPS
 # So many settings of one node that always change together are named one by one; of more, the first stands for all.
@@ -113,7 +114,7 @@ def fold(
     Raises UserError where runs of one arm would differ in a setting.
     """
     counted = [counts(run, metric) for run in runs]
-    known = [run for run, one in zip(runs, counted, strict=True) if one or run.status == RUNNING]
+    known = [run for run, one in zip(runs, counted, strict=True) if one or run.status == Status.RUNNING]
     if not any(counted):
         known = list(runs)
     found = find_factors(known, seed_key, [*best_of, *average_over])
@@ -366,7 +367,7 @@ def _values(had: Sequence[Any]) -> str:
 def counts(run: Run, metric: str) -> bool:
     """Whether the run is done and has a number under `metric`."""
     found = run.metrics.get(metric)
-    return run.status == DONE and found is not None and math.isfinite(found)
+    return run.status == Status.DONE and found is not None and math.isfinite(found)
 
 
 def column(runs: Sequence[Run], key: str) -> list[Hashable]:

@@ -17,7 +17,8 @@ from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.errors import Refused, shown
 from alexnet_exp.runs.import_foreign import PERCENT
 from alexnet_exp.runs.metric import label
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Plan
 
 _SHOWN = 4  # values or arms of one line
@@ -166,13 +167,13 @@ def _uncounted(arms: Sequence[Arm], metric: str) -> list[str]:
     for arm in arms:
         if arm.uncounted:
             found = Counter(
-                run.status if run.status != DONE else f"done without {label(metric)}" for run in arm.uncounted
+                run.status if run.status != Status.DONE else f"done without {label(metric)}" for run in arm.uncounted
             )
             told = ", ".join(f"{times} {status}" for status, times in found.most_common())
             lines.append(f"{arm.label}: {told}, not counted")
     if len(lines) > _SHOWN:
         runs = [run for arm in arms for run in arm.uncounted]
-        found = Counter(run.status if run.status != DONE else f"done without {label(metric)}" for run in runs)
+        found = Counter(run.status if run.status != Status.DONE else f"done without {label(metric)}" for run in runs)
         told = ", ".join(f"{times} {status}" for status, times in found.most_common())
         return [f"not counted in {len(lines)} arms: {told}"]
     return lines

@@ -46,7 +46,8 @@ from alexnet_exp.runs.metric import (
     label,
     value_text,
 )
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 # The metric when none is asked for: the first of these that every finished run has.
 USUAL = ("test/top1", "test/acc", "test/accuracy", "val/top1", "val/acc", "val/accuracy")
@@ -194,7 +195,7 @@ def _metric(runs: Sequence[Run], asked: str | None) -> Metric:
 
 def default_metric(runs: Sequence[Run]) -> str:
     """The metric that is compared where none is named."""
-    done = [run for run in runs if run.status == DONE]
+    done = [run for run in runs if run.status == Status.DONE]
     known = metric_keys(runs)
     of_all = [key for key in known if all(key in run.metrics for run in done)]
     others = sorted(of_all, key=lambda key: (not is_accuracy(key), not key.startswith("test"), key.startswith("train")))
@@ -521,7 +522,7 @@ def _sentence(
 
 def _other_metrics(arms: Sequence[Arm]) -> str:
     """What done runs have instead of the metric: other metrics, else settings that are numbers and could be ones."""
-    done = [run for arm in arms for run in arm.uncounted if run.status == DONE]
+    done = [run for arm in arms for run in arm.uncounted if run.status == Status.DONE]
     if not done:
         return ""
     known = metric_keys(done)

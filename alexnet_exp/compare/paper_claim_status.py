@@ -30,11 +30,12 @@ from typing import Any
 
 from alexnet_exp.compare import statistics as st
 from alexnet_exp.compare.arms import matching, parse_settings
-from alexnet_exp.compare.result import Arm, Claim, Interval, Metric, Status
+from alexnet_exp.compare.result import Arm, Claim, ClaimStatus, Interval, Metric
 from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.runs.metric import difference_text, is_accuracy
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 ANALOGUE = "ANALOGUE"
 
@@ -72,17 +73,17 @@ def claim_of(arm: Arm, baseline: Arm, metric: Metric) -> PaperClaim | None:
 def judged(said: PaperClaim, arm: Arm, baseline: Arm, test: st.Test | None, why_not: str = "") -> Claim:
     """The claim with its status. test: of the two, on the claim's own scale; None for `why_not`, in a few words."""
     if not arm.n or not baseline.n:
-        return Claim(said, Status.not_run, _unfinished(arm if not arm.n else baseline, said.metric))
+        return Claim(said, ClaimStatus.not_run, _unfinished(arm if not arm.n else baseline, said.metric))
     measured = _measured(said, arm, baseline, test)
     if test is None:
-        return Claim(said, Status.cannot_tell, why_not or few_seeds(arm, baseline) or "no spread", measured)
+        return Claim(said, ClaimStatus.cannot_tell, why_not or few_seeds(arm, baseline) or "no spread", measured)
     status, why = status_of(said, test.interval, test.decided)
     interval = tuple(math.exp(end) for end in test.interval) if said.is_ratio else test.interval
     lost = _without_value(arm, baseline, said.metric)
     return Claim(said, status, "; ".join(filter(None, (why, lost))), measured, (interval[0], interval[1]), test.p)
 
 
-def status_of(said: PaperClaim, interval: Interval, decided: bool) -> tuple[Status, str]:
+def status_of(said: PaperClaim, interval: Interval, decided: bool) -> tuple[ClaimStatus, str]:
     """The status by the rules above, and what is to be said beside it. interval: on the claim's own scale.
 
     decided: whether it leaves 0 out. The interval itself may end at 0 there (Holm's later steps).
@@ -92,12 +93,12 @@ def status_of(said: PaperClaim, interval: Interval, decided: bool) -> tuple[Stat
         (least, most), (low, high) = (-most, -least), (-high, -low)
     too_small, too_large = high < least, low > most
     if not decided:
-        return Status.cannot_tell, f"rules out the paper's size: {_at_most(said, high)}" if too_small else ""
+        return ClaimStatus.cannot_tell, f"rules out the paper's size: {_at_most(said, high)}" if too_small else ""
     if high <= 0:
-        return Status.contradicted, "the other way round"
+        return ClaimStatus.contradicted, "the other way round"
     if too_small or too_large:
-        return Status.same_direction, f"{'smaller' if too_small else 'larger'} than the paper's"
-    return Status.reproduced, ""
+        return ClaimStatus.same_direction, f"{'smaller' if too_small else 'larger'} than the paper's"
+    return ClaimStatus.reproduced, ""
 
 
 def few_seeds(arm: Arm, baseline: Arm) -> str:
@@ -177,13 +178,13 @@ def _amount(metric: str, difference: float) -> str:
 
 
 def _unfinished(arm: Arm, metric: str) -> str:
-    done = [run for run in arm.uncounted if run.status == DONE]
+    done = [run for run in arm.uncounted if run.status == Status.DONE]
     return f"no finished run of {arm.label}" + (f" has {metric}" if done else "")
 
 
 def _without_value(arm: Arm, baseline: Arm, metric: str) -> str:
     """That finished runs are missing in the interval, such as those that never got to 25% training error."""
-    lost = sum(run.status == DONE for one in (arm, baseline) for run in one.uncounted)
+    lost = sum(run.status == Status.DONE for one in (arm, baseline) for run in one.uncounted)
     return f"{lost} finished run{'' if lost == 1 else 's'} without {metric} not counted" if lost else ""
 
 

@@ -26,18 +26,19 @@ from alexnet_exp.compare.paper_claim_status import (
     stated,
     status_text,
 )
-from alexnet_exp.compare.result import Claim, Difference, Status, Table
+from alexnet_exp.compare.result import Claim, ClaimStatus, Difference, Table
 from alexnet_exp.compare.select import value
 from alexnet_exp.compare.verdict import names
 from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.paths import conf_dir
 from alexnet_exp.runs.reader import YAML_LOADER
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 from alexnet_exp.sanitize import spreadsheet_cell
 
 PINNED = ("32-true", "64-true")  # the precisions of a reproduction
-DIRECTIONS = (Status.reproduced, Status.same_direction, Status.contradicted)
+DIRECTIONS = (ClaimStatus.reproduced, ClaimStatus.same_direction, ClaimStatus.contradicted)
 TITLES = {
     "claim": "claim",
     "label": "label",
@@ -155,7 +156,9 @@ def table_of_claims(
         for option, claims in shipped_claims():
             if option not in begun:
                 rows += [
-                    Row(Claim(one, Status.not_run), f"experiment={option}") for one in claims if repr(one) not in known
+                    Row(Claim(one, ClaimStatus.not_run), f"experiment={option}")
+                    for one in claims
+                    if repr(one) not in known
                 ]
     return Claims(rows, list(dict.fromkeys(look_out)))
 
@@ -245,15 +248,15 @@ def _rows(
     option = runs[0].choices.get("experiment")
     experiment = f"experiment={option}" if option else str(runs[0].config.get("name", runs[0].name))
 
-    def without(status: Status, why: str) -> tuple[list[Row], list[str]]:
+    def without(status: ClaimStatus, why: str) -> tuple[list[Row], list[str]]:
         return [Row(Claim(said, status, why), experiment)], []
 
     if said.against is None:
-        return without(Status.cannot_tell, "it names no `against`")
+        return without(ClaimStatus.cannot_tell, "it names no `against`")
     for side in filter(None, (said.arm, said.against)):
         if not any(counts(run, said.metric) for run in _having(side, runs)):
-            ended = any(run.status == DONE for run in _having(side, runs))
-            return without(Status.not_run, f"no finished run of {side}{f' has {said.metric}' if ended else ''}")
+            ended = any(run.status == Status.DONE for run in _having(side, runs))
+            return without(ClaimStatus.not_run, f"no finished run of {side}{f' has {said.metric}' if ended else ''}")
     # only this claim, so that it is the one that is judged
     ours = [replace(run, facts={**run.facts, "paper_claim": _as_stated(said)}) for run in runs]
     wanted = _keys(said.best_of) or best_of_else
@@ -263,21 +266,21 @@ def _rows(
         comparison = compare(ours, options)
     except UserError as error:  # told without the options that do not go with --claims
         told = str(error).removeprefix("--baseline ").partition(", or write --baseline")[0]
-        return without(Status.cannot_tell, told)
+        return without(ClaimStatus.cannot_tell, told)
     found = [_row(difference, experiment) for difference in comparison.differences if difference.claim is not None]
     if not found:
-        return without(Status.cannot_tell, "no two arms that it is about were measured on the same images")
+        return without(ClaimStatus.cannot_tell, "no two arms that it is about were measured on the same images")
     return found, [f"{experiment}: {line}" for line in comparison.tuning]
 
 
 def _once(rows: Sequence[Row]) -> list[Row]:
     """Without "not run" for a claim that other runs tested, and that only once: sweeps may share a list of claims."""
-    ran = {(row.claim.said.text, row.claim.said.metric) for row in rows if row.claim.status is not Status.not_run}
+    ran = {(row.claim.said.text, row.claim.said.metric) for row in rows if row.claim.status is not ClaimStatus.not_run}
     missing: set[tuple[str, str]] = set()
     kept = []
     for row in rows:
         key = row.claim.said.text, row.claim.said.metric
-        if row.claim.status is Status.not_run:
+        if row.claim.status is ClaimStatus.not_run:
             if key in ran or key in missing:
                 continue
             missing.add(key)

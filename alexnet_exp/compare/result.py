@@ -21,7 +21,7 @@ class Verdict(Enum):
     cannot_tell = "cannot tell below"
 
 
-class Status(Enum):
+class ClaimStatus(Enum):
     """The only five things that are ever said of a claim; `compare.claim` defines them."""
 
     reproduced = "reproduced"
@@ -78,7 +78,7 @@ class Claim:
     """
 
     said: PaperClaim
-    status: Status
+    status: ClaimStatus
     why: str = ""
     measured: float | None = None
     interval: Interval | None = None

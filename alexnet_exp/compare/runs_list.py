@@ -15,10 +15,9 @@ from alexnet_exp.compare.result import Table
 from alexnet_exp.compare.select import best_first
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import label, value_text
-from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Plan
-
-OPEN = "open"  # of a job that has not begun
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ def progress(found: Run, now: float | None = None) -> str:
     The rest is reckoned from the epochs so far; early stopping and the test are not in it.
     """
     done, limit = found.facts.get("epochs") or 0, found.config.get("trainer.max_epochs")
-    if found.status == DONE:
+    if found.status == Status.DONE:
         return f"{done} epoch{'' if done == 1 else 's'}" if done else ""
     if not isinstance(limit, int) or limit < 1:
         return f"{done} epochs"
     text = f"{done} of {limit} epoch{'' if limit == 1 else 's'}"
     begun = _seconds(found.facts.get("start"))
-    if found.status != RUNNING or not done or begun is None:
+    if found.status != Status.RUNNING or not done or begun is None:
         return text
     left = ((time.time() if now is None else now) - begun) / done * (limit - done)
     return f"{text}, about {duration(left)} left"
@@ -71,7 +70,7 @@ def entries(path: Path, runs: Sequence[Run], *, sweeps: bool) -> list[Entry]:
             lines.append(_entry(found))
     lines += [_sweep_entry(path, plan, of_sweeps[plan.folder]) for plan in plans.values()]
     newest = sorted(lines, key=lambda entry: entry.when, reverse=True)
-    return sorted(newest, key=lambda entry: RUNNING not in entry.status)
+    return sorted(newest, key=lambda entry: Status.RUNNING not in entry.status)
 
 
 def _entry(found: Run) -> Entry:
@@ -86,7 +85,7 @@ def _entry(found: Run) -> Entry:
 def _sweep_entry(path: Path, plan: Plan, runs: Sequence[Run]) -> Entry:
     folder, jobs, objective = plan.folder, len(plan.jobs), plan.objective
     counts = Counter(found.status for found in runs)
-    counts[OPEN] = max(0, jobs - len(runs))
+    counts[Status.PENDING] = max(0, jobs - len(runs))
     with plan.objective_declared():
         best = next(iter(best_first(runs, objective)), None)
     told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=_by_status) if count)
@@ -94,12 +93,17 @@ def _sweep_entry(path: Path, plan: Plan, runs: Sequence[Run]) -> Entry:
     value = best.metrics.get(objective) if best else None
     when = max((_start(found) for found in runs), default=_modified(folder))
     return Entry(
-        when, f"{name}/", f"sweep: {RUNNING}" if counts[RUNNING] else "sweep", f"{told} of {jobs}", objective, value
+        when,
+        f"{name}/",
+        f"sweep: {Status.RUNNING}" if counts[Status.RUNNING] else "sweep",
+        f"{told} of {jobs}",
+        objective,
+        value,
     )
 
 
 def _by_status(item: tuple[str, int]) -> int:
-    order = (DONE, PRUNED, FAILED, DIED, INTERRUPTED, RUNNING, OPEN)
+    order = (Status.DONE, Status.PRUNED, Status.FAILED, Status.DIED, Status.INTERRUPTED, Status.RUNNING, Status.PENDING)
     return order.index(item[0]) if item[0] in order else len(order)
 
 

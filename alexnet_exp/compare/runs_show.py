@@ -9,7 +9,8 @@ from typing import Any
 from alexnet_exp.compare.runs_list import progress
 from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import label, value_text
-from alexnet_exp.runs.run import DONE, RUNNING, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 LOG = 15  # last lines of a failed run's log
 # of result.json, in the order in which `show` tells them
@@ -34,7 +35,7 @@ OF_ONE_RUN = ("start", "end", "pid", "seconds", "images_per_s", "overrides", "ch
 
 def description(found: Run) -> list[str]:
     """All that is known of a run, for people; of one that did not end well, the end of its log too."""
-    lines = [f"{found.path}: {found.status}{'' if found.status == DONE else f', {progress(found)}'}"]
+    lines = [f"{found.path}: {found.status}{'' if found.status == Status.DONE else f', {progress(found)}'}"]
     if found.facts.get("error"):
         lines.append(f"error: {found.facts['error']}")
     lines += _section("metrics", [(label(key), value_text(key, had)) for key, had in found.metrics.items()])
@@ -44,7 +45,7 @@ def description(found: Run) -> list[str]:
     lines += _section("versions", list((found.facts.get("versions") or {}).items()))
     lines += _section("files", [(path.name, _size(path)) for path in sorted(found.path.iterdir())])
     log = found.path / "train.log"
-    if found.status not in (DONE, RUNNING) and log.is_file():
+    if found.status not in (Status.DONE, Status.RUNNING) and log.is_file():
         lines += ["", f"the end of {log.name}:"]
         lines += [f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG:]]
     return lines

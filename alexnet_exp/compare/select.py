@@ -11,7 +11,8 @@ from typing import Any
 from alexnet_exp.compare.result import Table
 from alexnet_exp.errors import UserError, nearest, nfc, shown
 from alexnet_exp.runs.metric import higher_is_better, label
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 MISSING = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
 
@@ -155,7 +156,7 @@ def best_first(runs: Iterable[Run], key: str) -> list[Run]:
 
     def place(run: Run) -> tuple[bool, float, str]:
         found = run.metrics.get(key, math.nan)
-        counts = run.status == DONE and not math.isnan(found)
+        counts = run.status == Status.DONE and not math.isnan(found)
         return not counts, sign * found if counts else 0.0, run.name
 
     return sorted(runs, key=place)

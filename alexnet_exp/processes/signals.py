@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from alexnet_exp.errors import INTERRUPTED, REQUEUE
+from alexnet_exp.errors import ExitCode
 from alexnet_exp.processes.ranks import rank
 
 STOP_SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -267,7 +267,7 @@ class _Deadline:
         assert main is not None
         signal.pthread_kill(main, signal.SIGTERM)  # as a second one, which raises at once
         if not self._closes_within(EXIT_SECONDS):
-            os._exit(INTERRUPTED if number == signal.SIGINT else REQUEUE)
+            os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)
 
     def _closes_within(self, seconds: float) -> bool:
         until = time.monotonic() + seconds

@@ -324,7 +324,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Enum):
-        return value.name
+        return str(value) if isinstance(value, str) else value.name  # of a setting, the name that is typed
     return str(value) if isinstance(value, Path) else value
 
 

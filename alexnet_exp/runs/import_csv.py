@@ -20,15 +20,18 @@ from alexnet_exp.runs.bookkeeping import LABELS, LIMIT, is_fact, is_id, plain
 from alexnet_exp.runs.csv_file import EMPTY, is_percent, number, numbers, read_csv
 from alexnet_exp.runs.import_foreign import LABEL, PERCENT, SEEDS, note_seed
 from alexnet_exp.runs.metric import SPLITS, has_split, in_percent, is_accuracy, is_measure, metric_name
-from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING, UNKNOWN, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 _STATUS = {
-    **dict.fromkeys((DONE, "finished", "completed", "complete", "success", "succeeded"), DONE),
-    **dict.fromkeys((FAILED, "crashed", "error", "fail"), FAILED),
-    **dict.fromkeys((INTERRUPTED, "killed", "canceled", "cancelled", "preempted", "stopped"), INTERRUPTED),
-    **dict.fromkeys((RUNNING, "scheduled", "pending", "queued"), RUNNING),
-    PRUNED: PRUNED,
-    DIED: DIED,
+    **dict.fromkeys((Status.DONE, "finished", "completed", "complete", "success", "succeeded"), Status.DONE),
+    **dict.fromkeys((Status.FAILED, "crashed", "error", "fail"), Status.FAILED),
+    **dict.fromkeys(
+        (Status.INTERRUPTED, "killed", "canceled", "cancelled", "preempted", "stopped"), Status.INTERRUPTED
+    ),
+    **dict.fromkeys((Status.RUNNING, "scheduled", "pending", "queued"), Status.RUNNING),
+    Status.PRUNED: Status.PRUNED,
+    Status.DIED: Status.DIED,
 }
 _NAMES = ("run", "name", "run_name", "display_name", "mlflow_runname")
 # Behind or before the word of a metric: `final loss`, `RMSE (m)`, `test acc mean`.
@@ -101,7 +104,7 @@ def read_runs(
         if alone:
             config[LABEL] = row[str(kinds.name)]
         facts = {name: had for column, name in kinds.facts.items() if (had := typed[column][place]) is not None}
-        status = _STATUS.get(row[kinds.status].lower(), UNKNOWN) if kinds.status else DONE
+        status = _STATUS.get(row[kinds.status].lower(), Status.UNKNOWN) if kinds.status else Status.DONE
         label = row[kinds.name] if kinds.name else f"line {place + 2}"
         runs.append(Run(file, f"{prefix}{label}", status, config, found, {}, facts | {PERCENT: percent}))
     return runs, _notes(file, kinds, values)
@@ -329,7 +332,7 @@ def _of_histories(
         if (names and several and alike) or (not several and not seeds) or not config.keys() - {"seed"}:
             config[LABEL] = name if names or several else str(file)
         of_run = {_bare(column): typed[column][last] for column in facts if typed[column][last] is not None}
-        ended = _STATUS.get(values[status][last].lower(), UNKNOWN) if status else DONE
+        ended = _STATUS.get(values[status][last].lower(), Status.UNKNOWN) if status else Status.DONE
         path = prefix.removesuffix(": ") or file.name
         label = f"{prefix}{name}" if names or several else path
         runs.append(Run(file, label, ended, config, found, {}, of_run | {PERCENT: percent}))

@@ -24,7 +24,8 @@ from alexnet_exp.runs.bookkeeping import bookkeeping
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.metric import higher_is_better, in_percent, metric_name
 from alexnet_exp.runs.reader import YAML_LOADER, read_config
-from alexnet_exp.runs.run import DONE, FAILED, UNKNOWN, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 DEPTH = 4  # how far below a run's folder its metrics.csv is looked for: csv/version_0/ is 2
 TABLE = "metrics.csv"
@@ -98,7 +99,7 @@ def read_version(folder: Path, name: str, seed_key: str | None = None) -> Run:
         facts["epochs"] = int(max(trained)) + 1
     if any(key.startswith("test/") for key in metrics):
         facts[UNRECORDED] = False
-    return Run(folder, name, DONE, config, metrics, {}, facts)
+    return Run(folder, name, Status.DONE, config, metrics, {}, facts)
 
 
 def is_lightning(table: Path) -> bool:
@@ -240,7 +241,7 @@ def _status(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float
     unknown: else; it may still run, or have been killed.
     """
     if any(key.startswith("test/") for key in metrics):
-        return DONE, ""
+        return Status.DONE, ""
     for log in sorted(path for path in folder.glob("*.log") if path.is_file()):
         _, traceback, trace = log.read_text(encoding="utf-8", errors="replace").rpartition(
             "Traceback (most recent call last)"
@@ -248,9 +249,9 @@ def _status(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float
         if traceback:
             # the exception is the first line behind the traceback that is not indented
             lines = [line for line in trace.splitlines()[1:] if line.strip() and not line.startswith(" ")]
-            return FAILED, lines[0] if lines else "see its log"
+            return Status.FAILED, lines[0] if lines else "see its log"
     limit = config.get("trainer.max_epochs")
-    return (DONE, "") if isinstance(limit, int) and 0 < limit <= epochs else (UNKNOWN, "")
+    return (Status.DONE, "") if isinstance(limit, int) and 0 < limit <= epochs else (Status.UNKNOWN, "")
 
 
 def _overrides(folder: Path) -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any, overload
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.reader import is_run, read_result, state
-from alexnet_exp.runs.run import RUNNING, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 METRICS, STEPS = "metrics.csv", "steps.csv"  # Lightning's CSVLogger has the first, a run of ours both
 
@@ -85,7 +86,7 @@ def as_run(path: Path, name: str, like: Run | None = None) -> Run:
     return Run(
         path,
         name,
-        state(path) if status == RUNNING else status,
+        state(path) if status == Status.RUNNING else status,
         _shared(config, like.config if like else {}),
         {sys.intern(key): value for key, value in metrics.items() if _is_number(value)},
         _shared(choices, like.choices if like else {}),

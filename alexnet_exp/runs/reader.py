@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.plain_yaml import Loader
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.table import read_table
 
 FORMAT = 1
@@ -27,12 +28,12 @@ def is_run(path: Path) -> bool:
 
 
 def state(path: Path) -> str:
-    """The status that result.json says (`runs/run.py` has them all); `died` if it says running but is not."""
+    """The status that result.json says (see `Status`); `died` if it says running but is not."""
     status = str(read_result(path)["status"])
-    if status == "running" and not in_use(path):
+    if status == Status.RUNNING and not in_use(path):
         # it may have ended between the two looks
         status = str(read_result(path)["status"])
-        return "died" if status == "running" else status
+        return str(Status.DIED) if status == Status.RUNNING else status
     return status
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from alexnet_exp.errors import DONE, FAILED
+from alexnet_exp.errors import ExitCode
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.disk_errors import UnwritableError
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import chosen_options
-from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.status import Ending, Status
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def record(
     """
     try:
         unwritten = folder.write_waiting()
-        if unwritten and ending.code == DONE:
+        if unwritten and ending.code == ExitCode.OK:
             ending = _failed(f"{folder.path}: {unwritten}")
         _close(folder, container, ending, facts or {})
     except UnwritableError as error:
@@ -41,7 +41,7 @@ def record(
 
 def _failed(reason: str) -> Ending:
     log.error(f"failed: {reason}")
-    return Ending("failed", FAILED, reason)
+    return Ending(Status.FAILED, ExitCode.FAILED, reason)
 
 
 def _close(folder: RunFolder, container: Mapping[str, Any], ending: Ending, facts: Mapping[str, Any]) -> None:

@@ -6,16 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-DONE, RUNNING, FAILED, INTERRUPTED, PRUNED, DIED = "done", "running", "failed", "interrupted", "pruned", "died"
-UNKNOWN = "unknown"  # of another project, which records no status: it may still run, or have been killed
-
 
 @dataclass(frozen=True)
 class Run:
     """What one run was set to and what came of it.
 
     path: its folder, or the CSV file it is a row of. name: unique among the runs read together, for people.
-    status: one of the constants above; only `done` runs are counted. config: flat, under dotted keys.
+    status: a value of `Status`; only `done` runs are counted. config: flat, under dotted keys.
     choices: which option of each group was chosen (`{"model": "lrn"}`); empty where nobody recorded it.
     metrics: `split/metric`, of one state of the network. facts: all else that result.json says.
     """

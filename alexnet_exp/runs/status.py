@@ -1,4 +1,4 @@
-"""How a run ends: done, pruned, failed, interrupted, or refused before it began; and the exit code of each."""
+"""Provides the status of a run, how a run ended, and the exit code of each ending."""
 
 from __future__ import annotations
 
@@ -6,15 +6,36 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, REQUEUE, UserError
+from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.signals import Terminated
 from alexnet_exp.runs.disk_errors import UnwritableError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+
+
+class Status(StrEnum):
+    """The status of a run or of a job. The values are in result.json, tables and JSON; `label` is what people read."""
+
+    RUNNING = "running"
+    DONE = "done"
+    PRUNED = "pruned"  # ended early by its search; its metrics count for the search alone
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # stopped by a signal, and resumable
+    DIED = "died"  # result.json says running, and no process holds the run's lock
+    UNKNOWN = "unknown"  # of another project's run, which records no status
+    REFUSED = "refused"  # rejected before it started; the folder was not changed
+    PENDING = "open"  # a sweep's job that has not started
+    QUEUED = "queued"  # a sweep's job that a cluster has accepted
+
+    @property
+    def label(self) -> str:
+        """The status as it is printed for people: `killed` for died, `pending` for open."""
+        return {Status.DIED: "killed", Status.PENDING: "pending"}.get(self, self.value)
 
 
 class NotFiniteError(RuntimeError):
@@ -32,8 +53,8 @@ class Ending:
     reason: one line. trace: of an error that nobody expected. recorded: whether result.json has it already.
     """
 
-    status: str
-    code: int
+    status: Status
+    code: ExitCode
     reason: str = ""
     trace: str = ""
     recorded: bool = False
@@ -42,19 +63,19 @@ class Ending:
 def ending_of(error: BaseException) -> Ending:
     """The ending that an exception means."""
     if isinstance(error, Terminated):
-        return Ending("interrupted", REQUEUE, f"by {error.signal.name}")
+        return Ending(Status.INTERRUPTED, ExitCode.TERMINATED, f"by {error.signal.name}")
     if isinstance(error, KeyboardInterrupt):
-        return Ending("interrupted", INTERRUPTED, "by Ctrl-C (SIGINT)")
+        return Ending(Status.INTERRUPTED, ExitCode.INTERRUPTED, "by Ctrl-C (SIGINT)")
     if isinstance(error, UnwritableError):
-        return Ending("failed", FAILED, str(error))
+        return Ending(Status.FAILED, ExitCode.FAILED, str(error))
     if isinstance(error, UserError):
-        return Ending("failed", BAD_INPUT, str(error))
+        return Ending(Status.FAILED, ExitCode.BAD_INPUT, str(error))
     if isinstance(error, Pruned):
-        return Ending("pruned", DONE, str(error))
+        return Ending(Status.PRUNED, ExitCode.OK, str(error))
     if isinstance(error, NotFiniteError):
-        return Ending("failed", FAILED, str(error))
+        return Ending(Status.FAILED, ExitCode.FAILED, str(error))
     reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-    return Ending("failed", FAILED, reason, "".join(traceback.format_exception(error)))
+    return Ending(Status.FAILED, ExitCode.FAILED, reason, "".join(traceback.format_exception(error)))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.runs.run import DONE, PRUNED
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Job, Plan
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def job_return(composed: Composed, outcome: Outcome, objective: str, whole: bool
     """
     keys = [str(key) for key in composed.config if key != "hydra"]
     value: Any = outcome.metrics.get(objective)
-    well = outcome.status in (DONE, PRUNED)
+    well = outcome.status in (Status.DONE, Status.PRUNED)
     return JobReturn(
         overrides=list(composed.overrides),
         cfg=OmegaConf.masked_copy(composed.config, keys) if whole else None,

@@ -15,18 +15,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from alexnet_exp.errors import DONE as WELL
-from alexnet_exp.errors import FAILED as BADLY
-from alexnet_exp.errors import UserError, one_line
+from alexnet_exp.errors import ExitCode, UserError, one_line
 from alexnet_exp.runs.metric import higher_is_better, label, value_text
 from alexnet_exp.runs.reader import read_result
-from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sanitize import escape_controls
-from alexnet_exp.sweep.execute.scheduler import OPEN, QUEUED, Outcome, status_of
+from alexnet_exp.sweep.execute.scheduler import Outcome, status_of
 
 TEST = "test/top1"
-_ORDER = (DONE, PRUNED, RUNNING, QUEUED, INTERRUPTED, DIED, FAILED, OPEN)
+_ORDER = (
+    Status.DONE,
+    Status.PRUNED,
+    Status.RUNNING,
+    Status.QUEUED,
+    Status.INTERRUPTED,
+    Status.DIED,
+    Status.FAILED,
+    Status.PENDING,
+)
 _CLEAR = "\r\x1b[2K"
 
 
@@ -78,7 +85,7 @@ class Teller:
 
 def told_beforehand(jobs: Sequence[Job], asked: int) -> Iterator[str]:
     """Before the first job starts: how many there are and where, how many are done, how many were asked for twice."""
-    done = sum(status_of(job.folder) in (DONE, PRUNED) for job in jobs)
+    done = sum(status_of(job.folder) in (Status.DONE, Status.PRUNED) for job in jobs)
     count = f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}"
     yield f"{count} in {jobs[0].folder.parent}" + (f", {done} done already" if done else "")
     if asked == 1:
@@ -95,17 +102,17 @@ def counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 def ended_well(outcomes: Iterable[Outcome]) -> bool:
     """Whether every job is done, or was ended early because it was hopeless."""
-    return all(outcome.status in (DONE, PRUNED) for outcome in outcomes)
+    return all(outcome.status in (Status.DONE, Status.PRUNED) for outcome in outcomes)
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
     """Of the sweep as a whole: done; running or open, where none ended badly and some are still to end; failed."""
     if ended_well(outcomes):
-        return DONE
+        return Status.DONE
     found = {outcome.status for outcome in outcomes}
-    if not found <= {DONE, PRUNED, RUNNING, QUEUED, OPEN}:
-        return FAILED
-    return OPEN if OPEN in found else RUNNING
+    if not found <= {Status.DONE, Status.PRUNED, Status.RUNNING, Status.QUEUED, Status.PENDING}:
+        return Status.FAILED
+    return Status.PENDING if Status.PENDING in found else Status.RUNNING
 
 
 def ranked(outcomes: Iterable[Outcome], objective: str) -> list[Outcome]:
@@ -114,7 +121,7 @@ def ranked(outcomes: Iterable[Outcome], objective: str) -> list[Outcome]:
 
     def place(outcome: Outcome) -> tuple[float, float, int]:
         value = outcome.metrics.get(objective, math.nan)
-        if outcome.status == DONE and not math.isnan(value):
+        if outcome.status == Status.DONE and not math.isnan(value):
             return -1, sign * value, outcome.job.number
         return _ORDER.index(outcome.status), 0.0, outcome.job.number
 
@@ -124,7 +131,7 @@ def ranked(outcomes: Iterable[Outcome], objective: str) -> list[Outcome]:
 def best(outcomes: Iterable[Outcome], objective: str) -> Outcome | None:
     """The done job whose objective is best."""
     first = next(iter(ranked(outcomes, objective)), None)
-    return first if first is not None and first.status == DONE and objective in first.metrics else None
+    return first if first is not None and first.status == Status.DONE and objective in first.metrics else None
 
 
 def tell(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None = None) -> None:
@@ -152,7 +159,7 @@ def summary(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None = None)
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
     """0 only where every job ended well, or is left to a cluster that still has it."""
-    return BADLY if verdict(outcomes) == FAILED else WELL
+    return ExitCode.FAILED if verdict(outcomes) == Status.FAILED else ExitCode.OK
 
 
 def _machine(outcome: Outcome) -> dict[str, Any]:
@@ -194,7 +201,7 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
     folder = one_line(plan.folder)
     if ended_well(outcomes):
         print("Type next:", f"  python -m alexnet_exp compare {folder}", sep="\n")
-    elif set(counts(outcomes)) == {OPEN}:  # only planned
+    elif set(counts(outcomes)) == {Status.PENDING}:  # only planned
         print("Type next, as often as you like:", f"  python -m alexnet_exp sweep work {folder}", sep="\n")
     else:
         print("Type next, or the same command again:", f"  python -m alexnet_exp resume {folder}", sep="\n")

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from alexnet_exp.atomic import atomic_write
 from alexnet_exp.errors import UserError
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.runs.table import read_table
 from alexnet_exp.sanitize import spreadsheet_cell
 from alexnet_exp.sweep.execute.job_lock import Claims
-from alexnet_exp.sweep.execute.scheduler import OPEN, Outcome
+from alexnet_exp.sweep.execute.scheduler import Outcome
 
 FILE = "results.csv"
 _SPLITS = ("val/", "test/")
@@ -22,7 +23,7 @@ _SPLITS = ("val/", "test/")
 def write_all(plan: Plan, outcomes: Iterable[Outcome]) -> None:
     """Replaces the table by one of these jobs; those that have not begun have no row."""
     with Claims(plan.folder).alone():
-        _write(plan, [_row(outcome) for outcome in outcomes if outcome.status != OPEN])
+        _write(plan, [_row(outcome) for outcome in outcomes if outcome.status != Status.PENDING])
 
 
 def add(plan: Plan, outcome: Outcome) -> None:

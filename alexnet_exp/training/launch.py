@@ -29,14 +29,14 @@ from typing import Any
 
 from alexnet_exp import logs
 from alexnet_exp.config import validate
-from alexnet_exp.errors import FAILED, INTERRUPTED
+from alexnet_exp.errors import ExitCode
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.child import begin
 from alexnet_exp.processes.children import end_with_parent, shorten_socket_paths
 from alexnet_exp.processes.cpus import cores
 from alexnet_exp.processes.ranks import remove_rank_variables
 from alexnet_exp.processes.signals import STOP_SIGNALS, defer_signals, stop_on_signals
-from alexnet_exp.runs.status import Ending, ending_of
+from alexnet_exp.runs.status import Ending, Status, ending_of
 
 # For the ranks to meet, and for any of them to wait for another later: one may write a large checkpoint to a slow disk.
 TIMEOUT = timedelta(minutes=15)
@@ -214,8 +214,8 @@ class Group:
     def _hear_of_signal(self) -> None:
         """A signal that did not come from here, and perhaps to one rank alone, is one for all: they have to save."""
         for rank in self._ranks:
-            if rank.told and rank.told.status == "interrupted":
-                self.interrupt(signal.SIGINT if rank.told.code == INTERRUPTED else signal.SIGTERM)
+            if rank.told and rank.told.status == Status.INTERRUPTED:
+                self.interrupt(signal.SIGINT if rank.told.code == ExitCode.INTERRUPTED else signal.SIGTERM)
                 return
 
     def _cause(self) -> Ending:
@@ -243,7 +243,7 @@ class Group:
 
 def _is_well(ending: Ending) -> bool:
     """Whether all ranks come to this ending together."""
-    return ending.status in ("done", "pruned")
+    return ending.status in (Status.DONE, Status.PRUNED)
 
 
 @dataclass
@@ -273,7 +273,9 @@ class _Rank:
         if exited:
             self.wordless = True
             who = f"rank {self.number}" if self.of > 1 else "the process"
-            self.told = Ending("failed", FAILED, f"{who} ended without a word, {_how(self.process.exitcode)}")
+            self.told = Ending(
+                Status.FAILED, ExitCode.FAILED, f"{who} ended without a word, {_how(self.process.exitcode)}"
+            )
 
     def has_exited(self) -> bool:
         return self.process.exitcode is not None

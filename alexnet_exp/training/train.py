@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Timer
 from alexnet_exp import logs
 from alexnet_exp.config.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.config.validate import validate
-from alexnet_exp.errors import BAD_INPUT, DONE, INTERRUPTED, REQUEUE, UserError, refusal
+from alexnet_exp.errors import ExitCode, UserError, refusal
 from alexnet_exp.kernels.native import native
 from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes import signals
@@ -30,7 +30,7 @@ from alexnet_exp.runs.predictions import OF_TEST
 from alexnet_exp.runs.reader import chosen_options
 from alexnet_exp.runs.result import record
 from alexnet_exp.runs.start import Start
-from alexnet_exp.runs.status import Ending, ending_of, own_interrupts
+from alexnet_exp.runs.status import Ending, Status, ending_of, own_interrupts
 from alexnet_exp.runs.wilson import summary_line
 from alexnet_exp.training.build import Experiment, build, lay_out, prepare
 from alexnet_exp.training.callbacks.build import build_callbacks
@@ -82,11 +82,15 @@ def run_experiment(container: Mapping[str, Any], path: Path, start: Start = ANYH
     else:
         backend = "nccl" if accelerator == "cuda" else "gloo"
         ending = run_ranks(partial(train_rank, start=start), count(devices), backend, container, path)
-        if ending.status != "refused" and not ending.recorded and path.exists():  # else it would be made anew
+        if ending.status != Status.REFUSED and not ending.recorded and path.exists():  # else it would be made anew
             ending = _record_for_ranks(container, path, ending)
-    if ending.status == "refused":
+    if ending.status == Status.REFUSED:
         print(refusal(UserError(f"rank {number}: {ending.reason}" if number else ending.reason)), file=sys.stderr)
-    elif number and ending.code not in (DONE, REQUEUE, INTERRUPTED):  # its log is a file of its own
+    elif number and ending.code not in (
+        ExitCode.OK,
+        ExitCode.TERMINATED,
+        ExitCode.INTERRUPTED,
+    ):
         print(refusal(UserError(f"rank {number}: {ending.status}: {ending.reason}")), file=sys.stderr)
     return ending
 
@@ -108,7 +112,7 @@ def train_rank(container: Mapping[str, Any], path: Path, start: Start = ANYHOW) 
                 start.check(path)
                 return _recorded(config, container, folder, start)
         except UserError as error:
-            return Ending("refused", BAD_INPUT, str(error))
+            return Ending(Status.REFUSED, ExitCode.BAD_INPUT, str(error))
 
 
 def _record_for_ranks(container: Mapping[str, Any], path: Path, ending: Ending) -> Ending:
@@ -160,7 +164,7 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, s
         ending = ending_of(error)
         _say(ending)
         return record(folder, container, ending) if start is not None else ending
-    ending = Ending("done", DONE)
+    ending = Ending(Status.DONE, ExitCode.OK)
     return record(folder, container, ending, facts) if start is not None else ending
 
 
@@ -181,7 +185,7 @@ def _begin(
 
 
 def _say(ending: Ending) -> None:
-    if ending.status == "done":
+    if ending.status == Status.DONE:
         return
     where = " (train.log shows where)" if ending.trace else ""
     log.error(f"{ending.status}: {ending.reason}{where}")

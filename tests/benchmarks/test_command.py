@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.machine as machine_of
-from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, UserError
+from alexnet_exp.errors import ExitCode, UserError
 from benchmarks.__main__ import GROUPS, RESULTS, main
 from benchmarks.machine import Load, Watch
 from benchmarks.pages import DOCS, filled
@@ -65,7 +65,7 @@ def result(group: str = "lrn", ours: float = 1.0, load: Load | None = None) -> R
 def test_what_failed_and_what_is_missing_stop_nothing(
     groups: Mapping[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--out", str(tmp_path / "out"), "--turns", "3"], groups) == FAILED
+    assert main(["--out", str(tmp_path / "out"), "--turns", "3"], groups) == ExitCode.FAILED
     out, err = capfd.readouterr()
     assert "broken: failed, with exit code 1" in err
     assert "ZeroDivisionError: it broke" in err
@@ -81,11 +81,11 @@ def test_what_failed_and_what_is_missing_stop_nothing(
 
 
 def test_a_missing_peer_alone_is_no_failure(groups: Mapping[str, str], tmp_path: Path) -> None:
-    assert main(["peerless", "--out", str(tmp_path)], groups) == DONE
+    assert main(["peerless", "--out", str(tmp_path)], groups) == ExitCode.OK
 
 
 def test_options_reach_the_groups_that_take_them(groups: Mapping[str, str], tmp_path: Path) -> None:
-    assert main(["quick", "--cifar", "some/images", "--keras", "python", "--out", str(tmp_path)], groups) == DONE
+    assert main(["quick", "--cifar", "some/images", "--keras", "python", "--out", str(tmp_path)], groups) == ExitCode.OK
     found = load("quick", tmp_path)
     assert found is not None
     assert found.data["cifar"] == str(Path.cwd() / "some/images")
@@ -94,7 +94,7 @@ def test_options_reach_the_groups_that_take_them(groups: Mapping[str, str], tmp_
 def test_list_names_each_group_with_its_first_line(
     groups: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--list"], {**groups, "later": "not_written_yet"}) == DONE
+    assert main(["--list"], {**groups, "later": "not_written_yet"}) == ExitCode.OK
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         ["broken", "Broken rows."],
@@ -105,11 +105,11 @@ def test_list_names_each_group_with_its_first_line(
 
 
 def test_a_group_that_there_is_not_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["lnr"]) == BAD_INPUT
+    assert main(["lnr"]) == ExitCode.BAD_INPUT
     assert capsys.readouterr().err.startswith("lnr: no such group; did you mean lrn? one of ")
     with pytest.raises(SystemExit) as stop:
         main(["--turns", "0"])
-    assert stop.value.code == BAD_INPUT
+    assert stop.value.code == ExitCode.BAD_INPUT
 
 
 def test_a_result_by_way_of_its_file(tmp_path: Path) -> None:

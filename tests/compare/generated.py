@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from alexnet_exp.compare.result import Arm, Claim, Comparison, Difference, Metric, Status, Verdict
+from alexnet_exp.compare.result import Arm, Claim, ClaimStatus, Comparison, Difference, Metric, Verdict
 from alexnet_exp.compare.select import best_first, runs_table
 from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.read_runs import read_runs
@@ -21,7 +21,9 @@ from alexnet_exp.runs.run import Run
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5", "seconds")
 VERDICTS = (Verdict.better, Verdict.cannot_tell, Verdict.no_difference, Verdict.worse)
 CLAIM = Claim(
-    PaperClaim("1.4 points of top-1 (section 3.3)", difference=0.014), Status.same_direction, "smaller than the paper's"
+    PaperClaim("1.4 points of top-1 (section 3.3)", difference=0.014),
+    ClaimStatus.same_direction,
+    "smaller than the paper's",
 )
 VERSIONS = {"python": "3.11.7", "torch": "2.14.1", "pytorch-lightning": "2.6.6", "alexnet_exp": "0.3.0"}
 # what a real configuration has beside what varies, so that the size of a page is real too

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 # what each option of the group sets, some of it shared
 MODELS: dict[str, dict[str, Any]] = {
@@ -23,7 +24,7 @@ def made(
     *,
     lr: float = 0.1,
     val: float | None = None,
-    status: str = DONE,
+    status: str = Status.DONE,
     config: Mapping[str, Any] | None = None,
     sweep: str = "outputs/sweep",
     metrics: Mapping[str, float] | None = None,

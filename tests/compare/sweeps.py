@@ -12,7 +12,8 @@ from typing import Any
 from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.result import Comparison, Difference, Verdict
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 Arm = dict[str, Any]  # the settings of one, under dotted keys
 
@@ -178,7 +179,7 @@ def _question(chance: random.Random, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _row(arm: Arm, seed: int, metrics: dict[str, float], name: str, chance: random.Random) -> Run:
-    return Run(Path("runs.csv"), name, DONE, {**arm, "seed": seed}, metrics)
+    return Run(Path("runs.csv"), name, Status.DONE, {**arm, "seed": seed}, metrics)
 
 
 def _typed(arm: Arm, seed: int, metrics: dict[str, float], name: str, chance: random.Random) -> Run:
@@ -205,7 +206,7 @@ def _folder(
     overrides = [f"{group}={option}" for group, option in choices.items()]
     overrides += [f"{key}={arm[key]}" for key in typed] + [f"seed={seed}"]
     facts = {"overrides": overrides, "fingerprint": "made", "end": f"2026-01-01T00:{len(name)}:00+00:00"}
-    return Run(Path("outputs") / name, name, DONE, {**arm, "seed": seed}, metrics, choices, facts)
+    return Run(Path("outputs") / name, name, Status.DONE, {**arm, "seed": seed}, metrics, choices, facts)
 
 
 def _differing(difference: Difference) -> set[str]:

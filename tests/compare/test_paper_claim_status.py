@@ -17,7 +17,7 @@ from alexnet_exp.compare.paper_claim_status import status_of
 from alexnet_exp.compare.paper_claims import table_of_claims
 from alexnet_exp.compare.render.html import write_report
 from alexnet_exp.compare.render.text import as_json, markdown
-from alexnet_exp.compare.result import Claim, Status
+from alexnet_exp.compare.result import Claim, ClaimStatus
 from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.runs.metric import higher_is_better
@@ -46,47 +46,57 @@ def claims_against(baseline, said, values, **more):
     ("figure", "interval", "status", "beside"),
     [
         # the paper says +1.4, exactly: its ends belong to the interval
-        ({"difference": 1.4}, (0.1, 1.4), Status.reproduced, ""),
-        ({"difference": 1.4}, (1.4, 2.0), Status.reproduced, ""),
-        ({"difference": 1.4}, (0.1, 1.39), Status.same_direction, "smaller than the paper's"),
-        ({"difference": 1.4}, (1.41, 2.0), Status.same_direction, "larger than the paper's"),
-        ({"difference": 1.4}, (-0.1, 1.4), Status.cannot_tell, ""),
-        ({"difference": 1.4}, (-0.1, 1.39), Status.cannot_tell, "rules out the paper's size: at most +1.39"),
-        ({"difference": 1.4}, (-3.0, 1e-9), Status.cannot_tell, "rules out the paper's size: at most +1e-09"),
-        ({"difference": 1.4}, (-3.0, -1e-9), Status.contradicted, "the other way round"),
+        ({"difference": 1.4}, (0.1, 1.4), ClaimStatus.reproduced, ""),
+        ({"difference": 1.4}, (1.4, 2.0), ClaimStatus.reproduced, ""),
+        ({"difference": 1.4}, (0.1, 1.39), ClaimStatus.same_direction, "smaller than the paper's"),
+        ({"difference": 1.4}, (1.41, 2.0), ClaimStatus.same_direction, "larger than the paper's"),
+        ({"difference": 1.4}, (-0.1, 1.4), ClaimStatus.cannot_tell, ""),
+        ({"difference": 1.4}, (-0.1, 1.39), ClaimStatus.cannot_tell, "rules out the paper's size: at most +1.39"),
+        ({"difference": 1.4}, (-3.0, 1e-9), ClaimStatus.cannot_tell, "rules out the paper's size: at most +1e-09"),
+        ({"difference": 1.4}, (-3.0, -1e-9), ClaimStatus.contradicted, "the other way round"),
         # the same seen from the other arm
-        ({"difference": -1.4}, (-1.4, -0.1), Status.reproduced, ""),
-        ({"difference": -1.4}, (-1.39, -0.1), Status.same_direction, "smaller than the paper's"),
-        ({"difference": -1.4}, (-2.0, -1.41), Status.same_direction, "larger than the paper's"),
-        ({"difference": -1.4}, (-1.39, 0.1), Status.cannot_tell, "rules out the paper's size: at least -1.39"),
-        ({"difference": -1.4}, (0.1, 0.2), Status.contradicted, "the other way round"),
+        ({"difference": -1.4}, (-1.4, -0.1), ClaimStatus.reproduced, ""),
+        ({"difference": -1.4}, (-1.39, -0.1), ClaimStatus.same_direction, "smaller than the paper's"),
+        ({"difference": -1.4}, (-2.0, -1.41), ClaimStatus.same_direction, "larger than the paper's"),
+        ({"difference": -1.4}, (-1.39, 0.1), ClaimStatus.cannot_tell, "rules out the paper's size: at least -1.39"),
+        ({"difference": -1.4}, (0.1, 0.2), ClaimStatus.contradicted, "the other way round"),
         # about 2: from 1.5 to 2.5
-        ({"difference": 2.0, "about": True}, (0.1, 1.5), Status.reproduced, ""),
-        ({"difference": 2.0, "about": True}, (0.1, 1.49), Status.same_direction, "smaller than the paper's"),
-        ({"difference": 2.0, "about": True}, (2.51, 4.0), Status.same_direction, "larger than the paper's"),
+        ({"difference": 2.0, "about": True}, (0.1, 1.5), ClaimStatus.reproduced, ""),
+        ({"difference": 2.0, "about": True}, (0.1, 1.49), ClaimStatus.same_direction, "smaller than the paper's"),
+        ({"difference": 2.0, "about": True}, (2.51, 4.0), ClaimStatus.same_direction, "larger than the paper's"),
         # more than 1: nothing is too large
-        ({"at_least": 1.0}, (0.1, 1.0), Status.reproduced, ""),
-        ({"at_least": 1.0}, (5.0, 9.0), Status.reproduced, ""),
-        ({"at_least": 1.0}, (0.1, 0.99), Status.same_direction, "smaller than the paper's"),
-        ({"at_least": 1.0}, (-2.0, -0.1), Status.contradicted, "the other way round"),
-        ({"at_most": -1.0}, (-9.0, -5.0), Status.reproduced, ""),
-        ({"at_most": -1.0}, (-0.9, -0.1), Status.same_direction, "smaller than the paper's"),
+        ({"at_least": 1.0}, (0.1, 1.0), ClaimStatus.reproduced, ""),
+        ({"at_least": 1.0}, (5.0, 9.0), ClaimStatus.reproduced, ""),
+        ({"at_least": 1.0}, (0.1, 0.99), ClaimStatus.same_direction, "smaller than the paper's"),
+        ({"at_least": 1.0}, (-2.0, -0.1), ClaimStatus.contradicted, "the other way round"),
+        ({"at_most": -1.0}, (-9.0, -5.0), ClaimStatus.reproduced, ""),
+        ({"at_most": -1.0}, (-0.9, -0.1), ClaimStatus.same_direction, "smaller than the paper's"),
         # the direction alone
-        ({"at_least": 0}, (1e-9, 1.0), Status.reproduced, ""),
-        ({"at_least": 0}, (-1e-9, 1.0), Status.cannot_tell, ""),
-        ({"at_most": 0}, (1e-9, 1.0), Status.contradicted, "the other way round"),
+        ({"at_least": 0}, (1e-9, 1.0), ClaimStatus.reproduced, ""),
+        ({"at_least": 0}, (-1e-9, 1.0), ClaimStatus.cannot_tell, ""),
+        ({"at_most": 0}, (1e-9, 1.0), ClaimStatus.contradicted, "the other way round"),
         # a ratio, on logarithms: about 6 is from 5.5 to 6.5, and a sixth is its mirror image
-        ({"ratio": 6, "about": True}, (math.log(2), math.log(5.51)), Status.reproduced, ""),
-        ({"ratio": 6, "about": True}, (math.log(2), math.log(5.49)), Status.same_direction, "smaller than the paper's"),
-        ({"ratio": 6}, (math.log(0.9), math.log(3)), Status.cannot_tell, "rules out the paper's size: at most 3 times"),
-        ({"ratio": 1 / 6, "about": True}, (-math.log(5.51), -math.log(2)), Status.reproduced, ""),
+        ({"ratio": 6, "about": True}, (math.log(2), math.log(5.51)), ClaimStatus.reproduced, ""),
+        (
+            {"ratio": 6, "about": True},
+            (math.log(2), math.log(5.49)),
+            ClaimStatus.same_direction,
+            "smaller than the paper's",
+        ),
+        (
+            {"ratio": 6},
+            (math.log(0.9), math.log(3)),
+            ClaimStatus.cannot_tell,
+            "rules out the paper's size: at most 3 times",
+        ),
+        ({"ratio": 1 / 6, "about": True}, (-math.log(5.51), -math.log(2)), ClaimStatus.reproduced, ""),
         (
             {"ratio": 1 / 6, "about": True},
             (-math.log(9), -math.log(6.51)),
-            Status.same_direction,
+            ClaimStatus.same_direction,
             "larger than the paper's",
         ),
-        ({"ratio": 6}, (math.log(0.5), math.log(0.9)), Status.contradicted, "the other way round"),
+        ({"ratio": 6}, (math.log(0.5), math.log(0.9)), ClaimStatus.contradicted, "the other way round"),
     ],
 )
 def test_the_statuses_at_their_borders(figure, interval, status, beside):
@@ -95,14 +105,20 @@ def test_the_statuses_at_their_borders(figure, interval, status, beside):
 
 
 def test_holms_later_steps_may_decide_where_the_interval_ends_at_nothing():
-    assert status_of(claim(difference=1.4), (0.0, 2.0), True)[0] is Status.reproduced
-    assert status_of(claim(difference=1.4), (-2.0, 0.0), True)[0] is Status.contradicted
-    assert status_of(claim(difference=1.4), (0.0, 2.0), False)[0] is Status.cannot_tell
+    assert status_of(claim(difference=1.4), (0.0, 2.0), True)[0] is ClaimStatus.reproduced
+    assert status_of(claim(difference=1.4), (-2.0, 0.0), True)[0] is ClaimStatus.contradicted
+    assert status_of(claim(difference=1.4), (0.0, 2.0), False)[0] is ClaimStatus.cannot_tell
 
 
 def test_the_status_never_jumps_from_the_claimed_side_to_the_other():
     """Sliding an interval down past 0 goes through "cannot tell", however narrow it is."""
-    order = [Status.same_direction, Status.reproduced, Status.same_direction, Status.cannot_tell, Status.contradicted]
+    order = [
+        ClaimStatus.same_direction,
+        ClaimStatus.reproduced,
+        ClaimStatus.same_direction,
+        ClaimStatus.cannot_tell,
+        ClaimStatus.contradicted,
+    ]
     wide = [*order[:2], *order[3:]]  # holds 0 as soon as it no longer holds the paper's figure
     for width in (0.05, 0.5, 3.0):
         seen = []
@@ -117,7 +133,7 @@ def test_the_status_never_jumps_from_the_claimed_side_to_the_other():
 def test_a_status_comes_from_the_interval_of_the_verdict():
     found = compare(runs_of({**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD}), Options(baseline="model=lrn"))
     (difference,) = found.differences
-    assert difference.claim.status is Status.reproduced
+    assert difference.claim.status is ClaimStatus.reproduced
     assert difference.claim.interval == difference.interval
     assert difference.claim.measured == pytest.approx(-0.014)
     assert found.sentence.endswith("; the paper claims -1.40 points: reproduced.")
@@ -126,13 +142,13 @@ def test_a_status_comes_from_the_interval_of_the_verdict():
 @pytest.mark.parametrize(
     ("values", "status", "beside"),
     [
-        ({"lrn": GOOD, "none": [one + 0.011 for one in BAD]}, Status.same_direction, "smaller than the paper's"),
-        ({"lrn": GOOD, "none": [one - 0.03 for one in BAD]}, Status.same_direction, "larger than the paper's"),
-        ({"lrn": BAD, "none": GOOD}, Status.contradicted, "the other way round"),
-        ({"lrn": (0.9, 0.99, 0.95), "none": (0.9, 0.98, 0.94)}, Status.cannot_tell, ""),
-        ({"lrn": GOOD[:1], "none": BAD}, Status.cannot_tell, "1 seed"),
-        ({"lrn": GOOD, "none": BAD[:2]}, Status.cannot_tell, "2 seeds"),
-        ({"lrn": (0.9,) * 3, "none": (0.8,) * 3}, Status.cannot_tell, "no spread"),
+        ({"lrn": GOOD, "none": [one + 0.011 for one in BAD]}, ClaimStatus.same_direction, "smaller than the paper's"),
+        ({"lrn": GOOD, "none": [one - 0.03 for one in BAD]}, ClaimStatus.same_direction, "larger than the paper's"),
+        ({"lrn": BAD, "none": GOOD}, ClaimStatus.contradicted, "the other way round"),
+        ({"lrn": (0.9, 0.99, 0.95), "none": (0.9, 0.98, 0.94)}, ClaimStatus.cannot_tell, ""),
+        ({"lrn": GOOD[:1], "none": BAD}, ClaimStatus.cannot_tell, "1 seed"),
+        ({"lrn": GOOD, "none": BAD[:2]}, ClaimStatus.cannot_tell, "2 seeds"),
+        ({"lrn": (0.9,) * 3, "none": (0.8,) * 3}, ClaimStatus.cannot_tell, "no spread"),
     ],
 )
 def test_every_status_from_runs(values, status, beside):
@@ -144,19 +160,19 @@ def test_without_a_finished_run_it_is_not_run():
     said = {**LRN, "difference": -0.014}
     runs = [*arm("lrn", GOOD, paper_claim=said), made("none", 1, status="failed", paper_claim=said)]
     (difference,) = compare(runs, Options(baseline="model=lrn")).differences
-    assert (difference.claim.status, difference.claim.why) == (Status.not_run, "no finished run of model=none")
+    assert (difference.claim.status, difference.claim.why) == (ClaimStatus.not_run, "no finished run of model=none")
 
 
 def test_of_several_arms_only_the_claimed_one_has_it():
     found = claims_against("lrn", {**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD, "bn": BAD})
     assert found["bn"] is None
-    assert found["none"].status is Status.reproduced
+    assert found["none"].status is ClaimStatus.reproduced
 
 
 def test_without_an_arm_it_is_about_every_one():
     said = {"text": "LRN is best", "against": "model.norm=lrn", "at_most": 0}
     found = claims_against("lrn", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
-    assert {one.status for one in found.values()} == {Status.reproduced}
+    assert {one.status for one in found.values()} == {ClaimStatus.reproduced}
 
 
 def test_a_claim_is_turned_round_where_the_baseline_is_its_arm():
@@ -164,7 +180,7 @@ def test_a_claim_is_turned_round_where_the_baseline_is_its_arm():
     found = claims_against("none", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
     assert found["bn"] is None
     assert found["lrn"].said.difference == 0.014
-    assert found["lrn"].status is Status.reproduced
+    assert found["lrn"].status is ClaimStatus.reproduced
     assert found["lrn"].place(0.9) == pytest.approx(0.914)
 
 
@@ -186,7 +202,7 @@ def test_of_several_claims_each_arm_has_its_own():
     ]
     found = claims_against("lrn", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
     assert {model: one.said.text for model, one in found.items()} == {"none": "a", "bn": "b"}
-    assert found["bn"].status is Status.contradicted
+    assert found["bn"].status is ClaimStatus.contradicted
 
 
 def epochs(said, values):
@@ -214,7 +230,7 @@ def test_a_ratio_is_that_of_the_logarithms_means_by_welch():
     assert found.measured == pytest.approx(math.exp(middle))
     assert found.interval == pytest.approx((math.exp(middle - half), math.exp(middle + half)))
     assert found.p == pytest.approx(2 * student.sf(middle / math.sqrt(sum(parts)), df))
-    assert found.status is Status.reproduced
+    assert found.status is ClaimStatus.reproduced
     assert found.place(5.0) == 30.0
     assert difference.verdict.value == "worse"  # more epochs are worse
     assert not higher_is_better(EPOCHS)
@@ -229,7 +245,7 @@ def test_a_run_that_never_got_there_is_told():
 def test_a_ratio_of_what_may_be_nothing_cannot_be_told():
     runs = epochs(SOONER, {"none": (31.0, 38.0, 35.0), "lrn": (6.0, -5.0, 6.5)})
     (difference,) = compare(runs, Options(metric=EPOCHS, baseline="model=lrn")).differences
-    assert (difference.claim.status, difference.claim.measured) == (Status.cannot_tell, None)
+    assert (difference.claim.status, difference.claim.measured) == (ClaimStatus.cannot_tell, None)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +307,7 @@ def test_what_runs_recorded_before_is_still_read():
     for run in runs:
         del run.facts["paper_claim"]
     (difference,) = compare(runs, Options(baseline="model=none")).differences
-    assert difference.claim.status is Status.reproduced
+    assert difference.claim.status is ClaimStatus.reproduced
 
 
 def test_all_views_show_figure_status_and_analogue(tmp_path):
@@ -339,7 +355,11 @@ def test_a_row_a_claim_over_several_sweeps():
         *of_experiment("act", {**SOONER, "about": True}, {"none": (31.0, 38, 35), "lrn": (6.0, 5, 6.5)}, EPOCHS),
     ]
     found = table_of_claims(runs, shipped=False)
-    assert [row.claim.status for row in found.rows] == [Status.reproduced, Status.not_run, Status.reproduced]
+    assert [row.claim.status for row in found.rows] == [
+        ClaimStatus.reproduced,
+        ClaimStatus.not_run,
+        ClaimStatus.reproduced,
+    ]
     assert found.rows[1].claim.why == "no finished run of model.norm=none has test/top5"
     assert [row.seeds for row in found.rows] == [(4, 4), (0, 0), (3, 3)]
     rows = table.as_table(found).rows
@@ -360,9 +380,9 @@ def test_sweeps_that_share_a_list_of_claims_have_each_claim_once():
     ]
     found = table_of_claims(runs, shipped=False)
     assert [(row.claim.said.text, row.experiment, row.claim.status) for row in found.rows] == [
-        ("a", "first", Status.reproduced),
-        ("c", "first", Status.not_run),
-        ("b", "second", Status.reproduced),
+        ("a", "first", ClaimStatus.reproduced),
+        ("c", "first", ClaimStatus.not_run),
+        ("b", "second", ClaimStatus.reproduced),
     ]
 
 
@@ -391,7 +411,7 @@ def test_each_arm_may_have_its_own_rate():
         ]
 
     (row,) = table_of_claims(runs(best), shipped=False).rows
-    assert row.claim.status is Status.reproduced
+    assert row.claim.status is ClaimStatus.reproduced
     # the claim itself may leave it to whoever asks
     (asked,) = table_of_claims(runs(said), shipped=False, best_of=["optim.lr"]).rows
     assert asked.claim.interval == row.claim.interval
@@ -408,14 +428,14 @@ def test_arms_that_differ_in_their_rate_too_are_told_with_what_can_be_done_here(
         for seed, number in enumerate(numbers, start=1)
     ]
     (row,) = table_of_claims(runs, shipped=False).rows
-    assert row.claim.status is Status.cannot_tell
+    assert row.claim.status is ClaimStatus.cannot_tell
     against = row.claim.said.against
     assert row.claim.why == (
         f"{against}: every other arm differs in more than that, model=none optim.lr=0.01 in optim.lr (0.01 and 0.1); "
         "add --best-of optim.lr to give each arm its own best value"
     )
     (row,) = table_of_claims(runs, shipped=False, best_of=["optim.lr"]).rows
-    assert row.claim.status is Status.reproduced
+    assert row.claim.status is ClaimStatus.reproduced
 
 
 def test_how_many_were_tested_together():
@@ -426,7 +446,7 @@ def test_how_many_were_tested_together():
     ]
     runs += of_experiment("none", {**LRN, "difference": -0.014}, {"lrn": GOOD[:1], "none": BAD[:1]})
     found = table_of_claims(runs, shipped=False)
-    assert [row.claim.status for row in found.rows][-1] is Status.cannot_tell
+    assert [row.claim.status for row in found.rows][-1] is ClaimStatus.cannot_tell
     assert found.notes[0].startswith(
         "4 of 5 claims tested here, each at 95%: if none were true, 0.2 of 4 would be expected to show a direction"
     )
@@ -435,9 +455,9 @@ def test_how_many_were_tested_together():
 def test_holm_over_the_claims():
     """p of .010, .020, .030 and .2: 4 x .010 = .04 keeps, 3 x .020 = .06 does not, nor does anything after it."""
     said = claim(difference=1.0)
-    rows = [table.Row(Claim(said, Status.reproduced, p=p), str(p)) for p in (0.03, 0.01, 0.02)]
-    rows.append(table.Row(Claim(said, Status.cannot_tell, p=0.2), "0.2"))
-    found = table.Claims([*rows, table.Row(Claim(said, Status.not_run), "-")])
+    rows = [table.Row(Claim(said, ClaimStatus.reproduced, p=p), str(p)) for p in (0.03, 0.01, 0.02)]
+    rows.append(table.Row(Claim(said, ClaimStatus.cannot_tell, p=0.2), "0.2"))
+    found = table.Claims([*rows, table.Row(Claim(said, ClaimStatus.not_run), "-")])
     assert [found.adjusted[id(row)] for row in rows] == pytest.approx([0.06, 0.04, 0.06, 0.2])
     assert "1 of 3 keep it" in found.notes[0]
 
@@ -453,13 +473,13 @@ def test_reproductions_pin_float32():
 
 def test_without_against_it_cannot_be_told():
     (row,) = table_of_claims(of_experiment("e", {"text": "x", "difference": 1}, {"lrn": GOOD}), shipped=False).rows
-    assert (row.claim.status, row.claim.why) == (Status.cannot_tell, "it names no `against`")
+    assert (row.claim.status, row.claim.why) == (ClaimStatus.cannot_tell, "it names no `against`")
 
 
 def test_an_arm_that_was_not_run():
     said = {**LRN, "difference": -0.014}
     (row,) = table_of_claims(of_experiment("e", said, {"lrn": GOOD}), shipped=False).rows
-    assert (row.claim.status, row.claim.why) == (Status.not_run, "no finished run of model.norm=none")
+    assert (row.claim.status, row.claim.why) == (ClaimStatus.not_run, "no finished run of model.norm=none")
 
 
 @pytest.fixture
@@ -499,7 +519,7 @@ def test_with_runs_it_is_no_longer_listed_as_not_run(conf):
     for run in runs:
         run.choices["experiment"] = "analogue/lrn"
     (row,) = table_of_claims(runs).rows
-    assert (row.experiment, row.claim.status) == ("experiment=analogue/lrn", Status.reproduced)
+    assert (row.experiment, row.claim.status) == ("experiment=analogue/lrn", ClaimStatus.reproduced)
 
 
 def test_a_damaged_shipped_file_is_named(conf):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_exp.__main__ import COMMANDS, main
-from alexnet_exp.errors import BAD_INPUT, DONE
+from alexnet_exp.errors import ExitCode
 from tests.fuzz.clear import complaint
 from tests.fuzz.hunting import hunt
 
@@ -121,6 +121,6 @@ def answered(command: str, words: list[str], capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     code = main([command, *words])
     said = capsys.readouterr().err
-    assert code in (DONE, BAD_INPUT), said
-    if code == BAD_INPUT:
+    assert code in (ExitCode.OK, ExitCode.BAD_INPUT), said
+    if code == ExitCode.BAD_INPUT:
         assert complaint(said.rstrip("\n"), given=repr(words)) is None, words

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alexnet_exp import runs
 from alexnet_exp.__main__ import main
-from alexnet_exp.errors import BAD_INPUT, DONE, TRACEBACK, UserError
+from alexnet_exp.errors import TRACEBACK, ExitCode, UserError
 from tests.fuzz.clear import check, complaint
 from tests.fuzz.damage import DEEP, damaged
 from tests.fuzz.test_run_files import Damaged, numbers_in
@@ -63,8 +63,8 @@ def test_runs_of_others_are_told_clearly(folder: Path, capsys: pytest.CaptureFix
             capsys.readouterr()
             code = main(list(command))
             said = capsys.readouterr().err.rstrip("\n").split("\n")
-        assert code in (DONE, BAD_INPUT)
-        if code == BAD_INPUT:
+        assert code in (ExitCode.OK, ExitCode.BAD_INPUT)
+        if code == ExitCode.BAD_INPUT:
             assert complaint(said[-1], given=name) is None
             assert Path(name).name in said[-1]
         else:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.errors import BAD_INPUT, DONE, TRACEBACK, UserError
+from alexnet_exp.errors import TRACEBACK, ExitCode, UserError
 from alexnet_exp.runs.read_runs import as_run
 from alexnet_exp.runs.reader import read_config, read_metrics, read_result, read_steps
 from tests.conftest import Run
@@ -98,8 +98,8 @@ def answered(command: tuple[str, ...], name: str, capsys: pytest.CaptureFixture[
     capsys.readouterr()
     code = main(list(command))
     said = capsys.readouterr().err
-    assert code in (DONE, BAD_INPUT)
-    if code == BAD_INPUT:
+    assert code in (ExitCode.OK, ExitCode.BAD_INPUT)
+    if code == ExitCode.BAD_INPUT:
         last = said.rstrip("\n").split("\n")[-1]  # before it is the traceback that was asked for
         assert complaint(last, given=name) is None
         assert Path(name).name in last or NAME in last

@@ -74,6 +74,6 @@ def test_a_run_is_a_folder_with_a_result(tmp_path):
 
 
 def test_reading_and_writing_runs_does_not_import_torch():
-    modules = ", ".join(f"alexnet_exp.runs.{name}" for name in ("folder", "contents", "find", "checksum", "provenance"))
+    modules = ", ".join(f"alexnet_exp.runs.{name}" for name in ("folder", "reader", "lookup", "checksum", "provenance"))
     code = f"import sys, {modules}; sys.exit(bool({{'torch', 'pytorch_lightning', 'numpy'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

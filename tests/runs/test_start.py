@@ -155,7 +155,7 @@ def test_of_two_that_resume_at_once_the_one_without_the_lock_leaves_no_settings(
 def test_what_another_command_changed_meanwhile_is_not_undone(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alexnet_exp.config.compose import compose
+    from alexnet_exp.config import compose
 
     def ended_meanwhile(container: Any) -> Any:
         result = read_result(run) | {"note": "first"}

@@ -19,7 +19,7 @@ from alexnet_exp.compare.render.text import (
     titles,
 )
 from alexnet_exp.compare.result import Comparison, Table
-from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
+from alexnet_exp.runs.status import Status
 from alexnet_exp.sanitize import escape_controls
 
 if TYPE_CHECKING:
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 # Columns that a narrow window loses, the first first; the metrics that rank go behind the second.
 SPARE = ("minutes", "images_per_s", "values", "sd", "difference_interval", "interval", "claim", "claim_status")
 FOLDED = 24  # characters in which a run's name, which is folded, can still be read
-STYLES = {DONE: "", RUNNING: "cyan", FAILED: "red", DIED: "red", INTERRUPTED: "yellow", PRUNED: "dim"}
+STYLES: dict[str, str] = {
+    Status.DONE: "",
+    Status.RUNNING: "cyan",
+    Status.FAILED: "red",
+    Status.DIED: "red",
+    Status.INTERRUPTED: "yellow",
+    Status.PRUNED: "dim",
+}
 
 
 def show(comparison: Comparison, limit: int = RUNS) -> None:

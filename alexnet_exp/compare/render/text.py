@@ -19,7 +19,8 @@ from alexnet_exp.compare.select import metric_keys, ranking_key, value
 from alexnet_exp.compare.verdict import images_text
 from alexnet_exp.errors import shown
 from alexnet_exp.runs.metric import difference_text, is_accuracy, value_text
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 from alexnet_exp.sanitize import escape_controls, spreadsheet_cell
 
 RUNS = 50  # of the table of runs, where nobody said how many
@@ -124,7 +125,7 @@ def details(comparison: Comparison) -> list[str]:
     lines += list(dict.fromkeys(needed for command in commands if (needed := own_options(command))))
     lines += [f"the paper: {sentence(difference.claim)}" for difference in comparison.differences if difference.claim]
     lines += [comparison.plan] if comparison.plan else []
-    failed = [run for run in comparison.runs if run.status != DONE and run.facts.get("error")]
+    failed = [run for run in comparison.runs if run.status != Status.DONE and run.facts.get("error")]
     lines += [f"{run.status}: {run.name}: {run.facts['error']}" for run in failed[:5]]
     if len(failed) > 5:
         lines.append(f"and {len(failed) - 5} more with an error")

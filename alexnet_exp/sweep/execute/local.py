@@ -22,14 +22,14 @@ from alexnet_exp import logs
 from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.schema import Trainer
 from alexnet_exp.config.validate import typed
-from alexnet_exp.errors import BAD_INPUT, DONE, FAILED, UserError
+from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.cpus import CORES_VARIABLE, cores
 from alexnet_exp.processes.signals import defer_signals
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.result import record
-from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.status import Ending, Status
 from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.gpus import VISIBLE, Gpus, Share, visible
 from alexnet_exp.sweep.execute.pool import Ended
@@ -110,10 +110,10 @@ class LocalPool:
             with defer_signals():
                 self._start(job, container, need, environment, begun)
         except UserError as error:
-            self._settle(job, container, Ending("failed", BAD_INPUT, str(error)), begun)
+            self._settle(job, container, Ending(Status.FAILED, ExitCode.BAD_INPUT, str(error)), begun)
         except (OSError, EOFError) as error:
             reason = f"no process could be started: {type(error).__name__}: {error}"
-            self._settle(job, container, Ending("failed", FAILED, reason), begun)
+            self._settle(job, container, Ending(Status.FAILED, ExitCode.FAILED, reason), begun)
 
     def _start(
         self, job: Job, container: dict[str, Any], need: Need, environment: dict[str, str], begun: float
@@ -241,14 +241,14 @@ def need_of(container: Mapping[str, Any]) -> Need:
 def _recorded(folder: Path, container: Mapping[str, Any], ending: Ending, group: Group | None) -> Ending:
     """The ending, with result.json saying it. Raises UserError while another process holds the folder."""
     run = RunFolder(folder)
-    refused = ending.status == "refused"
+    refused = ending.status == Status.REFUSED
     if refused:  # a sweep's table is to show it
-        ending = replace(ending, status="failed")
+        ending = replace(ending, status=Status.FAILED)
     with run.lock():
         last_words = _last_words(run, group.pid) if group and group.wordless else None
         if last_words:
             return last_words
-        if ending.code != DONE and not refused:  # that it has said itself
+        if ending.code != ExitCode.OK and not refused:  # that it has said itself
             logs.append_line(folder, "ERROR", f"{ending.status}: {ending.reason}")
         return record(run, container, ending)
 
@@ -258,6 +258,6 @@ def _last_words(run: RunFolder, pid: int) -> Ending | None:
     if not run.result.exists():
         return None
     result = read_result(run.path)
-    if result.get("pid") != pid or result["status"] not in ("done", "pruned"):
+    if result.get("pid") != pid or result["status"] not in (Status.DONE, Status.PRUNED):
         return None
-    return Ending(result["status"], DONE, result.get("error", ""), recorded=True)
+    return Ending(result["status"], ExitCode.OK, result.get("error", ""), recorded=True)

@@ -21,14 +21,13 @@ from alexnet_exp.runs import provenance
 from alexnet_exp.runs.folder import RunFolder, has_checkpoint
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.reader import read_result, state
-from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.execute.job_lock import BEAT, Claim, Claims
 from alexnet_exp.sweep.execute.pool import Ended, Pool
 
-OPEN, QUEUED = "open", "queued"
 # What a job that is not run again has come to.
-WELL = (DONE, PRUNED)
+WELL = (Status.DONE, Status.PRUNED)
 # Seconds between two looks: at what has ended, and at a job that another runs.
 LOOK, LOOK_ELSEWHERE = 0.5, 2.0
 
@@ -50,20 +49,20 @@ class Outcome:
 def status_of(folder: Path) -> str:
     """What a job's folder says: `open` where it has not begun, else the status of its run."""
     try:
-        return state(folder) if (folder / "result.json").exists() else OPEN
+        return state(folder) if (folder / "result.json").exists() else Status.PENDING
     except UserError:  # damaged: as if it had been cut off
-        return DIED
+        return Status.DIED
 
 
 def outcome_of(job: Job) -> Outcome:
     """What a job's folder says has become of it."""
     status = status_of(job.folder)
     result: dict[str, Any] = {}
-    if status != OPEN:
+    if status != Status.PENDING:
         with suppress(UserError):
             result = read_result(job.folder)
     metrics = {key: value for key, value in (result.get("metrics") or {}).items() if isinstance(value, int | float)}
-    error = result.get("error") or ("its process was killed" if status == DIED else None)
+    error = result.get("error") or ("its process was killed" if status == Status.DIED else None)
     return Outcome(job, status, metrics, _seconds(result), error, result.get("images_per_s"))
 
 
@@ -76,7 +75,7 @@ def make_ready(job: Job) -> Outcome | None:
         if not goes_on(job.folder):
             RunFolder(job.folder).set_aside()
     except OSError as error:
-        return Outcome(job, FAILED, error=f"its folder cannot be written ({error.strerror})")
+        return Outcome(job, Status.FAILED, error=f"its folder cannot be written ({error.strerror})")
     return None
 
 
@@ -110,10 +109,10 @@ def in_queue(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
     claims = Claims(plan.folder)
 
     def waits(outcome: Outcome) -> bool:
-        owner = None if outcome.status in (*WELL, FAILED, RUNNING) else claims.owner(outcome.job)
+        owner = None if outcome.status in (*WELL, Status.FAILED, Status.RUNNING) else claims.owner(outcome.job)
         return owner is not None and owner.queued and claims.is_alive(owner)
 
-    return [replace(outcome, status=QUEUED, error=None) if waits(outcome) else outcome for outcome in outcomes]
+    return [replace(outcome, status=Status.QUEUED, error=None) if waits(outcome) else outcome for outcome in outcomes]
 
 
 def run_jobs(
@@ -156,7 +155,7 @@ class _Loop:
         self.beaten = time.monotonic()
         before = {job.folder: status_of(job.folder) for job in jobs}
         # what fails from here on, by whomever, has had its chance
-        self.retried = {folder for folder, status in before.items() if again and status == FAILED}
+        self.retried = {folder for folder, status in before.items() if again and status == Status.FAILED}
         self.left = [job for job in jobs if self._is_to_be_run(job, before[job.folder])]
         self.ran: dict[Path, Outcome] = {}
         self.elsewhere: dict[Path, float] = {}  # jobs that living others have, and when to look at them again
@@ -198,7 +197,7 @@ class _Loop:
             if not self._is_to_be_run(job, status):
                 self.left.remove(job)
                 claim.release()
-            elif status == RUNNING or in_use(job.folder):
+            elif status == Status.RUNNING or in_use(job.folder):
                 claim.release()  # its process outlives the one that claimed it, for a moment
             else:
                 self._begin(job, claim)
@@ -217,8 +216,8 @@ class _Loop:
     def _end(self, ended: Ended) -> None:
         job, ending = ended.job, ended.ending
         outcome = outcome_of(job)
-        if outcome.status in (OPEN, RUNNING, DIED):  # refused before it began
-            status = INTERRUPTED if ending.status == INTERRUPTED else FAILED
+        if outcome.status in (Status.PENDING, Status.RUNNING, Status.DIED):  # refused before it began
+            status = Status.INTERRUPTED if ending.status == Status.INTERRUPTED else Status.FAILED
             outcome = Outcome(job, status, outcome.metrics, ended.seconds, ending.reason or None)
         self._tell(outcome)
 
@@ -239,7 +238,7 @@ class _Loop:
                 del self.held[folder]
 
     def _is_to_be_run(self, job: Job, status: str) -> bool:
-        return status not in WELL and (status != FAILED or job.folder in self.retried)
+        return status not in WELL and (status != Status.FAILED or job.folder in self.retried)
 
 
 def _seconds(result: dict[str, Any]) -> float | None:

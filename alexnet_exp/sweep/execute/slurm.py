@@ -27,19 +27,18 @@ from typing import Any
 
 from alexnet_exp import logs
 from alexnet_exp.config.schema import COLUMNS
-from alexnet_exp.errors import DONE, FAILED, REQUEUE, Problem, Refused, UserError, not_installed
+from alexnet_exp.errors import ExitCode, Problem, Refused, UserError, not_installed
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import STOP_SIGNALS, defer_signals, stop_on_signals
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.reader import read_config, read_result
 from alexnet_exp.runs.result import record
-from alexnet_exp.runs.run import DIED, INTERRUPTED, RUNNING
-from alexnet_exp.runs.status import Ending, ending_of
+from alexnet_exp.runs.status import Ending, Status, ending_of
 from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.job_lock import SLURM, Claim, Claims
 from alexnet_exp.sweep.execute.pool import Ended
-from alexnet_exp.sweep.execute.scheduler import OPEN, WELL, make_ready, status_of
+from alexnet_exp.sweep.execute.scheduler import WELL, make_ready, status_of
 from alexnet_exp.sweep.execute.slurm_queue import ENDED, FORGOTTEN, Queue, own_id, own_restarts, states
 from alexnet_exp.sweep.execute.slurm_settings import SlurmSettings
 from alexnet_exp.sweep.plan import env
@@ -249,35 +248,41 @@ class _Submitted:
         """How a job that the queue calls ended has ended, also into its result.json; None: its folder does not say."""
         self.over = self.over or time.monotonic()
         status = status_of(self.job.folder)
-        unsettled = status == RUNNING or (status == OPEN and state == "COMPLETED")
+        unsettled = status == Status.RUNNING or (status == Status.PENDING and state == "COMPLETED")
         if unsettled and time.monotonic() < self.over + SETTLE:
             return None  # a file system that several machines share tells with a delay
-        if status not in (OPEN, DIED, RUNNING):
+        if status not in (Status.PENDING, Status.DIED, Status.RUNNING):
             result = read_result(self.job.folder)
-            code = DONE if status in WELL else REQUEUE if status == INTERRUPTED else FAILED
-            return Ending(status, code, result.get("error", ""), recorded=True)
-        if status == OPEN and cancelled_here:
+            code = (
+                ExitCode.OK
+                if status in WELL
+                else ExitCode.TERMINATED
+                if status == Status.INTERRUPTED
+                else ExitCode.FAILED
+            )
+            return Ending(Status(status), code, result.get("error", ""), recorded=True)
+        if status == Status.PENDING and cancelled_here:
             return _interrupted("cancelled while it waited in the queue")
         ending = self._unsaid(status, state, printed)
-        if status != RUNNING:
+        if status != Status.RUNNING:
             ending = record(RunFolder(self.job.folder), self.job.container(), ending)
         return ending
 
     def _unsaid(self, status: str, state: str, printed: Path) -> Ending:
         """The ending of a job that could not tell it itself."""
         # of an array's job that was cancelled while it waited the controller keeps nothing
-        if status == OPEN and state in ("CANCELLED", FORGOTTEN):
-            return Ending("failed", FAILED, f"SLURM job {self.number} was cancelled before it began")
+        if status == Status.PENDING and state in ("CANCELLED", FORGOTTEN):
+            return Ending(Status.FAILED, ExitCode.FAILED, f"SLURM job {self.number} was cancelled before it began")
         said = f"SLURM job {self.number} ended as {state}"
-        if state in CUT_OFF and status != OPEN:
-            return Ending("interrupted", REQUEUE, said)
+        if state in CUT_OFF and status != Status.PENDING:
+            return Ending(Status.INTERRUPTED, ExitCode.TERMINATED, said)
         file = printed / f"{self.number}_0_log.err"
         last = _last_line(file)
-        return Ending("failed", FAILED, f"{said}: {last}" if last else f"{said}; {file} may say why")
+        return Ending(Status.FAILED, ExitCode.FAILED, f"{said}: {last}" if last else f"{said}; {file} may say why")
 
 
 def _interrupted(reason: str) -> Ending:
-    return Ending("interrupted", ending_of(signals.stop_error()).code, reason)
+    return Ending(Status.INTERRUPTED, ending_of(signals.stop_error()).code, reason)
 
 
 def _stop_file(sweep: Path, number: str) -> Path:
@@ -376,10 +381,10 @@ def be_job(path: str) -> None:
             code = ending_of(stop).code
         for each in STOP_SIGNALS:  # what is still to do is short, and SLURM repeats itself
             signal.signal(each, signal.SIG_IGN)
-        if code == REQUEUE and rank() == 0:
+        if code == ExitCode.TERMINATED and rank() == 0:
             # SIGUSR2 is the notice that the job's time limit is near, see `submit`
             _requeue(folder, new=_saved(folder) != before or signals.stop_signal() != signal.SIGUSR2)
-    if code != DONE:
+    if code != ExitCode.OK:
         sys.exit(code)
 
 
@@ -389,7 +394,7 @@ def _be_rank_0(folder: Path) -> int:
     try:
         runs = _makes_ready(folder) if claim is not None or _is_ours(folder) else False
         mark.write_text("run" if runs else "skip", encoding="utf-8")
-        return _train(folder) if runs else DONE
+        return _train(folder) if runs else ExitCode.OK
     finally:
         mark.unlink(missing_ok=True)
         if claim is not None:
@@ -397,7 +402,7 @@ def _be_rank_0(folder: Path) -> int:
 
 
 def _be_another_rank(folder: Path) -> int:
-    return _train(folder) if _is_ready(_mark(folder)) else DONE
+    return _train(folder) if _is_ready(_mark(folder)) else ExitCode.OK
 
 
 def _mark(folder: Path) -> Path:

@@ -9,8 +9,7 @@ from alexnet_exp.atomic import read_link
 from alexnet_exp.config.compose import Problems, fits
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.signals import stop_on_signals
-from alexnet_exp.runs.run import FAILED
-from alexnet_exp.runs.status import ending_of
+from alexnet_exp.runs.status import Status, ending_of
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep import results
 from alexnet_exp.sweep.execute.pool import Pool
@@ -77,7 +76,7 @@ def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
             stopped = stop
         teller.clear()
         if not ran and not whole and to_do:
-            failed = sum(status_of(job.folder) == FAILED for job in to_do)
+            failed = sum(status_of(job.folder) == Status.FAILED for job in to_do)
             teller.say(f"nothing to run here: {len(to_do)} of {len(plan.jobs)} are not done, {failed} of them failed")
         return end(plan, ran, stopped, whole)
 
@@ -98,7 +97,7 @@ def end(plan: Plan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt | No
 
 def _seen(told: Outcome, ran: Mapping[Path, Outcome]) -> Outcome:
     seen = ran.get(told.job.folder)
-    return seen if seen is not None and seen.status == FAILED and told.status not in WELL else told
+    return seen if seen is not None and seen.status == Status.FAILED and told.status not in WELL else told
 
 
 def check(jobs: list[Job]) -> None:

@@ -15,7 +15,7 @@ from alexnet_exp.config.compose import check_config_dir, loaded
 from alexnet_exp.config.composer import quoted
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
-from alexnet_exp.runs.run import DONE
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Plan
 from alexnet_exp.sweep.execute.scheduler import Outcome, outcome_of
 from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, lay_out
@@ -67,7 +67,7 @@ def _winners(outcomes: Sequence[Outcome], objective: str) -> Iterator[list[str]]
     values: dict[tuple[str, ...], list[float]] = {}
     for outcome in outcomes:
         arm = tuple(override for override in outcome.job.overrides if SEED not in settings_of([override]))
-        if outcome.status == DONE and objective in outcome.metrics:
+        if outcome.status == Status.DONE and objective in outcome.metrics:
             values.setdefault(arm, []).append(outcome.metrics[objective])
     sign = -1 if higher_is_better(objective) else 1
     return (list(arm) for arm in sorted(values, key=lambda arm: sign * statistics.fmean(values[arm])))

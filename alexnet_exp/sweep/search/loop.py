@@ -17,16 +17,21 @@ from alexnet_exp.runs.folder import PRUNE
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.reader import read_metrics
-from alexnet_exp.runs.run import DIED, DONE, FAILED, INTERRUPTED, PRUNED, RUNNING
+from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Job, Plan
 from alexnet_exp.sweep.execute.job_lock import BEAT, Claim, Claims
 from alexnet_exp.sweep.execute.pool import Ended, Pool
-from alexnet_exp.sweep.execute.scheduler import LOOK_ELSEWHERE, OPEN, Outcome, make_ready, outcome_of, status_of
+from alexnet_exp.sweep.execute.scheduler import LOOK_ELSEWHERE, Outcome, make_ready, outcome_of, status_of
 from alexnet_exp.sweep.search.space import Value
 from alexnet_exp.sweep.search.study import RUN, Study
 
 LOOK = 0.25  # seconds between two looks at the epochs of what runs
-CLOSED = (DONE, PRUNED, FAILED)  # what has come of such a job is known; all else is to be run again
+# The outcome of such a job is final. Any other job is run again.
+CLOSED = (
+    Status.DONE,
+    Status.PRUNED,
+    Status.FAILED,
+)
 
 
 @dataclass
@@ -220,8 +225,8 @@ class Search:
         if in_use(ended.job.folder):  # it was refused: a process of an earlier search is still at its end
             self._elsewhere[ended.job.folder.name] = trial
             return
-        if outcome.status in (OPEN, RUNNING, DIED):  # refused before it began
-            status = INTERRUPTED if ended.ending.status == INTERRUPTED else FAILED
+        if outcome.status in (Status.PENDING, Status.RUNNING, Status.DIED):  # refused before it began
+            status = Status.INTERRUPTED if ended.ending.status == Status.INTERRUPTED else Status.FAILED
             outcome = Outcome(ended.job, status, outcome.metrics, ended.seconds, ended.ending.reason or None)
         self._close(trial, outcome)
 
@@ -229,15 +234,15 @@ class Search:
         """Tells the study and the user. What was interrupted stays open in the study, for the search that follows."""
         self._report(trial)
         value = outcome.metrics.get(self.plan.objective)
-        if outcome.status == DONE and (value is None or not math.isfinite(value)):
-            outcome = replace(outcome, status=FAILED, error=f"no {self.plan.objective} was recorded")
+        if outcome.status == Status.DONE and (value is None or not math.isfinite(value)):
+            outcome = replace(outcome, status=Status.FAILED, error=f"no {self.plan.objective} was recorded")
         if outcome.status in CLOSED:
             self.study.note(trial.number, {"seconds": outcome.seconds, **outcome.metrics})
-        if outcome.status == DONE and value is not None:
+        if outcome.status == Status.DONE and value is not None:
             self.study.complete(trial.number, value)
-        elif outcome.status == PRUNED:
+        elif outcome.status == Status.PRUNED:
             self.study.pruned(trial.number)
-        elif outcome.status == FAILED:
+        elif outcome.status == Status.FAILED:
             self.study.failed(trial.number, outcome.error or "it ended without a word")
         if outcome.status in CLOSED:
             for other in trial.others:

@@ -14,8 +14,8 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.runs import checksum, provenance
 from alexnet_exp.runs.folder import CHECKPOINTS, RunFolder, checkpoint_file
 from alexnet_exp.runs.reader import read_result
-from alexnet_exp.runs.run import DIED, RUNNING
 from alexnet_exp.runs.start import refuse_another_experiment
+from alexnet_exp.runs.status import Status
 from alexnet_exp.training.checkpoints.format import (
     LEFTOVER_PATTERNS,
     NEWEST_FIRST,
@@ -114,8 +114,8 @@ def attempts(run: Path, code: provenance.Code) -> dict[str, Any]:
     if not earlier:
         return {}
     told = {key: earlier[key] for key in OF_AN_ATTEMPT if key in earlier}
-    if told["status"] == RUNNING:  # its lock is ours
-        told["status"] = DIED
+    if told["status"] == Status.RUNNING:  # its lock is ours
+        told["status"] = Status.DIED
     if (earlier.get("commit"), _patch(run)) != (code.commit, code.patch):
         log.warning(f"not the code of the attempt before: commit {earlier.get('commit')} then, {code.commit} now")
     before = earlier.get("attempts")

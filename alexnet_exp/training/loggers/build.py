@@ -17,8 +17,8 @@ from pytorch_lightning.loggers import Logger
 
 from alexnet_exp.config.schema import Config, Mlflow, TensorBoard, Wandb
 from alexnet_exp.config.user_class import UserClass
-from alexnet_exp.errors import DONE, UserError, not_installed
-from alexnet_exp.runs.status import Ending, ending_of
+from alexnet_exp.errors import ExitCode, UserError, not_installed
+from alexnet_exp.runs.status import Ending, Status, ending_of
 from alexnet_exp.training.loggers.base import Closing
 from alexnet_exp.training.loggers.guard import Guarded
 from alexnet_exp.training.loggers.naming import tested
@@ -43,7 +43,7 @@ class Reports:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ending = Ending("done", DONE) if error is None else ending_of(error)
+        ending = Ending(Status.DONE, ExitCode.OK) if error is None else ending_of(error)
         step = self.trainer.global_step if self.trainer is not None else 0
         for logger in self.loggers:
             try:
@@ -79,7 +79,7 @@ def _close(logger: Logger, ending: Ending, metrics: Mapping[str, float], step: i
         return
     if tested(metrics):
         logger.log_metrics(tested(metrics), step)
-    logger.finalize("success" if ending.code == DONE else "failed")
+    logger.finalize("success" if ending.code == ExitCode.OK else "failed")
 
 
 def _build(settings: Any, config: Config, run: Path, parameters: Mapping[str, Any]) -> Logger | None:

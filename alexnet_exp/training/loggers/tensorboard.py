@@ -24,7 +24,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_exp.atomic import atomic_write
-from alexnet_exp.runs.status import Ending
+from alexnet_exp.runs.status import Ending, Status
 from alexnet_exp.training.loggers.base import ROW, Tracker
 from alexnet_exp.training.loggers.naming import as_typed, final
 
@@ -62,7 +62,9 @@ class HParamsLogger(TensorBoardLogger, Tracker):
     def close(self, ending: Ending, metrics: Mapping[str, float], step: int) -> None:
         """Adds the final metrics and the status to the row, and closes the file."""
         self.log_metrics(final(metrics), step)
-        end = SessionEndInfo(status=STATUS_SUCCESS if ending.status == "done" else STATUS_FAILURE, end_time_secs=time())
+        end = SessionEndInfo(
+            status=STATUS_SUCCESS if ending.status == Status.DONE else STATUS_FAILURE, end_time_secs=time()
+        )
         self._write(SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
         self.save()
         self.experiment.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.compare.render.dotplot import PLAIN, dots_svg, dots_text
-from alexnet_exp.compare.result import Arm, Claim, Comparison, Difference, Metric, Status, Table, Verdict
+from alexnet_exp.compare.result import Arm, Claim, ClaimStatus, Comparison, Difference, Metric, Table, Verdict
 from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.run import Run
 
@@ -65,7 +65,7 @@ def test_grey_where_it_cannot_tell_and_a_diamond_where_the_paper_stands():
             better,
             base,
             Verdict.better,
-            Claim(PaperClaim("1.4 points in section 3.3", difference=0.2), Status.cannot_tell),
+            Claim(PaperClaim("1.4 points in section 3.3", difference=0.2), ClaimStatus.cannot_tell),
         ),
     ]
     comparison = a_comparison([better, base, same], differences)
@@ -101,7 +101,7 @@ def test_the_svg_has_the_same_things_and_no_request():
     base = an_arm("<none>", [0.50, 0.52, 0.51], (0.48, 0.54))
     arm = an_arm("lrn & co", [0.55, 0.56, 0.54], (0.53, 0.58))
     difference = against(
-        arm, base, Verdict.cannot_tell, Claim(PaperClaim('says "so"', difference=0.014), Status.cannot_tell)
+        arm, base, Verdict.cannot_tell, Claim(PaperClaim('says "so"', difference=0.014), ClaimStatus.cannot_tell)
     )
     text = dots_svg(a_comparison([arm, base], [difference]))
     root = ElementTree.fromstring(text)

@@ -12,7 +12,8 @@ from alexnet_exp.compare.result import Comparison, Table
 from alexnet_exp.compare.select import MISSING, best_first, runs_table, value
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.metric import is_accuracy, label
-from alexnet_exp.runs.run import DONE, Run
+from alexnet_exp.runs.run import Run
+from alexnet_exp.runs.status import Status
 
 # of result.json: told elsewhere on the page, or too long to be read beside another run's
 _LEFT_OUT = {"traceback", "class_names", "metrics", "config", "choices", "status", "format"}
@@ -45,7 +46,7 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
             {
                 "name": run.name,
                 "status": run.status,
-                "value": run.metrics.get(comparison.metric.key) if run.status == DONE else None,
+                "value": run.metrics.get(comparison.metric.key) if run.status == Status.DONE else None,
                 "error": _first_line(run.facts.get("error")),
                 "note": str(run.facts.get("note") or ""),
                 "settings": _own(settings[place], common["settings"]),

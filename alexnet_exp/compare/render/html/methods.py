@@ -5,7 +5,7 @@ from __future__ import annotations
 from alexnet_exp.compare.result import Comparison
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.runs.metric import difference_text, unit
-from alexnet_exp.runs.run import DONE
+from alexnet_exp.runs.status import Status
 
 # Difference.method in the words of a paper
 _TESTS = {
@@ -51,7 +51,7 @@ def methods(comparison: Comparison) -> str:
         sentences.append(
             "A second interval, for new images and seeds, adds the variance of a bootstrap over the images to Welch's"
         )
-    unfinished = sum(run.status != DONE for run in comparison.runs)
+    unfinished = sum(run.status != Status.DONE for run in comparison.runs)
     if unfinished:
         sentences.append(f"{unfinished} of {len(comparison.runs)} runs did not finish and are not counted")
     return " ".join(f"{sentence.rstrip('.')}." for sentence in sentences)
