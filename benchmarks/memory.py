@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet_exp.data.split import Resident
+from alexnet_exp.data.split import ResidentSplit
 from benchmarks.rows import Missing
 
 SMAPS = Path("/proc/self/smaps")
@@ -58,7 +58,7 @@ def main() -> None:
     file = Path(sys.argv[1])
     before = _bytes("Anonymous", "")
     array = torch.from_numpy(np.load(file, mmap_mode="c"))  # as `data.mapped` has it
-    split = Resident(array, torch.zeros(len(array), dtype=torch.long))
+    split = ResidentSplit(array, torch.zeros(len(array), dtype=torch.long))
     for rows in torch.split(torch.randperm(len(split)), BATCH):
         split.images(rows)
     print("read", flush=True)

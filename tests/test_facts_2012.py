@@ -28,8 +28,8 @@ from alexnet_exp.cli.summary import NOTE
 from alexnet_exp.config.compose import compose as compose_all
 from alexnet_exp.config.schema import Config, Loss
 from alexnet_exp.config.validate import validate
-from alexnet_exp.data.augment import cut_views
-from alexnet_exp.data.colour import IMAGENET, add_noise
+from alexnet_exp.data.augment import crop_views
+from alexnet_exp.data.colour import IMAGENET_COLOUR, add_colour_noise
 from alexnet_exp.data.decode import read_image
 from alexnet_exp.data.spec import ImageNet, Pca, Random
 from alexnet_exp.model.cost import layers, totals
@@ -757,7 +757,7 @@ def test_the_colour_noise_was_switched_off_by_hand(name: str, more: tuple[str, .
     assert config.data.pca_epochs == epoch
     colours = replace(config.data, crop=224)
     data, images = ImageData(colours, 224, 3, seed=1), torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8)
-    data._mean_crop, data._colour = torch.zeros(3, 224, 224), IMAGENET
+    data._mean_crop, data._colour = torch.zeros(3, 224, 224), IMAGENET_COLOUR
     assert data.augment(images, epoch - 1, 0).dtype == torch.float32
     quiet = ImageData(replace(colours, pca=Pca.none), 224, 3, seed=1)
     assert torch.equal(data.augment(images, epoch, 0), quiet.augment(images, epoch, 0))
@@ -822,7 +822,9 @@ def test_the_colour_noise(reading: str) -> None:
     """Paper: add P * (a * lambda), the EIGENVALUES, a ~ N(0, 0.1), one draw per image. Code: by std, image / 1.1."""
     images = torch.full((3000, 3, 1, 2), 100, dtype=torch.uint8)
     mean = torch.full((3, 1, 2), 120.0)
-    noisy = add_noise(images, IMAGENET, 0.1, mean if reading == "code" else None, torch.Generator().manual_seed(0))
+    noisy = add_colour_noise(
+        images, IMAGENET_COLOUR, 0.1, mean if reading == "code" else None, torch.Generator().manual_seed(0)
+    )
     assert torch.equal(noisy[..., 0], noisy[..., 1])  # one draw an image
     vectors = torch.tensor([[-0.5635, -0.5762, -0.5920], [-0.7126, -0.0235, 0.7012], [0.4180, -0.8170, 0.3973]])
     std = torch.tensor([121.780, 37.094, 19.721])
@@ -837,22 +839,26 @@ def test_the_colour_noise(reading: str) -> None:
 
 def test_the_constants_of_the_colour_noise() -> None:
     """Constants on 0..255: std 121.780, 37.094, 19.721; vectors (RGB) as given."""
-    assert IMAGENET.std == [121.780, 37.094, 19.721]
-    assert IMAGENET.vectors == [[-0.5635, -0.5762, -0.5920], [-0.7126, -0.0235, 0.7012], [0.4180, -0.8170, 0.3973]]
+    assert IMAGENET_COLOUR.std == [121.780, 37.094, 19.721]
+    assert IMAGENET_COLOUR.vectors == [
+        [-0.5635, -0.5762, -0.5920],
+        [-0.7126, -0.0235, 0.7012],
+        [0.4180, -0.8170, 0.3973],
+    ]
 
 
 def test_the_commonly_copied_constants_are_weaker() -> None:
     """The commonly copied "Lighting" constants are eigenvalues on 0..1: 2.2, 7.7 and 17 times weaker."""
     lighting = [0.2175, 0.0188, 0.0045]
-    weaker = [std / (255 * value) for std, value in zip(IMAGENET.std, lighting, strict=True)]
+    weaker = [std / (255 * value) for std, value in zip(IMAGENET_COLOUR.std, lighting, strict=True)]
     assert weaker == pytest.approx([2.2, 7.7, 17], rel=0.02)
     # they are our deviations, squared, on 0..1
-    assert [(std / 255) ** 2 for std in IMAGENET.std] == pytest.approx(lighting, rel=0.5)
+    assert [(std / 255) ** 2 for std in IMAGENET_COLOUR.std] == pytest.approx(lighting, rel=0.5)
 
 
 def test_ten_views() -> None:
     """Test: 10 views, offsets (0,0) (0,32) (16,16) (32,0) (32,32) and their mirrors."""
-    views = cut_views(coordinates(1), 224, 10)
+    views = crop_views(coordinates(1), 224, 10)
     plain, mirrored = views[:5], views[5:]
     assert [(int(view[0, 0, 0, 0]), int(view[0, 1, 0, 0])) for view in plain] == [
         (0, 0),
@@ -1023,7 +1029,7 @@ def test_the_13pct_nets_recipe(name: str) -> None:
     assert data.crop == 24
     assert config.test.views == 9
     places = coordinates(1)[:, :, :32, :32]
-    views = cut_views(places, 24, 9)
+    views = crop_views(places, 24, 9)
     corners = [(int(view[0, 0, 0, 0]), int(view[0, 1, 0, 0])) for view in views]
     assert corners == [(top, left) for top in (0, 4, 8) for left in (0, 4, 8)]
 

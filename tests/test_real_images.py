@@ -21,7 +21,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.data.decode import read_image
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Decode, Folder, ImageNet, Val
-from alexnet_exp.data.split import Resident, Streamed
+from alexnet_exp.data.split import ResidentSplit, StreamedSplit
 from tests import devkit
 
 FOLDER = os.environ.get("ALEXNET_EXP_SHARED", "")
@@ -51,7 +51,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cifar_as_a_folder_is_held_in_memory_and_decoded_once(cifar: Path, tmp_path: Path) -> None:
     spec = Folder(root=str(cifar), cache=str(tmp_path), val=Val.test)
     first, again = open_source(spec, seed=1), open_source(spec, seed=2)
-    assert isinstance(first.train, Resident)
+    assert isinstance(first.train, ResidentSplit)
     assert (len(first.train), len(first.test or ())) == (50_000, 10_000)
     assert first.train.labels.bincount().tolist() == [5_000] * 10
     assert first.fingerprint == again.fingerprint
@@ -84,7 +84,7 @@ def test_photographs_are_streamed_and_trained_on(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = open_source(Folder(root=str(photographs), decode=Decode.always), seed=1)
-    assert isinstance(source.train, Streamed)
+    assert isinstance(source.train, StreamedSplit)
     assert len(source.classes) == 200
     monkeypatch.chdir(tmp_path)
     small = ["model=lrn", "model.width=0.125", "data.batch_size=16", "data.workers=2", "data.decode=always"]
@@ -116,8 +116,8 @@ def imagenet(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_a_flat_val_folder_gets_the_labels_of_its_photographs(imagenet: Path) -> None:
     source = open_source(ImageNet(root=str(imagenet), size=64, decode=Decode.always), seed=1)
-    assert isinstance(source.train, Streamed)
-    assert isinstance(source.test, Streamed)
+    assert isinstance(source.train, StreamedSplit)
+    assert isinstance(source.test, StreamedSplit)
     trained = {
         Path(path).read_bytes(): int(label) for path, label in zip(source.train.paths, source.train.labels, strict=True)
     }

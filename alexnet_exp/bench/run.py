@@ -25,7 +25,7 @@ from alexnet_exp.bench.steps import COUNTED, FIRST, LAYERED, WARM, Steps, Timed,
 from alexnet_exp.bench.timer import Clock, Stopwatch
 from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.config.validate import validate
-from alexnet_exp.data.split import Streamed
+from alexnet_exp.data.split import StreamedSplit
 from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.model import columns_layout
 from alexnet_exp.model.cost import layers
@@ -243,7 +243,7 @@ def _ceiling(device: torch.device, dtype: torch.dtype) -> float | None:
 def _workers(experiment: Experiment) -> str | None:
     """`data.workers` where images are decoded as they are needed, else None."""
     data = experiment.data
-    if isinstance(data, ImageData) and not isinstance(data.source.train, Streamed):
+    if isinstance(data, ImageData) and not isinstance(data.source.train, StreamedSplit):
         return None
     workers = getattr(experiment.config.data, "workers", None)
     return "null" if workers is None else str(workers)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.config.schema import Config
-from alexnet_exp.data.cifar import is_there
-from alexnet_exp.data.info import facts
+from alexnet_exp.data.cifar import is_available
+from alexnet_exp.data.info import data_info
 from alexnet_exp.data.spec import Cifar, Data, ImageNet
 
 BYTES = 64 << 20  # of the images that are made
@@ -21,8 +21,8 @@ def stand_in(config: Config, container: Mapping[str, Any]) -> tuple[dict[str, An
     As it is, and an empty line, where the data is there, and where it does not tell its shape before it is.
     """
     spec = config.data
-    if isinstance(spec, Cifar) and not is_there(spec):
-        known = facts(spec)
+    if isinstance(spec, Cifar) and not is_available(spec):
+        known = data_info(spec)
         size, classes, crop = known.size, len(known.classes), spec.crop
     elif isinstance(spec, ImageNet) and not (spec.root and Path(spec.root).is_dir()):
         size, classes, crop = spec.size, IMAGENET_CLASSES, spec.crop or spec.size * 7 // 8

@@ -320,10 +320,10 @@ def _searched(job: _Job) -> tuple[Tensor, str]:
     """Which training images are searched, evenly spaced where they are not all; and the same in words."""
     import torch
 
-    from alexnet_exp.data.split import Streamed
+    from alexnet_exp.data.split import StreamedSplit
 
     train = job.data.source.train
-    most = job.train_images or (SEARCHED_FILES if isinstance(train, Streamed) else SEARCHED)
+    most = job.train_images or (SEARCHED_FILES if isinstance(train, StreamedSplit) else SEARCHED)
     if most >= len(train):
         return torch.arange(len(train)), f"the {len(train):,} training images"
     return torch.arange(most) * len(train) // most, f"{most:,} of {len(train):,} training images, evenly spaced"

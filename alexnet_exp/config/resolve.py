@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alexnet_exp.config.schema import COLUMNS, Config
 from alexnet_exp.config.user_class import UserClass
-from alexnet_exp.data.info import EXAMPLE, Facts, facts
+from alexnet_exp.data.info import DATA_INFO_EXAMPLE, DataInfo, data_info
 from alexnet_exp.errors import Problem, Refused
 from alexnet_exp.model.columns_layout import layout
 from alexnet_exp.model.cost import layers
@@ -17,9 +17,9 @@ ENDS = {
 }
 
 
-def facts_of(config: Config) -> Facts | None:
+def facts_of(config: Config) -> DataInfo | None:
     """What is known of the data before it is built; None for a user's data module without `facts`."""
-    return config.data.facts if isinstance(config.data, UserClass) else facts(config.data)
+    return config.data.facts if isinstance(config.data, UserClass) else data_info(config.data)
 
 
 def ends_of(config: Config) -> tuple[Ends, list[str]]:
@@ -35,7 +35,7 @@ def ends_of(config: Config) -> tuple[Ends, list[str]]:
     missing = [words for key, words in ENDS.items() if said[key] is None and _is_needed(config, key)]
     if missing:
         instead = f"{config.data.target} does not say {' and '.join(missing)}; add a line to its YAML, of your numbers"
-        raise Refused([Problem("data.facts", None, f"{instead}: {EXAMPLE}")])
+        raise Refused([Problem("data.facts", None, f"{instead}: {DATA_INFO_EXAMPLE}")])
     return Ends(**said, width=1.0), [str(index) for index in range(said["num_classes"])]
 
 

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from alexnet_exp.config.paper_claim import paper_claims
-from alexnet_exp.data.spec import SPECS as DATA
+from alexnet_exp.data.spec import DATA_SPECS as DATA
 from alexnet_exp.errors import Checks, Refused
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from alexnet_exp.data.info import Facts, read_facts
+from alexnet_exp.data.info import DataInfo, parse_data_info
 from alexnet_exp.errors import Problem, Refused, nearest
 
 TARGET = "_target_"
@@ -116,12 +116,12 @@ class UserClass:
         base: type = getattr(importlib.import_module(module), name)
         return base
 
-    def _read_facts(self) -> Facts | None:
+    def _read_facts(self) -> DataInfo | None:
         key = f"{self.prefix}.facts"
         if "facts" in self.arguments and not self.takes("facts"):
-            return read_facts(self.arguments.pop("facts"), key)
+            return parse_data_info(self.arguments.pop("facts"), key)
         said = getattr(self.cls, "facts", None)
-        return read_facts(said, key) if isinstance(said, Mapping) else said if isinstance(said, Facts) else None
+        return parse_data_info(said, key) if isinstance(said, Mapping) else said if isinstance(said, DataInfo) else None
 
     def _check_arguments(self) -> None:
         """Binds the configuration's arguments to the constructor's signature, and names each that does not fit."""

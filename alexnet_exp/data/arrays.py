@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_exp.atomic import atomic_write
-
-CHECKSUM = np.dtype("<u4")
+from alexnet_exp.data.memmap import CHECKSUM_DTYPE
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
-def mapped_arrays(folder: Path, stem: str, names: tuple[str, ...], make: Callable[[], Arrays]) -> tuple[Arrays, str]:
+def map_arrays(folder: Path, stem: str, names: tuple[str, ...], make: Callable[[], Arrays]) -> tuple[Arrays, str]:
     """The arrays `names` of the files `stem`-NAME.npy in `folder`; what is missing or damaged there is made anew.
 
     Mapped, all processes share one copy of them. Where the folder cannot be written they are this process's own, and
@@ -47,7 +46,7 @@ def _read(paths: Mapping[str, Path]) -> Arrays:
     arrays = {name: np.load(path, mmap_mode="c") for name, path in paths.items()}
     for name, path in paths.items():
         with path.open("rb") as file:
-            file.seek(-CHECKSUM.itemsize, os.SEEK_END)
+            file.seek(-CHECKSUM_DTYPE.itemsize, os.SEEK_END)
             if file.read() != _checksum(arrays[name]):
                 raise ValueError(f"{path}: damaged")
     return arrays
@@ -60,4 +59,4 @@ def _write(path: Path, array: NDArray[np.generic]) -> None:
 
 
 def _checksum(array: NDArray[np.generic]) -> bytes:
-    return CHECKSUM.type(crc32(np.ascontiguousarray(array).data)).tobytes()
+    return CHECKSUM_DTYPE.type(crc32(np.ascontiguousarray(array).data)).tobytes()

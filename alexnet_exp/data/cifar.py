@@ -17,29 +17,29 @@ import numpy as np
 import torch
 
 from alexnet_exp.atomic import best_effort_lock
-from alexnet_exp.data.arrays import Arrays, mapped_arrays
-from alexnet_exp.data.cache import digest
+from alexnet_exp.data.arrays import Arrays, map_arrays
+from alexnet_exp.data.cache import short_hash
 from alexnet_exp.data.cifar_batch import PickledArray, read_batch
-from alexnet_exp.data.info import facts
+from alexnet_exp.data.info import data_info
 from alexnet_exp.data.spec import Cifar, Cifar10
-from alexnet_exp.data.split import Resident, Source, fingerprint
+from alexnet_exp.data.split import ResidentSplit, Source, fingerprint
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import cache_folder
 
 # What is kept of an archive, each in a file of its own; the fingerprint as the bytes of its text.
-ARRAYS = ("train-labels", "test-labels", "fingerprint", "test", "train")
+CACHED_ARRAYS = ("train-labels", "test-labels", "fingerprint", "test", "train")
 # What reading a damaged archive or batch raises.
-DAMAGE = (
+ARCHIVE_ERRORS = (
     *(OSError, EOFError, tarfile.TarError, zlib.error, pickle.UnpicklingError, MemoryError),
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, ImportError),
 )
-MOST = 1 << 30  # bytes of an archive, unpacked, or of a batch; the official ones have 178 MB
-IMAGES = 50_000  # of one batch: CIFAR-100's training images
-GZIP = b"\x1f\x8b"
+MOST_ARCHIVE_BYTES = 1 << 30  # bytes of an archive, unpacked, or of a batch; the official ones have 178 MB
+MOST_BATCH_IMAGES = 50_000  # of one batch: CIFAR-100's training images
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
-class Archive:
+class CifarArchive:
     """Names inside one of the archives, and those that Keras gives to the archive and to its folder."""
 
     file: str
@@ -60,7 +60,7 @@ class Archive:
         yield from (keras / f"{self.keras}.tar.gz", keras / f"{self.keras}-target_archive", keras / self.file)
 
 
-CIFAR10 = Archive(
+CIFAR10 = CifarArchive(
     "cifar-10-python.tar.gz",
     "cifar-10-batches-py",
     tuple(f"data_batch_{i}" for i in range(1, 6)),
@@ -68,7 +68,7 @@ CIFAR10 = Archive(
     "labels",
     keras="cifar-10-batches-py",
 )
-CIFAR100 = Archive(
+CIFAR100 = CifarArchive(
     "cifar-100-python.tar.gz", "cifar-100-python", ("train",), "test", "fine_labels", keras="cifar-100-python"
 )
 
@@ -79,33 +79,33 @@ def open_cifar(spec: Cifar) -> Source:
     The archive is unpacked once, into arrays in the user's cache folder, named by its path, size and time.
     """
     archive = _archive(spec)
-    place = _found(spec) or download(spec, archive, cache_folder(spec.root))
-    classes = facts(spec).classes
+    place = _find(spec) or download(spec, archive, cache_folder(spec.root))
+    classes = data_info(spec).classes
 
     def read() -> Arrays:
         batches = read_batches(place, archive, len(classes))
-        train, test = _joined([batches[name] for name in archive.train]), _joined([batches[archive.test]])
+        train, test = _concatenate([batches[name] for name in archive.train]), _concatenate([batches[archive.test]])
         hashed = np.frombuffer(fingerprint(train, test).encode(), dtype=np.uint8)
         splits = {"train": train, "test": test}
         images = {name: split.array.numpy() for name, split in splits.items()}
         labels = {f"{name}-labels": split.labels.numpy() for name, split in splits.items()}
         return {**images, **labels, "fingerprint": hashed}
 
-    stem = f"{archive.folder}-{digest(*_states(place, archive))}"
-    arrays, note = mapped_arrays(cache_folder(), stem, ARRAYS, read)
+    stem = f"{archive.folder}-{short_hash(*_file_keys(place, archive))}"
+    arrays, note = map_arrays(cache_folder(), stem, CACHED_ARRAYS, read)
     train, test = (
-        Resident(torch.from_numpy(arrays[name]), torch.from_numpy(np.array(arrays[f"{name}-labels"])))
+        ResidentSplit(torch.from_numpy(arrays[name]), torch.from_numpy(np.array(arrays[f"{name}-labels"])))
         for name in ("train", "test")
     )
     return Source(train, None, test, classes, arrays["fingerprint"].tobytes().decode(), reading=note)
 
 
-def is_there(spec: Cifar) -> bool:
+def is_available(spec: Cifar) -> bool:
     """Whether it lies in one of its places, so that opening it downloads nothing."""
-    return _found(spec) is not None
+    return _find(spec) is not None
 
 
-def download(spec: Cifar, archive: Archive, root: Path) -> Path:
+def download(spec: Cifar, archive: CifarArchive, root: Path) -> Path:
     """Fetches the archive into `root`: under another name first, checked by `spec.md5`; progress goes to stderr.
 
     Once, where several processes want it. Raises UserError that says what to place where, if it may not or cannot be
@@ -131,7 +131,7 @@ def download(spec: Cifar, archive: Archive, root: Path) -> Path:
     return target
 
 
-def read_batches(path: Path, archive: Archive, classes: int) -> dict[str, Resident]:
+def read_batches(path: Path, archive: CifarArchive, classes: int) -> dict[str, ResidentSplit]:
     """The batches in `path`, by name: a folder, or an archive, whose members are read without writing any of them.
 
     Raises UserError with `path` if it is damaged, lacks a batch, or holds a pickle of anything but arrays.
@@ -141,13 +141,13 @@ def read_batches(path: Path, archive: Archive, classes: int) -> dict[str, Reside
         batches = {name: _batch(file, archive.labels, classes) for name, file in _files(path, names)}
         if missing := sorted(names - batches.keys()):
             raise ValueError(f"{', '.join(missing)} missing")
-    except DAMAGE as error:
+    except ARCHIVE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: damaged, or not {archive.file} ({reason}); remove it or write data.root") from error
     return batches
 
 
-def _states(place: Path, archive: Archive) -> list[str]:
+def _file_keys(place: Path, archive: CifarArchive) -> list[str]:
     """What changes when the archive, or a batch of the folder, does."""
     files = [place / name for name in (*archive.train, archive.test)] if place.is_dir() else [place]
     return [f"{file.resolve()}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}" for file in files]
@@ -160,9 +160,9 @@ def _files(path: Path, names: set[str]) -> Iterator[tuple[str, Any]]:
                 yield name, _Bounded(file)
         return
     with path.open("rb") as packed:
-        begins = packed.read(len(GZIP))
+        begins = packed.read(len(GZIP_MAGIC))
         packed.seek(0)
-        content: Any = _Bounded(gzip.GzipFile(fileobj=packed) if begins == GZIP else packed)
+        content: Any = _Bounded(gzip.GzipFile(fileobj=packed) if begins == GZIP_MAGIC else packed)
         with tarfile.open(fileobj=content, mode="r:") as tar:
             for member in tar:
                 name = member.name.rpartition("/")[2]
@@ -179,10 +179,10 @@ class _Bounded:
 
     def read(self, size: int = -1) -> bytes:
         self._refuse(self.tell() + max(0, size))
-        return bytes(self._file.read(size if size >= 0 else MOST))
+        return bytes(self._file.read(size if size >= 0 else MOST_ARCHIVE_BYTES))
 
     def readline(self) -> bytes:
-        return bytes(self._file.readline(MOST))
+        return bytes(self._file.readline(MOST_ARCHIVE_BYTES))
 
     def seek(self, position: int) -> int:
         self._refuse(position)
@@ -192,42 +192,42 @@ class _Bounded:
         return int(self._file.tell())
 
     def _refuse(self, position: int) -> None:
-        if position > MOST:
-            raise ValueError(f"it unpacks to more than {MOST >> 20} MB")
+        if position > MOST_ARCHIVE_BYTES:
+            raise ValueError(f"it unpacks to more than {MOST_ARCHIVE_BYTES >> 20} MB")
 
 
-def _batch(file: Any, labels_key: str, classes: int) -> Resident:
+def _batch(file: Any, labels_key: str, classes: int) -> ResidentSplit:
     batch = read_batch(file)
     pixels, labels = batch["data"], batch[labels_key]
     # lists of lists of one list are a billion numbers to who makes an array of them
     if isinstance(labels, PickledArray):
         labels = labels.array
-    elif not isinstance(labels, list) or not all(type(label) is int for label in labels[: IMAGES + 1]):
+    elif not isinstance(labels, list) or not all(type(label) is int for label in labels[: MOST_BATCH_IMAGES + 1]):
         raise ValueError("labels are not a list of numbers")
-    if not isinstance(pixels, PickledArray) or len(labels) > IMAGES:
-        raise ValueError(f"not an array of pixels, or more than {IMAGES:,} labels")
+    if not isinstance(pixels, PickledArray) or len(labels) > MOST_BATCH_IMAGES:
+        raise ValueError(f"not an array of pixels, or more than {MOST_BATCH_IMAGES:,} labels")
     pixels, labels = pixels.array, np.asarray(labels)
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * 32 * 32):
         raise ValueError(f"pixels of {pixels.dtype} {pixels.shape} instead of uint8 ({len(labels)}, 3072)")
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels are not numbers below {classes}")
-    return Resident(torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels).long())
+    return ResidentSplit(torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels).long())
 
 
-def _joined(batches: list[Resident]) -> Resident:
-    return Resident(torch.cat([b.array for b in batches]), torch.cat([b.labels for b in batches]))
+def _concatenate(batches: list[ResidentSplit]) -> ResidentSplit:
+    return ResidentSplit(torch.cat([b.array for b in batches]), torch.cat([b.labels for b in batches]))
 
 
-def _archive(spec: Cifar) -> Archive:
+def _archive(spec: Cifar) -> CifarArchive:
     return CIFAR10 if isinstance(spec, Cifar10) else CIFAR100
 
 
-def _found(spec: Cifar) -> Path | None:
+def _find(spec: Cifar) -> Path | None:
     archive, root = _archive(spec), cache_folder(spec.root)
-    return next((place for place in archive.places(root) if _complete(place, archive)), None)
+    return next((place for place in archive.places(root) if _is_complete(place, archive)), None)
 
 
-def _complete(place: Path, archive: Archive) -> bool:
+def _is_complete(place: Path, archive: CifarArchive) -> bool:
     return place.is_file() or (
         place.is_dir() and all((place / name).is_file() for name in (*archive.train, archive.test))
     )

@@ -24,7 +24,7 @@ from alexnet_exp.data.split import Split
 
 
 @dataclass(frozen=True)
-class Colour:
+class ColourComponents:
     """Principal components of RGB pixels on 0..255, the strongest first.
 
     `std`: the standard deviation along each, three numbers. `vectors`: each component's R, G and B, of length 1.
@@ -42,13 +42,15 @@ class Colour:
 
 
 # Of the ImageNet training images, as the code of 2012 had them.
-IMAGENET = Colour(
+IMAGENET_COLOUR = ColourComponents(
     [121.780, 37.094, 19.721],
     [[-0.5635, -0.5762, -0.5920], [-0.7126, -0.0235, 0.7012], [0.4180, -0.8170, 0.3973]],
 )
 
 
-def add_noise(images: Tensor, colour: Colour, std: float, mean: Tensor | None, generator: torch.Generator) -> Tensor:
+def add_colour_noise(
+    images: Tensor, colour: ColourComponents, std: float, mean: Tensor | None, generator: torch.Generator
+) -> Tensor:
     """`images` [N, 3, H, W] on 0..255 with colour noise, float32, not clamped: nothing that follows needs 0..255.
 
     `std`: of the numbers drawn. `mean` [3, H, W]: the mean training image, for the code's reading, which shrinks about
@@ -60,7 +62,7 @@ def add_noise(images: Tensor, colour: Colour, std: float, mean: Tensor | None, g
     return noisy if mean is None else (noisy + std * mean) / (1 + std)
 
 
-def fit_colour(split: Split) -> Colour:
+def fit_colour(split: Split) -> ColourComponents:
     """The components of the pixels of `split` (of a sample of 4,096 images where they are read from files).
 
     The sign of a component, which makes no difference to the noise, is that which makes its largest entry positive.
@@ -68,10 +70,10 @@ def fit_colour(split: Split) -> Colour:
     values, vectors = torch.linalg.eigh(split.covariance())
     std, components = values.flip(0).clamp(min=0).sqrt(), vectors.T.flip(0)
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-    return Colour(std.tolist(), (components * largest.sign()).tolist())
+    return ColourComponents(std.tolist(), (components * largest.sign()).tolist())
 
 
-def cached_colour(split: Split, folder: Path, *key: Any) -> Colour:
+def load_colour(split: Split, folder: Path, *key: Any) -> ColourComponents:
     """`fit_colour(split)`, kept in `folder` under `key`, which names the images. A damaged file is made anew.
 
     Where the folder cannot be written, nothing is kept: a run is not refused for what takes it seconds.
@@ -88,7 +90,7 @@ def cached_colour(split: Split, folder: Path, *key: Any) -> Colour:
     return colour
 
 
-def _read(path: Path) -> Colour | None:
+def _read(path: Path) -> ColourComponents | None:
     """What the file at `path` holds; None where there is none, or it does not hold three components."""
     try:
         content = json.loads(path.read_bytes())
@@ -98,4 +100,4 @@ def _read(path: Path) -> Colour | None:
     # what a damaged file raises
     except (OSError, ValueError, TypeError, LookupError):
         return None
-    return Colour(std.tolist(), vectors.tolist()) if unit else None
+    return ColourComponents(std.tolist(), vectors.tolist()) if unit else None

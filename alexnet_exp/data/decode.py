@@ -19,10 +19,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from alexnet_exp.data.augment import central
+from alexnet_exp.data.augment import center_margin
 from alexnet_exp.data.formats import open_picture
-from alexnet_exp.data.image_files import Stamp, heic, unreadable
-from alexnet_exp.data.info import MOST_BROKEN
+from alexnet_exp.data.image_files import FileStamp, heic_message, unreadable_message
+from alexnet_exp.data.info import MOST_REPORTED_FILES
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.kernels.images import resized_square
 from alexnet_exp.processes.cpus import cores
@@ -33,15 +33,15 @@ JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 # Of a file that declares more no memory is asked for: it may be a trap, and is no photograph. The limit is Pillow's,
 # which warns, in two lines, from half of it on.
-MOST_PIXELS = 178_956_970
+MOST_IMAGE_PIXELS = 178_956_970
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-BRING_BACK = "bring it back and resume the run, or start a new one"
+RESTORE_ADVICE = "bring it back and resume the run, or start a new one"
 # A JPEG's frame header comes after a few tables and comments; a file with more markers was made to be slow.
 MOST_MARKERS = 10_000
 # Below this many images a progress bar is noise.
-PROGRESS_FROM = 2000
+PROGRESS_MIN_IMAGES = 2000
 # What a thread is given at once: small images decode faster than tasks change hands.
-CHUNK = 64
+CHUNK_IMAGES = 64
 
 
 class BrokenImagesError(UserError):
@@ -49,7 +49,7 @@ class BrokenImagesError(UserError):
 
 
 def read_image(
-    path: str | Path, size: int, stamp: Stamp | None = None, instead: str = "replace or remove it"
+    path: str | Path, size: int, stamp: FileStamp | None = None, instead: str = "replace or remove it"
 ) -> Tensor:
     """uint8 [3, size, size]: the short side resized to `size` (bilinear, antialiased), then the centre square.
 
@@ -57,12 +57,12 @@ def read_image(
     frames the first is taken. Raises UserError with the path for a file that is missing, truncated, HEIC or no image,
     has more pixels than `MOST_PIXELS`, or is another one than `stamp` says; `instead` is what it advises for no image.
     """
-    data = _content(path, stamp)
+    data = _read_bytes(path, stamp)
     try:
         start = data[:64].tobytes()
         # an AVIF may name mif1 as well, and Pillow reads it
         if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS and b"avif" not in start:
-            raise UserError(heic(path))
+            raise UserError(heic_message(path))
         return _square(_decode(data), size).expand(3, -1, -1).contiguous()
     except UserError:
         raise
@@ -72,25 +72,25 @@ def read_image(
         raise UserError(f"{one_line(path)}: {told}") from error
 
 
-def _content(path: str | Path, stamp: Stamp | None) -> NDArray[np.uint8]:
+def _read_bytes(path: str | Path, stamp: FileStamp | None) -> NDArray[np.uint8]:
     """The bytes of a file that is still what `stamp` says."""
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a million of them)
             data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
             read = file.readinto(data.data) if len(data) else 0
             # after it was read: whoever writes into it meanwhile is noticed
-            now = Stamp.of(os.fstat(file.fileno()))
+            now = FileStamp.of(os.fstat(file.fileno()))
     except OSError as error:
         # a run's files are counted and numbered: one that is gone cannot be left out
-        instead = "replace or remove it" if stamp is None else BRING_BACK
-        raise UserError(unreadable(path, error, instead)) from error
+        instead = "replace or remove it" if stamp is None else RESTORE_ADVICE
+        raise UserError(unreadable_message(path, error, instead)) from error
     if stamp is not None and now != stamp:
         was = "another time of change" if now.size == stamp.size else f"{now.size:,} bytes, they were {stamp.size:,}"
-        raise UserError(f"{one_line(path)}: has changed since the data were opened ({was}); {BRING_BACK}")
+        raise UserError(f"{one_line(path)}: has changed since the data were opened ({was}); {RESTORE_ADVICE}")
     return data[:read]
 
 
-def read_images(files: Sequence[tuple[str, Stamp]], size: int, doing: str = "") -> Iterator[Tensor]:
+def read_images(files: Sequence[tuple[str, FileStamp]], size: int, doing: str = "") -> Iterator[Tensor]:
     """`read_image` of each file, in order, decoded by a thread a core; `doing` names a progress bar on stderr.
 
     Raises one BrokenImagesError, a line each, for all files that cannot be read, `MOST_BROKEN` at most. No image is
@@ -99,18 +99,18 @@ def read_images(files: Sequence[tuple[str, Stamp]], size: int, doing: str = "") 
     from rich.console import Console
     from rich.progress import track
 
-    quiet = not doing or len(files) < PROGRESS_FROM
+    quiet = not doing or len(files) < PROGRESS_MIN_IMAGES
     yield from track(_in_chunks(files, size), doing, len(files), disable=quiet, console=Console(stderr=True))
 
 
-def _in_chunks(files: Sequence[tuple[str, Stamp]], size: int) -> Iterator[Tensor]:
+def _in_chunks(files: Sequence[tuple[str, FileStamp]], size: int) -> Iterator[Tensor]:
     """At most two chunks a thread are ahead of the reader, who may be slower than they are: a disk."""
-    chunks = iter([files[start : start + CHUNK] for start in range(0, len(files), CHUNK)])
+    chunks = iter([files[start : start + CHUNK_IMAGES] for start in range(0, len(files), CHUNK_IMAGES)])
     broken: list[UserError] = []
     with ThreadPoolExecutor(cores()) as threads:
         ahead = deque(threads.submit(_read_chunk, size, chunk) for chunk in islice(chunks, 2 * cores()))
         try:
-            while ahead and len(broken) < MOST_BROKEN:
+            while ahead and len(broken) < MOST_REPORTED_FILES:
                 images = ahead.popleft().result()
                 ahead.extend(threads.submit(_read_chunk, size, chunk) for chunk in islice(chunks, 1))
                 for image in images:
@@ -122,13 +122,13 @@ def _in_chunks(files: Sequence[tuple[str, Stamp]], size: int) -> Iterator[Tensor
             for future in ahead:
                 future.cancel()
     if broken:
-        lines = [str(error) for error in broken[:MOST_BROKEN]]
-        if len(broken) >= MOST_BROKEN:
-            lines.append(f"these are the first {MOST_BROKEN} files that cannot be read; there may be more")
+        lines = [str(error) for error in broken[:MOST_REPORTED_FILES]]
+        if len(broken) >= MOST_REPORTED_FILES:
+            lines.append(f"these are the first {MOST_REPORTED_FILES} files that cannot be read; there may be more")
         raise BrokenImagesError("\n".join(lines)) from broken[0]
 
 
-def _read_chunk(size: int, files: Sequence[tuple[str, Stamp]]) -> list[Tensor | UserError]:
+def _read_chunk(size: int, files: Sequence[tuple[str, FileStamp]]) -> list[Tensor | UserError]:
     found: list[Tensor | UserError] = []
     for path, stamp in files:
         try:
@@ -143,7 +143,7 @@ def _decode(data: NDArray[np.uint8]) -> Tensor:
     if not len(data):
         raise ValueError("the file is empty")
     if data[:3].tobytes() == JPEG_START:
-        _refuse_vast(*_jpeg_size(data))
+        _check_pixel_count(*_jpeg_size(data))
         pixels: Tensor = decode_jpeg(torch.from_numpy(data), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
         # libjpeg leaves CMYK to its caller; Pillow knows Adobe's inverted kind
         if len(pixels) != 4:
@@ -166,9 +166,9 @@ def _jpeg_size(data: NDArray[np.uint8]) -> tuple[int, int]:
     raise ValueError(f"no frame header among its first {MOST_MARKERS:,} markers")
 
 
-def _refuse_vast(height: int, width: int) -> None:
-    if height * width > MOST_PIXELS:
-        raise ValueError(f"{width} x {height} are more than {MOST_PIXELS} pixels")
+def _check_pixel_count(height: int, width: int) -> None:
+    if height * width > MOST_IMAGE_PIXELS:
+        raise ValueError(f"{width} x {height} are more than {MOST_IMAGE_PIXELS} pixels")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -192,8 +192,8 @@ def _square(pixels: Tensor, size: int) -> Tensor:
     short = min(height, width)
     if short != size:
         height, width = height * size // short, width * size // short
-        _refuse_vast(height, width)
-    top, left = central(height - size), central(width - size)
+        _check_pixel_count(height, width)
+    top, left = center_margin(height - size), center_margin(width - size)
     if short != size:
         square = resized_square(pixels, (height, width), (top, left), size)
         if square is not None:

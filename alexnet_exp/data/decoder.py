@@ -22,25 +22,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from alexnet_exp.data.decode import read_image
-from alexnet_exp.data.image_files import Stamp
-from alexnet_exp.data.split import Streamed
+from alexnet_exp.data.image_files import FileStamp
+from alexnet_exp.data.split import StreamedSplit
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.children import init_loader_worker, shorten_socket_paths
 
 log = logging.getLogger(__name__)
 
 # In one epoch. A worker that was killed once too often is killed for a reason that stays.
-RESTARTS = 3
+MOST_RESTARTS = 3
 # Seconds in which a worker's end shows, after what it was sending has failed.
-LAST_WORDS = 1.0
-LOST_SERVER = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
-NOT_SENT = 74  # EX_IOERR, the exit code of a worker that could not send a batch
-REASONS = {
+EXIT_WAIT_SECONDS = 1.0
+LOST_SERVER_EXIT_CODE = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
+UNSENT_EXIT_CODE = 74  # EX_IOERR, the exit code of a worker that could not send a batch
+SIGNAL_REASONS = {
     "SIGKILL": "it may have been out of memory",
     "SIGBUS": "the shared memory, /dev/shm, may be full",
 }
 
-Request = Sequence[tuple[str, Stamp]]  # the files of one batch
+BatchRequest = Sequence[tuple[str, FileStamp]]  # the files of one batch
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PipedBatch:
     reason: str
 
 
-Answer = Tensor | PipedBatch | UserError
+DecodedBatch = Tensor | PipedBatch | UserError
 
 
 class Decoder:
@@ -61,18 +61,18 @@ class Decoder:
     wherever they are: what they had not delivered is asked for again.
     """
 
-    def __init__(self, split: Streamed, workers: int, pin_memory: bool = False):
+    def __init__(self, split: StreamedSplit, workers: int, pin_memory: bool = False):
         self.workers = workers
-        self._requests = _Requests(split)
-        self._loader: DataLoader[Answer] = DataLoader(
-            _Files(split.size),
+        self._requests = _RequestSampler(split)
+        self._loader: DataLoader[DecodedBatch] = DataLoader(
+            _BatchDataset(split.size),
             batch_size=None,
             sampler=self._requests,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             multiprocessing_context=_context() if workers else None,
-            worker_init_fn=_begin if workers else None,
+            worker_init_fn=_init_worker if workers else None,
             # the loader draws a seed for its workers, which use none: not from the run's random numbers
             generator=torch.Generator(),
         )
@@ -98,7 +98,7 @@ class Decoder:
                 self.close()
                 if reason is None:
                     raise
-                if restarts == RESTARTS:
+                if restarts == MOST_RESTARTS:
                     raise UserError(
                         f"data.workers={self.workers}: {reason}, {restarts + 1} times in this epoch; "
                         "write fewer, or a smaller data.batch_size"
@@ -106,12 +106,12 @@ class Decoder:
                 restarts += 1
                 log.warning(f"{reason}; restarted, nothing is lost")
 
-    def _iterator(self) -> Iterator[Answer]:
+    def _iterator(self) -> Iterator[DecodedBatch]:
         iterator = iter(self._loader)
         if self.workers:
             event = getattr(iterator, "_workers_done_event", None)
-            if not isinstance(event, _Done):
-                iterator._workers_done_event = _Done(event)  # type: ignore[attr-defined]
+            if not isinstance(event, _LocklessEvent):
+                iterator._workers_done_event = _LocklessEvent(event)  # type: ignore[attr-defined]
         return iterator
 
     def close(self) -> None:
@@ -128,17 +128,17 @@ class Decoder:
         """What ended a worker, if one has ended; None where the error is of another kind."""
         processes = _processes(self._loader._iterator)
         if processes:
-            wait([process.sentinel for process in processes], LAST_WORDS)
+            wait([process.sentinel for process in processes], EXIT_WAIT_SECONDS)
         ended = [process.exitcode for process in processes if process.exitcode is not None]
         if ended:
-            return _told(ended)
+            return _exit_reason(ended)
         # before it had an iterator: while the processes were started
         if self.workers and self._loader._iterator is None and isinstance(error, OSError | EOFError):
             return f"a loader worker could not be started ({error})"
         return None
 
 
-class _Done:
+class _LocklessEvent:
     """In place of the event by which torch tells its workers to end: ours are killed.
 
     A worker that is killed in the moment in which it looks at that event takes the event's lock along, and whoever
@@ -156,36 +156,36 @@ class _Done:
         self._is_set = True
 
 
-class _Requests(Sampler[Request]):
+class _RequestSampler(Sampler[BatchRequest]):
     """What is still to be decoded. It goes to the workers batch by batch: these hold no list of all files."""
 
-    def __init__(self, split: Streamed) -> None:
+    def __init__(self, split: StreamedSplit) -> None:
         self.split = split
         self.left: Sequence[Tensor] = []
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         return map(self.split.files, self.left)
 
     def __len__(self) -> int:
         return len(self.left)
 
 
-class _Files(Dataset[Answer]):
+class _BatchDataset(Dataset[DecodedBatch]):
     """Decodes the files of a batch."""
 
     def __init__(self, size: int):
         self.size = size
 
-    def __getitem__(self, request: Request) -> Answer:
+    def __getitem__(self, request: BatchRequest) -> DecodedBatch:
         try:
             images = torch.stack([read_image(path, self.size, stamp) for path, stamp in request])
         except UserError as error:
             # raised here, it would reach the user wrapped in the worker's traceback
             return error
-        return images if get_worker_info() is None else _to_send(images)
+        return images if get_worker_info() is None else _share(images)
 
 
-def _to_send(images: Tensor) -> Tensor | PipedBatch:
+def _share(images: Tensor) -> Tensor | PipedBatch:
     """A worker's batch in shared memory, or where there is none to be had, for a pipe.
 
     torch would ask for the memory in the thread that sends, where a failure (Docker gives /dev/shm 64 MB) loses the
@@ -207,17 +207,17 @@ def _warn_of_shared_memory(reason: str) -> None:
     )
 
 
-def _begin(number: int) -> None:
+def _init_worker(number: int) -> None:
     """What a worker does first (`worker_init_fn`)."""
     init_loader_worker(number)
     # multiprocessing would print a traceback and drop the batch, for which the training process would wait for ever
-    queues.Queue._on_queue_feeder_error = staticmethod(_end_unsent)  # type: ignore[attr-defined]
+    queues.Queue._on_queue_feeder_error = staticmethod(_exit_unsent)  # type: ignore[attr-defined]
 
 
-def _end_unsent(error: Exception, batch: object) -> None:
+def _exit_unsent(error: Exception, batch: object) -> None:
     with suppress(OSError):
         os.write(2, f"a loader worker cannot send a batch: {type(error).__name__}: {error}\n".encode())
-    os._exit(NOT_SENT)
+    os._exit(UNSENT_EXIT_CODE)
 
 
 def _context() -> BaseContext:
@@ -234,14 +234,14 @@ def _processes(iterator: object) -> list[BaseProcess]:
     return list(getattr(iterator, "_workers", []))
 
 
-def _told(codes: list[int]) -> str:
+def _exit_reason(codes: list[int]) -> str:
     """In words, how workers with these exit codes ended: by a signal, if one did."""
-    code = NOT_SENT if NOT_SENT in codes else min(codes)
-    if code == LOST_SERVER:
+    code = UNSENT_EXIT_CODE if UNSENT_EXIT_CODE in codes else min(codes)
+    if code == LOST_SERVER_EXIT_CODE:
         return "the fork server of the loader workers was killed"
-    if code == NOT_SENT:
+    if code == UNSENT_EXIT_CODE:
         return "a loader worker could not send a batch"
     if code >= 0:
         return f"a loader worker ended with exit code {code}"
     name = signal.Signals(-code).name
-    return f"a loader worker was killed by {name}" + (f"; {REASONS[name]}" if name in REASONS else "")
+    return f"a loader worker was killed by {name}" + (f"; {SIGNAL_REASONS[name]}" if name in SIGNAL_REASONS else "")

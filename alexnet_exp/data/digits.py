@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_exp.data.augment import resize
-from alexnet_exp.data.info import facts
+from alexnet_exp.data.info import data_info
 from alexnet_exp.data.spec import Digits
-from alexnet_exp.data.split import Resident, Source, fingerprint
+from alexnet_exp.data.split import ResidentSplit, Source, fingerprint
 from alexnet_exp.data.stratified import stratified_order
 
 TEST_IMAGES = 360
@@ -20,7 +20,7 @@ TEST_SEED = 2012
 
 
 @cache
-def pixels_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def load_pixels_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The images [1797, 64], 0..16, and their digits, as scikit-learn reads them from its text file; not to be changed.
 
     Read once: a fork server has them for all the jobs of a sweep.
@@ -33,10 +33,10 @@ def pixels_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def open_digits(spec: Digits) -> Source:
     """1,437 training and 360 test images, uint8 [1, size, size]."""
-    pixels, targets = pixels_and_labels()
+    pixels, targets = load_pixels_and_labels()
     small = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
-    everything = Resident(resize(small, spec.size), torch.from_numpy(targets).long())
+    everything = ResidentSplit(resize(small, spec.size), torch.from_numpy(targets).long())
     order = stratified_order(everything.labels, TEST_SEED)
     test = everything.select(order[:TEST_IMAGES].sort().values)
     train = everything.select(order[TEST_IMAGES:].sort().values)
-    return Source(train, None, test, facts(spec).classes, fingerprint(train, test))
+    return Source(train, None, test, data_info(spec).classes, fingerprint(train, test))

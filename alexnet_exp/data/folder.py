@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 
-from alexnet_exp.data.cache import decoded, kept
+from alexnet_exp.data.cache import load_decoded, open_cache
 from alexnet_exp.data.decode import BrokenImagesError
-from alexnet_exp.data.image_files import Files, Layout, find_layout, list_files
-from alexnet_exp.data.imagenet import class_names, find_imagenet, flat_val, missing_images, opened_devkit
-from alexnet_exp.data.info import RESIDENT_SIDE, stored_side
+from alexnet_exp.data.image_files import FolderLayout, ImageFiles, find_layout, list_files
+from alexnet_exp.data.imagenet import class_names, find_imagenet, flat_val, missing_images, open_devkit
+from alexnet_exp.data.info import RESIDENT_SIDE_PIXELS, stored_side
 from alexnet_exp.data.spec import Folder, ImageNet
-from alexnet_exp.data.split import Kept, Resident, Source, Split, Streamed, fingerprint
+from alexnet_exp.data.split import CachedSplit, ResidentSplit, Source, Split, StreamedSplit, fingerprint
 from alexnet_exp.errors import one_line
 from alexnet_exp.paths import cache_folder
 
@@ -26,57 +26,57 @@ def open_folder(spec: Folder) -> Source:
     size = stored_side(spec, layout)
     how: list[str] = []
 
-    def build(files: Files) -> Split:
-        if size <= RESIDENT_SIDE:
-            return Resident(decoded(files, size, cache_folder(spec.cache)), torch.tensor(files.labels))
-        return large(files, size, spec, how)
+    def build(files: ImageFiles) -> Split:
+        if size <= RESIDENT_SIDE_PIXELS:
+            return ResidentSplit(load_decoded(files, size, cache_folder(spec.cache)), torch.tensor(files.labels))
+        return open_large(files, size, spec, how)
 
     train, val, test = _splits(layout, build)
     assert train is not None
     notes = _empty_note(layout)
-    ignored = layout.ignored()
+    ignored = layout.unused_images()
     if ignored:
         notes.append(f"images that are not used: {one_line(', '.join(ignored))}")
     if test is None:
         advice = f"; data.val=test takes {layout.val.name}/ for it" if layout.val else ""
         notes.append(f"no test folder, so no test images{advice}")
     val_from = f"the {layout.val.name} folder" if layout.val else ""
-    return Source(train, val, test, layout.classes, fingerprint(train, test), val_from, notes, _joined(how))
+    return Source(train, val, test, layout.classes, fingerprint(train, test), val_from, notes, _join_unique(how))
 
 
 def open_imagenet(spec: ImageNet) -> Source:
     """ILSVRC-2012 under `spec.root`; the test images are those of `val/`, in class folders or flat, as published."""
     layout = find_imagenet(spec)
-    devkit = opened_devkit(spec, layout)
+    devkit = open_devkit(spec, layout)
     files = list_files(layout.train, layout.classes)
     flat, notes = flat_val(spec, layout, devkit)
     held_out = flat or (None if layout.val is None else list_files(layout.val, layout.classes))
     how: list[str] = []
-    train = large(files, spec.size, spec, how)
-    test = None if held_out is None else large(held_out, spec.size, spec, how)
+    train = open_large(files, spec.size, spec, how)
+    test = None if held_out is None else open_large(held_out, spec.size, spec, how)
     notes = [*_empty_note(layout), *missing_images(devkit, layout, files), *notes]
     if test is None:
         notes.append("no val folder, so no test images")
     names, hashed = class_names(spec, layout), fingerprint(train, test)
-    return Source(train, None, test, names, hashed, notes=notes, reading=_joined(how))
+    return Source(train, None, test, names, hashed, notes=notes, reading=_join_unique(how))
 
 
-def large(files: Files, size: int, spec: Folder | ImageNet, how: list[str]) -> Streamed:
+def open_large(files: ImageFiles, size: int, spec: Folder | ImageNet, how: list[str]) -> StreamedSplit:
     """`files` as squares of side `size`, decoded once or at each use, as `spec` has it; `how` is told which."""
-    images, note = kept(files, size, spec.decode, cache_folder(spec.cache))
+    images, note = open_cache(files, size, spec.decode, cache_folder(spec.cache))
     how.append(note)
     labels, noted = torch.tensor(files.labels), torch.tensor(files.stamps).view(-1, 2)
     if images is None:
-        return Streamed(files.paths(), labels, size, noted)
-    return Kept(files.paths(), labels, images, noted)
+        return StreamedSplit(files.paths(), labels, size, noted)
+    return CachedSplit(files.paths(), labels, images, noted)
 
 
-def _joined(how: list[str]) -> str:
+def _join_unique(how: list[str]) -> str:
     """The ways in which the splits are read, each once."""
     return "; ".join(dict.fromkeys(how))
 
 
-def _splits(layout: Layout, build: Callable[[Files], Split]) -> list[Split | None]:
+def _splits(layout: FolderLayout, build: Callable[[ImageFiles], Split]) -> list[Split | None]:
     """The training, validation and test images; raises one BrokenImagesError for the files of all three."""
     splits: list[Split | None] = []
     broken: list[BrokenImagesError] = []
@@ -90,5 +90,5 @@ def _splits(layout: Layout, build: Callable[[Files], Split]) -> list[Split | Non
     return splits
 
 
-def _empty_note(layout: Layout) -> list[str]:
+def _empty_note(layout: FolderLayout) -> list[str]:
     return [f"class folders without images are left out: {', '.join(layout.empty)}"] if layout.empty else []

@@ -31,7 +31,7 @@ SPLIT_NAMES = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """The folders of class folders under one root, and the classes: those of the training folder that hold an image.
 
     empty: class folders of the training folder without images.
@@ -44,7 +44,7 @@ class Layout:
     classes: list[str]
     empty: list[str]
 
-    def ignored(self) -> list[str]:
+    def unused_images(self) -> list[str]:
         """What holds images that are not used: folders beside train/, and images outside class folders."""
         used = {folder for folder in (self.train, self.val, self.test) if folder}
         beside = [] if self.train == self.root else [self.root / name for name in class_folders(self.root)]
@@ -56,19 +56,19 @@ class Layout:
         return found
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """What tells a file from what it is after a change: its size in bytes and the time when it was last written."""
 
     size: int
     mtime_ns: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
+    def of(cls, status: os.stat_result) -> FileStamp:
         return cls(status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
-class Files:
+class ImageFiles:
     """Image files under `folder`, as `CLASS/FILE` in sorted order, and the index of each one's class.
 
     A file deeper in a class's folder is `CLASS/FOLDER/FILE`.
@@ -85,28 +85,28 @@ class Files:
     @cached_property
     def stamps(self) -> array[int]:
         """Each file's size and time of change, one after the other; they are looked up once, with one call a file."""
-        return stamps(self.paths())
+        return read_stamps(self.paths())
 
-    def stamp(self, row: int) -> Stamp:
+    def stamp(self, row: int) -> FileStamp:
         """What file number `row` was when this was first asked of any of them."""
-        return Stamp(*self.stamps[2 * row : 2 * row + 2])
+        return FileStamp(*self.stamps[2 * row : 2 * row + 2])
 
 
-def stamps(paths: list[str]) -> array[int]:
+def read_stamps(paths: list[str]) -> array[int]:
     """`Files.stamps` of these. Raises UserError for a file that is not there, or is none: a folder, a pipe."""
     noted = array("q")
     for path in paths:
         try:
             status = os.stat(path)  # noqa: PTH116 (a million of them)
         except OSError as error:
-            raise UserError(unreadable(path, error)) from error
+            raise UserError(unreadable_message(path, error)) from error
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{one_line(path)}: is named as an image, but is no file; remove it")
-        noted.extend(Stamp.of(status))
+        noted.extend(FileStamp.of(status))
     return noted
 
 
-def find_layout(root: str | None) -> Layout:
+def find_layout(root: str | None) -> FolderLayout:
     """How images are laid out under `root`: `train/CLASS/*` (`val/`, `test/` optional) or `CLASS/*`.
 
     A split's folder may have any name of `SPLIT_NAMES`. Images are found at any depth below their class folder, as
@@ -151,10 +151,10 @@ def find_layout(root: str | None) -> Layout:
     for folder in (val, test):
         _check_classes(folder, classes, root)
     empty = [name for name in folders if name not in classes]
-    return Layout(base, train, val, test, classes, empty)
+    return FolderLayout(base, train, val, test, classes, empty)
 
 
-def list_files(folder: Path, classes: list[str]) -> Files:
+def list_files(folder: Path, classes: list[str]) -> ImageFiles:
     """The image files of each class under `folder`, at any depth; a class may have none.
 
     Raises UserError for a HEIC file.
@@ -170,18 +170,18 @@ def list_files(folder: Path, classes: list[str]) -> Files:
             continue
         files = sorted(_images_under(folder / name))
         for file in files:
-            refuse_heic_name(folder / name / file)
+            reject_heic_name(folder / name / file)
         names += [f"{name}/{file}" for file in files]
         labels += [label] * len(files)
-    return Files(folder, names, labels)
+    return ImageFiles(folder, names, labels)
 
 
 def class_folders(folder: Path) -> list[str]:
     """Sorted names of the folders in `folder`; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    with _listed(folder) as entries:
-        return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
+    with _scan(folder) as entries:
+        return sorted(entry.name for entry in entries if not _is_hidden(entry.name) and entry.is_dir())
 
 
 def images_under(folder: Path) -> list[str]:
@@ -194,18 +194,18 @@ def loose_images(folder: Path) -> list[str]:
     return sorted(_images_under(folder, nested=False)) if folder.is_dir() else []
 
 
-def refuse_heic_name(path: Path) -> None:
+def reject_heic_name(path: Path) -> None:
     """Raises UserError if the name of `path` says that it is HEIC."""
     if path.suffix.lower() in HEIC_SUFFIXES:
-        raise UserError(heic(path))
+        raise UserError(heic_message(path))
 
 
-def unreadable(path: str | Path, error: OSError, instead: str = "replace or remove it") -> str:
+def unreadable_message(path: str | Path, error: OSError, instead: str = "replace or remove it") -> str:
     """The line for a file that the system does not give."""
     return f"{one_line(path)}: cannot be read ({error.strerror or error}); {instead}"
 
 
-def heic(path: str | Path) -> str:
+def heic_message(path: str | Path) -> str:
     """The line that a HEIC file gets."""
     return (
         f"{one_line(path)}: HEIC images cannot be read; convert it to JPEG (for instance: magick photo.heic photo.jpg)"
@@ -265,9 +265,9 @@ def _images_under(folder: Path, nested: bool = True, above: frozenset[str] = fro
     or a link that leads nowhere.
     """
     inside = []
-    with _listed(folder) as entries:
+    with _scan(folder) as entries:
         for entry in entries:
-            if _hidden(entry.name):
+            if _is_hidden(entry.name):
                 continue
             if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 (a million of them)
                 if not entry.is_file():
@@ -282,15 +282,15 @@ def _images_under(folder: Path, nested: bool = True, above: frozenset[str] = fro
             yield from (f"{name}/{file}" for file in _images_under(folder / name, above=above))
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
 @contextmanager
-def _listed(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+def _scan(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
     """The entries of `folder`. Raises UserError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             yield entries
     except OSError as error:
-        raise UserError(unreadable(folder, error, "make it readable, or remove it")) from error
+        raise UserError(unreadable_message(folder, error, "make it readable, or remove it")) from error

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from alexnet_exp.data.formats import open_picture
-from alexnet_exp.data.image_files import Layout, find_layout, list_files, refuse_heic_name
+from alexnet_exp.data.image_files import FolderLayout, find_layout, list_files, reject_heic_name
 from alexnet_exp.data.imagenet import class_names, find_imagenet
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
 from alexnet_exp.errors import Problem, Refused, UserError, nearest, one_line
 
 # Images up to this side are decoded once and held in memory; larger ones are read from their files every epoch.
-RESIDENT_SIDE = 64
-LARGE_SIDE = 256
-PEEKS = 32
+RESIDENT_SIDE_PIXELS = 64
+DEFAULT_SIDE_PIXELS = 256
+SAMPLED_HEADERS = 32
 # So many broken files are named at once: it is known then that they are not a few.
-MOST_BROKEN = 20
+MOST_REPORTED_FILES = 20
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_NAMES = """
@@ -34,7 +34,7 @@ willow_tree wolf woman worm
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataInfo:
     """size: side of the stored images; input_size, width: what a network gets that leaves them null."""
 
     classes: list[str]
@@ -46,17 +46,17 @@ class Facts:
 
 
 # What the facts of a user's data module look like, as a line of its YAML.
-EXAMPLE = "facts: {classes: 10, channels: 3, size: 32}"
+DATA_INFO_EXAMPLE = "facts: {classes: 10, channels: 3, size: 32}"
 
 
-def read_facts(node: Any, key: str) -> Facts:
+def parse_data_info(node: Any, key: str) -> DataInfo:
     """The facts that a mapping of `classes` (a number, or the names), `channels` and `size` states.
 
     Raises `Refused`, with settings under `key`, for anything else.
     """
     known = ("classes", "channels", "size")
     if not isinstance(node, Mapping):
-        raise Refused([Problem(key, node, f"must be a group of settings, such as {EXAMPLE}")])
+        raise Refused([Problem(key, node, f"must be a group of settings, such as {DATA_INFO_EXAMPLE}")])
     problems = []
     for name in map(str, node):
         if name not in known:
@@ -66,22 +66,22 @@ def read_facts(node: Any, key: str) -> Facts:
     classes, channels, size = (node.get(name) for name in known)
     named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
     count = len(classes) if named else classes  # type: ignore[arg-type]
-    if not _is_whole(count, 2):
+    if not _is_integer(count, 2):
         problems.append(Problem(f"{key}.classes", classes, "must be a number of at least 2, or a list of names"))
     for name, value in (("channels", channels), ("size", size)):
-        if not _is_whole(value, 1):
+        if not _is_integer(value, 1):
             problems.append(Problem(f"{key}.{name}", value, "must be a whole number of at least 1"))
     if problems:
         raise Refused(problems)
     names = list(classes) if named else [str(index) for index in range(count)]  # type: ignore[arg-type]
-    return Facts(names, channels, size, size)  # type: ignore[arg-type]
+    return DataInfo(names, channels, size, size)  # type: ignore[arg-type]
 
 
-def _is_whole(value: Any, low: int) -> bool:
+def _is_integer(value: Any, low: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
-def facts(spec: Data) -> Facts:
+def data_info(spec: Data) -> DataInfo:
     """The facts of the data that `spec` describes. May list a folder and read the headers of some images.
 
     Raises UserError, one line, for a folder that cannot serve, or a crop larger than the images.
@@ -105,7 +105,7 @@ def facts(spec: Data) -> Facts:
     else:
         raise TypeError(f"{type(spec).__name__} is not one of the sources in data/spec.py")
     check_crop(spec, size)
-    return Facts(list(classes), channels, size, spec.crop or _default_input(size, spec), width, note)
+    return DataInfo(list(classes), channels, size, spec.crop or _default_input(size, spec), width, note)
 
 
 def check_crop(spec: Data, size: int) -> None:
@@ -114,46 +114,46 @@ def check_crop(spec: Data, size: int) -> None:
         raise UserError(f"data.crop={spec.crop}: the images are stored at {size}x{size}; write at most {size}")
 
 
-def stored_side(spec: Folder, layout: Layout) -> int:
+def stored_side(spec: Folder, layout: FolderLayout) -> int:
     """The side at which the images of a folder are stored (see `Folder.size`), by the headers of up to 32 of them."""
     if spec.size is not None:
         return spec.size
     try:
-        sizes = {_image_size(path) for path in _some(layout.train, layout)}
+        sizes = {_image_size(path) for path in _sample_paths(layout.train, layout)}
     except UserError as first:
-        _refuse_broken(layout, first)
+        _raise_unreadable(layout, first)
     side = min(next(iter(sizes)))
-    return side if len(sizes) == 1 and side <= RESIDENT_SIDE else LARGE_SIDE
+    return side if len(sizes) == 1 and side <= RESIDENT_SIDE_PIXELS else DEFAULT_SIDE_PIXELS
 
 
-def _some(folder: Path, layout: Layout) -> list[Path]:
+def _sample_paths(folder: Path, layout: FolderLayout) -> list[Path]:
     """Some `PEEKS` images of a split, evenly spaced; all where there are few."""
     names = list_files(folder, layout.classes).names
-    return [folder / name for name in names[:: max(1, len(names) // PEEKS)]]
+    return [folder / name for name in names[:: max(1, len(names) // SAMPLED_HEADERS)]]
 
 
-def _refuse_broken(layout: Layout, first: UserError) -> NoReturn:
+def _raise_unreadable(layout: FolderLayout, first: UserError) -> NoReturn:
     """Raises one UserError for every image of those looked at, in all splits, that cannot be read."""
     lines = []
     for folder in (layout.train, layout.val, layout.test):
-        for path in _some(folder, layout) if folder else ():
+        for path in _sample_paths(folder, layout) if folder else ():
             try:
                 _image_size(path, whole=True)
             except UserError as error:
                 lines.append(str(error))
-    raise UserError("\n".join(lines[:MOST_BROKEN]) or str(first)) from first
+    raise UserError("\n".join(lines[:MOST_REPORTED_FILES]) or str(first)) from first
 
 
 def _default_input(size: int, spec: Data) -> int:
     """256 leaves room for random crops of 224, as in the paper; small images are used whole."""
-    return size if size <= RESIDENT_SIDE or isinstance(spec, Random) else size * 7 // 8
+    return size if size <= RESIDENT_SIDE_PIXELS or isinstance(spec, Random) else size * 7 // 8
 
 
 def _image_size(path: Path, whole: bool = False) -> tuple[int, int]:
     """Width and height, by the header. whole: the pixels are decoded too, since a file may end behind its header."""
     from PIL import Image
 
-    refuse_heic_name(path)
+    reject_heic_name(path)
     try:
         # half of what is refused Pillow only warns of
         with warnings.catch_warnings(action="ignore"), open_picture(path) as image:

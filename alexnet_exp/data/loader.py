@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from alexnet_exp.data.decoder import Decoder
-from alexnet_exp.data.split import Split, Streamed
+from alexnet_exp.data.split import Split, StreamedSplit
 from alexnet_exp.errors import UserError
 from alexnet_exp.seeds import derive
 
@@ -31,24 +31,25 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How n images are cut into global batches, and those into the shares of `world` ranks.
+class EpochPlan:
+    """Splits an epoch of n images into global batches, and each global batch into the shares of `world` ranks.
 
-    least: the fewest images of a rank's batch. Every rank has equally many batches, and shares of a batch differ by one
-    image at most. Only where n < world do some
-    ranks get nothing: whoever sums over an evaluation must gather once at its end, not batch by batch.
+    min_images: smallest allowed batch of one rank, in images.
+
+    All ranks have the same number of batches, and the shares of a batch differ by at most one image. If n < world,
+    some ranks have no batch. Evaluations therefore gather their sums once, at the end, not after each batch.
     """
 
     n: int
     batch_size: int
     rank: int = 0
     world: int = 1
-    least: int = 1
+    min_images: int = 1
 
     def __post_init__(self) -> None:
-        least = self.world * self.least
+        least = self.world * self.min_images
         if self.batch_size < least:
-            each = "an image" if self.least == 1 else "two images, as a batch norm of the network needs,"
+            each = "an image" if self.min_images == 1 else "two images, as a batch norm of the network needs,"
             raise UserError(f"data.batch_size={self.batch_size}: must be at least {least}, {each} for each process")
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class Plan:
         if self.rank >= self.n:
             return 0
         whole, left = divmod(self.n, self.batch_size)
-        return max(1, whole + (left >= self.world * self.least))
+        return max(1, whole + (left >= self.world * self.min_images))
 
     def global_size(self, batch: int) -> int:
         """Images of global batch number `batch`, all ranks together."""
@@ -76,7 +77,7 @@ class ResidentLoader:
     batch is asked for, not when the iterator is made: Lightning makes two before it knows where the run stands.
     """
 
-    def __init__(self, split: Split, plan: Plan, order: Callable[[], Tensor], start: Callable[[], int] = int):
+    def __init__(self, split: Split, plan: EpochPlan, order: Callable[[], Tensor], start: Callable[[], int] = int):
         self.split, self.plan, self.order, self.start = split, plan, order, start
 
     def __len__(self) -> int:
@@ -102,12 +103,12 @@ class ResidentLoader:
 class StreamedLoader(ResidentLoader):
     """The same batches, decoded from files by `workers` processes that outlive the epoch (0: in this process)."""
 
-    split: Streamed
+    split: StreamedSplit
 
     def __init__(
         self,
-        split: Streamed,
-        plan: Plan,
+        split: StreamedSplit,
+        plan: EpochPlan,
         order: Callable[[], Tensor],
         start: Callable[[], int] = int,
         *,

@@ -18,7 +18,7 @@ from alexnet_exp.errors import one_line
 
 log = logging.getLogger(__name__)
 
-CHECKSUM = np.dtype("<u4")
+CHECKSUM_DTYPE = np.dtype("<u4")
 
 
 def checksum(image: Tensor) -> int:
@@ -34,7 +34,7 @@ class MappedImages:
         # "c": torch warns of an array that it could not write to; and what is mended here is this process's own
         self.array = torch.from_numpy(np.memmap(path, np.uint8, "c", start, shape))
         self.image_bytes = self.array[0].numel()
-        self.sums = np.fromfile(path, CHECKSUM, offset=start + self.array.numel())
+        self.sums = np.fromfile(path, CHECKSUM_DTYPE, offset=start + self.array.numel())
         self._unchecked = torch.ones(len(self.array), dtype=torch.bool)
         self._told = False
 
@@ -61,7 +61,7 @@ class MappedImages:
             with self.path.open("r+b") as file:
                 file.seek(self.start + row * self.image_bytes)
                 file.write(image.numpy().data)
-                file.seek(self.start + self.array.numel() + row * CHECKSUM.itemsize)
+                file.seek(self.start + self.array.numel() + row * CHECKSUM_DTYPE.itemsize)
                 file.write(self.sums[row].tobytes())
         except OSError:  # then every process mends its own
             pass

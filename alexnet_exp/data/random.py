@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from alexnet_exp.data.info import facts
+from alexnet_exp.data.info import data_info
 from alexnet_exp.data.spec import Random
-from alexnet_exp.data.split import Resident, Source, fingerprint
+from alexnet_exp.data.split import ResidentSplit, Source, fingerprint
 
 
 def open_random(spec: Random) -> Source:
     """`spec.n` training images and an eighth as many for the test; labels go round the classes."""
     generator = torch.Generator().manual_seed(0)
     train, test = (_images(spec, count, generator) for count in (spec.n, spec.n // 8))
-    return Source(train, None, test, facts(spec).classes, fingerprint(train, test))
+    return Source(train, None, test, data_info(spec).classes, fingerprint(train, test))
 
 
-def _images(spec: Random, count: int, generator: torch.Generator) -> Resident:
+def _images(spec: Random, count: int, generator: torch.Generator) -> ResidentSplit:
     shape = (count, spec.channels, spec.size, spec.size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return Resident(pixels, torch.arange(count) % spec.classes)
+    return ResidentSplit(pixels, torch.arange(count) % spec.classes)

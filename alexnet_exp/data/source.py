@@ -11,7 +11,7 @@ from alexnet_exp.data.info import check_crop
 from alexnet_exp.data.random import open_random
 from alexnet_exp.data.spec import Cifar, Data, Digits, Folder, ImageNet, Random, Val
 from alexnet_exp.data.split import Source
-from alexnet_exp.data.stratified import held_out, stratified_order
+from alexnet_exp.data.stratified import split_stratified, stratified_order
 from alexnet_exp.errors import UserError
 from alexnet_exp.seeds import derive
 
@@ -61,7 +61,7 @@ def _with_validation(found: Source, spec: Data, seed: int) -> Source:
         return replace(found, val=test, test=test, val_from="the test images themselves: it chooses by what it reports")
     if found.val is not None:
         return found
-    rest, held = held_out(found.train.labels, spec.val_fraction, derive(seed, "val"))
+    rest, held = split_stratified(found.train.labels, spec.val_fraction, derive(seed, "val"))
     if not len(held):
         return replace(found, val_from="none: a class has one image only, too few to split")
     val_from = f"split off the training images, {spec.val_fraction:.3g} of each class, by seed {seed}"

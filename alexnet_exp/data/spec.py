@@ -233,7 +233,7 @@ class Random(Data):
         return checks
 
 
-SPECS: dict[str, type[Data]] = {
+DATA_SPECS: dict[str, type[Data]] = {
     "digits": Digits,
     "cifar10": Cifar10,
     "cifar100": Cifar100,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alexnet_exp.data.decode import read_image, read_images
-from alexnet_exp.data.image_files import Stamp, stamps
+from alexnet_exp.data.image_files import FileStamp, read_stamps
 from alexnet_exp.data.memmap import MappedImages
 
 # Statistics of images that are read from files come from this many of them, evenly spaced.
@@ -49,7 +49,7 @@ class Split(ABC):
         """The images at `indices` as a split of their own; pixels are not copied."""
 
     @abstractmethod
-    def hashed(self) -> bytes:
+    def digest(self) -> bytes:
         """A hash that tells these images from others."""
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Split(ABC):
         return products / count - mean[:, None] * mean
 
 
-class Resident(Split):
+class ResidentSplit(Split):
     """Images in one array [M, C, H, W], of which `rows` [N] are this split's: train and validation share the array."""
 
     def __init__(self, array: Tensor, labels: Tensor, rows: Tensor | None = None):
@@ -100,15 +100,15 @@ class Resident(Split):
         # not array[rows]: that takes an image's bytes one by one
         return self.array.index_select(0, self.rows[indices.to(self.array.device)])
 
-    def select(self, indices: Tensor) -> Resident:
+    def select(self, indices: Tensor) -> ResidentSplit:
         indices = indices.to(self.array.device)
-        return Resident(self.array, self.labels[indices], self.rows[indices])
+        return ResidentSplit(self.array, self.labels[indices], self.rows[indices])
 
-    def on(self, array: Tensor) -> Resident:
+    def with_array(self, array: Tensor) -> ResidentSplit:
         """The same split on a copy of its array that lies on another device."""
-        return Resident(array, self.labels.to(array.device), self.rows.to(array.device))
+        return ResidentSplit(array, self.labels.to(array.device), self.rows.to(array.device))
 
-    def hashed(self) -> bytes:
+    def digest(self) -> bytes:
         digest = hashlib.blake2b(str(self.shape).encode(), digest_size=16)
         for images in self._chunks():
             digest.update(images.cpu().numpy().data)
@@ -120,39 +120,41 @@ class Resident(Split):
             yield self.array.index_select(0, rows)
 
 
-class Streamed(Split):
+class StreamedSplit(Split):
     """Images decoded from their files whenever they are asked for, as RGB squares of side `size`.
 
     `noted` [N, 2], int64: each file's `Stamp` when the data were opened. A file that is another one by the time it is
     read is refused: the run's fingerprint, its statistics and its earlier epochs were of what it was.
     """
 
-    def __init__(self, paths: list[str], labels: Tensor, size: int, noted: Tensor | None = None):
+    def __init__(self, paths: list[str], labels: Tensor, size: int, stamps: Tensor | None = None):
         self.paths, self.labels, self.size = paths, labels, size
-        self.noted = torch.tensor(stamps(paths)).view(-1, 2) if noted is None else noted
+        self.stamps = torch.tensor(read_stamps(paths)).view(-1, 2) if stamps is None else stamps
         self.shape = (3, size, size)
 
     def images(self, indices: Tensor) -> Tensor:
         return torch.stack([read_image(path, self.size, stamp) for path, stamp in self.files(indices)])
 
-    def files(self, indices: Tensor) -> list[tuple[str, Stamp]]:
+    def files(self, indices: Tensor) -> list[tuple[str, FileStamp]]:
         """The files of the images at `indices`, and what each was when the data were opened."""
         return [
-            (self.paths[i], Stamp(*stamp))
-            for i, stamp in zip(indices.tolist(), self.noted[indices].tolist(), strict=True)
+            (self.paths[i], FileStamp(*stamp))
+            for i, stamp in zip(indices.tolist(), self.stamps[indices].tolist(), strict=True)
         ]
 
-    def select(self, indices: Tensor) -> Streamed:
-        return Streamed([self.paths[i] for i in indices.tolist()], self.labels[indices], self.size, self.noted[indices])
+    def select(self, indices: Tensor) -> StreamedSplit:
+        return StreamedSplit(
+            [self.paths[i] for i in indices.tolist()], self.labels[indices], self.size, self.stamps[indices]
+        )
 
-    def hashed(self) -> bytes:
+    def digest(self) -> bytes:
         """Of names, sizes in bytes, labels and the stored side: reading every pixel would take minutes.
 
         So it does not tell a file from another one of the same name and size, such as one with a pixel painted over.
         Within a run the files' times of change do that.
         """
         digest = hashlib.blake2b(str(self.shape).encode(), digest_size=16)
-        for path, size in zip(self.paths, self.noted[:, 0].tolist(), strict=True):
+        for path, size in zip(self.paths, self.stamps[:, 0].tolist(), strict=True):
             name = "/".join(path.replace(os.sep, "/").split("/")[-2:])
             digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
         digest.update(self.labels.cpu().numpy().data)
@@ -167,7 +169,7 @@ class Streamed(Split):
         return torch.arange(0, len(self.paths), math.ceil(len(self.paths) / STATISTICS_SAMPLE))
 
 
-class Kept(Streamed):
+class CachedSplit(StreamedSplit):
     """Images of files that were decoded once, into `kept`, of which `rows` [N] are this split's.
 
     To all who ask it is what it would be if the files were decoded anew: its hash is of the files, its statistics are
@@ -179,41 +181,45 @@ class Kept(Streamed):
         self,
         paths: list[str],
         labels: Tensor,
-        kept: MappedImages,
-        noted: Tensor | None = None,
+        cache: MappedImages,
+        stamps: Tensor | None = None,
         rows: Tensor | None = None,
         array: Tensor | None = None,
     ):
-        super().__init__(paths, labels, kept.array.shape[-1], noted)
-        self.kept = kept
-        self.array = kept.array if array is None else array
+        super().__init__(paths, labels, cache.array.shape[-1], stamps)
+        self.cache = cache
+        self.array = cache.array if array is None else array
         self.rows = torch.arange(len(labels), device=self.array.device) if rows is None else rows
 
     def images(self, indices: Tensor) -> Tensor:
         self.check(indices)
         return self.array.index_select(0, self.rows[indices.to(self.array.device)])
 
-    def select(self, indices: Tensor) -> Kept:
+    def select(self, indices: Tensor) -> CachedSplit:
         chosen = indices.to(self.array.device)
         paths = [self.paths[i] for i in indices.tolist()]
-        return Kept(paths, self.labels[chosen], self.kept, self.noted[indices.cpu()], self.rows[chosen], self.array)
+        return CachedSplit(
+            paths, self.labels[chosen], self.cache, self.stamps[indices.cpu()], self.rows[chosen], self.array
+        )
 
-    def on(self, array: Tensor) -> Kept:
+    def with_array(self, array: Tensor) -> CachedSplit:
         """The same split on a copy of its array that lies on another device; `check` comes before the copying."""
-        return Kept(self.paths, self.labels.to(array.device), self.kept, self.noted, self.rows.to(array.device), array)
+        return CachedSplit(
+            self.paths, self.labels.to(array.device), self.cache, self.stamps, self.rows.to(array.device), array
+        )
 
     def check(self, indices: Tensor | None = None) -> None:
         """Mends those of the images at `indices` (None: of all) that are damaged in the cache. Once for each of them.
 
         Raises UserError where the file of one cannot be read, or has changed.
         """
-        if self.array is not self.kept.array:
+        if self.array is not self.cache.array:
             return  # a copy, of what was checked
         chosen = torch.arange(len(self.paths)) if indices is None else indices
-        for number in self.kept.damaged(self.rows[chosen]).tolist():
+        for number in self.cache.damaged(self.rows[chosen]).tolist():
             index = chosen[number]
             (image,) = super().images(index[None])
-            self.kept.mend(int(self.rows[index]), image)
+            self.cache.mend(int(self.rows[index]), image)
 
     def _chunks(self) -> Iterator[Tensor]:
         for part in torch.split(self._sample(), max(1, CHUNK_BYTES // math.prod(self.shape))):
@@ -240,5 +246,5 @@ class Source:
 
 def fingerprint(train: Split, test: Split | None) -> str:
     """The fingerprint of a source with these images, before any are split off."""
-    parts = [train.hashed(), test.hashed() if test else b""]
+    parts = [train.digest(), test.digest() if test else b""]
     return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()

@@ -21,7 +21,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     return order[place[order].argsort(stable=True)]
 
 
-def held_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_stratified(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the images that stay and of those held out, both ascending: `fraction` of each class, at random.
 
     Every class keeps an image and gives one. Where a class has one image only, nothing is held out.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.user_class import TARGET, UserClass
 from alexnet_exp.config.validate import typed
-from alexnet_exp.data.augment import center_crop, fit
+from alexnet_exp.data.augment import center_crop, to_network_input
 from alexnet_exp.data.decode import read_image
 from alexnet_exp.errors import UserError
 from alexnet_exp.model.preprocess import Preprocess
@@ -104,7 +104,7 @@ class Classifier(nn.Module):
         images = torch.stack([read_image(Path(path), self.stored_size, instead="leave it out") for path in paths])
         if self.in_channels == 1:
             images = _grey(images)
-        images = fit(center_crop(images, self.crop), self.in_channels, self.input_size)
+        images = to_network_input(center_crop(images, self.crop), self.in_channels, self.input_size)
         probabilities: Tensor = self(images.to(device)).softmax(1).cpu()
         return probabilities
 

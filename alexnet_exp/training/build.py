@@ -24,7 +24,7 @@ from alexnet_exp.config.resolve import facts_of, match
 from alexnet_exp.config.schema import LIMITS, Config
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import in_training, validation_monitors
-from alexnet_exp.data.loader import Plan
+from alexnet_exp.data.loader import EpochPlan
 from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.network import AlexNet
@@ -237,7 +237,7 @@ def _refuse_lengths(config: Config, data: ImageData, replicas: int) -> None:
         if images is None or (split == "test" and not config.test.run):
             continue
         least = data.least if split == "train" else 1
-        batches[split] = there = len(Plan(len(images), data.spec.batch_size, 0, replicas, least))
+        batches[split] = there = len(EpochPlan(len(images), data.spec.batch_size, 0, replicas, least))
         for key in (f"limit_{split}_batches", *(["overfit_batches"] if split == "train" else [])):
             limit = getattr(trainer, key)
             if isinstance(limit, float) and limit > 0 and int(there * limit) == 0:

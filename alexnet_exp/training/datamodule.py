@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from alexnet_exp.data.augment import center_crop, cut_views, fit, mirror, random_crop, random_crop_mirror
-from alexnet_exp.data.colour import IMAGENET, Colour, add_noise, cached_colour
+from alexnet_exp.data.augment import center_crop, crop_views, mirror, random_crop, random_crop_mirror, to_network_input
+from alexnet_exp.data.colour import IMAGENET_COLOUR, ColourComponents, add_colour_noise, load_colour
 from alexnet_exp.data.info import check_crop
-from alexnet_exp.data.loader import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data.loader import Batch, EpochPlan, ResidentLoader, StreamedLoader, epoch_order
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Data, Pca, PcaReading
-from alexnet_exp.data.split import Kept, Moments, Resident, Source, Split, Streamed
+from alexnet_exp.data.split import CachedSplit, Moments, ResidentSplit, Source, Split, StreamedSplit
 from alexnet_exp.errors import UserError
 from alexnet_exp.model.preprocess import Statistics
 from alexnet_exp.paths import cache_folder
@@ -46,7 +46,7 @@ class ImageData(pl.LightningDataModule):
         self.least = 1  # images of a training batch, on each rank: a batch norm behind a flat layer needs two
         self._opened = False
         self._moments: Moments | None = None
-        self._colour: Colour | None = None
+        self._colour: ColourComponents | None = None
         self._mean_crop: Tensor | None = None
         self._streaming: WeakSet[StreamedLoader] = WeakSet()
 
@@ -106,7 +106,9 @@ class ImageData(pl.LightningDataModule):
         if not needs:
             return None
         moments = self._measured()
-        pixel_mean = fit(center_crop(moments.pixel_mean[None], self.crop), self.in_channels, self.input_size)[0]
+        pixel_mean = to_network_input(
+            center_crop(moments.pixel_mean[None], self.crop), self.in_channels, self.input_size
+        )[0]
         return Statistics(
             moments.channel_mean.expand(self.in_channels), moments.channel_std.expand(self.in_channels), pixel_mean
         )
@@ -155,7 +157,7 @@ class ImageData(pl.LightningDataModule):
         if self.trainer is not None and self.trainer.training:
             return self._fitted(self.augment(images, self._epoch, self._batch)), labels
         if self.trainer is not None and self.trainer.testing and self.test_views > 1:
-            return [self._fitted(view) for view in cut_views(images, self.crop, self.test_views)], labels
+            return [self._fitted(view) for view in crop_views(images, self.crop, self.test_views)], labels
         return self.centred(images), labels
 
     def centred(self, images: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ class ImageData(pl.LightningDataModule):
         return self._fitted(center_crop(images, self.crop))
 
     def _fitted(self, images: Tensor) -> Tensor:
-        return fit(images, self.in_channels, self.input_size)
+        return to_network_input(images, self.in_channels, self.input_size)
 
     def augment(self, images: Tensor, epoch: int, batch: int) -> Tensor:
         """The random crops, mirrors and colours that this rank's images get in a batch of an epoch.
@@ -185,7 +187,7 @@ class ImageData(pl.LightningDataModule):
 
     def _coloured(self, images: Tensor, generator: torch.Generator) -> Tensor:
         mean = self._mean_on(images.device) if self.spec.pca_reading is PcaReading.code else None
-        return add_noise(images, self.colour, self.spec.pca_std, mean, generator)
+        return add_colour_noise(images, self.colour, self.spec.pca_std, mean, generator)
 
     def _mean_on(self, device: torch.device) -> Tensor:
         """The mean training image, as a network of per-pixel mean subtracts it: at the centre, whatever the crop."""
@@ -194,14 +196,14 @@ class ImageData(pl.LightningDataModule):
         return self._mean_crop
 
     @property
-    def colour(self) -> Colour:
+    def colour(self) -> ColourComponents:
         """The components that the colour noise follows; those of the training images are fitted once and cached."""
         if self._colour is None:
             spec, folder = self.spec, cache_folder(getattr(self.spec, "cache", None))
             # the images, and which of them are the training's
             key = (self.fingerprint, spec.val.name, spec.val_fraction, spec.subset, self.seed)
             fitted = spec.pca is Pca.fit
-            self._colour = cached_colour(self.source.train, folder, *key) if fitted else IMAGENET
+            self._colour = load_colour(self.source.train, folder, *key) if fitted else IMAGENET_COLOUR
         return self._colour
 
     def _describe_colour(self) -> str:
@@ -225,7 +227,7 @@ class ImageData(pl.LightningDataModule):
             overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
             return epoch_order(plan.n, self.seed, 0 if overfit else self._epoch, shuffle)
 
-        if isinstance(split, Streamed) and not isinstance(split, Kept):
+        if isinstance(split, StreamedSplit) and not isinstance(split, CachedSplit):
             pin = self._device.type == "cuda"
             loader = StreamedLoader(split, plan, order, start, workers=self._workers(), pin_memory=pin)
             self._streaming.add(loader)
@@ -240,9 +242,9 @@ class ImageData(pl.LightningDataModule):
             raise UserError(f"data={self.spec.name}: there are no {name} images; {self.describe()}")
         return split
 
-    def _plan(self, split: Split) -> Plan:
+    def _plan(self, split: Split) -> EpochPlan:
         least = self.least if split is self.source.train else 1
-        return Plan(len(split), self.spec.batch_size, self._rank, self._world, least)
+        return EpochPlan(len(split), self.spec.batch_size, self._rank, self._world, least)
 
     def _workers(self) -> int:
         if self.spec.workers is not None:
@@ -264,17 +266,17 @@ class ImageData(pl.LightningDataModule):
     def _placed(self, source: Source) -> Source:
         """The source with its arrays on the GPU that trains, if they are small enough to stay there."""
         splits = {"train": source.train, "val": source.val, "test": source.test}
-        resident = {name: split for name, split in splits.items() if isinstance(split, Resident | Kept)}
+        resident = {name: split for name, split in splits.items() if isinstance(split, ResidentSplit | CachedSplit)}
         arrays = {id(split.array): split.array for split in resident.values()}
         if self._device.type != "cuda":
             return source
         if sum(a.nbytes for a in arrays.values()) > DEVICE_SHARE * torch.cuda.mem_get_info(self._device)[0]:
             return source
         for split in resident.values():
-            if isinstance(split, Kept):
+            if isinstance(split, CachedSplit):
                 split.check()
         moved = {key: array.to(self._device) for key, array in arrays.items()}
-        return replace(source, **{name: split.on(moved[id(split.array)]) for name, split in resident.items()})  # type: ignore[arg-type]
+        return replace(source, **{name: split.with_array(moved[id(split.array)]) for name, split in resident.items()})  # type: ignore[arg-type]
 
     @property
     def _rank(self) -> int:

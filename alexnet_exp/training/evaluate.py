@@ -67,7 +67,7 @@ class Together:
 
         `split`: its images; None where a data module of the user's does not tell them.
         """
-        images = split.hashed() if split is not None else None
+        images = split.digest() if split is not None else None
         if self._first is None:
             self._first = run, classes, images
             return

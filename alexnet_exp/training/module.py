@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alexnet_exp.config.schema import Loss
 from alexnet_exp.config.user_class import UserClass
-from alexnet_exp.data.augment import centre_of
+from alexnet_exp.data.augment import center_view
 from alexnet_exp.errors import UserError
 from alexnet_exp.optim.optimizers import build_optimizer, parts_of
 from alexnet_exp.optim.schedules import WHOLE, Part, factor, part_factor
@@ -139,7 +139,7 @@ class AlexNetModule(pl.LightningModule):
         logs = []
         for number, view in enumerate(images):
             logits = self._logits(view, labels)
-            if number == centre_of(len(images)):
+            if number == center_view(len(images)):
                 self.tally["centre"].add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
             logs.append(logits.to(widest_float(logits.device)).log_softmax(1))
         averaged = torch.stack(logs).logsumexp(0) - math.log(len(logs))

@@ -15,7 +15,7 @@ from importlib import import_module
 import sklearn.datasets  # noqa: F401
 
 import alexnet_exp.training.train  # noqa: F401
-from alexnet_exp.data.digits import pixels_and_labels
+from alexnet_exp.data.digits import load_pixels_and_labels
 from alexnet_exp.kernels.native import native
 from alexnet_exp.runs import provenance
 
@@ -34,7 +34,7 @@ def _prepare() -> None:
         with suppress(ImportError):  # another version has not got it: then nobody needs it
             import_module(name)
     provenance.environment()
-    pixels_and_labels()
+    load_pixels_and_labels()
     # compiled and mapped, but not kept: a job may be told otherwise by its environment
     native.__wrapped__()
     # what is here stays: no job's collector need look through it, and so copy the pages that it lies in

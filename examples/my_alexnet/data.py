@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexnet_exp.data.info import Facts
+from alexnet_exp.data.info import DataInfo
 from alexnet_exp.data.source import arrange
 from alexnet_exp.data.spec import Data
-from alexnet_exp.data.split import Resident, Source, fingerprint
+from alexnet_exp.data.split import ResidentSplit, Source, fingerprint
 from alexnet_exp.training.datamodule import ImageData
 
 SIDE = 32
@@ -21,7 +21,7 @@ class Shapes(ImageData):
     are those of the shipped sources. `facts` tells a network its ends before any image is there.
     """
 
-    facts = Facts(classes=["circle", "square", "cross"], channels=1, size=SIDE, input_size=SIDE, width=0.25)
+    facts = DataInfo(classes=["circle", "square", "cross"], channels=1, size=SIDE, input_size=SIDE, width=0.25)
 
     def __init__(self, input_size: int, in_channels: int, seed: int, n: int = 1200, batch_size: int = 64):
         super().__init__(Data(batch_size=batch_size), input_size, in_channels, seed)
@@ -32,7 +32,7 @@ class Shapes(ImageData):
         return arrange(Source(train, None, test, self.facts.classes, fingerprint(train, test)), self.spec, self.seed)
 
 
-def draw(n: int, seed: int) -> Resident:
+def draw(n: int, seed: int) -> ResidentSplit:
     """`n` images, uint8 [n, 1, SIDE, SIDE], with their labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
@@ -43,7 +43,7 @@ def draw(n: int, seed: int) -> Resident:
     outline = (distances[labels, torch.arange(n)] < 1).float()
     brightness = torch.randint(80, 256, (n, 1, 1), generator=generator)
     noise = torch.randint(0, 60, (n, SIDE, SIDE), generator=generator)
-    return Resident((outline * brightness + noise).clamp(max=255).to(torch.uint8)[:, None], labels)
+    return ResidentSplit((outline * brightness + noise).clamp(max=255).to(torch.uint8)[:, None], labels)
 
 
 def _distances(dy: Tensor, dx: Tensor, radius: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_exp.data.arrays import Arrays, mapped_arrays
+from alexnet_exp.data.arrays import Arrays, map_arrays
 
 NAMES = ("images", "labels")
 
@@ -27,7 +27,7 @@ def make() -> Callable[[], Arrays]:
 
 def read(folder: Path, make: Callable[[], Arrays]) -> int:
     """How often they have been made, once they are read, and right."""
-    arrays, note = mapped_arrays(folder, "stem", NAMES, make)
+    arrays, note = map_arrays(folder, "stem", NAMES, make)
     assert note == ""
     assert np.array_equal(arrays["images"], np.arange(1000, dtype=np.uint8).reshape(10, 100))
     assert np.array_equal(arrays["labels"], np.arange(10))
@@ -60,6 +60,6 @@ def test_a_truncated_file_is_noticed(tmp_path: Path, make: Callable[[], Arrays],
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, make: Callable[[], Arrays]) -> None:
     (tmp_path / "file").touch()
-    arrays, note = mapped_arrays(tmp_path / "file", "stem", NAMES, make)
+    arrays, note = map_arrays(tmp_path / "file", "stem", NAMES, make)
     assert "cannot be written" in note
     assert np.array_equal(arrays["labels"], np.arange(10))

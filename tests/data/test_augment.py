@@ -11,16 +11,16 @@ from torchvision.transforms import functional as transforms
 
 from alexnet_exp.data.augment import (
     center_crop,
-    centre_of,
-    cut,
-    cut_views,
+    center_view,
+    crop_at,
+    crop_views,
     draw_mirrors,
     draw_places,
-    fit,
     mirror,
     random_crop,
     random_crop_mirror,
     resize,
+    to_network_input,
     view_places,
 )
 
@@ -89,7 +89,7 @@ def test_center_crop() -> None:
     for side in range(1, 11):
         assert torch.equal(center_crop(IMAGES, side), transforms.center_crop(IMAGES, [side, side]))
         for views in (1, 9, 10):
-            assert torch.equal(cut_views(IMAGES, side, views)[centre_of(views)], center_crop(IMAGES, side))
+            assert torch.equal(crop_views(IMAGES, side, views)[center_view(views)], center_crop(IMAGES, side))
 
 
 def test_facts_the_ten_views_of_256_at_224() -> None:
@@ -103,19 +103,19 @@ def test_facts_the_nine_views_of_32_at_24() -> None:
 
 @pytest.mark.parametrize("views", [1, 9, 10])
 def test_views_are_squares_of_each_image_and_ten_have_mirrors(views: int) -> None:
-    found = cut_views(IMAGES, 6, views)
+    found = crop_views(IMAGES, 6, views)
     assert len(found) == views
     for i, image in enumerate(IMAGES[:8]):
         expected = [image.numpy()[:, top : top + 6, left : left + 6] for top, left in view_places(12, 10, 6, views)]
         expected += [square[:, :, ::-1] for square in expected] if views == 10 else []
         for view, square in zip(found, expected, strict=True):
             assert np.array_equal(view[i].numpy(), square)
-    assert torch.equal(found[centre_of(views)], center_crop(IMAGES, 6))
+    assert torch.equal(found[center_view(views)], center_crop(IMAGES, 6))
 
 
 def test_no_other_number_of_views() -> None:
     with pytest.raises(ValueError, match="5 views: 1, 9 or 10"):
-        cut_views(IMAGES, 6, 5)
+        crop_views(IMAGES, 6, 5)
 
 
 @pytest.mark.parametrize("side", [5, 8, 24])
@@ -128,10 +128,10 @@ def test_resize_is_pillows_bilinear(side: int) -> None:
 
 def test_fit_repeats_grey_and_keeps_floats() -> None:
     grey = IMAGES[:, :1, :10, :]
-    fitted = fit(grey, 3, 10)
+    fitted = to_network_input(grey, 3, 10)
     assert torch.equal(fitted, torch.cat([grey, grey, grey], 1))
-    assert fit(grey.double(), 1, 20).is_floating_point()
-    assert fit(grey, 3, 20).dtype == torch.uint8
+    assert to_network_input(grey.double(), 1, 20).is_floating_point()
+    assert to_network_input(grey, 3, 20).dtype == torch.uint8
 
 
 def by_hand(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def test_squares_of_the_drawn_places_by_hand(side: int, pad: int, channels: int)
     top, left = draw_places(images, side, pad, seeded())
     mirrored = draw_mirrors(images, seeded())
     expected = by_hand(images, side, pad, top, left, mirrored)
-    assert torch.equal(cut(images, side, pad, top, left, mirrored), expected)
+    assert torch.equal(crop_at(images, side, pad, top, left, mirrored), expected)
     # the same numbers are drawn, in the same order, whether in one pass or in two
     generator = seeded()
     two = mirror(random_crop(images, side, pad, generator), generator)
@@ -169,12 +169,12 @@ def test_squares_at_the_edges_of_large_batches_and_views() -> None:
     top, left = torch.arange(150) % 9, torch.arange(150) % 21
     mirrored = torch.arange(150) % 2 == 1
     expected = by_hand(images[::10], 20, 4, top[::10], left[::10], mirrored[::10])
-    assert torch.equal(cut(images, 20, 4, top, left, mirrored)[::10], expected)
+    assert torch.equal(crop_at(images, 20, 4, top, left, mirrored)[::10], expected)
 
 
 def test_what_is_not_bytes_is_cut_as_well() -> None:
     places = draw_places(IMAGES, 10, 2, seeded())
-    assert torch.equal(cut(IMAGES.float(), 10, 2, *places), cut(IMAGES, 10, 2, *places).float())
+    assert torch.equal(crop_at(IMAGES.float(), 10, 2, *places), crop_at(IMAGES, 10, 2, *places).float())
 
 
 def test_which_numbers_are_drawn_never_changes() -> None:

@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from alexnet_exp.data import cache
-from alexnet_exp.data.cache import decoded, kept
+from alexnet_exp.data.cache import load_decoded, open_cache
 from alexnet_exp.data.decode import read_image
-from alexnet_exp.data.image_files import Files, Stamp, list_files
+from alexnet_exp.data.image_files import FileStamp, ImageFiles, list_files
 from alexnet_exp.data.memmap import MappedImages
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Decode, Folder, ImageNet
-from alexnet_exp.data.split import Kept, Resident, Streamed
+from alexnet_exp.data.split import CachedSplit, ResidentSplit, StreamedSplit
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import cache_folder
 
@@ -35,27 +35,27 @@ BOTH = (Decode.once, Decode.always)
 
 
 @pytest.fixture
-def files(tmp_path: Path, make_images: Callable[..., Path]) -> Files:
+def files(tmp_path: Path, make_images: Callable[..., Path]) -> ImageFiles:
     return list_files(make_images(tmp_path / "images", {"a": 3, "b": 2}, (8, 8)), ["a", "b"])
 
 
-def test_holds_the_pixels_in_the_order_of_the_files(files: Files, tmp_path: Path) -> None:
+def test_holds_the_pixels_in_the_order_of_the_files(files: ImageFiles, tmp_path: Path) -> None:
     expected = np.stack([np.array(Image.open(path)).transpose(2, 0, 1) for path in files.paths()])
-    assert np.array_equal(decoded(files, 8, tmp_path / "cache").numpy(), expected)
+    assert np.array_equal(load_decoded(files, 8, tmp_path / "cache").numpy(), expected)
     (file,) = (tmp_path / "cache").iterdir()
     for mode in (None, "r"):
         assert np.array_equal(np.load(file, mmap_mode=mode), expected), "a plain .npy file to others"
 
 
-def test_is_read_without_decoding_again(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = decoded(files, 8, tmp_path / "cache")
+def test_is_read_without_decoding_again(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_decoded(files, 8, tmp_path / "cache")
     monkeypatch.setattr(cache, "read_images", lambda *_: pytest.fail("decoded again"))
-    assert np.array_equal(decoded(files, 8, tmp_path / "cache"), first)
+    assert np.array_equal(load_decoded(files, 8, tmp_path / "cache"), first)
 
 
 @pytest.mark.parametrize("change", ["touched", "replaced", "removed"])
-def test_is_made_anew_when_a_file_changed(files: Files, tmp_path: Path, change: str) -> None:
-    decoded(files, 8, tmp_path / "cache")
+def test_is_made_anew_when_a_file_changed(files: ImageFiles, tmp_path: Path, change: str) -> None:
+    load_decoded(files, 8, tmp_path / "cache")
     before = set((tmp_path / "cache").glob("*.npy"))
     path = Path(files.paths()[1])
     if change == "touched":
@@ -65,7 +65,7 @@ def test_is_made_anew_when_a_file_changed(files: Files, tmp_path: Path, change: 
     else:
         path.unlink()
     now = list_files(files.folder, ["a", "b"])
-    images = decoded(now, 8, tmp_path / "cache")
+    images = load_decoded(now, 8, tmp_path / "cache")
     assert len(images) == len(now.names)
     if change == "replaced":
         assert images[1, :, 0, 0].tolist() == [1, 2, 3]
@@ -76,25 +76,25 @@ def test_is_made_anew_when_a_file_changed(files: Files, tmp_path: Path, change: 
 
 
 def test_another_size_or_folder_has_its_own_file(
-    files: Files, tmp_path: Path, make_images: Callable[..., Path]
+    files: ImageFiles, tmp_path: Path, make_images: Callable[..., Path]
 ) -> None:
     other = list_files(make_images(tmp_path / "more" / "images", {"a": 1, "b": 1}, (8, 8)), ["a", "b"])
     for asked, size in ((files, 8), (files, 4), (other, 8)):
-        assert decoded(asked, size, tmp_path / "cache").shape == (len(asked.names), 3, size, size)
+        assert load_decoded(asked, size, tmp_path / "cache").shape == (len(asked.names), 3, size, size)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 3
 
 
-def test_a_broken_image_leaves_no_file(files: Files, tmp_path: Path) -> None:
+def test_a_broken_image_leaves_no_file(files: ImageFiles, tmp_path: Path) -> None:
     Path(files.paths()[3]).write_bytes(b"broken")
     with pytest.raises(UserError, match=r"b.000\.png: not an image"):
-        decoded(files, 8, tmp_path / "cache")
+        load_decoded(files, 8, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(files: Files, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(files: ImageFiles, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"data\.cache=.*file.*cannot be used .* write data\.cache=FOLDER"):
-        decoded(files, 8, tmp_path / "file")
+        load_decoded(files, 8, tmp_path / "file")
 
 
 def test_lies_where_the_user_keeps_such_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,39 +115,39 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_no_file(files: Files, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_file(files: ImageFiles, tmp_path: Path) -> None:
     with files_of_at_most(600), pytest.raises(UserError, match=r"cannot be used \(File too large\)"):
-        decoded(files, 8, tmp_path / "cache")
+        load_decoded(files, 8, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-    assert len(decoded(files, 8, tmp_path / "cache")) == 5
+    assert len(load_decoded(files, 8, tmp_path / "cache")) == 5
 
 
-def test_a_shortened_file_is_made_anew(files: Files, tmp_path: Path) -> None:
-    images = decoded(files, 8, tmp_path / "cache").clone()
+def test_a_shortened_file_is_made_anew(files: ImageFiles, tmp_path: Path) -> None:
+    images = load_decoded(files, 8, tmp_path / "cache").clone()
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    assert torch.equal(decoded(files, 8, tmp_path / "cache"), images)
+    assert torch.equal(load_decoded(files, 8, tmp_path / "cache"), images)
 
 
 def test_a_file_that_stands_is_read_where_nothing_can_be_written(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = decoded(files, 8, tmp_path / "cache").clone()
+    images = load_decoded(files, 8, tmp_path / "cache").clone()
 
     def refused(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    monkeypatch.setattr(cache, "held", refused)
-    assert torch.equal(decoded(files, 8, tmp_path / "cache"), images)
+    monkeypatch.setattr(cache, "file_lock", refused)
+    assert torch.equal(load_decoded(files, 8, tmp_path / "cache"), images)
     with pytest.raises(UserError, match="Read-only file system"):
-        decoded(files, 4, tmp_path / "cache")
-    array, how = kept(files, 4, Decode.auto, tmp_path / "cache")
+        load_decoded(files, 4, tmp_path / "cache")
+    array, how = open_cache(files, 4, Decode.auto, tmp_path / "cache")
     assert array is None
     assert "Read-only file system" in how
 
 
-def pixels(files: Files) -> Tensor:
+def pixels(files: ImageFiles) -> Tensor:
     return torch.from_numpy(np.stack([np.array(Image.open(path)).transpose(2, 0, 1) for path in files.paths()]))
 
 
@@ -156,7 +156,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images were to be decoded, at each time that any were."""
     read_images, numbers = cache.read_images, list[int]()
 
-    def counted(asked_for: Sequence[tuple[str, Stamp]], size: int, doing: str) -> Iterator[Tensor]:
+    def counted(asked_for: Sequence[tuple[str, FileStamp]], size: int, doing: str) -> Iterator[Tensor]:
         numbers.append(len(asked_for))
         return read_images(asked_for, size, doing)
 
@@ -181,7 +181,7 @@ cache.decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2]))
 
 
 @pytest.fixture
-def killed_writer(files: Files, tmp_path: Path) -> Callable[[int], None]:
+def killed_writer(files: ImageFiles, tmp_path: Path) -> Callable[[int], None]:
     """`killed_writer(n)`: a process that fills the cache, and is killed when it has written n images."""
 
     def run(images: int) -> None:
@@ -194,11 +194,11 @@ def killed_writer(files: Files, tmp_path: Path) -> Callable[[int], None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 1, 4])
 def test_a_killed_writer_is_continued(
-    files: Files, tmp_path: Path, killed_writer: Callable[[int], None], asked: list[int], at: int
+    files: ImageFiles, tmp_path: Path, killed_writer: Callable[[int], None], asked: list[int], at: int
 ) -> None:
     killed_writer(at)
     assert not list((tmp_path / "cache").glob("*.npy")), "what is not whole has another name"
-    assert torch.equal(decoded(files, 8, tmp_path / "cache"), pixels(files))
+    assert torch.equal(load_decoded(files, 8, tmp_path / "cache"), pixels(files))
     # what the process had handed to the system is there; up to 8 kB it had not
     assert len(asked) == 1
     assert 5 - at <= asked[0] <= 5
@@ -208,7 +208,7 @@ def test_a_killed_writer_is_continued(
 @pytest.mark.parametrize("at", [0, 1, 3, 4])
 @pytest.mark.parametrize("damage", ["", "flipped", "header", "sums", "longer", "no sums"])
 def test_an_interrupted_writer_is_continued_from_what_is_whole(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int], at: int, damage: str
+    files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int], at: int, damage: str
 ) -> None:
     with monkeypatch.context() as patch:
         read_images = cache.read_images
@@ -221,7 +221,7 @@ def test_an_interrupted_writer_is_continued_from_what_is_whole(
 
         patch.setattr(cache, "read_images", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            decoded(files, 8, tmp_path / "cache")
+            load_decoded(files, 8, tmp_path / "cache")
     asked.clear()
     (part,) = (tmp_path / "cache").glob("*.part")
     (sums,) = (tmp_path / "cache").glob("*.sums")
@@ -245,7 +245,7 @@ def test_an_interrupted_writer_is_continued_from_what_is_whole(
     elif damage == "no sums":
         sums.unlink()
         whole = 0
-    images = decoded(files, 8, tmp_path / "cache")
+    images = load_decoded(files, 8, tmp_path / "cache")
     assert asked == [5 - whole]
     assert torch.equal(images, pixels(files))
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -260,7 +260,7 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 4]))
 
 
-def test_of_two_that_want_it_one_decodes(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_that_want_it_one_decodes(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_images, calls = cache.read_images, []
 
     def counted(*arguments: object) -> Iterator[Tensor]:
@@ -269,7 +269,7 @@ def test_of_two_that_want_it_one_decodes(files: Files, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(cache, "read_images", counted)
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda _: decoded(files, 8, tmp_path / "cache"), range(4)))
+        found = list(threads.map(lambda _: load_decoded(files, 8, tmp_path / "cache"), range(4)))
     assert len(calls) == 1
     assert all(torch.equal(images, found[0]) for images in found)
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -303,31 +303,31 @@ def test_two_processes_that_fill_one_cache_at_once(tmp_path: Path, make_images: 
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_kept_or_not_as_asked(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_or_not_as_asked(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "not" / "yet"
-    assert kept(files, 8, Decode.always, folder)[0] is None
+    assert open_cache(files, 8, Decode.always, folder)[0] is None
     assert not folder.exists()
     # 960 bytes: no more than a tenth of the free disk, for auto
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=9000))
-    array, how = kept(files, 8, Decode.auto, folder)
+    array, how = open_cache(files, 8, Decode.auto, folder)
     assert array is None
     assert "decoded at each use" in how
-    assert kept(files, 8, Decode.once, folder)[0] is not None
+    assert open_cache(files, 8, Decode.once, folder)[0] is not None
     # what stands needs no room
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=900))
-    assert kept(files, 8, Decode.auto, folder)[0] is not None
+    assert open_cache(files, 8, Decode.auto, folder)[0] is not None
     with pytest.raises(UserError, match=r"^data\.decode=once: .* free in .*; write data\.cache=FOLDER .*data\.decode"):
-        kept(files, 9, Decode.once, folder)
+        open_cache(files, 9, Decode.once, folder)
 
 
-def test_a_disk_that_fills_up_meanwhile(files: Files, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_meanwhile(files: ImageFiles, tmp_path: Path) -> None:
     with files_of_at_most(600):
-        array, how = kept(files, 8, Decode.auto, tmp_path / "cache")
+        array, how = open_cache(files, 8, Decode.auto, tmp_path / "cache")
         assert array is None
         assert "decoded at each use (data.cache=" in how
         with pytest.raises(UserError, match="cannot be used"):
-            kept(files, 8, Decode.once, tmp_path / "cache")
+            open_cache(files, 8, Decode.once, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -344,9 +344,9 @@ def test_kept_images_are_the_decoded_ones_to_all_who_ask(large: Path, kind: type
     assert once.fingerprint == always.fingerprint
     assert (once.classes, len(once.train)) == (always.classes, 8)
     for ours, theirs in ((once.train, always.train), (once.val, always.val)):
-        assert isinstance(ours, Kept)
-        assert isinstance(theirs, Streamed)
-        assert not isinstance(theirs, Kept)
+        assert isinstance(ours, CachedSplit)
+        assert isinstance(theirs, StreamedSplit)
+        assert not isinstance(theirs, CachedSplit)
         everything = torch.arange(len(theirs)).flip(0)
         assert torch.equal(ours.images(everything), theirs.images(everything))
         assert torch.equal(ours.labels, theirs.labels)
@@ -366,8 +366,8 @@ def test_statistics_of_kept_images_are_of_the_files_that_streaming_measures(
 
 def test_parts_of_a_source_share_its_array(large: Path) -> None:
     source = open_source(ImageNet(root=str(large), size=66, subset=8), 1)
-    assert isinstance(source.train, Kept)
-    assert isinstance(source.val, Kept)
+    assert isinstance(source.train, CachedSplit)
+    assert isinstance(source.val, CachedSplit)
     assert source.train.array.data_ptr() == source.val.array.data_ptr()
 
 
@@ -391,7 +391,7 @@ def test_two_processes_share_the_pages(tmp_path: Path) -> None:
     size = 64 * 3 * 128 * 128
     np.save(tmp_path / "images.npy", np.ones((64, 3, 128, 128), dtype=np.uint8))
     array = MappedImages(tmp_path / "images.npy", (64, 3, 128, 128), 128).array
-    images = Resident(array, torch.zeros(64, dtype=torch.long))
+    images = ResidentSplit(array, torch.zeros(64, dtype=torch.long))
     parts = images.select(torch.arange(0, 64, 2)), images.select(torch.arange(1, 64, 2))  # as train and validation
     for part in parts:
         part.images(torch.arange(32)).sum()
@@ -412,14 +412,14 @@ HEADER = 128
 @pytest.mark.parametrize("where", ["header", "first pixel", "last pixel", "checksum"])
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_damaged_file_is_never_used(
-    files: Files,
+    files: ImageFiles,
     tmp_path: Path,
     where: str,
     writable: bool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    images = decoded(files, 8, tmp_path / "cache").clone()
+    images = load_decoded(files, 8, tmp_path / "cache").clone()
     (file,) = (tmp_path / "cache").iterdir()
     whole = file.read_bytes()
     at = {"header": 40, "first pixel": HEADER, "last pixel": HEADER + images.numel() - 1, "checksum": len(whole) - 3}
@@ -429,9 +429,9 @@ def test_a_damaged_file_is_never_used(
         monkeypatch.setattr(Path, "open", lambda path, mode="r", *a, **k: open_it(path, refused(mode), *a, **k))
     if where == "header" and not writable:
         with pytest.raises(UserError, match="cannot be used"):
-            decoded(files, 8, tmp_path / "cache")
+            load_decoded(files, 8, tmp_path / "cache")
         return
-    assert torch.equal(decoded(files, 8, tmp_path / "cache"), images)
+    assert torch.equal(load_decoded(files, 8, tmp_path / "cache"), images)
     monkeypatch.undo()
     assert (file.read_bytes() == whole) == writable
     assert len(caplog.records) == (where != "header")
@@ -446,12 +446,12 @@ def refused(mode: str) -> str:
 
 
 def test_a_file_of_another_version_is_not_read(
-    files: Files, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+    files: ImageFiles, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded(files, 8, tmp_path / "cache")
+    load_decoded(files, 8, tmp_path / "cache")
     before = set((tmp_path / "cache").iterdir())
-    monkeypatch.setattr(cache, "DECODER", "0")
-    decoded(files, 8, tmp_path / "cache")
+    monkeypatch.setattr(cache, "DECODER_VERSION", "0")
+    load_decoded(files, 8, tmp_path / "cache")
     assert asked == [5, 5]
     assert set((tmp_path / "cache").iterdir()).isdisjoint(before)
 
@@ -470,9 +470,9 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_cache_that_may_not_be_read(files: Files, tmp_path: Path, what: str) -> None:
+def test_a_cache_that_may_not_be_read(files: ImageFiles, tmp_path: Path, what: str) -> None:
     folder = tmp_path / "cache"
-    decoded(files, 8, folder)
+    load_decoded(files, 8, folder)
     (file,) = folder.iterdir()
     for above in (tmp_path, *tmp_path.parents):
         if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
@@ -481,10 +481,10 @@ def test_a_cache_that_may_not_be_read(files: Files, tmp_path: Path, what: str) -
     said = r"data\.cache=.*: cannot be used \(Permission denied\); write data\.cache=FOLDER"
     try:
         with as_nobody():
-            for ask in (lambda: decoded(files, 8, folder), lambda: kept(files, 8, Decode.once, folder)):
+            for ask in (lambda: load_decoded(files, 8, folder), lambda: open_cache(files, 8, Decode.once, folder)):
                 with pytest.raises(UserError, match=said):
                     ask()
-            array, how = kept(files, 8, Decode.auto, folder)
+            array, how = open_cache(files, 8, Decode.auto, folder)
         assert array is None
         assert "Permission denied" in how
     finally:
@@ -492,15 +492,17 @@ def test_a_cache_that_may_not_be_read(files: Files, tmp_path: Path, what: str) -
 
 
 @pytest.fixture
-def kept_split(large: Path) -> Kept:
+def kept_split(large: Path) -> CachedSplit:
     split = open_source(ImageNet(root=str(large), size=66, decode=Decode.once), 1).test
-    assert isinstance(split, Kept)
+    assert isinstance(split, CachedSplit)
     return split
 
 
-def test_a_damaged_image_is_decoded_anew_when_it_is_used(kept_split: Kept, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_image_is_decoded_anew_when_it_is_used(
+    kept_split: CachedSplit, caplog: pytest.LogCaptureFixture
+) -> None:
     truth = torch.stack([read_image(path, 66) for path in kept_split.paths])
-    file = kept_split.kept.path
+    file = kept_split.cache.path
     whole = file.read_bytes()
     for row in (2, 5, 6):
         flip(file, HEADER + row * 3 * 66 * 66 + 77)
@@ -513,8 +515,8 @@ def test_a_damaged_image_is_decoded_anew_when_it_is_used(kept_split: Kept, caplo
     assert file.read_bytes() == whole, "mended for those who come later"
 
 
-def test_a_damaged_image_whose_file_has_changed_is_refused(kept_split: Kept) -> None:
-    flip(kept_split.kept.path, HEADER + 2 * 3 * 66 * 66)
+def test_a_damaged_image_whose_file_has_changed_is_refused(kept_split: CachedSplit) -> None:
+    flip(kept_split.cache.path, HEADER + 2 * 3 * 66 * 66)
     os.utime(kept_split.paths[2], ns=(1, 1))
     with pytest.raises(UserError) as error:
         kept_split.images(torch.tensor([2]))
@@ -524,9 +526,9 @@ def test_a_damaged_image_whose_file_has_changed_is_refused(kept_split: Kept) -> 
     assert len(kept_split.images(torch.tensor([1, 3]))) == 2
 
 
-def test_a_file_that_changes_while_it_is_decoded_is_refused(files: Files, tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_decoded_is_refused(files: ImageFiles, tmp_path: Path) -> None:
     assert files.stamps
     Image.new("RGB", (8, 8), (1, 2, 3)).save(files.paths()[3])
     with pytest.raises(UserError, match=r"b.000\.png: has changed since the data were opened"):
-        decoded(files, 8, tmp_path / "cache")
+        load_decoded(files, 8, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -271,7 +271,7 @@ def test_links_and_devices_of_an_archive_are_passed_over(tmp_path: Path) -> None
 def test_an_archive_that_unpacks_to_more_than_the_real_ones_is_refused(
     packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cifar, "MOST", 1 << 20)
+    monkeypatch.setattr(cifar, "MOST_ARCHIVE_BYTES", 1 << 20)
     path = tmp_path / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz" if packed else "w") as tar:
         for name, content in [("readme", bytes(3 << 20)), *batches().items()]:

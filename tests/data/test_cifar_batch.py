@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_exp.data.cifar import DAMAGE, _batch
+from alexnet_exp.data.cifar import ARCHIVE_ERRORS, _batch
 from alexnet_exp.data.cifar_batch import STAND_INS, PickledArray, read_batch
 from tests.data.test_cifar import python2
 
@@ -82,7 +82,7 @@ REFUSED = {
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_what_would_make_numpy_look_where_a_file_says_is_refused(name: str, protocol: int) -> None:
     batch = pickle.dumps({"data": REFUSED[name], "labels": [0]}, protocol=protocol)
-    with pytest.raises(DAMAGE) as error:
+    with pytest.raises(ARCHIVE_ERRORS) as error:
         _batch(io.BytesIO(batch), "labels", 10)
     assert type(error.value) in (pickle.UnpicklingError, TypeError)
 
@@ -155,7 +155,7 @@ def test_batches_with_bytes_changed_are_read_or_refused(seed: int) -> None:
             mutant[at] = drawn.choice([drawn.randrange(256), *b"cRbt(NO\x81\x85\x93"])
         try:
             found = _batch(io.BytesIO(bytes(mutant)), "labels", 10)
-        except DAMAGE:
+        except ARCHIVE_ERRORS:
             continue
         assert found.array.shape == (len(found.labels), 3, 32, 32)
         assert found.array.sum() >= 0

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_exp.data import colour
-from alexnet_exp.data.colour import IMAGENET, add_noise, cached_colour, fit_colour
+from alexnet_exp.data.colour import IMAGENET_COLOUR, add_colour_noise, fit_colour, load_colour
 from alexnet_exp.data.spec import Cifar10, Digits, Folder, Pca, PcaReading, Random
-from alexnet_exp.data.split import Resident, Streamed
+from alexnet_exp.data.split import ResidentSplit, StreamedSplit
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.model.preprocess import Preprocess, Statistics
 from alexnet_exp.model.spec import Input
@@ -29,8 +29,8 @@ def seeded(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def resident(pixels: Tensor = IMAGES) -> Resident:
-    return Resident(pixels, torch.zeros(len(pixels), dtype=torch.int64))
+def resident(pixels: Tensor = IMAGES) -> ResidentSplit:
+    return ResidentSplit(pixels, torch.zeros(len(pixels), dtype=torch.int64))
 
 
 def coloured(seed: int = 0) -> Tensor:
@@ -41,22 +41,22 @@ def coloured(seed: int = 0) -> Tensor:
 
 
 def test_facts_the_constants_of_imagenet() -> None:
-    assert IMAGENET.std == [121.780, 37.094, 19.721]
-    assert IMAGENET.vectors[0] == [-0.5635, -0.5762, -0.5920]  # about grey: R, G and B alike
-    vectors = np.array(IMAGENET.vectors)
+    assert IMAGENET_COLOUR.std == [121.780, 37.094, 19.721]
+    assert IMAGENET_COLOUR.vectors[0] == [-0.5635, -0.5762, -0.5920]  # about grey: R, G and B alike
+    vectors = np.array(IMAGENET_COLOUR.vectors)
     assert np.allclose(vectors @ vectors.T, np.eye(3), atol=2e-4)
 
 
 @pytest.mark.parametrize("reading", PcaReading)
 def test_facts_every_image_gets_one_colour_by_the_reading(reading: PcaReading) -> None:
     mean = IMAGES.float().mean(0)
-    noisy = add_noise(IMAGES, IMAGENET, 0.1, mean if reading is PcaReading.code else None, seeded())
+    noisy = add_colour_noise(IMAGES, IMAGENET_COLOUR, 0.1, mean if reading is PcaReading.code else None, seeded())
     draws = torch.randn((40, 3), generator=seeded()).numpy()
     strength = [121.780, 37.094, 19.721] if reading is PcaReading.code else [121.780**2, 37.094**2, 19.721**2]
     for i in range(40):
         added = np.zeros(3)
         for k in range(3):
-            added += 0.1 * draws[i, k] * strength[k] * np.array(IMAGENET.vectors[k])
+            added += 0.1 * draws[i, k] * strength[k] * np.array(IMAGENET_COLOUR.vectors[k])
         expected = IMAGES[i].numpy() + added[:, None, None]
         if reading is PcaReading.code:  # the original subtracts the mean image, adds the noise, divides by 1.1
             expected = (IMAGES[i].numpy() - mean.numpy() + added[:, None, None]) / 1.1 + mean.numpy()
@@ -66,8 +66,8 @@ def test_facts_every_image_gets_one_colour_by_the_reading(reading: PcaReading) -
 
 def test_the_noise_has_the_covariance_of_the_components() -> None:
     black = torch.zeros((20_000, 3, 1, 1), dtype=torch.uint8)
-    noisy = add_noise(black, IMAGENET, 0.1, torch.zeros(3, 1, 1), seeded())[:, :, 0, 0].numpy() * 1.1
-    vectors, std = np.array(IMAGENET.vectors), np.array(IMAGENET.std)
+    noisy = add_colour_noise(black, IMAGENET_COLOUR, 0.1, torch.zeros(3, 1, 1), seeded())[:, :, 0, 0].numpy() * 1.1
+    vectors, std = np.array(IMAGENET_COLOUR.vectors), np.array(IMAGENET_COLOUR.std)
     expected = (vectors.T * (0.1 * std) ** 2) @ vectors
     assert np.allclose(np.cov(noisy.T), expected, atol=0.03 * expected.max())
     assert np.allclose(noisy.mean(0), 0, atol=0.3)  # 4 standard deviations
@@ -91,30 +91,32 @@ def test_fitted_components_are_numpys() -> None:
 
 def test_streamed_images_are_fitted_as_those_in_memory(tmp_path: Path, make_images: Callable[..., Path]) -> None:
     folder = make_images(tmp_path, {"a": 5}, (9, 9))
-    split = Streamed([str(path) for path in sorted((folder / "a").iterdir())], torch.zeros(5, dtype=torch.int64), 9)
+    split = StreamedSplit(
+        [str(path) for path in sorted((folder / "a").iterdir())], torch.zeros(5, dtype=torch.int64), 9
+    )
     values, _ = reference(split.images(torch.arange(5)).numpy())
     np.testing.assert_allclose(np.square(fit_colour(split).std), values, rtol=1e-9)
 
 
 def test_the_cache_is_read_and_a_damaged_one_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, split = tmp_path / "new", resident(coloured())
-    first = cached_colour(split, folder, "mine", 1)
+    first = load_colour(split, folder, "mine", 1)
     (file,) = folder.iterdir()
     for damage in (b"", b"[1, 2", b"null", b'{"std": [1, 2, 3]}', b'{"std": [1, 2, 3], "vectors": [[1, 2], [3]]}',
                    b'{"std": [1, 2, 3], "vectors": [[1, 1, 0], [0, 1, 0], [0, 0, 1]]}'):  # fmt: skip
         file.write_bytes(damage)
-        assert cached_colour(split, folder, "mine", 1) == first
+        assert load_colour(split, folder, "mine", 1) == first
         assert file.stat().st_size > 100, "written anew"
     monkeypatch.setattr(colour, "fit_colour", lambda _: pytest.fail("fitted again"))
-    assert cached_colour(split, folder, "mine", 1) == first
+    assert load_colour(split, folder, "mine", 1) == first
     with pytest.raises(pytest.fail.Exception):
-        cached_colour(split, folder, "mine", 2)
+        load_colour(split, folder, "mine", 2)
     assert len(list(folder.iterdir())) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert cached_colour(resident(coloured()), tmp_path / "file", "x") == fit_colour(resident(coloured()))
+    assert load_colour(resident(coloured()), tmp_path / "file", "x") == fit_colour(resident(coloured()))
 
 
 # --- the data module
@@ -156,7 +158,7 @@ def test_what_the_network_gets_is_the_codes_image() -> None:
     from alexnet_exp.seeds import derive
 
     draws = torch.randn((16, 3), generator=seeded(derive(1, "augment", 0, 0, 0))).double() * 0.1
-    noise = (draws * torch.tensor(IMAGENET.std)) @ torch.tensor(IMAGENET.vectors).double()
+    noise = (draws * torch.tensor(IMAGENET_COLOUR.std)) @ torch.tensor(IMAGENET_COLOUR.vectors).double()
     expected = (images.double() - train.mean(0))[:, :, 1:7, 1:7] + noise[:, :, None, None]
     torch.testing.assert_close(got.double(), expected / 1.1, rtol=1e-4, atol=1e-3)
 

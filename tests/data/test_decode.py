@@ -22,7 +22,7 @@ from torchvision.transforms.functional import _compute_resized_output_size
 
 from alexnet_exp.data.augment import center_crop
 from alexnet_exp.data.decode import _square, read_image, read_images
-from alexnet_exp.data.image_files import Stamp
+from alexnet_exp.data.image_files import FileStamp
 from alexnet_exp.errors import UserError
 from alexnet_exp.kernels import images as kernels
 
@@ -211,7 +211,7 @@ def encoded(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def one_line_about(path: Path | str, **stamp: Stamp) -> str:
+def one_line_about(path: Path | str, **stamp: FileStamp) -> str:
     """The one line by which `path` is refused, without its name, which it begins with."""
     with pytest.raises(UserError) as error:
         read_image(path, 32, **stamp)
@@ -332,7 +332,7 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
 def test_a_file_that_is_not_what_it_was(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(QUARTERS).save(path)
-    noted = Stamp.of(path.stat())
+    noted = FileStamp.of(path.stat())
     assert read_image(path, 32, noted).shape == (3, 32, 32)
     os.utime(path, ns=(noted.mtime_ns, noted.mtime_ns + 4_000_000))
     told = one_line_about(path, stamp=noted)
@@ -423,7 +423,7 @@ def test_all_broken_files_are_named_at_once(tmp_path: Path, broken: int) -> None
         if i < broken:
             path.write_bytes(b"broken")
     with pytest.raises(UserError) as error:
-        list(read_images([(str(path), Stamp.of(path.stat())) for path in paths], 8))
+        list(read_images([(str(path), FileStamp.of(path.stat())) for path in paths], 8))
     lines = str(error.value).splitlines()
     named = min(broken, 20)
     assert [line.partition(":")[0] for line in lines[:named]] == [str(path) for path in paths[:named]]
@@ -434,7 +434,7 @@ def test_many_are_read_in_order_and_a_broken_one_ends_it(tmp_path: Path) -> None
     paths = [str(tmp_path / f"{i}.png") for i in range(150)]
     for i, path in enumerate(paths):
         Image.new("RGB", (8, 8), (i, i, i)).save(path)
-    files = [(path, Stamp.of(Path(path).stat())) for path in paths]
+    files = [(path, FileStamp.of(Path(path).stat())) for path in paths]
     assert [int(image[0, 0, 0]) for image in read_images(files, 8)] == list(range(150))
     Path(paths[77]).write_bytes(b"broken")
     with pytest.raises(UserError, match=r"77\.png"):

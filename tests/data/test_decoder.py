@@ -17,27 +17,27 @@ import pytest
 import torch
 
 from alexnet_exp.data import decoder as module
-from alexnet_exp.data.loader import Batch, Plan, ResidentLoader, StreamedLoader, epoch_order
-from alexnet_exp.data.split import Resident, Streamed
+from alexnet_exp.data.loader import Batch, EpochPlan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data.split import ResidentSplit, StreamedSplit
 from alexnet_exp.errors import UserError
 
 N, BATCH = 40, 2
 
 
 @pytest.fixture
-def streamed(tmp_path: Path, make_images: Callable[..., Path]) -> Streamed:
+def streamed(tmp_path: Path, make_images: Callable[..., Path]) -> StreamedSplit:
     folder = make_images(tmp_path / "images", {"a": N // 2, "b": N // 2}, (8, 8))
     labels = torch.tensor([0] * (N // 2) + [1] * (N // 2))
-    return Streamed([str(p) for p in sorted(folder.rglob("*.png"))], labels, 8)
+    return StreamedSplit([str(p) for p in sorted(folder.rglob("*.png"))], labels, 8)
 
 
 class Epochs:
     """A loader with two workers, and what its epochs hold, out of memory."""
 
-    def __init__(self, split: Streamed, start: int = 0):
+    def __init__(self, split: StreamedSplit, start: int = 0):
         self.epoch = 0
-        plan = Plan(N, BATCH)
-        memory = Resident(split.images(torch.arange(N)), split.labels)
+        plan = EpochPlan(N, BATCH)
+        memory = ResidentSplit(split.images(torch.arange(N)), split.labels)
         self.others = set(multiprocessing.active_children())
         self.loader = StreamedLoader(split, plan, self.order, lambda: start, workers=2)
         self.expected = ResidentLoader(memory, plan, self.order, lambda: start)
@@ -57,7 +57,7 @@ class Epochs:
 
 
 @pytest.fixture
-def epochs(streamed: Streamed) -> Iterator[Epochs]:
+def epochs(streamed: StreamedSplit) -> Iterator[Epochs]:
     made = Epochs(streamed)
     yield made
     made.loader.close()
@@ -156,7 +156,7 @@ def test_when_the_fork_server_is_killed(epochs: Epochs, caplog: pytest.LogCaptur
 def test_killed_again_and_again_is_refused(
     epochs: Epochs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RESTARTS", 1)
+    monkeypatch.setattr(module, "MOST_RESTARTS", 1)
     with pytest.raises(UserError) as error:
         through(epochs, {3: lambda: kill(epochs.workers()), 9: lambda: kill(epochs.workers(), signal.SIGBUS)})
     assert str(error.value) == (
@@ -171,8 +171,10 @@ def test_killed_again_and_again_is_refused(
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("change", ["gone", "shorter", "another of the same size"])
-def test_a_file_that_changes_in_mid_epoch_is_refused_by_name(streamed: Streamed, workers: int, change: str) -> None:
-    loader = StreamedLoader(streamed, Plan(N, BATCH), lambda: torch.arange(N), workers=workers)
+def test_a_file_that_changes_in_mid_epoch_is_refused_by_name(
+    streamed: StreamedSplit, workers: int, change: str
+) -> None:
+    loader = StreamedLoader(streamed, EpochPlan(N, BATCH), lambda: torch.arange(N), workers=workers)
     batches = iter(loader)
     got = [next(batches) for _ in range(3)]
     path = Path(streamed.paths[31])
@@ -194,7 +196,7 @@ def test_a_file_that_changes_in_mid_epoch_is_refused_by_name(streamed: Streamed,
 
 
 @pytest.mark.parametrize("start", [0, 5, 19])
-def test_from_where_a_run_goes_on(streamed: Streamed, start: int) -> None:
+def test_from_where_a_run_goes_on(streamed: StreamedSplit, start: int) -> None:
     epochs = Epochs(streamed, start)
     epochs.check(list(epochs.loader))
     epochs.loader.close()
@@ -228,7 +230,7 @@ class FullError(RuntimeError):
 
 
 def test_a_batch_for_which_there_is_no_shared_memory_is_sent_through_the_pipe(
-    streamed: Streamed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    streamed: StreamedSplit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(images: torch.Tensor) -> torch.Tensor:
         raise FullError
@@ -237,7 +239,7 @@ def test_a_batch_for_which_there_is_no_shared_memory_is_sent_through_the_pipe(
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     monkeypatch.setattr(module, "get_worker_info", object)
     files = [streamed.files(torch.arange(3)), streamed.files(torch.arange(3, 5))]
-    answers = [module._Files(8)[request] for request in files]
+    answers = [module._BatchDataset(8)[request] for request in files]
     assert all(isinstance(answer, module.PipedBatch) for answer in answers)
     decoder = module.Decoder(streamed, 0)
     monkeypatch.setattr(decoder, "_iterator", lambda: iter(answers))
@@ -253,22 +255,22 @@ def test_a_batch_for_which_there_is_no_shared_memory_is_sent_through_the_pipe(
 UNSENT = """
 import logging, sys, time, torch
 from pathlib import Path
-from alexnet_exp.data import workers
-from alexnet_exp.data.loader import Plan, StreamedLoader
-from alexnet_exp.data.split import Streamed
+from alexnet_exp.data import decoder
+from alexnet_exp.data.loader import EpochPlan, StreamedLoader
+from alexnet_exp.data.split import StreamedSplit
 from alexnet_exp.errors import UserError
 
 def lose(images):
     return lambda: images  # cannot be pickled, which the thread that sends finds
 
 if len(sys.argv) > 2:
-    workers._to_send = lose  # in the workers too, which import this file
+    decoder._share = lose  # in the workers too, which import this file
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     paths = sorted(map(str, Path(sys.argv[1]).rglob("*.png")))
     size = 8 if len(sys.argv) > 2 else 300
-    split = Streamed(paths, torch.zeros(len(paths), dtype=torch.long), size)
-    loader = StreamedLoader(split, Plan(len(paths), 10), lambda: torch.arange(len(paths)), workers=2)
+    split = StreamedSplit(paths, torch.zeros(len(paths), dtype=torch.long), size)
+    loader = StreamedLoader(split, EpochPlan(len(paths), 10), lambda: torch.arange(len(paths)), workers=2)
     try:
         expected = split.images(torch.arange(len(paths)))
         print(torch.equal(torch.cat([images for images, _ in loader]), expected), flush=True)
@@ -285,7 +287,7 @@ def run_alone(tmp_path: Path, *arguments: str, before: str = "") -> subprocess.C
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_send_ends(streamed: Streamed, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_send_ends(streamed: StreamedSplit, tmp_path: Path) -> None:
     done = run_alone(tmp_path, "lose")
     assert done.stdout == (
         "data.workers=2: a loader worker could not send a batch, 4 times in this epoch; "
@@ -296,7 +298,7 @@ def test_a_worker_that_cannot_send_ends(streamed: Streamed, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_full_shared_memory_loses_nothing(streamed: Streamed, tmp_path: Path) -> None:
+def test_a_full_shared_memory_loses_nothing(streamed: StreamedSplit, tmp_path: Path) -> None:
     mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting is not allowed here")
@@ -309,12 +311,12 @@ def test_a_full_shared_memory_loses_nothing(streamed: Streamed, tmp_path: Path) 
 ALONE = """
 import sys, time, multiprocessing, torch
 from pathlib import Path
-from alexnet_exp.data.loader import Plan, StreamedLoader
-from alexnet_exp.data.split import Streamed
+from alexnet_exp.data.loader import EpochPlan, StreamedLoader
+from alexnet_exp.data.split import StreamedSplit
 if __name__ == "__main__":
     paths = sorted(map(str, Path(sys.argv[1]).rglob("*.png")))
-    split = Streamed(paths, torch.zeros(len(paths), dtype=torch.long), 8)
-    loader = StreamedLoader(split, Plan(len(paths), 2), lambda: torch.arange(len(paths)), workers=2)
+    split = StreamedSplit(paths, torch.zeros(len(paths), dtype=torch.long), 8)
+    loader = StreamedLoader(split, EpochPlan(len(paths), 2), lambda: torch.arange(len(paths)), workers=2)
     batches = iter(loader)
     next(batches)
     from multiprocessing import forkserver
@@ -334,7 +336,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells of processes there")
-def test_none_outlives_a_process_that_is_killed(streamed: Streamed, tmp_path: Path) -> None:
+def test_none_outlives_a_process_that_is_killed(streamed: StreamedSplit, tmp_path: Path) -> None:
     (tmp_path / "alone.py").write_text(ALONE)
     command = [sys.executable, str(tmp_path / "alone.py"), str(tmp_path / "images")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

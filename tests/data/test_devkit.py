@@ -24,7 +24,7 @@ def line(path: Path) -> str:
     with pytest.raises(UserError) as error:
         read_devkit(path)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"{path}: cannot serve as {NAME}: ")
+    assert str(error.value).startswith(f"{path}: not a usable {NAME}: ")
     return str(error.value)
 
 
@@ -83,7 +83,7 @@ def test_it_is_looked_for_in_the_root_unless_it_is_named(tmp_path: Path) -> None
     folder = kit(tmp_path)
     assert find_devkit(None, tmp_path) == folder
     assert find_devkit(str(archive), tmp_path / "elsewhere") == archive
-    with pytest.raises(UserError, match=r"data\.devkit=nowhere: there is no such file or folder"):
+    with pytest.raises(UserError, match=r"data\.devkit=nowhere: file or folder not found"):
         find_devkit("nowhere", tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_kit_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("altered", "said"),
     [
-        ({"ILSVRC2012_ID": 2.0}, "class 2 ('n02100735') is not one class"),
+        ({"ILSVRC2012_ID": 2.0}, "class 2 ('n02100735') does not have a unique ID"),
         ({"ILSVRC2012_ID": 2.5}, "class 2.5"),
         ({"ILSVRC2012_ID": 9.0}, "do not have the IDs 1 to 3"),
         ({"ILSVRC2012_ID": "3"}, "a class without ILSVRC2012_ID"),
@@ -126,14 +126,14 @@ def test_words_reach_the_terminal_as_plain_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (truth(LABELS[:-1]), "5 labels, but not equally many of each of the 3 classes"),
-        (truth([1, 1, 2, 2]), "4 labels, but not equally many"),
+        (truth(LABELS[:-1]), "5 labels, but not the same number of each of the 3 classes"),
+        (truth([1, 1, 2, 2]), "4 labels, but not the same number"),
         (b"", "0 labels"),
-        (truth([0, 1, 2]), "a line is no number from 1 to 3"),
-        (truth([4, 1, 2]), "a line is no number from 1 to 3"),
-        (b"1\n2\n-3\n", "a line is no number"),
-        (b"1\n2\n" + b"9" * 5000, "a line is no number"),
-        (bytes(100), "a line is no number"),
+        (truth([0, 1, 2]), "a line is not a number from 1 to 3"),
+        (truth([4, 1, 2]), "a line is not a number from 1 to 3"),
+        (b"1\n2\n-3\n", "a line is not a number"),
+        (b"1\n2\n" + b"9" * 5000, "a line is not a number"),
+        (bytes(100), "a line is not a number"),
     ],
 )
 def test_labels_that_cannot_be_right_are_refused(tmp_path: Path, labels: bytes, said: str) -> None:
@@ -141,7 +141,7 @@ def test_labels_that_cannot_be_right_are_refused(tmp_path: Path, labels: bytes, 
 
 
 def test_what_inflates_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devkit, "MOST", 1 << 20)
+    monkeypatch.setattr(devkit, "MOST_DEVKIT_BYTES", 1 << 20)
     archive = as_archive(tmp_path / "kit.tar.gz", {"zeros": bytes(2 << 20)})
     assert archive.stat().st_size < 10_000
     assert "more than 1 MB" in line(archive)

@@ -52,7 +52,7 @@ def test_the_splits_under_their_other_names(
         make_images(tmp_path / split, classes)
     layout = find_layout(str(tmp_path))
     assert (layout.train, layout.val, layout.test) == (tmp_path / train, tmp_path / val, tmp_path / test)
-    assert layout.ignored() == []
+    assert layout.unused_images() == []
 
 
 def test_names_of_classes_are_the_same_in_either_unicode_form(tmp_path: Path, make_images: MakeImages) -> None:
@@ -90,7 +90,7 @@ def test_images_that_are_not_used_are_named(tmp_path: Path, make_images: MakeIma
     shutil.copy(tmp_path / "test" / "000.png", tmp_path / "train" / "loose.png")
     shutil.copy(tmp_path / "test" / "000.png", tmp_path / "title.png")
     root = f"1 image directly in {tmp_path.name}/"
-    assert find_layout(str(tmp_path)).ignored() == ["extra/", "test/", root, "1 image directly in train/"]
+    assert find_layout(str(tmp_path)).unused_images() == ["extra/", "test/", root, "1 image directly in train/"]
 
 
 def test_images_in_folders_of_a_class_are_the_class_s(tmp_path: Path, make_images: MakeImages) -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet_exp.data.info import facts
+from alexnet_exp.data.info import data_info
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import ImageNet
-from alexnet_exp.data.split import Source, Streamed
+from alexnet_exp.data.split import Source, StreamedSplit
 from alexnet_exp.errors import UserError
 from tests.devkit import NAME, TRUTH, as_archive, as_folder, meta, truth
 
@@ -77,8 +77,8 @@ def test_it_is_the_same_test_set_as_the_sorted_one(root: Path) -> None:
         folder.mkdir(exist_ok=True)
         (root / "val" / val_name(number)).rename(folder / val_name(number))
     ordered = opened(root)
-    assert isinstance(flat.test, Streamed)
-    assert isinstance(ordered.test, Streamed)
+    assert isinstance(flat.test, StreamedSplit)
+    assert isinstance(ordered.test, StreamedSplit)
     assert flat.test.labels.tolist() == ordered.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert [Path(path).name for path in flat.test.paths] == [Path(path).name for path in ordered.test.paths]
     assert flat.classes == ordered.classes == SORTED
@@ -90,7 +90,7 @@ def test_the_kit_may_lie_elsewhere_and_packed(root: Path) -> None:
     files = {f"{NAME}/{file.relative_to(kit)}": file.read_bytes() for file in kit.rglob("*") if file.is_file()}
     as_archive(root / f"{NAME}.tar.gz", files)
     assert opened(root).classes == SORTED
-    assert "data.devkit=nowhere: there is no such file" in line(root, devkit="nowhere")
+    assert "data.devkit=nowhere: file or folder not found" in line(root, devkit="nowhere")
 
 
 def test_a_part_of_the_images_will_do_and_is_said(root: Path) -> None:
@@ -106,17 +106,17 @@ def test_a_part_of_the_images_will_do_and_is_said(root: Path) -> None:
 
 def test_images_without_a_kit_are_refused(root: Path) -> None:
     said = line(root)
-    assert f"{NAME} has the labels" in said
-    assert "data.devkit=FILE, or sort its images into val/WNID/*" in said
+    assert f"its labels are needed from {NAME}" in said
+    assert "data.devkit=FILE, or sort the images into val/WNID/*" in said
 
 
 @pytest.mark.parametrize(
     ("added", "said"),
     [
-        ("cat.jpg", "1 image (cat.jpg) not called ILSVRC2012_val_NUMBER.JPEG"),
-        ("ILSVRC2012_test_00000001.JPEG", "not called ILSVRC2012_val_NUMBER.JPEG"),
-        ("ILSVRC2012_val_00000001 (1).JPEG", "not called"),
-        ("ILSVRC2012_val_1.JPEG", "not called"),
+        ("cat.jpg", "1 image (cat.jpg) not named ILSVRC2012_val_NUMBER.JPEG"),
+        ("ILSVRC2012_test_00000001.JPEG", "not named ILSVRC2012_val_NUMBER.JPEG"),
+        ("ILSVRC2012_val_00000001 (1).JPEG", "not named"),
+        ("ILSVRC2012_val_1.JPEG", "not named"),
         ("ILSVRC2012_val_00000002.jpg", "an image twice: ILSVRC2012_val_00000002.JPEG, ILSVRC2012_val_00000002.jpg"),
         (val_name(7), f"1 image ({val_name(7)}) beyond the 6 labels"),
         (val_name(0), "beyond the 6 labels"),
@@ -143,7 +143,7 @@ def test_images_of_a_class_that_is_not_trained_on_are_refused(root: Path) -> Non
 
 def test_half_a_sorted_val_is_refused(root: Path, make_images: MakeImages) -> None:
     make_images(with_kit(root) / "val", {"n01440764": 1})
-    assert "val/ has class folders, and beside them 6 images" in line(root)
+    assert "val/ contains class folders and also 6 images" in line(root)
 
 
 # --- what is missing is named
@@ -159,11 +159,11 @@ def test_training_images_that_are_missing_are_named(root: Path) -> None:
 def test_archives_that_are_still_packed_are_named(tmp_path: Path, make_images: MakeImages) -> None:
     assert "data.root=null" in line(None)
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
-    assert "ILSVRC2012_img_train.tar is still to be unpacked into train/WNID/" in line(tmp_path)
+    assert "ILSVRC2012_img_train.tar is not unpacked; unpack it into train/WNID/" in line(tmp_path)
     make_images(tmp_path / "train", {"n01440764": 1, "n02100735": 1})
     assert opened(tmp_path).notes == ["no val folder, so no test images"]
     (tmp_path / "train" / "n02119789.tar").touch()
-    assert "train/ has 1 archive (n02119789.tar) still to be unpacked" in line(tmp_path)
+    assert "train/ contains 1 archive (n02119789.tar); unpack each into a folder" in line(tmp_path)
 
 
 def test_a_root_without_train_or_with_an_empty_val_is_refused(tmp_path: Path, make_images: MakeImages) -> None:
@@ -172,16 +172,16 @@ def test_a_root_without_train_or_with_an_empty_val_is_refused(tmp_path: Path, ma
     assert "has no train/ with class folders" in line(tmp_path / "bare")
     make_images(tmp_path / "train", {"n01440764": 1, "n02100735": 1})
     (tmp_path / "val").mkdir()
-    assert "val/ holds no images; unpack ILSVRC2012_img_val.tar into it" in line(tmp_path)
+    assert "val/ contains no images; unpack ILSVRC2012_img_val.tar into it" in line(tmp_path)
 
 
 def test_a_damaged_kit_is_one_line_and_so_is_a_list_that_is_no_text(root: Path) -> None:
     with_kit(root)
     (root / NAME / TRUTH).write_text("1\n2\n")
-    assert "cannot serve as ILSVRC2012_devkit_t12" in line(root)
+    assert "not a usable ILSVRC2012_devkit_t12" in line(root)
     (root / "words.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"words\.txt: cannot be read as text"):
-        facts(ImageNet(root=str(root)))
+    with pytest.raises(UserError, match=r"words\.txt: not UTF-8 text"):
+        data_info(ImageNet(root=str(root)))
 
 
 # --- sorted as before
@@ -198,23 +198,23 @@ def test_the_validation_set_is_the_test(tmp_path: Path, make_images: MakeImages)
 def test_classes_are_named_where_a_list_is_there(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "train", {wnid: 1 for wnid, _ in CLASSES})
     spec = ImageNet(root=str(tmp_path))
-    assert facts(spec).classes == ["n01440764", "n02100735", "n02119789"]
-    assert (facts(spec).size, facts(spec).input_size) == (256, 224)
+    assert data_info(spec).classes == ["n01440764", "n02100735", "n02119789"]
+    assert (data_info(spec).size, data_info(spec).input_size) == (256, 224)
     with_kit(tmp_path)
-    assert facts(spec).classes == SORTED
+    assert data_info(spec).classes == SORTED
     # WordNet's list has tabs, and words of one part; a list beside the images goes before the kit in the root
     (tmp_path / "words.txt").write_text("n01440764\ttench, Tinca tinca\nn02119789\tfox\nn00001740\tentity\n")
-    assert facts(spec).classes == ["n01440764 tench, Tinca tinca", "n02100735", "n02119789 fox"]
+    assert data_info(spec).classes == ["n01440764 tench, Tinca tinca", "n02100735", "n02119789 fox"]
     (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 a tench\nn02100735 a setter\n")
-    assert facts(spec).classes == ["n01440764 a tench", "n02100735 a setter", "n02119789"]
+    assert data_info(spec).classes == ["n01440764 a tench", "n02100735 a setter", "n02119789"]
     # a kit that was asked for goes before all
-    assert facts(ImageNet(root=str(tmp_path), devkit=str(tmp_path / NAME))).classes == SORTED
+    assert data_info(ImageNet(root=str(tmp_path), devkit=str(tmp_path / NAME))).classes == SORTED
 
 
 def test_classes_are_in_the_order_of_their_wnids(root: Path) -> None:
     source = opened(with_kit(root))
     assert source.classes == sorted(source.classes)
-    assert isinstance(source.train, Streamed)
+    assert isinstance(source.train, StreamedSplit)
     by_label = {
         int(label): Path(path).parent.name for path, label in zip(source.train.paths, source.train.labels, strict=True)
     }

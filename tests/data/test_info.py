@@ -7,26 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.data.info import Facts, facts
+from alexnet_exp.data.info import DataInfo, data_info
 from alexnet_exp.data.spec import Cifar10, Cifar100, Digits, Folder, Random
 from alexnet_exp.errors import UserError
 
 MakeImages = Callable[..., Path]
 
 
-def of_folder(root: Path, **settings: int) -> Facts:
-    return facts(Folder(root=str(root), **settings))  # type: ignore[arg-type]
+def of_folder(root: Path, **settings: int) -> DataInfo:
+    return data_info(Folder(root=str(root), **settings))  # type: ignore[arg-type]
 
 
 def test_sources_of_a_fixed_form() -> None:
-    digits = facts(Digits())
+    digits = data_info(Digits())
     assert (len(digits.classes), digits.channels, digits.size, digits.input_size, digits.width) == (10, 1, 32, 32, 0.25)
-    cifar10, cifar100 = facts(Cifar10()), facts(Cifar100())
+    cifar10, cifar100 = data_info(Cifar10()), data_info(Cifar100())
     assert (cifar10.classes[0], cifar10.classes[9], cifar10.channels, cifar10.size) == ("airplane", "truck", 3, 32)
     # the set's own list is alphabetical
     assert len(set(cifar100.classes)) == 100
     assert cifar100.classes == sorted(cifar100.classes)
-    random = facts(Random(size=224, classes=1000))
+    random = data_info(Random(size=224, classes=1000))
     assert (len(random.classes), random.input_size, random.width) == (1000, 224, 1.0)
 
 
@@ -58,7 +58,7 @@ def test_settings_win_over_what_the_images_are(tmp_path: Path, make_images: Make
 
 def one_line(root: Path | None) -> str:
     with pytest.raises(UserError) as error:
-        facts(Folder(root=None if root is None else str(root)))
+        data_info(Folder(root=None if root is None else str(root)))
     assert "\n" not in str(error.value)
     return str(error.value)
 

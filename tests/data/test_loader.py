@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_exp.data.loader import Plan, ResidentLoader, StreamedLoader, epoch_order
-from alexnet_exp.data.split import Resident, Streamed
+from alexnet_exp.data.loader import EpochPlan, ResidentLoader, StreamedLoader, epoch_order
+from alexnet_exp.data.split import ResidentSplit, StreamedSplit
 from alexnet_exp.errors import UserError
 
 SIZES = (1, 2, 3, 7, 8, 9, 10, 16, 17, 29)
@@ -18,7 +18,7 @@ SIZES = (1, 2, 3, 7, 8, 9, 10, 16, 17, 29)
 
 def shares(n: int, batch_size: int, world: int, order: torch.Tensor) -> list[list[torch.Tensor]]:
     """The batches of each rank."""
-    plans = [Plan(n, batch_size, rank, world) for rank in range(world)]
+    plans = [EpochPlan(n, batch_size, rank, world) for rank in range(world)]
     return [[plan.share(order, batch) for batch in range(len(plan))] for plan in plans]
 
 
@@ -33,7 +33,7 @@ def test_every_image_is_used_exactly_once(n: int, batch_size: int, world: int) -
         lengths = [len(part) for part in parts]
         assert max(lengths) - min(lengths) <= 1
         assert min(lengths) >= 1
-        assert sum(lengths) == Plan(n, batch_size, 0, world).global_size(batch)
+        assert sum(lengths) == EpochPlan(n, batch_size, 0, world).global_size(batch)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -47,17 +47,17 @@ def test_more_ranks_see_the_same_global_batches(world: int) -> None:
 
 def test_sizes_written_by_hand() -> None:
     # 10 = 4 + 4 + 2 for two ranks; 9 = 4 + 4 + 1, where the one joins the batch before; 3 ranks need 3 images of it
-    assert [Plan(10, 4, 0, 2).global_size(b) for b in range(len(Plan(10, 4, 0, 2)))] == [4, 4, 2]
-    assert [Plan(9, 4, 0, 2).global_size(b) for b in range(len(Plan(9, 4, 0, 2)))] == [4, 5]
-    assert [Plan(9, 4, 0, 1).global_size(b) for b in range(len(Plan(9, 4, 0, 1)))] == [4, 4, 1]
-    assert [Plan(10, 4, 0, 3).global_size(b) for b in range(len(Plan(10, 4, 0, 3)))] == [4, 6]
+    assert [EpochPlan(10, 4, 0, 2).global_size(b) for b in range(len(EpochPlan(10, 4, 0, 2)))] == [4, 4, 2]
+    assert [EpochPlan(9, 4, 0, 2).global_size(b) for b in range(len(EpochPlan(9, 4, 0, 2)))] == [4, 5]
+    assert [EpochPlan(9, 4, 0, 1).global_size(b) for b in range(len(EpochPlan(9, 4, 0, 1)))] == [4, 4, 1]
+    assert [EpochPlan(10, 4, 0, 3).global_size(b) for b in range(len(EpochPlan(10, 4, 0, 3)))] == [4, 6]
     # fewer images than ranks: some get nothing, and only then
-    assert [len(Plan(2, 4, rank, 3)) for rank in range(3)] == [1, 1, 0]
+    assert [len(EpochPlan(2, 4, rank, 3)) for rank in range(3)] == [1, 1, 0]
 
 
 def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=2: must be at least 3"):
-        Plan(10, 2, 0, 3)
+        EpochPlan(10, 2, 0, 3)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
@@ -69,12 +69,12 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert epoch_order(5, 1, 0, shuffle=False).tolist() == [0, 1, 2, 3, 4]
 
 
-def resident(n: int = 10) -> Resident:
-    return Resident(torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1), torch.arange(n) + 100)
+def resident(n: int = 10) -> ResidentSplit:
+    return ResidentSplit(torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1), torch.arange(n) + 100)
 
 
 def test_a_loader_yields_images_with_their_labels() -> None:
-    loader = ResidentLoader(resident(), Plan(10, 4, 1, 2), lambda: torch.arange(10).flip(0))
+    loader = ResidentLoader(resident(), EpochPlan(10, 4, 1, 2), lambda: torch.arange(10).flip(0))
     batches = list(loader)
     assert len(batches) == len(loader) == 3
     assert [images.flatten().tolist() for images, _ in batches] == [[8, 6], [4, 2], [0]]
@@ -84,7 +84,7 @@ def test_a_loader_yields_images_with_their_labels() -> None:
 
 def test_order_and_start_are_asked_for_at_the_first_batch() -> None:
     order, start = torch.arange(10), 0
-    loader = ResidentLoader(resident(), Plan(10, 4), lambda: order, lambda: start)
+    loader = ResidentLoader(resident(), EpochPlan(10, 4), lambda: order, lambda: start)
     iterator = iter(loader)
     order, start = order.flip(0), 2
     assert [labels.tolist() for _, labels in iterator] == [[101, 100]]
@@ -92,16 +92,16 @@ def test_order_and_start_are_asked_for_at_the_first_batch() -> None:
 
 
 @pytest.fixture
-def streamed(tmp_path: Path, make_images: Callable[..., Path]) -> Streamed:
+def streamed(tmp_path: Path, make_images: Callable[..., Path]) -> StreamedSplit:
     folder = make_images(tmp_path / "images", {"a": 5, "b": 4}, (8, 8))
-    return Streamed([str(p) for p in sorted(folder.rglob("*.png"))], torch.tensor([0] * 5 + [1] * 4), 8)
+    return StreamedSplit([str(p) for p in sorted(folder.rglob("*.png"))], torch.tensor([0] * 5 + [1] * 4), 8)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_batches_are_those_of_memory(streamed: Streamed, workers: int) -> None:
-    images = Resident(streamed.images(torch.arange(9)), streamed.labels)
+def test_streamed_batches_are_those_of_memory(streamed: StreamedSplit, workers: int) -> None:
+    images = ResidentSplit(streamed.images(torch.arange(9)), streamed.labels)
     epoch = 0
-    plan = Plan(9, 4)
+    plan = EpochPlan(9, 4)
 
     def order() -> torch.Tensor:
         return epoch_order(9, 1, epoch, shuffle=True)
@@ -120,9 +120,9 @@ def test_streamed_batches_are_those_of_memory(streamed: Streamed, workers: int) 
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_file_ends_in_one_line(streamed: Streamed, workers: int) -> None:
+def test_a_broken_file_ends_in_one_line(streamed: StreamedSplit, workers: int) -> None:
     Path(streamed.paths[5]).write_bytes(b"broken")
-    loader = StreamedLoader(streamed, Plan(9, 4), lambda: torch.arange(9), workers=workers)
+    loader = StreamedLoader(streamed, EpochPlan(9, 4), lambda: torch.arange(9), workers=workers)
     with pytest.raises(UserError) as error:
         list(loader)
     loader.close()
@@ -133,11 +133,11 @@ def test_a_broken_file_ends_in_one_line(streamed: Streamed, workers: int) -> Non
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("n", range(6, 40))
 def test_no_rank_has_a_batch_of_one_image_where_two_are_needed(n: int, world: int) -> None:
-    plans = [Plan(n, 6, rank, world, least=2) for rank in range(world)]
+    plans = [EpochPlan(n, 6, rank, world, min_images=2) for rank in range(world)]
     order = torch.randperm(n)
     shares = [[plan.share(order, batch) for batch in range(len(plan))] for plan in plans]
     assert len({len(of_rank) for of_rank in shares}) == 1
     assert min(len(share) for of_rank in shares for share in of_rank) >= 2
     assert sorted(torch.cat([share for of_rank in shares for share in of_rank]).tolist()) == list(range(n))
     with pytest.raises(UserError, match="two images, as a batch norm of the network needs, for each process"):
-        Plan(n, 2 * world - 1, 0, world, least=2)
+        EpochPlan(n, 2 * world - 1, 0, world, min_images=2)

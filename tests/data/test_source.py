@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from alexnet_exp.data.source import open_source
 from alexnet_exp.data.spec import Decode, Digits, Folder, Random, Val
-from alexnet_exp.data.split import Source, Split, Streamed
+from alexnet_exp.data.split import Source, Split, StreamedSplit
 from alexnet_exp.errors import UserError
 
 MakeImages = Callable[..., Path]
@@ -163,7 +163,7 @@ def test_the_folder_of_validation_images_is_called_by_its_name(tmp_path: Path, m
 def test_large_images_are_streamed_and_a_broken_one_is_named(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 3, "dog": 3}, (70, 80))
     source = folder(tmp_path, size=66, decode=Decode.always)
-    assert isinstance(source.train, Streamed)
+    assert isinstance(source.train, StreamedSplit)
     assert source.train.images(torch.tensor([0, 1])).shape == (2, 3, 66, 66)
     (tmp_path / "cat" / "000.png").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"cat.000\.png: not an image"):

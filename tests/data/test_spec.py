@@ -8,11 +8,11 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from alexnet_exp.data.spec import SPECS, Cifar10, Data, Digits, Folder, ImageNet, Random, Val
+from alexnet_exp.data.spec import DATA_SPECS, Cifar10, Data, Digits, Folder, ImageNet, Random, Val
 from alexnet_exp.errors import Refused
 
 
-@pytest.mark.parametrize(("name", "cls"), SPECS.items())
+@pytest.mark.parametrize(("name", "cls"), DATA_SPECS.items())
 def test_a_spec_survives_the_way_through_omegaconf(name: str, cls: type[Data]) -> None:
     node = OmegaConf.structured(cls)
     node.val = "test"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from alexnet_exp.data.stratified import held_out, stratified_order
+from alexnet_exp.data.stratified import split_stratified, stratified_order
 
 LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
 
@@ -31,10 +31,10 @@ def test_the_order_is_the_seeds() -> None:
 
 
 def test_a_part_of_each_class_is_held_out() -> None:
-    rest, held = held_out(LABELS, 0.1, seed=1)
+    rest, held = split_stratified(LABELS, 0.1, seed=1)
     assert sorted([*rest.tolist(), *held.tolist()]) == list(range(100))
     assert counts(held) == [6, 3, 1]
-    again, other = held_out(LABELS, 0.1, seed=1)[1], held_out(LABELS, 0.1, seed=2)[1]
+    again, other = split_stratified(LABELS, 0.1, seed=1)[1], split_stratified(LABELS, 0.1, seed=2)[1]
     assert torch.equal(held, again)
     assert not torch.equal(held, other)
 
@@ -42,10 +42,10 @@ def test_a_part_of_each_class_is_held_out() -> None:
 def test_every_class_keeps_an_image_and_gives_one() -> None:
     labels = torch.tensor([0, 0, 1, 1, 1])
     for fraction in (0.01, 0.99):
-        rest, held = held_out(labels, fraction, seed=1)
+        rest, held = split_stratified(labels, fraction, seed=1)
         assert set(labels[rest].tolist()) == set(labels[held].tolist()) == {0, 1}
 
 
 def test_nothing_is_held_out_where_a_class_has_one_image() -> None:
-    rest, held = held_out(torch.tensor([0, 0, 0, 1]), 0.5, seed=1)
+    rest, held = split_stratified(torch.tensor([0, 0, 0, 1]), 0.5, seed=1)
     assert (rest.tolist(), held.tolist()) == ([0, 1, 2, 3], [])

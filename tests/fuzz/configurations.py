@@ -24,7 +24,7 @@ from alexnet_exp.config.schema import (
     Test,
     Trainer,
 )
-from alexnet_exp.data.spec import SPECS as DATA
+from alexnet_exp.data.spec import DATA_SPECS as DATA
 from alexnet_exp.model.spec import SLOTS, BatchNorm, Input, Lrn, Network, Stage, Window, WithinMap
 from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
 from alexnet_exp.paths import groups

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from alexnet_exp.data.decode import read_image
 from alexnet_exp.data.folder import open_folder
-from alexnet_exp.data.info import facts
+from alexnet_exp.data.info import data_info
 from alexnet_exp.data.spec import Folder
 from alexnet_exp.errors import UserError, one_line
 from tests.fuzz.clear import check
@@ -162,7 +162,7 @@ def test_a_folder_of_anything_is_opened_or_refused_in_one_line(
             put(folder, name, thing, suffix, content, good.getvalue())
     spec = Folder(root=str(root), size=16)
     try:
-        known = facts(spec)
+        known = data_info(spec)
         source = open_folder(spec)
     except UserError as refused:
         check(refused, given=one_line(str(root)) + repr(classes))

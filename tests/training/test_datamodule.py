@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from alexnet_exp.data.spec import Data, Decode, Digits, Folder, ImageNet, Random, Val
-from alexnet_exp.data.split import Resident, Source
+from alexnet_exp.data.split import ResidentSplit, Source
 from alexnet_exp.errors import UserError
 from alexnet_exp.training.datamodule import ImageData
 
@@ -404,7 +404,7 @@ def test_describe_says_what_the_data_is() -> None:
 def test_a_users_source_needs_one_method() -> None:
     class Mine(ImageData):
         def open(self) -> Source:
-            split = Resident(torch.full((5, 1, 8, 8), 7, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0]))
+            split = ResidentSplit(torch.full((5, 1, 8, 8), 7, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0]))
             return Source(split, None, split, ["odd", "even"], "mine")
 
     data = Mine(Data(batch_size=2), 8, 1, 1)

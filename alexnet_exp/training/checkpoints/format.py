@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Timer
 
 from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.user_class import TARGET
-from alexnet_exp.data.decode import MOST_PIXELS
+from alexnet_exp.data.decode import MOST_IMAGE_PIXELS
 from alexnet_exp.errors import UserError
 from alexnet_exp.model.weights import NETWORK, read_file
 from alexnet_exp.runs import checksum
@@ -51,7 +51,7 @@ UNFINISHED = "next"  # the name while a checkpoint is being saved
 LEFTOVER_PATTERNS = (".*.partial", f"{UNFINISHED}.ckpt")  # of a process that was killed while it saved
 
 MOST_CHANNELS = 1 << 16
-LARGEST_SIDE = math.isqrt(MOST_PIXELS)
+LARGEST_SIDE = math.isqrt(MOST_IMAGE_PIXELS)
 
 
 # --- writing
