@@ -34,7 +34,7 @@ from alexnet_exp.runs import checksum
 from alexnet_exp.runs.folder import flatten, plain
 from alexnet_exp.runs.reader import YAML_LOADER, read_config
 from alexnet_exp.runs.run import Run
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 from tests.conftest import train_into
 
 PACKAGE = Path(alexnet_exp.__file__).parent
@@ -356,7 +356,7 @@ def test_a_pipe_is_not_waited_for(run: Path, capsys: pytest.CaptureFixture[str])
 
 def search_folder(*command: str, cwd: str | None = None) -> Path:
     folder = Path("outputs/train/s")
-    Plan(folder, list(command), cwd or str(Path.cwd()), "val/top1", "search").write()
+    SweepPlan(folder, list(command), cwd or str(Path.cwd()), "val/top1", "search").write()
     return folder
 
 
@@ -441,7 +441,7 @@ def test_a_claim_of_somebody_elses_ends_no_process(run: Path) -> None:
 
     victim = subprocess.Popen(["sleep", "600"])
     try:
-        plan = Plan.read(search_folder())
+        plan = SweepPlan.read(search_folder())
         plan.kind = "grid"
         folder = plan.folder / "job"
         shutil.copytree(run, folder)

@@ -20,7 +20,7 @@ from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.reader import is_run, read_result, state
 from alexnet_exp.runs.start import config_of, digest
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 from alexnet_exp.sanitize import escape_controls
 from alexnet_exp.sweep.execute.worker import sweep_folder, work
 from alexnet_exp.training.continue_run import changed, continue_run
@@ -40,11 +40,11 @@ def run(arguments: list[str]) -> int:
     )
     given = parser.parse_intermixed_args(arguments)
     folder = _folder(given.folder)
-    if not (Plan.is_in(folder) or Plan.is_in(folder.parent)):
+    if not (SweepPlan.is_in(folder) or SweepPlan.is_in(folder.parent)):
         return _single(folder, given)
     if given.overrides:
         raise UserError(f"{given.overrides[0]}: {folder} is a sweep's, whose jobs go on as they were planned")
-    plan = Plan.read(sweep_folder(str(folder), outputs_folder()))
+    plan = SweepPlan.read(sweep_folder(str(folder), outputs_folder()))
     if plan.kind == "search":
         return _search(plan, given.jobs)
     return work(plan, _jobs(plan) if given.jobs is None else given.jobs, again=True, wait=True, whole=True)
@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
 def _folder(text: str) -> Path:
     """The folder that is meant, of a run or a sweep; also that of a run which was killed before it could say a word."""
     path = Path(text)
-    if text != "last" and (Plan.is_in(path) or is_run(path) or (path / ".hydra" / "config.yaml").is_file()):
+    if text != "last" and (SweepPlan.is_in(path) or is_run(path) or (path / ".hydra" / "config.yaml").is_file()):
         return path
     if text != "last" and path.is_dir():
         raise UserError(f"{text}: no run or sweep lies there: it has neither result.json nor sweep.json")
@@ -91,13 +91,13 @@ def _how_to_train_on(folder: Path, before: dict[str, Any]) -> str:
     return f"stopped early ({stopped}); for a larger patience start a new run"
 
 
-def _jobs(plan: Plan) -> int:
+def _jobs(plan: SweepPlan) -> int:
     """How many jobs at once the command asked for; one, where it only planned the sweep (0)."""
     asked = [word.removeprefix(JOBS) for word in plan.command if word.startswith(JOBS)]
     return max(1, int(asked[-1])) if asked and asked[-1].isdigit() else 1
 
 
-def _search(plan: Plan, jobs: int | None) -> int:
+def _search(plan: SweepPlan, jobs: int | None) -> int:
     """A search asks for its next jobs as it goes, which only its command can do: so that is run again, as typed."""
     from alexnet_exp.cli import train
     from alexnet_exp.config.composer import quoted

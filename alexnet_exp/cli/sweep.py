@@ -10,7 +10,7 @@ from collections.abc import Callable
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.errors import UserError, one_of
 from alexnet_exp.paths import outputs_folder
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 from alexnet_exp.sweep.execute.worker import sweep_folder, work
 
 
@@ -41,7 +41,7 @@ def _work(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at once (default: 1)")
     parser.add_argument("--retry-failed", action="store_true", help="also those that have failed, once more")
     given = parser.parse_args(arguments)
-    plan = Plan.read(sweep_folder(given.folder, outputs_folder()))
+    plan = SweepPlan.read(sweep_folder(given.folder, outputs_folder()))
     if plan.kind == "search":
         go_on = f"python -m alexnet_exp resume {plan.folder}"
         raise UserError(f"{plan.folder} is a search, which asks for its jobs as it goes; to go on with it: {go_on}")

@@ -142,7 +142,7 @@ def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, se
     """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
     from alexnet_exp.processes.signals import stop_on_signals
     from alexnet_exp.runs.status import ending_of
-    from alexnet_exp.runs.sweep_plan import Plan
+    from alexnet_exp.runs.sweep_plan import SweepPlan
     from alexnet_exp.sweep.execute.scheduler import Outcome
     from alexnet_exp.sweep.execute.worker import end
     from alexnet_exp.sweep.launcher import JobFailed, typed_as
@@ -161,8 +161,8 @@ def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, se
             pass
         except KeyboardInterrupt as stop:
             stopped = stop
-        if Plan.is_in(folder):
-            return end(Plan.read(folder), ran, stopped)
+        if SweepPlan.is_in(folder):
+            return end(SweepPlan.read(folder), ran, stopped)
     if stopped:
         return ending_of(stopped).code
     print(json.dumps({"runs": [run_as_json(path) for path, _ in ended]}))

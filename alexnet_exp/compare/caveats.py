@@ -19,7 +19,7 @@ from alexnet_exp.runs.import_foreign import PERCENT
 from alexnet_exp.runs.metric import label
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 
 _SHOWN = 4  # values or arms of one line
 # Facts that should be the same in all runs, how people call them, and the settings that change them on purpose.
@@ -276,7 +276,7 @@ _sweeps: dict[Path, bool] = {}
 def _is_sweep(run: Run) -> bool:
     parent = run.path.parent
     if parent not in _sweeps:
-        _sweeps[parent] = Plan.is_in(parent) or (parent / "multirun.yaml").is_file()
+        _sweeps[parent] = SweepPlan.is_in(parent) or (parent / "multirun.yaml").is_file()
     return _sweeps[parent]
 
 

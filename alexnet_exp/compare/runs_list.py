@@ -17,7 +17,7 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _entry(found: Run) -> Entry:
     return Entry(_start(found), found.name, found.status, progress(found), metric, value)
 
 
-def _sweep_entry(path: Path, plan: Plan, runs: Sequence[Run]) -> Entry:
+def _sweep_entry(path: Path, plan: SweepPlan, runs: Sequence[Run]) -> Entry:
     folder, jobs, objective = plan.folder, len(plan.jobs), plan.objective
     counts = Counter(found.status for found in runs)
     counts[Status.PENDING] = max(0, jobs - len(runs))
@@ -107,13 +107,13 @@ def _by_status(item: tuple[str, int]) -> int:
     return order.index(item[0]) if item[0] in order else len(order)
 
 
-def _plans(path: Path, runs: Sequence[Run]) -> dict[Path, Plan]:
+def _plans(path: Path, runs: Sequence[Run]) -> dict[Path, SweepPlan]:
     """The sweeps whose jobs the runs are, and those below `path` that have not begun."""
     folders = {found.path.parent for found in runs} | {path, *path.glob("*/"), *path.glob("*/*/")}
     plans = {}
     for folder in sorted(folders):
         with suppress(UserError):
-            plans[folder] = Plan.read(folder)
+            plans[folder] = SweepPlan.read(folder)
     return plans
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from alexnet_exp.errors import UserError, shown
 from alexnet_exp.runs.folder import flatten, plain
 from alexnet_exp.runs.reader import is_run, read_config, read_result
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 
 # What may change when a run is resumed: how long it trains, where it computes and reads, what is kept and logged.
 FREE = (
@@ -45,7 +45,7 @@ class Start:
         """Raises UserError where the folder is not, or no longer, as the command needs it. The lock is held."""
         if self.new and holds_run(folder):
             raise UserError(f"hydra.run.dir={folder}: {RUN_THERE}")
-        if self.new and Plan.is_in(folder):
+        if self.new and SweepPlan.is_in(folder):
             raise UserError(f"hydra.run.dir={folder}: the folder of a sweep; name another")
         if self.seen is not None and self.seen != digest(folder):
             raise UserError(f"{folder}: another command changed it while this one started; type the command again")

@@ -22,8 +22,8 @@ from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.metric import declared
 from alexnet_exp.runs.reader import read_config
 
-FORMAT = 1
-FILE = "sweep.json"
+SWEEP_FORMAT = 1
+SWEEP_FILE = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Job:
 
 
 @dataclass
-class Plan:
+class SweepPlan:
     """A sweep's folder and its jobs. command: the arguments that were typed, in `cwd`, to be typed again.
 
     kind: `grid`, whose jobs are all known, or `search`, whose jobs come one by one. objective: the metric by which the
@@ -71,22 +71,27 @@ class Plan:
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Whether `folder` is that of a sweep."""
-        return (folder / FILE).is_file()
+        return (folder / SWEEP_FILE).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Plan:
+    def read(cls, folder: Path) -> SweepPlan:
         """The plan in `folder`; raises UserError, naming the file, where there is none or it is damaged.
 
         Also where a link in the folder leads out of it.
         """
-        file = folder / FILE
+        file = folder / SWEEP_FILE
         refuse_links_out(folder)
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
-            if stored["format"] != FORMAT:
-                raise UserError(f"{file}: format {stored['format']}, but this version reads format {FORMAT}")
+            if stored["format"] != SWEEP_FORMAT:
+                raise UserError(f"{file}: format {stored['format']}, but this version reads format {SWEEP_FORMAT}")
             jobs = [
-                Job(int(job["number"]), folder / _name(job["folder"]), _texts(job["overrides"]), dict(job["varies"]))
+                Job(
+                    int(job["number"]),
+                    folder / _job_folder_name(job["folder"]),
+                    _texts(job["overrides"]),
+                    dict(job["varies"]),
+                )
                 for job in stored["jobs"]
             ]
             cwd, objective, kind = _texts([stored["cwd"], stored["objective"], stored["kind"]])
@@ -110,7 +115,7 @@ class Plan:
             for job in self.jobs
         ]
         stored = {
-            "format": FORMAT,
+            "format": SWEEP_FORMAT,
             "kind": self.kind,
             "command": self.command,
             "cwd": self.cwd,
@@ -118,11 +123,11 @@ class Plan:
             **({"direction": self.direction} if self.direction else {}),
             "jobs": jobs,
         }
-        with atomic_write(self.folder / FILE) as file:
+        with atomic_write(self.folder / SWEEP_FILE) as file:
             file.write((json.dumps(stored, indent=1) + "\n").encode())
 
 
-def _name(text: str) -> str:
+def _job_folder_name(text: str) -> str:
     """The name of a folder in the sweep's own: what another sends must not lead to runs outside of it."""
     if Path(text).name != text or text in ("", ".."):
         raise ValueError(f"{text} is no folder of the sweep")

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 
 if TYPE_CHECKING:
     from alexnet_exp.config.schema import Config
@@ -64,15 +64,15 @@ def note_ran(outcome: Outcome) -> None:
         command.ran[outcome.job.folder] = outcome
 
 
-def plan_of(master: DictConfig, kind: str = "grid") -> Plan:
+def plan_of(master: DictConfig, kind: str = "grid") -> SweepPlan:
     """The plan in the sweep's folder, or a new one that is not written yet; `master` is Hydra's configuration of it."""
     folder = Path(master.hydra.sweep.dir)
     overrides = master.hydra.overrides
     given = _command.get()
     command = list(["-m", *overrides.task, *overrides.hydra] if given is None else given.typed)
-    if not Plan.is_in(folder):
-        return Plan(folder, command, str(Path.cwd()), str(master.objective), kind)
-    plan = Plan.read(folder)
+    if not SweepPlan.is_in(folder):
+        return SweepPlan(folder, command, str(Path.cwd()), str(master.objective), kind)
+    plan = SweepPlan.read(folder)
     plan.objective = str(master.objective)
     if plan.kind == kind == SEARCH:  # it may ask for more trials than before
         plan.command, plan.cwd = command, str(Path.cwd())

@@ -19,7 +19,7 @@ from alexnet_exp.errors import ExitCode, UserError, one_line
 from alexnet_exp.runs.metric import higher_is_better, label, value_text
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sanitize import escape_controls
 from alexnet_exp.sweep.execute.scheduler import Outcome, status_of
 
@@ -43,7 +43,7 @@ class Teller:
     wanted: how many jobs there will be, where the plan does not have all of them yet.
     """
 
-    def __init__(self, plan: Plan, wanted: int | None = None):
+    def __init__(self, plan: SweepPlan, wanted: int | None = None):
         self.plan = plan
         self.wanted = wanted
         self.shown = False
@@ -134,7 +134,7 @@ def best(outcomes: Iterable[Outcome], objective: str) -> Outcome | None:
     return first if first is not None and first.status == Status.DONE and objective in first.metrics else None
 
 
-def tell(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None = None) -> None:
+def tell(plan: SweepPlan, outcomes: Sequence[Outcome], stopped: str | None = None) -> None:
     """The end on stdout. stopped: how the sweep was ended, where it was not by its jobs."""
     if sys.stdout.isatty():
         _table(plan, outcomes, stopped)
@@ -142,7 +142,7 @@ def tell(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None = None) ->
         print(json.dumps(summary(plan, outcomes, stopped)))
 
 
-def summary(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None = None) -> dict[str, Any]:
+def summary(plan: SweepPlan, outcomes: Sequence[Outcome], stopped: str | None = None) -> dict[str, Any]:
     """The whole sweep as one JSON object."""
     with plan.objective_declared():
         first = best(outcomes, plan.objective)
@@ -167,7 +167,7 @@ def _machine(outcome: Outcome) -> dict[str, Any]:
     return line | ({"error": outcome.error} if outcome.error else {})
 
 
-def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None:
+def _table(plan: SweepPlan, outcomes: Sequence[Outcome], stopped: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -207,7 +207,7 @@ def _table(plan: Plan, outcomes: Sequence[Outcome], stopped: str | None) -> None
         print("Type next, or the same command again:", f"  python -m alexnet_exp resume {folder}", sep="\n")
 
 
-def _objective(outcome: Outcome, plan: Plan) -> str:
+def _objective(outcome: Outcome, plan: SweepPlan) -> str:
     return value_text(plan.objective, outcome.metrics.get(plan.objective))
 
 

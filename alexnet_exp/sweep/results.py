@@ -10,7 +10,7 @@ from pathlib import Path
 from alexnet_exp.atomic import atomic_write
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 from alexnet_exp.runs.table import read_table
 from alexnet_exp.sanitize import spreadsheet_cell
 from alexnet_exp.sweep.execute.job_lock import Claims
@@ -20,13 +20,13 @@ FILE = "results.csv"
 _SPLITS = ("val/", "test/")
 
 
-def write_all(plan: Plan, outcomes: Iterable[Outcome]) -> None:
+def write_all(plan: SweepPlan, outcomes: Iterable[Outcome]) -> None:
     """Replaces the table by one of these jobs; those that have not begun have no row."""
     with Claims(plan.folder).alone():
         _write(plan, [_row(outcome) for outcome in outcomes if outcome.status != Status.PENDING])
 
 
-def add(plan: Plan, outcome: Outcome) -> None:
+def add(plan: SweepPlan, outcome: Outcome) -> None:
     """Adds a job's row, or replaces the one it had. Several processes may do so at once."""
     with Claims(plan.folder).alone():
         row = _row(outcome)
@@ -48,7 +48,7 @@ def _row(outcome: Outcome) -> dict[str, str]:
     return {**job.varies, **metrics, **facts}
 
 
-def _write(plan: Plan, rows: list[dict[str, str]]) -> None:
+def _write(plan: SweepPlan, rows: list[dict[str, str]]) -> None:
     varies = list(dict.fromkeys(key for job in plan.jobs for key in job.varies))
     found = {key for row in rows for key in row if key.startswith(_SPLITS)} - set(varies) - {plan.objective}
     metrics = [plan.objective, *sorted(found, key=lambda key: (not key.startswith("val/"), key))]

@@ -9,7 +9,7 @@ from alexnet_exp.compare.runs_list import as_table, duration, entries, progress
 from alexnet_exp.compare.runs_show import description, difference
 from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.run import Run
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 
 
 def write(path, status="done", start="2026-11-24T10:00:00.000+00:00", config=None, **facts):
@@ -24,7 +24,9 @@ def rows(path, **options):
 
 
 def plan(sweep, jobs):
-    Plan(sweep, [], "", "val/top1", jobs=[Job(number, sweep / f"job-{number}", ()) for number in range(jobs)]).write()
+    SweepPlan(
+        sweep, [], "", "val/top1", jobs=[Job(number, sweep / f"job-{number}", ()) for number in range(jobs)]
+    ).write()
 
 
 def test_the_newest_first(tmp_path):

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.reader import read_metrics, read_result
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.execute.job_lock import Claims
 from tests.conftest import TINY
 
@@ -77,7 +77,7 @@ class Shell:
     def folders(self) -> dict[int, Path]:
         """The jobs' folders of the one sweep here, by number; none before it is planned."""
         plans = list(self.folder.glob("outputs/*/*/sweep.json"))
-        return {job.number: job.folder for job in Plan.read(plans[0].parent).jobs} if plans else {}
+        return {job.number: job.folder for job in SweepPlan.read(plans[0].parent).jobs} if plans else {}
 
 
 @pytest.fixture
@@ -219,9 +219,9 @@ def test_ctrl_c_cancels_what_was_submitted(shell: Shell) -> None:
     assert all(claims.owner(Job(0, each, ())) is None for each in shell.folders().values())
 
 
-def planned(folder: Path, jobs: list[list[str]]) -> Plan:
+def planned(folder: Path, jobs: list[list[str]]) -> SweepPlan:
     """A sweep whose jobs have not begun."""
-    plan = Plan(folder, [], str(folder.parent), "val/top1")
+    plan = SweepPlan(folder, [], str(folder.parent), "val/top1")
     for number, overrides in enumerate(jobs, start=1):
         job = Job(number, folder / f"job-{number}", tuple(overrides), {"seed": str(number)})
         (job.folder / ".hydra").mkdir(parents=True)

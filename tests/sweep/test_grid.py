@@ -17,7 +17,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_config, read_result
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 from alexnet_exp.sweep.plan import compose as sweep_compose
 from alexnet_exp.sweep.plan.naming import job_hash
 from tests.conftest import TINY
@@ -74,7 +74,7 @@ def test_a_sweep_has_a_folder_a_job_named_from_what_varies_and_its_configuration
     ]
     assert (told["status"], told["counts"], told["objective"]) == ("done", {"done": 4}, "val/top1")
     assert told["best"] == told["runs"][3]
-    assert Plan.read(sweep).command[:3] == ["-m", "model=lrn,bn", "seed=1,2"]
+    assert SweepPlan.read(sweep).command[:3] == ["-m", "model=lrn,bn", "seed=1,2"]
 
 
 def test_hydras_files_are_those_of_each_job(swept: Swept) -> None:
@@ -138,7 +138,7 @@ def test_a_sweep_in_a_runs_folder_is_refused(pools: Pools, capsys: pytest.Captur
 def test_text_that_looks_like_a_number_is_swept_as_text(swept: Swept) -> None:
     _, told = swept("seed=1", "-m", "note=8e45012,1e5")
     assert [read_config(Path(run["run"]))["note"] for run in told["runs"]] == ["8e45012", "1e5"]
-    assert [job.varies for job in Plan.read(Path(told["sweep"])).jobs] == [{"note": "8e45012"}, {"note": "1e5"}]
+    assert [job.varies for job in SweepPlan.read(Path(told["sweep"])).jobs] == [{"note": "8e45012"}, {"note": "1e5"}]
 
 
 def test_experiments_are_chosen_by_glob(pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +169,7 @@ def test_a_folder_of_ones_own_grows(swept: Swept, pools: Pools) -> None:
     assert [pool.started for pool in pools] == [[1, 2], [3, 4, 5]], "seed=2 of bn is there already"
     assert len(told["runs"]) == 5
     assert len(job_folders("my folder/(1)")) == 5
-    grown = Plan.read(Path("my folder/(1)")).jobs
+    grown = SweepPlan.read(Path("my folder/(1)")).jobs
     assert [job.varies for job in grown[2:4]] == [{"seed": "2", "model": "lrn"}, {"seed": "3", "model": "bn"}]
 
 
@@ -397,7 +397,7 @@ def test_a_job_whose_folder_cannot_be_written_fails_and_the_others_run(
     ],
 )
 def test_a_damaged_plan_is_one_line(damage: dict[str, Any], pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
-    Plan(Path("mine"), ["-m", "seed=1"], "", "val/top1").write()
+    SweepPlan(Path("mine"), ["-m", "seed=1"], "", "val/top1").write()
     file = Path("mine/sweep.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | damage))
     for word in (["resume"], ["sweep", "work"], ["sweep", "confirm"]):

@@ -16,7 +16,7 @@ from alexnet_exp.config.compose import composed
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import PRUNE, RunFolder
 from alexnet_exp.runs.status import Pruned
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.training.loggers.build import build_loggers
 from alexnet_exp.training.loggers.naming import as_typed
 from tests.conftest import Run, train_into
@@ -35,7 +35,7 @@ def sweep(folder: Path, *jobs: str) -> Path:
         Job(number, folder / job, (f"seed={number}",), {"seed": str(number)})
         for number, job in enumerate(jobs, start=1)
     ]
-    Plan(folder, ["-m"], str(folder), "val/top1", jobs=found).write()
+    SweepPlan(folder, ["-m"], str(folder), "val/top1", jobs=found).write()
     return folder
 
 

@@ -14,7 +14,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_result, state
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.execute import scheduler
 from alexnet_exp.sweep.execute.scheduler import goes_on, make_ready
 from tests.training.test_resume import assert_equal, wait_for
@@ -40,7 +40,7 @@ def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(
         assert read_result(cut)["error"] == "by SIGTERM"
     assert main(["resume", str(stopped)]) == 0
     assert [each["status"] for each in read_result(cut)["attempts"]] == [state_after(number)]
-    for job in Plan.read(stopped).jobs:
+    for job in SweepPlan.read(stopped).jobs:
         assert_equal(undisturbed / job.folder.name, job.folder)
 
 

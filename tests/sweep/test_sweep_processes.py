@@ -18,7 +18,7 @@ import pytest
 from alexnet_exp.__main__ import main
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.reader import read_result
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.execute.scheduler import status_of
 from tests.conftest import TINY
 from tests.sweep.fake_pool import FakePool
@@ -67,7 +67,7 @@ def acts(*what: str) -> list[str]:
 
 
 def jobs() -> list[Job]:
-    return Plan.read(Path("sweep")).jobs
+    return SweepPlan.read(Path("sweep")).jobs
 
 
 def statuses() -> list[str]:

@@ -22,7 +22,7 @@ from alexnet_exp.runs.folder import RunFolder, has_checkpoint
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.reader import read_result, state
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.execute.job_lock import BEAT, Claim, Claims
 from alexnet_exp.sweep.execute.pool import Ended, Pool
 
@@ -104,7 +104,7 @@ def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
 
 
-def in_queue(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
+def in_queue(plan: SweepPlan, outcomes: Iterable[Outcome]) -> list[Outcome]:
     """The same, with `queued` in place of what the folder says of those that wait in a scheduler's queue."""
     claims = Claims(plan.folder)
 
@@ -116,7 +116,7 @@ def in_queue(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def run_jobs(
-    plan: Plan,
+    plan: SweepPlan,
     jobs: Iterable[Job],
     pool: Pool,
     *,
@@ -139,7 +139,7 @@ def run_jobs(
 class _Loop:
     def __init__(
         self,
-        plan: Plan,
+        plan: SweepPlan,
         jobs: list[Job],
         pool: Pool,
         again: bool,

@@ -10,7 +10,7 @@ from alexnet_exp.config.compose import Problems, fits
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.runs.status import Status, ending_of
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep import results
 from alexnet_exp.sweep.execute.pool import Pool
 from alexnet_exp.sweep.execute.scheduler import WELL, Outcome, in_queue, outcome_of, run_jobs, status_of
@@ -27,7 +27,7 @@ def sweep_folder(text: str, outputs: Path) -> Path:
     if folder is None or not folder.is_dir():
         raise UserError(f"{text}: there is no such folder; name that of a sweep, in which sweep.json lies")
     for each in (folder, folder.parent):
-        if Plan.is_in(each):
+        if SweepPlan.is_in(each):
             return each.relative_to(Path.cwd()) if each.is_relative_to(Path.cwd()) else each
     what = "that of a single run" if (folder / "result.json").exists() else "not that of a sweep"
     raise UserError(f"{text} is {what}: only a sweep's folder, in which sweep.json lies, can be gone on with")
@@ -47,7 +47,7 @@ def at_least_one(jobs: int, key: str) -> None:
         raise UserError(f"{key}={jobs}: must be at least 1")
 
 
-def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
+def work(plan: SweepPlan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
     """Runs what is to be run of a plan, see `run_jobs`; tells the end, and returns the exit code.
 
     whole: whether the end is told, and judged, of every job of the sweep, or only of those that were run here.
@@ -81,7 +81,7 @@ def work(plan: Plan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
         return end(plan, ran, stopped, whole)
 
 
-def end(plan: Plan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt | None, whole: bool = True) -> int:
+def end(plan: SweepPlan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt | None, whole: bool = True) -> int:
     """Tells how a sweep ended, and returns the exit code.
 
     ran: what this process has seen of the jobs that it ran, by their folders; a folder that cannot be written cannot

@@ -19,7 +19,7 @@ from alexnet_exp.config.schema import Config
 from alexnet_exp.config.validate import is_same_experiment
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import group_names
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.plan import env
 from alexnet_exp.sweep.plan.naming import differing, hash_of, job_hash, job_name, settings_of
 
@@ -89,7 +89,7 @@ def compose_jobs(
 
 
 def lay_out(
-    plan: Plan, composed: Sequence[Composed], varying: Sequence[str] | None = None, number: int | None = None
+    plan: SweepPlan, composed: Sequence[Composed], varying: Sequence[str] | None = None, number: int | None = None
 ) -> list[Job]:
     """The job of each, added to the plan and with `.hydra/` in its folder. Equal configurations are one job.
 

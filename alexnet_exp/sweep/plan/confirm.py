@@ -16,7 +16,7 @@ from alexnet_exp.config.composer import quoted
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 from alexnet_exp.sweep.execute.scheduler import Outcome, outcome_of
 from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, lay_out
 from alexnet_exp.sweep.plan.folder import flags_of
@@ -27,13 +27,13 @@ COMMAND = ["sweep", "confirm"]
 SEED = "seed"
 
 
-def plan_confirmation(folder: Path, top: int, seeds: int) -> Plan:
+def plan_confirmation(folder: Path, top: int, seeds: int) -> SweepPlan:
     """The sweep, beside the one in `folder`, that runs its `top` best arms with `seeds` seeds it has not used.
 
     The arms are ranked by the mean of the sweep's objective over their seeds. The same call finds the same folder, and
     what is done in it. Raises UserError where there is nothing to confirm.
     """
-    searched = Plan.read(folder)
+    searched = SweepPlan.read(folder)
     if searched.command[:2] == COMMAND:
         raise UserError(f"{folder}: confirms another sweep already; for more seeds, confirm that one with --seeds")
     outcomes = [outcome_of(job) for job in searched.jobs]
@@ -55,7 +55,11 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> Plan:
     check_config_dir(config_dir)
     for overrides in winners:
         refuse_foreign(searched, overrides, config_dir)
-    plan = Plan.read(target) if Plan.is_in(target) else Plan(target, command, str(Path.cwd()), searched.objective)
+    plan = (
+        SweepPlan.read(target)
+        if SweepPlan.is_in(target)
+        else SweepPlan(target, command, str(Path.cwd()), searched.objective)
+    )
     plan.direction = searched.direction
     with loaded([*how, f"hydra.sweep.dir={quoted(str(target))}"], config_dir) as (loader, master):
         lay_out(plan, compose_jobs(JobComposer(loader, master), batch))

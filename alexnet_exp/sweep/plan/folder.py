@@ -18,7 +18,7 @@ from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
 from alexnet_exp.runs.start import holds_run
-from alexnet_exp.runs.sweep_plan import FILE
+from alexnet_exp.runs.sweep_plan import SWEEP_FILE
 from alexnet_exp.sweep.plan.naming import in_any_order, settings_of, sweep_name
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _in_another_order(beside: Path, overrides: Sequence[str], config_dir: str | 
     what = in_any_order(overrides)
     if what is None:
         return None
-    for file in sorted(beside.glob(f"*/{FILE}")):
+    for file in sorted(beside.glob(f"*/{SWEEP_FILE}")):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             words = json.loads(file.read_text(encoding="utf-8"))["command"]
             theirs = flags_of(words)
@@ -98,7 +98,7 @@ def left_as_it_was(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if made and not (folder / FILE).exists():
+        if made and not (folder / SWEEP_FILE).exists():
             with suppress(OSError):
                 # made by a sweeper before all jobs and settings have been looked at
                 for name in (MULTIRUN, lock.NAME):

@@ -15,7 +15,7 @@ from typing import Any
 from alexnet_exp.config.schema import Config
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import groups
-from alexnet_exp.runs.sweep_plan import FILE, Plan
+from alexnet_exp.runs.sweep_plan import SWEEP_FILE, SweepPlan
 
 FLAGS = ("-m", "--multirun")
 SWEEP_DIR = "hydra.sweep.dir"
@@ -31,7 +31,7 @@ REFERENCE = re.compile(r"\$\{[\w.]+\}")  # to another setting: ${model.width}
 PLAIN = re.compile(r"[\w.,:/+@ -]*")  # of a value that may get into a job script
 
 
-def to_run_again(plan: Plan) -> list[str]:
+def to_run_again(plan: SweepPlan) -> list[str]:
     """The words of a plan's command, without the folder that it names.
 
     Raises UserError where it was typed in another folder than this one, or asks for what no folder may ask for.
@@ -47,7 +47,7 @@ def to_run_again(plan: Plan) -> list[str]:
     return words
 
 
-def refuse_foreign(plan: Plan, overrides: Sequence[str], config_dir: str | None = None) -> None:
+def refuse_foreign(plan: SweepPlan, overrides: Sequence[str], config_dir: str | None = None) -> None:
     """Raises UserError for the first of `overrides`, out of a plan, that a folder may not ask for."""
     options = groups(config_dir)
     for word in overrides:
@@ -55,9 +55,9 @@ def refuse_foreign(plan: Plan, overrides: Sequence[str], config_dir: str | None 
             raise _refused(plan, word)
 
 
-def _refused(plan: Plan, word: str) -> UserError:
+def _refused(plan: SweepPlan, word: str) -> UserError:
     return UserError(
-        f"{plan.folder / FILE}: it asks for {word!r}, which is not run because a folder says so; "
+        f"{plan.folder / SWEEP_FILE}: it asks for {word!r}, which is not run because a folder says so; "
         "if it is your own, type the command itself again"
     )
 

@@ -18,7 +18,7 @@ from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.reader import read_metrics
 from alexnet_exp.runs.status import Status
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.execute.job_lock import BEAT, Claim, Claims
 from alexnet_exp.sweep.execute.pool import Ended, Pool
 from alexnet_exp.sweep.execute.scheduler import LOOK_ELSEWHERE, Outcome, make_ready, outcome_of, status_of
@@ -59,7 +59,7 @@ class Search:
     def __init__(
         self,
         study: Study,
-        plan: Plan,
+        plan: SweepPlan,
         pool: Pool,
         make: Callable[[int, dict[str, Value]], Job],
         told: Callable[[Outcome], None],

@@ -20,7 +20,7 @@ from alexnet_exp.config.schema import Config, Mlflow
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.lookup import outputs_of
 from alexnet_exp.runs.reader import is_run, read_result
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 from alexnet_exp.training.loggers.naming import experiment_of, sweep_of
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _settle(client: MlflowClient, parent: Run) -> None:
             client.set_terminated(child.info.run_id, STATUS[status])
         ended.append(status)
     known = {Path(child.data.tags["run"]).name for child in children}
-    for job in Plan.read(sweep).jobs:
+    for job in SweepPlan.read(sweep).jobs:
         if job.folder.name not in known:  # not begun, or refused before it reached MLflow
             ended.append(_ended(job.folder))
     if "interrupted" in ended:

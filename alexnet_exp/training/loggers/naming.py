@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.runs.lookup import outputs_of
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 
 
 def as_typed(value: Any) -> str:
@@ -31,7 +31,7 @@ def tested(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def sweep_of(run: Path) -> Path | None:
     """The folder of the sweep of which `run` is a job; None for a run of its own."""
-    return run.parent if Plan.is_in(run.parent) else None
+    return run.parent if SweepPlan.is_in(run.parent) else None
 
 
 def experiment_of(run: Path, name: str) -> str:

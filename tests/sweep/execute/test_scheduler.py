@@ -12,7 +12,7 @@ import pytest
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.lookup import runs_under
 from alexnet_exp.runs.reader import read_result
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep import results
 from alexnet_exp.sweep.execute.job_lock import Claims
 from alexnet_exp.sweep.execute.scheduler import Outcome, outcome_of, run_jobs, status_of
@@ -21,12 +21,12 @@ from tests.sweep.fake_pool import FakePool
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path) -> SweepPlan:
     """Four jobs, none of which has begun."""
     jobs = [
         Job(number, tmp_path / f"seed-{number}", (f"seed={number}",), {"seed": str(number)}) for number in range(1, 5)
     ]
-    plan = Plan(tmp_path, ["-m", "seed=1,2,3,4"], str(tmp_path), "val/top1")
+    plan = SweepPlan(tmp_path, ["-m", "seed=1,2,3,4"], str(tmp_path), "val/top1")
     plan.jobs += jobs
     plan.write()
     for job in jobs:
@@ -37,11 +37,11 @@ def plan(tmp_path: Path) -> Plan:
 def nothing(outcome: Outcome) -> None: ...
 
 
-def run(plan: Plan, pool: FakePool, again: bool = True, wait: bool = True) -> list[str]:
+def run(plan: SweepPlan, pool: FakePool, again: bool = True, wait: bool = True) -> list[str]:
     return [outcome.status for outcome in run_jobs(plan, plan.jobs, pool, again=again, wait=wait, told=nothing)]
 
 
-def claim_for(plan: Plan, job: Job, **facts: object) -> None:
+def claim_for(plan: SweepPlan, job: Job, **facts: object) -> None:
     """A claim that somebody else has made."""
     assert Claims(plan.folder).take(job) is not None
     file = plan.folder / "claims" / f"{job.folder.name}.json"
@@ -49,7 +49,7 @@ def claim_for(plan: Plan, job: Job, **facts: object) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_all_jobs_run_once_and_in_order(plan: Plan, size: int) -> None:
+def test_all_jobs_run_once_and_in_order(plan: SweepPlan, size: int) -> None:
     pool = FakePool(size)
     assert run(plan, pool) == ["done"] * 4
     assert pool.started == [1, 2, 3, 4]
@@ -64,7 +64,7 @@ def test_all_jobs_run_once_and_in_order(plan: Plan, size: int) -> None:
     ]
 
 
-def test_what_failed_is_told_the_rest_runs_and_it_has_one_chance_more(plan: Plan) -> None:
+def test_what_failed_is_told_the_rest_runs_and_it_has_one_chance_more(plan: SweepPlan) -> None:
     assert run(plan, FakePool(endings={2: "failed"})) == ["done", "failed", "done", "done"]
     (plan.jobs[1].folder / "checkpoints").mkdir()
     (plan.jobs[1].folder / "train.log").write_text("of the first attempt")
@@ -80,14 +80,14 @@ def test_what_failed_is_told_the_rest_runs_and_it_has_one_chance_more(plan: Plan
     assert (plan.jobs[1].folder / "earlier" / "2" / "result.json").exists()
 
 
-def test_an_earlier_attempt_is_no_run(plan: Plan) -> None:
+def test_an_earlier_attempt_is_no_run(plan: SweepPlan) -> None:
     run(plan, FakePool(endings={2: "failed"}))
     assert RunFolder(plan.jobs[1].folder).set_aside() == plan.jobs[1].folder / "earlier" / "1"
     assert runs_under(plan.folder) == [plan.jobs[number].folder for number in (0, 2, 3)]
     assert RunFolder(plan.jobs[1].folder).set_aside() is None, "there is nothing left"
 
 
-def test_what_was_cut_off_runs_again_and_what_was_pruned_does_not(plan: Plan) -> None:
+def test_what_was_cut_off_runs_again_and_what_was_pruned_does_not(plan: SweepPlan) -> None:
     for job, status in zip(plan.jobs, ("done", "interrupted", "pruned"), strict=False):
         RunFolder(job.folder).begin({}, {})
         RunFolder(job.folder).finish(status)
@@ -98,7 +98,7 @@ def test_what_was_cut_off_runs_again_and_what_was_pruned_does_not(plan: Plan) ->
     assert pool.started == [2, 4]
 
 
-def test_a_damaged_result_is_as_if_it_had_been_cut_off(plan: Plan) -> None:
+def test_a_damaged_result_is_as_if_it_had_been_cut_off(plan: SweepPlan) -> None:
     (plan.jobs[0].folder / "result.json").write_text("{")
     assert status_of(plan.jobs[0].folder) == "died"
     pool = FakePool()
@@ -106,14 +106,16 @@ def test_a_damaged_result_is_as_if_it_had_been_cut_off(plan: Plan) -> None:
     assert pool.started == [1, 2, 3, 4]
 
 
-def test_a_job_that_another_runs_is_left_or_waited_for(plan: Plan) -> None:
+def test_a_job_that_another_runs_is_left_or_waited_for(plan: SweepPlan) -> None:
     claim_for(plan, plan.jobs[0])  # by this very process, which lives
     pool = FakePool()
     assert run(plan, pool, wait=False) == ["open", "done", "done", "done"]
     assert pool.started == [2, 3, 4]
 
 
-def test_a_job_that_another_ends_while_this_one_waits_is_not_run(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_another_ends_while_this_one_waits_is_not_run(
+    plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = plan.jobs[0]
     claim_for(plan, first)
 
@@ -128,14 +130,14 @@ def test_a_job_that_another_ends_while_this_one_waits_is_not_run(plan: Plan, mon
     assert pool.started == [2, 3, 4]
 
 
-def test_a_job_whose_owner_dies_is_taken_over(plan: Plan) -> None:
+def test_a_job_whose_owner_dies_is_taken_over(plan: SweepPlan) -> None:
     claim_for(plan, plan.jobs[0], start="0")
     pool = FakePool()
     assert run(plan, pool, wait=False) == ["done"] * 4
     assert pool.started == [1, 2, 3, 4]
 
 
-def test_ctrl_c_interrupts_what_runs_tells_it_and_lets_go(plan: Plan) -> None:
+def test_ctrl_c_interrupts_what_runs_tells_it_and_lets_go(plan: SweepPlan) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -148,7 +150,7 @@ def test_ctrl_c_interrupts_what_runs_tells_it_and_lets_go(plan: Plan) -> None:
     assert list((plan.folder / "claims").glob("*.json")) == []
 
 
-def test_a_claim_is_held_while_its_job_runs(plan: Plan) -> None:
+def test_a_claim_is_held_while_its_job_runs(plan: SweepPlan) -> None:
     seen: list[int] = []
 
     def look() -> None:
@@ -161,12 +163,12 @@ def test_a_claim_is_held_while_its_job_runs(plan: Plan) -> None:
 # --- what is told
 
 
-def rows(plan: Plan) -> list[dict[str, str]]:
+def rows(plan: SweepPlan) -> list[dict[str, str]]:
     with (plan.folder / results.FILE).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_results_csv_has_a_row_for_each_job_that_began(plan: Plan) -> None:
+def test_results_csv_has_a_row_for_each_job_that_began(plan: SweepPlan) -> None:
     run_jobs(
         plan, plan.jobs[:3], FakePool(endings={2: "failed"}), again=True, wait=True,
         told=lambda outcome: results.add(plan, outcome),
@@ -194,7 +196,7 @@ def test_results_csv_has_a_row_for_each_job_that_began(plan: Plan) -> None:
     ],
 )
 def test_the_time_between_two_attempts_is_none_of_the_jobs(
-    plan: Plan, known: dict[str, object], seconds: float | None
+    plan: SweepPlan, known: dict[str, object], seconds: float | None
 ) -> None:
     folder = RunFolder(plan.jobs[0].folder)
     folder.begin({}, {})
@@ -203,7 +205,7 @@ def test_the_time_between_two_attempts_is_none_of_the_jobs(
     assert outcome_of(plan.jobs[0]).seconds == seconds
 
 
-def test_a_spreadsheet_computes_nothing_of_results_csv(plan: Plan) -> None:
+def test_a_spreadsheet_computes_nothing_of_results_csv(plan: SweepPlan) -> None:
     for error in ("=HYPERLINK(1)", "@SUM(1)\x1b[2J"):
         results.add(plan, Outcome(plan.jobs[0], "failed", error=error))
         results.add(plan, Outcome(plan.jobs[1], "done", {"val/loss": -1.0}))
@@ -212,13 +214,13 @@ def test_a_spreadsheet_computes_nothing_of_results_csv(plan: Plan) -> None:
         assert found[1]["val/loss"] == "-1.0"
 
 
-def test_a_damaged_results_csv_is_written_anew(plan: Plan) -> None:
+def test_a_damaged_results_csv_is_written_anew(plan: SweepPlan) -> None:
     (plan.folder / results.FILE).write_text("number,seed\n1\n")
     results.add(plan, Outcome(plan.jobs[0], "done", {"test/top1": 0.5, "val/loss": 1.0}))
     assert [(row["number"], row["val/loss"], row["test/top1"]) for row in rows(plan)] == [("1", "1.0", "0.5")]
 
 
-def test_the_best_comes_first_and_only_done_jobs_are_ranked(plan: Plan) -> None:
+def test_the_best_comes_first_and_only_done_jobs_are_ranked(plan: SweepPlan) -> None:
     values = (("done", 0.5), ("failed", 0.9), ("done", 0.7), ("pruned", 0.8))
     outcomes = [Outcome(job, status, {"val/top1": value, "val/loss": value}) for job, (status, value) in
                 zip(plan.jobs, values, strict=True)]  # fmt: skip

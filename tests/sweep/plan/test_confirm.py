@@ -12,7 +12,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.compare.runs_list import entries
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read_runs import read_runs
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.execute.scheduler import outcome_of
 from alexnet_exp.sweep.plan.confirm import plan_confirmation
 from alexnet_exp.sweep.report import summary
@@ -35,13 +35,13 @@ def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Searched:
             ended = {"status": "failed"} if value is None else {"status": "done", "metrics": {objective: value}}
             (job.folder / "result.json").write_text(json.dumps({"format": 1, **ended}))
             jobs.append(job)
-        Plan(folder, list(command) or ["-m"], str(tmp_path), objective, jobs=jobs).write()
+        SweepPlan(folder, list(command) or ["-m"], str(tmp_path), objective, jobs=jobs).write()
         return folder
 
     return make
 
 
-def asked(plan: Plan) -> list[tuple[str, ...]]:
+def asked(plan: SweepPlan) -> list[tuple[str, ...]]:
     return [job.overrides for job in plan.jobs]
 
 
@@ -61,7 +61,7 @@ def test_the_best_arms_by_their_mean_with_seeds_nobody_had(searched: Searched) -
     assert asked(plan) == [(arm, f"seed={seed}") for arm in arms for seed in (3, 5, 6)]
     assert plan.folder.parent == folder.parent
     assert [job.container()["optim"]["lr"] for job in plan.jobs] == [0.01] * 3 + [0.001] * 3
-    assert Plan.read(plan.folder) == plan
+    assert SweepPlan.read(plan.folder) == plan
     assert plan_confirmation(folder, top=2, seeds=3).folder == plan.folder, "the same call comes back to it"
 
 
@@ -74,10 +74,10 @@ def test_a_loss_is_better_when_it_is_smaller(searched: Searched) -> None:
 def test_what_the_search_was_told_of_its_objective_goes_before_the_name(searched: Searched) -> None:
     folder = searched({("model=bn",): 0.5, ("model=lrn",): 0.2}, "val/elo")
     assert [winner for winner, _ in asked(plan_confirmation(folder, top=1, seeds=1))] == ["model=bn"]
-    told = Plan.read(folder)
+    told = SweepPlan.read(folder)
     told.direction = "minimize"
     told.write()
-    assert Plan.read(folder).direction == "minimize"
+    assert SweepPlan.read(folder).direction == "minimize"
     plan = plan_confirmation(folder, top=1, seeds=1)
     assert [winner for winner, _ in asked(plan)][-1] == "model=lrn"
     outcomes = [outcome_of(job) for job in told.jobs]

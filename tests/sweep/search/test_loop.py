@@ -10,7 +10,7 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import state
 from alexnet_exp.runs.status import Ending
-from alexnet_exp.runs.sweep_plan import Job, Plan
+from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.execute.job_lock import Claims
 from alexnet_exp.sweep.execute.pool import Ended
 from alexnet_exp.sweep.plan.naming import job_name
@@ -111,7 +111,11 @@ class Bench:
         settings = {"warmup_epochs": 1, **settings}
         self.folder.mkdir(exist_ok=True)
         study = Study(Settings(**settings), self.space, self.folder, "val/top1", EPOCHS)
-        plan = Plan.read(self.folder) if Plan.is_in(self.folder) else Plan(self.folder, [], "", "val/top1", "search")
+        plan = (
+            SweepPlan.read(self.folder)
+            if SweepPlan.is_in(self.folder)
+            else SweepPlan(self.folder, [], "", "val/top1", "search")
+        )
         pool = pool or FakePool()
 
         def make(number, values):
@@ -161,7 +165,7 @@ def test_as_many_trials_as_were_asked_for_and_their_values_are_told(bench):
         assert trial.params["optim.lr"] == float(setting(job, "optim.lr", None))
         assert trial.intermediate_values == {epoch: value_of(job, epoch) for epoch in range(1, EPOCHS + 1)}
     assert [outcome.status for outcome in bench.told] == ["done"] * 7
-    assert Plan.read(bench.folder).jobs == pool.started
+    assert SweepPlan.read(bench.folder).jobs == pool.started
 
 
 def test_the_same_command_with_more_trials_runs_only_those_that_are_new(bench):
@@ -342,7 +346,7 @@ def test_a_job_that_ended_after_its_search_was_killed_is_told_and_not_run_again(
         before = len(bench.trials) if bench.folder.exists() else 0
         with pytest.raises(Killed):
             bench.search(FakePool(kill_after=0), n_trials=before + 1)
-        job = Plan.read(bench.folder).jobs[-1]
+        job = SweepPlan.read(bench.folder).jobs[-1]
         run = RunFolder(job.folder)
         run.begin({}, {})
         for epoch in (1, 2):
@@ -395,7 +399,7 @@ def test_a_job_that_lives_elsewhere_is_waited_for_and_its_value_told(bench):
     """As a job of a cluster's queue that goes on after the search that started it was killed."""
     with pytest.raises(Killed):
         bench.search(FakePool(kill_after=0), n_trials=1)
-    [job] = Plan.read(bench.folder).jobs
+    [job] = SweepPlan.read(bench.folder).jobs
     run = RunFolder(job.folder)
     run.begin({}, {})
     claim = Claims(bench.folder).take(job)
@@ -418,7 +422,7 @@ def test_a_job_that_lives_elsewhere_is_waited_for_and_its_value_told(bench):
 def test_a_job_elsewhere_that_dies_is_run_again_here(bench):
     with pytest.raises(Killed):
         bench.search(FakePool(kill_after=0), n_trials=1)
-    [job] = Plan.read(bench.folder).jobs
+    [job] = SweepPlan.read(bench.folder).jobs
     claim = Claims(bench.folder).take(job)
 
     def looked(running, left):
@@ -434,7 +438,7 @@ def test_a_study_deleted_is_made_anew_from_the_folders(bench):
     (bench.folder / "study.db").unlink()
     assert bench.search(n_trials=3, pruner="none").started == []
     assert [(trial.params, trial.value) for trial in bench.trials] == before
-    assert len(Plan.read(bench.folder).jobs) == len(first.started) == 3
+    assert len(SweepPlan.read(bench.folder).jobs) == len(first.started) == 3
 
 
 def test_the_best_trial_is_known_with_its_values(bench):

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from alexnet_exp.runs.reader import read_metrics, read_result, state
-from alexnet_exp.runs.sweep_plan import Plan
+from alexnet_exp.runs.sweep_plan import SweepPlan
 
 SEARCH = ("hydra/sweeper=optuna", "hydra.sweep.dir=outputs/train/s")
 MANY = 60  # epochs: more than pass between two looks at a trial
@@ -38,7 +38,7 @@ def attempts(folder):
     """How often each job of the sweep was started."""
     return {
         job.folder.name: 1 + len(list((job.folder / "earlier").glob("*")))
-        for job in Plan.read(folder).jobs
+        for job in SweepPlan.read(folder).jobs
         if (job.folder / "result.json").exists()
     }
 
@@ -57,7 +57,7 @@ def test_hopeless_trials_are_ended_in_their_own_processes(search, folder):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
 
-    good, *bad = Plan.read(folder).jobs
+    good, *bad = SweepPlan.read(folder).jobs
     assert [state(job.folder) for job in (good, *bad)] == ["done", "pruned", "pruned"]
     for job in bad:
         epochs = len(read_metrics(job.folder))
