@@ -20,7 +20,7 @@ from importlib import import_module
 from alexnet_exp import __version__
 from alexnet_exp.cli.arguments import HELP, command_of, config_dir_of, refuse_spaces
 from alexnet_exp.cli.streams import open_streams
-from alexnet_exp.errors import TRACEBACK, ExitCode, UserError, refusal
+from alexnet_exp.errors import TRACEBACK_VARIABLE, ExitCode, UserError, error_text
 from alexnet_exp.processes.ranks import drop_rank_variables
 from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.runs.status import ending_of
@@ -77,9 +77,9 @@ def _main(arguments: list[str] | None) -> int:
         code: int = import_module(f"alexnet_exp.cli.{command}").run(given)
         return code
     except UserError as error:
-        if os.environ.get(TRACEBACK):
+        if os.environ.get(TRACEBACK_VARIABLE):
             print(escape_controls(traceback.format_exc()), file=sys.stderr)
-        print(refusal(error), file=sys.stderr)
+        print(error_text(error), file=sys.stderr)
         return ExitCode.BAD_INPUT
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
@@ -88,16 +88,16 @@ def _main(arguments: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if os.environ.get(TRACEBACK):
+        if os.environ.get(TRACEBACK_VARIABLE):
             raise
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             print(escape_controls(f"{str(error.filename)[:100]}...: too long for the name of a file"), file=sys.stderr)
             return ExitCode.BAD_INPUT
         if isinstance(error, MemoryError):
-            print(f"out of memory ({TRACEBACK}=1 shows where)", file=sys.stderr)
+            print(f"out of memory ({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
             return ExitCode.FAILED
         line = escape_controls(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0])
-        print(f"{line} ({TRACEBACK}=1 shows where)", file=sys.stderr)
+        print(f"{line} ({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
         return ExitCode.FAILED
 
 

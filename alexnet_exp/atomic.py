@@ -1,4 +1,4 @@
-"""A file replaced so that a reader finds the old content or the new one, never a part; one process at a time at it."""
+"""Provides atomic writes of files and links, and file locks between processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write what `path` shall hold; it takes that name when the block ends without an error.
+    """Yields a binary file that replaces `path` when the block ends without an error.
 
-    It lies beside `path`, since a rename is atomic only within one file system, and is on the disk before the rename.
+    Readers find the old content or the new one, never a part. The temporary file is in the folder of `path`, because a
+    rename is atomic only within one file system, and it is synced to the disk before the rename.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,28 +30,28 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[BinaryIO]:
-    """The file at `path`, open and locked: of several processes one is inside, and the others wait for it.
+    """Yields the file at `path`, open and locked; other processes wait until the block ends.
 
-    Raises OSError where it cannot be opened, or the file system has no locks.
+    Raises OSError if the file cannot be opened or the file system does not support locks.
     """
     while True:
         with path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # whoever had the lock may have renamed or removed the file meanwhile
+            # the previous holder of the lock may have renamed or removed the file
             try:
-                there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+                is_same = os.path.samestat(os.fstat(file.fileno()), path.stat())
             except FileNotFoundError:
-                there = False
-            if there:
+                is_same = False
+            if is_same:
                 yield file
                 return
 
 
 @contextmanager
 def best_effort_lock(path: Path) -> Iterator[None]:
-    """As `held`, of a file that is there for the lock alone, and is removed. Where there can be no lock, none is held.
+    """Holds a `file_lock` on a file that exists for the lock alone and is removed; without a lock if there can be none.
 
-    For what several processes may do at once, but to no use: what one has fetched is there for the next.
+    For work that is safe but redundant if several processes do it at once, such as a download.
     """
     with ExitStack() as stack:
         with suppress(OSError):
@@ -61,14 +62,14 @@ def best_effort_lock(path: Path) -> Iterator[None]:
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """The temporary files in `folder`: those that killed processes left, if the caller knows that none is at work."""
+    """Returns the temporary files of `atomic_write` in `folder`: those of killed processes, if no writer is running."""
     return sorted(folder.glob(".*.tmp"))
 
 
 def write_link(path: Path, target: Path) -> None:
-    """Makes `path` a relative link to `target`, replacing the link that was there.
+    """Makes `path` a relative symbolic link to `target`, atomically replacing an existing one.
 
-    Where the system refuses links, `path` is a text file that holds the same relative path.
+    If the system does not allow links, `path` becomes a text file with the same relative path.
     """
     relative = os.path.relpath(target, path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -84,10 +85,10 @@ def write_link(path: Path, target: Path) -> None:
 
 
 def read_link(path: Path) -> Path | None:
-    """Where a `link` leads, or None when there is none or it leads nowhere, as one in a loop or a file of bytes."""
+    """Returns the target of a link made by `write_link`, or None if the link or its target does not exist."""
     try:
         if path.is_file():
             path = path.parent / path.read_text(encoding="utf-8").strip()
         return path.resolve() if path.exists() else None
-    except (OSError, ValueError, RuntimeError):  # not UTF-8, with a null byte, too long a name; a loop of links
+    except (OSError, ValueError, RuntimeError):  # not UTF-8, a null byte, a name that is too long; a loop of links
         return None

@@ -1,7 +1,7 @@
-"""How a setting is refused: with its key, the value it had, and what to write instead.
+"""Provides the errors that a user can correct, the checks of settings that raise them, and the exit codes.
 
-Everything a user can get wrong ends as a `UserError`, whose text is one line for a terminal. `Refused` gathers the
-problems of many settings, so that all are told at once. No torch here: settings are checked before it is imported.
+Every mistake of a user is raised as a `UserError`, whose text is one line for a terminal. `Refused` reports the
+problems of many settings at once. This module does not import torch, because settings are checked before torch is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from enum import IntEnum
 from os import PathLike
 from typing import Any
 
-# The environment variable that shows the traceback of any error.
-TRACEBACK = "ALEXNET_EXP_TRACEBACK"
+# Environment variable that enables the traceback of every error.
+TRACEBACK_VARIABLE = "ALEXNET_EXP_TRACEBACK"
 
 
 class ExitCode(IntEnum):
@@ -31,16 +31,16 @@ class ExitCode(IntEnum):
 
 
 class UserError(Exception):
-    """What the user can mend; `str(error)` is what to print, without a traceback. The process then exits with 2."""
+    """An error that the user can correct. `str(error)` is printed without a traceback; the exit code is 2."""
 
 
-LONGEST_VALUE = 300  # characters of a value that a problem tells
-NO_VALUE = object()  # of a problem with words that are no setting at all
+MOST_VALUE_CHARACTERS = 300  # longer values are truncated in messages
+NO_VALUE = object()  # the value of a problem that is not about a setting with a value
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One refused setting: its dotted key, its value, and what to write instead."""
+    """One rejected setting: its dotted key, its value, and what to write instead."""
 
     key: str
     value: Any
@@ -49,19 +49,19 @@ class Problem:
     def __str__(self) -> str:
         if self.value is NO_VALUE:
             return one_line(f"{self.key}: {self.instead}")
-        value = shown(self.value)
-        value = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}..."
+        value = yaml_text(self.value)
+        value = value if len(value) <= MOST_VALUE_CHARACTERS else f"{value[:MOST_VALUE_CHARACTERS]}..."
         return one_line(f"{self.key}={value}: {self.instead}")
 
     def under(self, prefix: str) -> Problem:
-        """The same problem seen from the configuration's root: `lr` of the node `optim` is `optim.lr`."""
+        """Returns the same problem with `prefix` before its key: `lr` under `optim` is `optim.lr`."""
         return Problem(f"{prefix}.{self.key}" if self.key else prefix, self.value, self.instead)
 
 
 class Refused(UserError, ValueError):  # noqa: N818 (`raise Refused` says what happens)
-    """One or more settings that cannot be used; `problems` has each of them.
+    """One or more rejected settings; `problems` lists them.
 
-    A `ValueError` too, so that OmegaConf and dataclasses treat it as a bad value.
+    It is also a `ValueError`, so that OmegaConf and dataclasses treat it as a bad value.
     """
 
     def __init__(self, problems: Iterable[Problem]):
@@ -70,7 +70,7 @@ class Refused(UserError, ValueError):  # noqa: N818 (`raise Refused` says what h
 
 
 class Checks:
-    """Gathers what is wrong with the settings of one node; `done()` raises them together.
+    """Collects the problems of one node's settings; `done()` raises them together.
 
     Used in `__post_init__` of a settings dataclass:
 
@@ -85,86 +85,87 @@ class Checks:
         self.problems: list[Problem] = []
 
     def refuse(self, key: str, instead: str) -> None:
-        """Records that the value of `key` cannot be used, and what to write instead."""
+        """Records that the value of `key` is rejected, and what to write instead."""
         self.problems.append(Problem(key, getattr(self.node, key, None), instead))
 
     def that(self, key: str, holds: bool, instead: str) -> None:
-        """Refuses `key` unless `holds`."""
+        """Rejects `key` unless `holds`."""
         if not holds:
             self.refuse(key, instead)
 
     def above(self, key: str, low: float) -> None:
-        """`key` must be a finite number greater than `low` (null is left alone)."""
+        """Rejects `key` unless it is null or a finite number greater than `low`."""
         value = getattr(self.node, key)
-        self.that(key, value is None or low < value < math.inf, f"must be greater than {low}{_finite(value)}")
+        self.that(key, value is None or low < value < math.inf, f"must be greater than {low}{_finite_suffix(value)}")
 
     def at_least(self, key: str, low: float) -> None:
-        """`key` must be a finite number of at least `low` (null is left alone)."""
+        """Rejects `key` unless it is null or a finite number of at least `low`."""
         value = getattr(self.node, key)
-        self.that(key, value is None or low <= value < math.inf, f"must be at least {low}{_finite(value)}")
+        self.that(key, value is None or low <= value < math.inf, f"must be at least {low}{_finite_suffix(value)}")
 
     def between(self, key: str, low: float, high: float) -> None:
-        """`key` must lie in [low, high] (null is left alone)."""
+        """Rejects `key` unless it is null or in [low, high]."""
         value = getattr(self.node, key)
         self.that(key, value is None or low <= value <= high, f"must be from {low} to {high}")
 
     def below(self, key: str, low: float, high: float) -> None:
-        """`key` must lie in [low, high): `high` itself is refused (null is left alone)."""
+        """Rejects `key` unless it is null or in [low, high)."""
         value = getattr(self.node, key)
         self.that(key, value is None or low <= value < high, f"must be at least {low} and below {high}")
 
     def one_of(self, key: str, choices: Iterable[str]) -> None:
-        """`key` must be one of `choices` (null is left alone); the nearest one is suggested."""
+        """Rejects `key` unless it is null or one of `choices`; the message suggests the nearest one."""
         value, names = getattr(self.node, key), list(choices)
         if value is not None and value not in names:
-            self.refuse(key, one_of(value, names))
+            self.refuse(key, suggest_name(value, names))
 
     def done(self) -> None:
-        """Raises `Refused` with all that was gathered, if anything was."""
+        """Raises `Refused` with all recorded problems, if there are any."""
         if self.problems:
             raise Refused(self.problems)
 
 
-def _finite(value: Any) -> str:
+def _finite_suffix(value: Any) -> str:
     return " and finite" if value == math.inf else ""
 
 
 def one_line(text: str | PathLike[str]) -> str:
-    """`text`, such as a path, for a message of one line, whatever is in it: what cannot be printed is escaped."""
+    """Returns `text`, such as a path, on one line: characters that cannot be printed are escaped."""
     letters = os.fspath(text)
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in letters)
 
 
-def refusal(error: UserError) -> str:
-    """An error's text for a terminal: its lines, whatever is in them."""
+def error_text(error: UserError) -> str:
+    """Returns an error's lines with unprintable characters escaped."""
     return "\n".join(map(one_line, str(error).split("\n")))
 
 
 def nfc(text: str) -> str:
-    """The text in Unicode's form NFC, in which a letter and its accent are one: macOS writes file names in another."""
+    """Returns the text in Unicode form NFC (letter and accent as one character); macOS writes file names in NFD."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def shown(value: Any) -> str:
-    """A value as one writes it in YAML or behind `key=`: null, true, [a, b]."""
+def yaml_text(value: Any) -> str:
+    """Returns a value as it is written in YAML or after `key=`: null, true, [a, b]."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {yaml_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(shown, value))}]"
+        return f"[{', '.join(map(yaml_text, value))}]"
     return str(value)
 
 
-def nearest(word: Any, names: Iterable[str]) -> str | None:
-    """The name that `word` was probably meant to be, or None: the same but for case, hyphens and underscores first.
+def nearest_name(word: Any, names: Iterable[str]) -> str | None:
+    """Returns the one of `names` that `word` probably stands for, or None.
 
-    Letters that only changed places come next (modle is model). Of a short word nearly all letters must be right.
+    A name that differs in case, hyphens or underscores only comes first, then one with transposed letters (modle for
+    model), then one of a similar spelling. Nearly all letters of a short word must match.
     """
-    names, word = list(names), plain_word(str(word))
-    plain = {plain_word(name): name for name in reversed(names)}
+    names, word = list(names), normalize_name(str(word))
+    plain = {normalize_name(name): name for name in reversed(names)}
     swapped = [name for other, name in plain.items() if sorted(other) == sorted(word)]
     if word in plain:
         return plain[word]
@@ -173,18 +174,18 @@ def nearest(word: Any, names: Iterable[str]) -> str | None:
     return swapped[-1] if swapped else plain[found[0]] if found else None
 
 
-def plain_word(text: str) -> str:
-    """A name without what people write differently: capitals, hyphens, underscores."""
+def normalize_name(text: str) -> str:
+    """Returns a name in lower case without hyphens and underscores."""
     return text.lower().replace("-", "").replace("_", "")
 
 
-def one_of(word: Any, names: Iterable[str]) -> str:
-    """What to write instead of an unknown `word`: the nearest of the choices first, then all of them."""
+def suggest_name(word: Any, names: Iterable[str]) -> str:
+    """Returns the advice for an unknown `word`: the nearest of `names`, if there is one, then all of them."""
     names = list(names)
-    near = nearest(word, names)
+    near = nearest_name(word, names)
     return (f"did you mean {near}? " if near else "") + f"one of {', '.join(names)}"
 
 
-def not_installed(package: str, extra: str | None = None) -> str:
-    """The message for a missing package, with the line that installs the extra (default: the one of that name)."""
+def missing_package(package: str, extra: str | None = None) -> str:
+    """Returns the message for a missing package, with the command that installs `extra` (default: `package`)."""
     return f"the package {package} is not installed; pip install -e '.[{extra or package}]'"

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.errors import TRACEBACK, UserError
+from alexnet_exp.errors import TRACEBACK_VARIABLE, UserError
 from alexnet_exp.sanitize import escape_controls
 
 PACKAGE_LOGGER = "alexnet_exp"
@@ -119,7 +119,7 @@ def configure(folder: Path | None, rank: int = 0, buffered: bool = False) -> Non
     if rank == 0 and not (folder and _is_stderr(log_file(folder))):
         console = _Stderr()
         console.setFormatter(logging.Formatter("%(message)s"))
-        console.setLevel(logging.DEBUG if os.environ.get(TRACEBACK) else logging.INFO)
+        console.setLevel(logging.DEBUG if os.environ.get(TRACEBACK_VARIABLE) else logging.INFO)
         root.addHandler(console)
     if folder is not None:
         file = _File(log_file(folder, rank), buffered)

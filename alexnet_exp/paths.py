@@ -1,15 +1,18 @@
-"""Provides the folders of the YAML files, the outputs and the user's cache. Standard library only: `--help` is fast."""
+"""Provides the folders of the YAML files, the outputs and the user's cache.
+
+It imports the standard library only, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-OUTPUTS = Path("outputs")  # of all runs, in the folder where the command is typed
+OUTPUTS = Path("outputs")  # contains all runs, relative to the working folder
 
 
 def outputs_folder() -> Path:
-    """The folder of all runs to read from: also for a command that is typed inside of it, or of a run's folder."""
+    """Returns the folder to read runs from, also if the working folder is inside it."""
     here = Path.cwd()
     if not OUTPUTS.is_dir():
         for folder in (here, *here.parents):
@@ -19,13 +22,13 @@ def outputs_folder() -> Path:
 
 
 def conf_dir() -> Path:
-    """The folder of the YAML files: inside the package in an installed wheel, beside it in a checkout."""
+    """Returns the folder of the YAML files: inside the package in an installed wheel, beside it in a checkout."""
     here = Path(__file__).resolve().parent
     return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
 
 
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
-    """The options of every group, as the files lie: `{"model": ["bn", "lrn", ...], ...}`; nested ones with a slash."""
+    """Returns the options of each config group, by its files: `{"model": ["bn", "lrn", ...], ...}`; `a/b` if nested."""
     found: dict[str, set[str]] = {}
     for root in [conf_dir(), *([Path(config_dir)] if config_dir else [])]:
         for file in root.rglob("*.yaml"):
@@ -36,7 +39,7 @@ def groups(config_dir: str | None = None) -> dict[str, list[str]]:
 
 
 def group_names(config_dir: str | None = None) -> set[str]:
-    """What Hydra takes for a group: every folder, also one without options."""
+    """Returns the names that Hydra treats as config groups: every folder, also one without options."""
     roots = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
     return {each.name for root in roots for each in root.iterdir() if each.is_dir()}
 

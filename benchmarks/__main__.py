@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.errors import ExitCode, UserError, one_of
+from alexnet_exp.errors import ExitCode, UserError, suggest_name
 from benchmarks.machine import Watch, adopt_orphans, bury
 from benchmarks.pages import write_docs
 from benchmarks.rows import Row
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GRO
     try:
         unknown = [name for name in given.names if name not in groups]
         if unknown:
-            raise UserError("\n".join(f"{name}: no such group; {one_of(name, groups)}" for name in unknown))
+            raise UserError("\n".join(f"{name}: no such group; {suggest_name(name, groups)}" for name in unknown))
         if given.list:
             _list(groups)
             return ExitCode.OK

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from alexnet_exp.errors import UserError, one_of
+from alexnet_exp.errors import UserError, suggest_name
 from benchmarks.table import Result, load, markdown, where
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -54,7 +54,7 @@ def filled(page: str, results: Path, groups: Mapping[str, str]) -> str:
             return f"{block['head']}\n{_precision(results)}\n\n{block['tail']}"
         for name in names:
             if name not in groups:
-                raise UserError(f"docs/background/performance.md: {name}: no such group; {one_of(name, groups)}")
+                raise UserError(f"docs/background/performance.md: {name}: no such group; {suggest_name(name, groups)}")
         found = [(name, load(name, results)) for name in names]
         there = [result for _, result in found if result is not None]
         absent = [f"`{name}`" for name, result in found if result is None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.errors import NO_VALUE, Checks, Problem, Refused, UserError, nearest, one_of, shown
+from alexnet_exp.errors import NO_VALUE, Checks, Problem, Refused, UserError, nearest_name, suggest_name, yaml_text
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from alexnet_exp.errors import NO_VALUE, Checks, Problem, Refused, UserError, ne
     ],
 )
 def test_a_value_is_shown_as_one_types_it(value: Any, text: str) -> None:
-    assert shown(value) == text
+    assert yaml_text(value) == text
     assert str(Problem("key", value, "words")) == f"key={text}: words"
 
 
@@ -47,12 +47,12 @@ def test_a_problem_seen_from_above_has_the_longer_key() -> None:
     ],
 )
 def test_nearest(word: str, names: list[str], meant: str | None) -> None:
-    assert nearest(word, names) == meant
+    assert nearest_name(word, names) == meant
 
 
 def test_one_of_names_the_nearest_first_and_then_all() -> None:
-    assert one_of("bnn", ["lrn", "bn"]) == "did you mean bn? one of lrn, bn"
-    assert one_of("zebra", ["lrn", "bn"]) == "one of lrn, bn"
+    assert suggest_name("bnn", ["lrn", "bn"]) == "did you mean bn? one of lrn, bn"
+    assert suggest_name("zebra", ["lrn", "bn"]) == "one of lrn, bn"
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_no_code_of_ours_reads_a_file_in_a_way_that_runs_it() -> None:
         if name == "yaml.load":
             assert keyword(call, "Loader") == "YAML_LOADER", file
         if name in ("pickle.load", "pickle.loads"):
-            assert file == "forked.py", file  # between a process and its own child
+            assert file == "child.py", file  # between a process and its own child
         assert keyword(call, "shell") is None, file
         words = ("eval", "exec", "os.system", "os.popen", "torch.jit.load", "yaml.unsafe_load", "instantiate")
         assert name not in (*words, "hydra.utils.instantiate", "torch.serialization.add_safe_globals"), file
@@ -581,7 +581,7 @@ FROM_INSIDE = {
 
 def test_whatever_is_printed_is_escaped_first() -> None:
     """Of each argument that is no constant: by one of these, or it is of the set above."""
-    escaping = {"printable", "one_line", "refusal", "dumps", "_steps"}
+    escaping = {"escape_controls", "one_line", "error_text", "dumps", "_steps"}
     for file, _, call in calls():
         if not (isinstance(call.func, ast.Name) and call.func.id == "print"):
             continue

@@ -12,7 +12,7 @@ from pathlib import Path
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.compare.result import Comparison
 from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
-from alexnet_exp.errors import ExitCode, UserError, one_line, one_of
+from alexnet_exp.errors import ExitCode, UserError, one_line, suggest_name
 from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.runs.read_runs import Runs
@@ -175,7 +175,7 @@ def _metric(text: str | None, runs: Sequence[Run]) -> str | None:
         return text
     if metric_name(text) in known:
         return metric_name(text)
-    raise UserError(f"compare: --metric {text}: {one_of(text, known) if known else 'no run has a metric yet'}")
+    raise UserError(f"compare: --metric {text}: {suggest_name(text, known) if known else 'no run has a metric yet'}")
 
 
 def _margin(text: str | None) -> float | None:

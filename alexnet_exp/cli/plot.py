@@ -18,7 +18,7 @@ from alexnet_exp.cli.arguments import PROGRAM
 from alexnet_exp.cli.parser import Parser, output_folder, with_overrides
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import validate
-from alexnet_exp.errors import UserError, one_line, one_of
+from alexnet_exp.errors import UserError, one_line, suggest_name
 from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.folder import has_checkpoint
 from alexnet_exp.runs.lookup import find
@@ -379,7 +379,7 @@ def _pictures(only: str | None) -> list[str]:
     names = list(PICTURES) if only is None else only.split(",")
     for name in names:
         if name not in PICTURES:
-            raise UserError(f"plot: --only {name}: no such picture; {one_of(name, PICTURES)}")
+            raise UserError(f"plot: --only {name}: no such picture; {suggest_name(name, PICTURES)}")
     return names
 
 

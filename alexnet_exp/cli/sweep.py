@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alexnet_exp.cli.parser import Parser
-from alexnet_exp.errors import UserError, one_of
+from alexnet_exp.errors import UserError, suggest_name
 from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.sweep_plan import SweepPlan
 from alexnet_exp.sweep.execute.worker import sweep_folder, work
@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     if arguments and arguments[0] in WORDS:
         return WORDS[arguments[0]](arguments[1:])
     if arguments and arguments[0] not in ("-h", "--help"):
-        raise UserError(f"sweep {arguments[0]}: {one_of(arguments[0], WORDS)}; a sweep is started with -m")
+        raise UserError(f"sweep {arguments[0]}: {suggest_name(arguments[0], WORDS)}; a sweep is started with -m")
     print(
         "usage: python -m alexnet_exp sweep work FOLDER [--jobs N] [--retry-failed]",
         "       python -m alexnet_exp sweep confirm FOLDER [--top N] [--seeds N] [--jobs N]",

@@ -31,7 +31,7 @@ from alexnet_exp.compare.select import (
     value,
 )
 from alexnet_exp.compare.statistics import Sample
-from alexnet_exp.errors import UserError, one_of, shown
+from alexnet_exp.errors import UserError, suggest_name, yaml_text
 from alexnet_exp.runs.import_foreign import PERCENT
 from alexnet_exp.runs.metric import is_accuracy
 from alexnet_exp.runs.run import Run
@@ -333,10 +333,10 @@ def _check_mixture(arms: Sequence[Arm], group_by: Sequence[str], best_of: Sequen
     mixed: dict[str, dict[str, None]] = {}
     groups: dict[tuple[str, ...], list[Arm]] = defaultdict(list)
     for arm in arms:
-        groups[tuple(shown(arm.settings[key]) for key in (*group_by, *best_of))].append(arm)
+        groups[tuple(yaml_text(arm.settings[key]) for key in (*group_by, *best_of))].append(arm)
     for members in groups.values():
         for key in members[0].settings:
-            had = dict.fromkeys(shown(arm.settings[key]) for arm in members)
+            had = dict.fromkeys(yaml_text(arm.settings[key]) for arm in members)
             if len(had) > 1:
                 mixed.setdefault(key, had)
     if not mixed:
@@ -360,7 +360,7 @@ def own_arm_each(folded: Folded) -> list[str]:
 
 
 def _values(had: Sequence[Any]) -> str:
-    some = ", ".join("nothing" if one is MISSING else shown(one) for one in had[:VALUES])
+    some = ", ".join("nothing" if one is MISSING else yaml_text(one) for one in had[:VALUES])
     return f"{some} and {len(had) - VALUES} more" if len(had) > VALUES else some
 
 
@@ -408,14 +408,14 @@ def matching(arms: Iterable[Arm], conditions: Sequence[Condition]) -> list[Arm]:
 def label_of(settings: Mapping[str, Any], factors: Iterable[str] | None = None) -> str:
     """For people: `model=lrn optim.lr=0.1`. factors: only these."""
     keys = settings if factors is None else [key for key in factors if key in settings]
-    return " ".join(f"{key}={shown(settings[key])}" for key in keys)
+    return " ".join(f"{key}={yaml_text(settings[key])}" for key in keys)
 
 
 def check_group(keys: Iterable[str], factors: Sequence[str], option: str) -> None:
     """Raises UserError where one of `keys` does not tell the arms apart."""
     for key in keys:
         if key not in factors:
-            varied = one_of(key, factors) if factors else "the runs differ in no setting"
+            varied = suggest_name(key, factors) if factors else "the runs differ in no setting"
             raise UserError(f"{option}: {key} does not vary between the arms; {varied}")
 
 
@@ -472,7 +472,7 @@ def _check_balance(
     if len(set(found)) <= 1 or (all(len(one) == 1 for one in found) and len(set(found)) == len(found)):
         return
     first, other = next((one, other) for one in found for other in found if one != other)
-    told = " and ".join(_values([" ".join(map(shown, one)) for one in each]) for each in (first, other))
+    told = " and ".join(_values([" ".join(map(yaml_text, one)) for one in each]) for each in (first, other))
     raise UserError(
         f"--average-over {','.join(keys)}: {label or 'one arm'} has not the same values at every seed ({told}); "
         "use --where to keep values that all seeds have"

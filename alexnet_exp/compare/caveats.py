@@ -14,7 +14,7 @@ from alexnet_exp.compare.paper_claim_status import stated
 from alexnet_exp.compare.result import Arm
 from alexnet_exp.compare.select import decides, frozen, is_alias, value
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
-from alexnet_exp.errors import Refused, shown
+from alexnet_exp.errors import Refused, yaml_text
 from alexnet_exp.runs.import_foreign import PERCENT
 from alexnet_exp.runs.metric import label
 from alexnet_exp.runs.run import Run
@@ -111,7 +111,7 @@ def _differs(arms: Sequence[Arm], name: str, of: Callable[[Run], Any], short: in
     had = [frozen(one) for one in raw]
 
     def text(one: Hashable) -> str:
-        return "unknown" if one is None else shown(one)[:short]
+        return "unknown" if one is None else yaml_text(one)[:short]
 
     counted = Counter(had)
     if len(arms) > 1 and decides([place for place, _ in places], had):

@@ -37,7 +37,7 @@ from alexnet_exp.compare.select import (
 )
 from alexnet_exp.compare.tuning import tuning_caveats
 from alexnet_exp.compare.verdict import Family, Judge, images_text, includes_zero, names
-from alexnet_exp.errors import UserError, one_of, shown
+from alexnet_exp.errors import UserError, suggest_name, yaml_text
 from alexnet_exp.runs.metric import (
     difference_text,
     direction_text,
@@ -188,7 +188,9 @@ def _check(runs: Sequence[Run], options: Options) -> None:
 def _metric(runs: Sequence[Run], asked: str | None) -> Metric:
     known = metric_keys(runs)
     if asked is not None and runs and asked not in known:
-        raise UserError(f"--metric: no run has {asked}; {one_of(asked, known) if known else 'no run has a metric'}")
+        raise UserError(
+            f"--metric: no run has {asked}; {suggest_name(asked, known) if known else 'no run has a metric'}"
+        )
     key = default_metric(runs) if asked is None else asked
     return Metric(key, label(key), higher_is_better(key), is_accuracy(key))
 
@@ -298,7 +300,7 @@ def _families(
     base = matching(arms, conditions)
     if not base:
         had = {
-            condition.key: dict.fromkeys(shown(value(run, condition.key)) for run in first_runs)
+            condition.key: dict.fromkeys(yaml_text(value(run, condition.key)) for run in first_runs)
             for condition in conditions
         }
         there = "; ".join(f"{key} is {', '.join(list(values)[:8])}" for key, values in had.items())
@@ -350,7 +352,9 @@ def _in_the_way(
     """Why no arm can be compared with the baseline, and what to write instead: of the two arms that are nearest."""
     pairs = [(_unequal(arm, other, rest), arm, other) for other in base for arm in others]
     keys, arm, other = min(pairs, key=lambda pair: len(pair[0]))
-    some = [f"{key} ({shown(arm.settings.get(key))} and {shown(other.settings.get(key))})" for key in keys[:_FEW]]
+    some = [
+        f"{key} ({yaml_text(arm.settings.get(key))} and {yaml_text(other.settings.get(key))})" for key in keys[:_FEW]
+    ]
     more = f" and {len(keys) - _FEW} more settings" if len(keys) > _FEW else ""
     start = f"every other arm differs in more than that, {arm.label} in {', '.join(some)}{more}"
     if each := _each_row(folded):
@@ -358,7 +362,7 @@ def _in_the_way(
     if more:
         asked = ",".join(condition.key for condition in parse_settings(options.baseline or ""))
         return f"{start}; add --group-by {shlex.quote(asked)} to compare all of it together"
-    also = ",".join(f"{key}={shown(other.settings.get(key))}" for key in keys)
+    also = ",".join(f"{key}={yaml_text(other.settings.get(key))}" for key in keys)
     best_of = ",".join([*options.best_of, *keys])
     baseline = f"{options.baseline},{also}"
     return (
@@ -368,7 +372,7 @@ def _in_the_way(
 
 
 def _unequal(arm: Arm, other: Arm, factors: Sequence[str]) -> list[str]:
-    return [key for key in factors if shown(arm.settings.get(key)) != shown(other.settings.get(key))]
+    return [key for key in factors if yaml_text(arm.settings.get(key)) != yaml_text(other.settings.get(key))]
 
 
 def _each_row(folded: Folded) -> str:
@@ -399,7 +403,7 @@ def _unlike(images: Any, other: Any) -> bool:
 
 
 def _at(arm: Arm, factors: Sequence[str]) -> tuple[str, ...]:
-    return tuple(shown(arm.settings.get(factor)) for factor in factors)
+    return tuple(yaml_text(arm.settings.get(factor)) for factor in factors)
 
 
 def _top(arms: Sequence[Arm], differences: list[Difference], top: int | None) -> tuple[list[Arm], list[Difference]]:
@@ -441,7 +445,7 @@ def _arms_table(
         mean = mean_of(arm, key)
         if mean is not None:
             return mean
-        found = {shown(value(run, key)) for run in arm.runs if value(run, key) is not MISSING}
+        found = {yaml_text(value(run, key)) for run in arm.runs if value(run, key) is not MISSING}
         return found.pop() if len(found) == 1 else None
 
     of_differences = ["difference", "difference_interval", "verdict"] if differences else []

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from alexnet_exp.compare.arms import seed_of
 from alexnet_exp.compare.select import NOT_SETTINGS
-from alexnet_exp.errors import shown
+from alexnet_exp.errors import yaml_text
 from alexnet_exp.paths import groups
 from alexnet_exp.runs.run import Run
 
@@ -85,7 +85,7 @@ def _set_to(side: Mapping[str, str], run: Run, key: str) -> str:
     """The override of `key`, or where it was not typed, the one that says what the run had."""
     if key in side:
         return side[key]
-    return f"{key}={shown(run.choices.get(key, run.config.get(key)))}"
+    return f"{key}={yaml_text(run.choices.get(key, run.config.get(key)))}"
 
 
 def _listable(override: str) -> bool:

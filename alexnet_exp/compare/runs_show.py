@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.compare.runs_list import progress
-from alexnet_exp.errors import shown
+from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
@@ -113,7 +113,7 @@ def _override(text: str) -> tuple[str, str]:
 def _text(had: Any) -> str:
     if isinstance(had, float):
         return f"{had:.6g}"
-    return f"{had:,}" if isinstance(had, int) and not isinstance(had, bool) and had >= 10_000 else shown(had)
+    return f"{had:,}" if isinstance(had, int) and not isinstance(had, bool) and had >= 10_000 else yaml_text(had)
 
 
 def _has(had: Any) -> bool:

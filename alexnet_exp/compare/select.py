@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexnet_exp.compare.result import Table
-from alexnet_exp.errors import UserError, nearest, nfc, shown
+from alexnet_exp.errors import UserError, nearest_name, nfc, yaml_text
 from alexnet_exp.runs.metric import higher_is_better, label
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
@@ -111,7 +111,7 @@ def other_values(runs: Sequence[Run], conditions: Iterable[str]) -> str:
     told = ""
     for condition in map(Condition.parse, conditions):
         if condition.sign == "=" and not any(condition.holds(run) for run in runs):
-            had = dict.fromkeys(shown(found) for run in runs if (found := value(run, condition.key)) is not MISSING)
+            had = dict.fromkeys(yaml_text(found) for run in runs if (found := value(run, condition.key)) is not MISSING)
             some = list(had)[:VALUES]
             told += f"; {condition.key} is {', '.join(some)}{' ...' if len(had) > VALUES else ''}"
     return told
@@ -122,7 +122,9 @@ def check_names(names: Iterable[str], runs: Sequence[Run], option: str) -> None:
     for name in names:
         if runs and name not in FACTS and not any(value(run, name) is not MISSING for run in runs):
             known = known_names(runs)
-            near = next((key for key in known if key.endswith((f".{name}", f"/{name}"))), None) or nearest(name, known)
+            near = next((key for key in known if key.endswith((f".{name}", f"/{name}"))), None) or nearest_name(
+                name, known
+            )
             hint = f"did you mean {near}?" if near else "a setting such as optim.lr, a group such as model, or a metric"
             raise UserError(f"{option}: no run has {name}; {hint}")
 
@@ -172,7 +174,7 @@ def sorted_by(runs: Iterable[Run], key: str) -> list[Run]:
         number = None if found is MISSING else _as_number(found)
         if found is MISSING or found is None:
             return 2, 0.0, ""
-        return (1, 0.0, shown(found)) if number is None else (0, number, "")
+        return (1, 0.0, yaml_text(found)) if number is None else (0, number, "")
 
     have = [run for run in runs if place(run)[0] < 2]
     return sorted(have, key=place, reverse=down) + [run for run in runs if place(run)[0] == 2]
@@ -255,11 +257,11 @@ def _is(had: Any, word: str) -> bool:
     if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'":
         return isinstance(had, str) and nfc(had) == nfc(word[1:-1])
     if isinstance(had, bool) or had is None:
-        return shown(had) == word.lower() or (had is None and word in ("None", "~", ""))
+        return yaml_text(had) == word.lower() or (had is None and word in ("None", "~", ""))
     number = _as_number(word)
     if isinstance(had, int | float) and number is not None:
         return float(had) == number
-    return nfc(shown(had)).replace(" ", "") == nfc(word).replace(" ", "")
+    return nfc(yaml_text(had)).replace(" ", "") == nfc(word).replace(" ", "")
 
 
 def _minutes(run: Run) -> Any:

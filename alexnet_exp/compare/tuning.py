@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from alexnet_exp.compare.arms import label_of
 from alexnet_exp.compare.result import Arm
 from alexnet_exp.compare.select import frozen
-from alexnet_exp.errors import shown
+from alexnet_exp.errors import yaml_text
 
 _NAMED = 4  # arms, or values, of one line
 
@@ -61,14 +61,14 @@ def _at_an_edge(
             if best == end:
                 found.setdefault((word, tuple(numbers)), []).append(_name(arm, rest))
     return [
-        f"the best {key} is the {word} of the {len(values)} tried ({_listed([shown(value) for value in values])}) for "
-        f"{_listed(arms)}: one beyond it may be better"
+        f"the best {key} is the {word} of the {len(values)} tried ({_listed([yaml_text(value) for value in values])}) "
+        f"for {_listed(arms)}: one beyond it may be better"
         for (word, values), arms in found.items()
     ]
 
 
 def _at(arm: Arm, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(shown(arm.settings.get(key)) for key in keys)
+    return tuple(yaml_text(arm.settings.get(key)) for key in keys)
 
 
 def _name(arm: Arm, rest: Sequence[str]) -> str:

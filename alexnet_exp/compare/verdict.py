@@ -12,7 +12,7 @@ from alexnet_exp.compare import statistics as st
 from alexnet_exp.compare.next_seeds import command
 from alexnet_exp.compare.paper_claim_status import claim_of, judged
 from alexnet_exp.compare.result import Arm, Claim, Difference, Interval, Metric, Verdict
-from alexnet_exp.errors import shown
+from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import difference_text, unit, value_text
 
 NAMED = 3  # settings that two arms have in common and a sentence names
@@ -354,18 +354,19 @@ def names(arm: Arm, baseline: Arm) -> tuple[str, str]:
     `lrn` and `none`; `optim.lr=0.1` and `optim.lr=0.01`. What they have in common follows: `lrn at optim.lr=0.1`, or
     how much it is, where that is more than `NAMED` settings.
     """
-    keys = [key for key in arm.settings if shown(arm.settings[key]) != shown(baseline.settings.get(key))]
+    keys = [key for key in arm.settings if yaml_text(arm.settings[key]) != yaml_text(baseline.settings.get(key))]
     same = [key for key in arm.settings if key not in keys]
     if len(keys) == 1 and all(_is_word(one.settings.get(keys[0])) for one in (arm, baseline)):
         first, second = (str(one.settings[keys[0]]) for one in (arm, baseline))
     else:
         first, second = (
-            " ".join(f"{key}={shown(one.settings.get(key))}" for key in keys) or one.label for one in (arm, baseline)
+            " ".join(f"{key}={yaml_text(one.settings.get(key))}" for key in keys) or one.label
+            for one in (arm, baseline)
         )
     if len(same) > NAMED and keys:
         first += f" with {len(same)} other settings equal"
     elif same and keys:
-        first += " at " + " ".join(f"{key}={shown(arm.settings[key])}" for key in same)
+        first += " at " + " ".join(f"{key}={yaml_text(arm.settings[key])}" for key in same)
     return first, second
 
 

@@ -29,7 +29,7 @@ from alexnet_exp.config.schema import COLLECTIONS, NODES, Config, Mlflow, Wandb
 from alexnet_exp.config.suggestions import of_option, of_setting
 from alexnet_exp.config.user_class import ROLES, TARGET
 from alexnet_exp.config.validate import validate
-from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, nearest, not_installed, one_of
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, missing_package, nearest_name, suggest_name
 from alexnet_exp.model.spec import Network
 from alexnet_exp.paths import OUTPUTS, conf_dir, group_names, groups
 from alexnet_exp.runs.lookup import weights_file
@@ -145,7 +145,7 @@ def fits(container: Mapping[str, Any]) -> Config:
     missing = [NEEDED[type(each)] for each in config.logger.values() if type(each) in NEEDED]
     missing = [package for package in missing if importlib.util.find_spec(package) is None]
     if missing:
-        raise Refused([Problem("logger", package, not_installed(package)) for package in missing])
+        raise Refused([Problem("logger", package, missing_package(package)) for package in missing])
     spec, _, _ = match(config)
     if isinstance(spec, Network) and spec.weights:
         weights_file(spec.weights, OUTPUTS)
@@ -501,7 +501,7 @@ def _wrong_option(group: str, value: Any, options: list[str]) -> list[Problem]:
             "callbacks": "write callbacks=[]",
             "logger": "write logger=[]",
         }
-        return [Problem(group, None, f"for none {none[group]}" if group in none else one_of(None, options))]
+        return [Problem(group, None, f"for none {none[group]}" if group in none else suggest_name(None, options))]
     if isinstance(value, list) and group in NODES:
         return [Problem(group, value, f"takes one option; for a run of each: -m {group}={','.join(map(str, value))}")]
     chosen = value if isinstance(value, list) else [value]
@@ -526,7 +526,7 @@ def _wrong_value(
     if first == "model" and key.startswith("model.stages."):
         stages, name = plain(composer(good))["model"].get("stages", {}), key.split(".")[2]
         if name not in stages:
-            near = nearest(name, stages)
+            near = nearest_name(name, stages)
             return Problem(key, value, f"no such stage; {f'did you mean {near}? ' if near else ''}{', '.join(stages)}")
     nested: Any = value
     for part in reversed(key.split(".")):

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
-from alexnet_exp.errors import NO_VALUE, Checks, Problem, Refused, nearest
+from alexnet_exp.errors import NO_VALUE, Checks, Problem, Refused, nearest_name
 
 KEY = "paper_claim"
 FIGURES = ("difference", "at_least", "at_most", "ratio")
@@ -177,7 +177,7 @@ def _claim(stated: Any) -> PaperClaim:
 
 
 def _unknown(key: str, had: Any, known: Sequence[str]) -> Problem:
-    near = nearest(key, known)
+    near = nearest_name(key, known)
     advice = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
     return Problem(key, had, f"unknown setting; {advice}")
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from alexnet_exp.config.schema import COLLECTIONS, NODES, Config
-from alexnet_exp.errors import nearest, one_of, plain_word, shown
+from alexnet_exp.errors import nearest_name, normalize_name, suggest_name, yaml_text
 from alexnet_exp.paths import groups
 
 # The setting, and what other programs call it. Compared without case, hyphens and underscores.
@@ -73,7 +73,7 @@ _ALIASES = {
     "callbacks": "callback",
     "logger": "loggers tracker report_to log_to",
 }
-ALIASES = {plain_word(name): setting for setting, names in _ALIASES.items() for name in names.split()}
+ALIASES = {normalize_name(name): setting for setting, names in _ALIASES.items() for name in names.split()}
 
 RUN_COMMANDS = (
     "write python -m alexnet_exp runs show last to print it, or python -m alexnet_exp resume last to resume it"
@@ -94,7 +94,7 @@ _WRITE = {
     "write logger=tensorboard": "tensorboard tb",
     "write logger=mlflow": "mlflow",
 }
-_ADVICE = {plain_word(name): words for words, names in _WRITE.items() for name in names.split()}
+_ADVICE = {normalize_name(name): words for words, names in _WRITE.items() for name in names.split()}
 
 # Options of other programs, by group.
 _OPTIONS = {
@@ -153,7 +153,7 @@ def of_setting(key: str, value: Any, among: Collection[str] = (), option: str = 
     of the node's group, the one chosen.
     """
     above, _, last = key.rpartition(".")
-    same = next((name for name in among if plain_word(name) == plain_word(last)), None)
+    same = next((name for name in among if normalize_name(name) == normalize_name(last)), None)
     if same is not None:
         return _mean(f"{above}.{same}" if above else same)
     elsewhere = _other_class(above, last, option)
@@ -163,21 +163,21 @@ def of_setting(key: str, value: Any, among: Collection[str] = (), option: str = 
         return _mean(moved)
     if (words := habit(last, value)) is not None:
         return words
-    near = nearest(last, among)
+    near = nearest_name(last, among)
     if near is not None:
         return _mean(f"{above}.{near}" if above else near)
-    anywhere = nearest(last, _short_names())
+    anywhere = nearest_name(last, _short_names())
     found = None if anywhere is None else _short_names()[anywhere]
     return None if found is None or found == key else _mean(found)
 
 
 def habit(name: str, value: Any) -> str | None:
     """Advice for a name that other programs have for a setting; None where none is known."""
-    word = plain_word(name)
-    if word in map(plain_word, _DEVICES.split()):
+    word = normalize_name(name)
+    if word in map(normalize_name, _DEVICES.split()):
         return f"write {_device(value if word != 'cpu' else 'cpu')}"
     if word in _ADVICE:
-        return _ADVICE[word].format(shown(value))
+        return _ADVICE[word].format(yaml_text(value))
     if word in ALIASES:
         return _mean(_with_option(ALIASES[word], value))
     return None
@@ -209,13 +209,13 @@ def of_option(group: str, value: Any, options: Iterable[str], config_dir: str | 
         return f"write {group}={path}"
     if group == "trainer" and text.lower() in _GPU:
         return "write trainer.gpus=1"
-    if group == "model" and plain_word(text) == "alexnet":
+    if group == "model" and normalize_name(text) == "alexnet":
         return "every model but lenet5 is an AlexNet; write model=bn (the default), model=lrn or model=paper"
     last = text.rpartition(".")[2]  # torch.optim.SGD
-    alias = _OPTIONS.get(group, {}).get(plain_word(last))
+    alias = _OPTIONS.get(group, {}).get(normalize_name(last))
     if alias in options:
         return f"did you mean {alias}? one of {', '.join(options)}"
-    words = one_of(value if nearest(value, options) else last, options)
+    words = suggest_name(value if nearest_name(value, options) else last, options)
     if group in _OWN and not words.startswith("did you mean"):
         folder = "data=folder takes a folder of images; " if group == "data" else ""
         words += f"; {folder}{_OWN[group]} of your own: docs/guides/extend.md"
@@ -230,7 +230,7 @@ def of_word(word: str, commands: Collection[str], options: Mapping[str, Collecti
     found = found or [f"{group}={word}" for group, names in options.items() if word in names]
     if found:
         return f"write {' or '.join(sorted(found, key=lambda text: not text.startswith('experiment')))}"
-    near = nearest(word, commands) or COMMANDS.get(plain_word(word)) if commands else None
+    near = nearest_name(word, commands) or COMMANDS.get(normalize_name(word)) if commands else None
     if near is None and word in ("last", "latest"):
         return f"is a run, which this command does not take; {RUN_COMMANDS}"
     if near is None and (word in _known() or "." in word):
@@ -254,7 +254,7 @@ def _with_option(setting: str, value: Any) -> str:
     if options is None or value is None:
         return setting
     last = str(value).rpartition(".")[2]
-    option = _OPTIONS.get(setting, {}).get(plain_word(last)) or nearest(last, options)
+    option = _OPTIONS.get(setting, {}).get(normalize_name(last)) or nearest_name(last, options)
     return f"{setting}={option}" if option else f"{setting}=OPTION"
 
 
@@ -285,8 +285,8 @@ def _other_first(key: str) -> str | None:
     first, dot, rest = key.partition(".")
     if not dot:
         return None
-    group = ALIASES.get(plain_word(first)) or nearest(first, groups())
-    near = nearest(rest, [each.removeprefix(f"{group}.") for each in _known() if each.startswith(f"{group}.")])
+    group = ALIASES.get(normalize_name(first)) or nearest_name(first, groups())
+    near = nearest_name(rest, [each.removeprefix(f"{group}.") for each in _known() if each.startswith(f"{group}.")])
     return f"{group}.{near}" if group and near and group != first else None
 
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from alexnet_exp.data.info import DataInfo, parse_data_info
-from alexnet_exp.errors import Problem, Refused, nearest
+from alexnet_exp.errors import Problem, Refused, nearest_name
 
 TARGET = "_target_"
 ALLOW = "ALEXNET_EXP_ALLOW"
@@ -101,7 +101,7 @@ class UserClass:
                 f"{error}; type python -m alexnet_exp in the folder that holds {package}, or install it"
             ) from error
         except AttributeError:
-            near = nearest(name, vars(importlib.import_module(module)))
+            near = nearest_name(name, vars(importlib.import_module(module)))
             raise self._refuse(f"{module} has no {name}" + (f"; did you mean {near}?" if near else "")) from None
         except Exception as error:  # whatever the user's own code raises while it is imported
             raise self._refuse(f"cannot be imported: {type(error).__name__}: {error}") from error
@@ -132,7 +132,7 @@ class UserClass:
         problems = []
         for key, value in self.arguments.items():
             if key not in named and not takes_any:
-                near = nearest(key, named)
+                near = nearest_name(key, named)
                 advice = f"did you mean {near}?" if near else f"it takes {', '.join(named) or 'none'}"
                 problems.append(Problem(f"{self.prefix}.{key}", value, f"{self.name} has no such argument; {advice}"))
         for key in named:

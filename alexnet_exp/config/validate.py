@@ -34,7 +34,7 @@ from alexnet_exp.config.schema import (
 )
 from alexnet_exp.config.suggestions import of_setting
 from alexnet_exp.config.user_class import ROLES, TARGET, UserClass
-from alexnet_exp.errors import NO_VALUE, Problem, Refused, one_of
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, suggest_name
 from alexnet_exp.model.spec import Network
 from alexnet_exp.optim.spec import Optimizer, Plateau, Schedule
 
@@ -140,7 +140,7 @@ def _node(role: str, classes: Mapping[str, type], node: Any, prefix: str) -> Any
             [Problem(prefix, NO_VALUE, f"is not among the {role} chosen; add it with {prefix.replace('.', '=', 1)}")]
         )
     if name is None or name not in classes:
-        raise Refused([Problem(f"{prefix}.name", name, one_of(name, classes))])
+        raise Refused([Problem(f"{prefix}.name", name, suggest_name(name, classes))])
     return typed(classes[name], node, prefix)
 
 
@@ -253,7 +253,7 @@ def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
         return _HINTS[path]
     kind, optional = _without_none(_kind(cls, path))
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return one_of(value, [member.name for member in kind])
+        return suggest_name(value, [member.name for member in kind])
     if typing.get_origin(kind) is list:
         words = "a list, such as " + ("[a,b]" if typing.get_args(kind) == (str,) else "[1,2]")
     elif dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
@@ -332,7 +332,7 @@ def _contradictions(config: Config) -> Iterator[Problem]:
         for key in keys:
             name = key.split(".", 2)[2]
             if name not in stages:
-                yield Problem(key, NO_VALUE, f"the network has no such stage; {one_of(name, stages)}")
+                yield Problem(key, NO_VALUE, f"the network has no such stage; {suggest_name(name, stages)}")
     if isinstance(config.optim, UserClass) and isinstance(config.schedule, Schedule):
         for key in ("biases", "layers"):
             if getattr(config.schedule, key):
@@ -388,7 +388,7 @@ def _monitors(config: Config) -> Iterator[Problem]:
     for name, callback in config.callbacks.items():
         key = f"callbacks.{name}.monitor"
         if isinstance(callback, EarlyStopping) and callback.monitor not in known and key not in missing:
-            yield Problem(key, callback.monitor, one_of(callback.monitor, known))
+            yield Problem(key, callback.monitor, suggest_name(callback.monitor, known))
 
 
 def _without_validation(config: Config) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from alexnet_exp.data.formats import open_picture
 from alexnet_exp.data.image_files import FolderLayout, find_layout, list_files, reject_heic_name
 from alexnet_exp.data.imagenet import class_names, find_imagenet
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
-from alexnet_exp.errors import Problem, Refused, UserError, nearest, one_line
+from alexnet_exp.errors import Problem, Refused, UserError, nearest_name, one_line
 
 # Images up to this side are decoded once and held in memory; larger ones are read from their files every epoch.
 RESIDENT_SIDE_PIXELS = 64
@@ -60,7 +60,7 @@ def parse_data_info(node: Any, key: str) -> DataInfo:
     problems = []
     for name in map(str, node):
         if name not in known:
-            near = nearest(name, known)
+            near = nearest_name(name, known)
             advice = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
             problems.append(Problem(f"{key}.{name}", node[name], f"unknown setting; {advice}"))
     classes, channels, size = (node.get(name) for name in known)

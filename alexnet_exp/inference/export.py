@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from alexnet_exp.errors import UserError, not_installed
+from alexnet_exp.errors import UserError, missing_package
 from alexnet_exp.inference.classifier import Classifier
 
 TOLERANCE = 1e-3  # of the largest logit: convolutions add up in another order in onnxruntime
@@ -56,7 +56,7 @@ def need_onnx() -> None:
     """Raises UserError where a package that writes or checks model.onnx is missing."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise UserError(f"export: model.onnx was not written: {not_installed(missing[0], 'onnx')}")
+        raise UserError(f"export: model.onnx was not written: {missing_package(missing[0], 'onnx')}")
 
 
 def _difference(file: Path, classifier: Classifier, images: torch.Tensor) -> float:

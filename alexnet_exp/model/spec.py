@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from alexnet_exp.errors import Checks, Problem, one_of
+from alexnet_exp.errors import Checks, Problem, suggest_name
 
 SMALL_IMAGE = 64
 """Below this input size (pixels) a stage takes its `small` window."""
@@ -159,7 +159,7 @@ class Input:
             value = getattr(self, key)
             if not isinstance(value, list):
                 checks.that(
-                    key, value in choices, f"{one_of(value, choices)}, or a list of numbers, one for each channel"
+                    key, value in choices, f"{suggest_name(value, choices)}, or a list of numbers, one for each channel"
                 )
             elif not all(isinstance(number, int | float) for number in value):
                 checks.refuse(key, "must hold numbers only, one for each channel")
@@ -222,7 +222,7 @@ class Stage:
         _check_window(checks)
         for key in ("first", "then"):
             for slot in getattr(self, key):
-                checks.that(key, slot in SLOTS, f"unknown slot {slot}; {one_of(slot, SLOTS)}")
+                checks.that(key, slot in SLOTS, f"unknown slot {slot}; {suggest_name(slot, SLOTS)}")
                 checks.that(key, self.slots.count(slot) == 1, f"{slot} can stand only once in a stage")
         own = self.local and self.columns == Columns.own
         checks.that("columns", not own, "a locally connected stage sees all maps; write all, or local: false")

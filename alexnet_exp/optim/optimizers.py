@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet_exp.errors import UserError, one_of
+from alexnet_exp.errors import UserError, suggest_name
 from alexnet_exp.optim.krizhevsky import KrizhevskySGD
 from alexnet_exp.optim.schedules import WHOLE, Part, is_bias, part_of
 from alexnet_exp.optim.spec import Adam, AdamW, Constant, EpsMode, Krizhevsky, Optimizer, Schedule, Sgd
@@ -72,7 +72,7 @@ def parameter_groups(spec: Optimizer, network: nn.Module, schedule: Schedule | N
     for key, layers in (("optim", spec.layers), ("schedule", schedule.layers)):
         for name in layers:
             if name not in children:
-                message = f"{key}.layers.{name}: the network has no such layer; {one_of(name, sorted(children))}"
+                message = f"{key}.layers.{name}: the network has no such layer; {suggest_name(name, sorted(children))}"
                 raise UserError(message)
     groups: dict[tuple[bool, float, float, Part], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():

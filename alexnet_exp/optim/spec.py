@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
-from alexnet_exp.errors import Checks, Problem, Refused, one_of
+from alexnet_exp.errors import Checks, Problem, Refused, suggest_name
 
 
 def _own_name(node: Any) -> str:
@@ -34,7 +34,9 @@ class LayerOptim:
     def of(cls, settings: dict[str, float | None]) -> LayerOptim:
         """Of an entry of `optim.layers`; raises `Refused` for a setting that no layer has, or a number below 0."""
         known = [each.name for each in fields(cls)]
-        problems = [Problem(key, value, one_of(key, known)) for key, value in settings.items() if key not in known]
+        problems = [
+            Problem(key, value, suggest_name(key, known)) for key, value in settings.items() if key not in known
+        ]
         layer = cls(**{key: value for key, value in settings.items() if key in known})  # type: ignore[arg-type]
         checks = Checks(layer)
         checks.that("lr", layer.lr is not None, "must be a number: a multiple of optim.lr")
@@ -212,7 +214,7 @@ class Stages:
         stages = cls(**{key: value for key, value in settings.items() if key in known})
         checks = stages.checks()
         checks.problems += [
-            Problem(key, value, one_of(key, known)) for key, value in settings.items() if key not in known
+            Problem(key, value, suggest_name(key, known)) for key, value in settings.items() if key not in known
         ]
         checks.done()
         return stages

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_exp.errors import UserError, shown
+from alexnet_exp.errors import UserError, yaml_text
 from alexnet_exp.runs.folder import flatten
 
 Row = dict[str, str]
@@ -186,7 +186,7 @@ def _dictionary(file: Path, line: int, name: str, text: str, prefix: str) -> Row
             had = ast.literal_eval(plain)
         if not isinstance(had, dict):
             raise TypeError
-        return {f"{prefix}{key}": "" if value is None else shown(value) for key, value in flatten(had).items()}
+        return {f"{prefix}{key}": "" if value is None else yaml_text(value) for key, value in flatten(had).items()}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise UserError(
             f"{file}: line {line}: {name} cannot be read as a dictionary; write one column a setting or metric"

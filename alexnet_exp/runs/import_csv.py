@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.errors import UserError, one_of
+from alexnet_exp.errors import UserError, suggest_name
 from alexnet_exp.runs.bookkeeping import LABELS, LIMIT, is_fact, is_id, plain
 from alexnet_exp.runs.csv_file import EMPTY, is_percent, number, numbers, read_csv
 from alexnet_exp.runs.import_foreign import LABEL, PERCENT, SEEDS, note_seed
@@ -77,7 +77,7 @@ def read_runs(
     columns, rows = read_csv(file)
     for wanted in [*metrics, *([seed_column] if seed_column else [])]:
         if wanted not in columns and wanted not in map(_bare, columns) and wanted not in map(metric_name, columns):
-            raise UserError(f"{file}: no column {wanted}; {one_of(wanted, columns)}")
+            raise UserError(f"{file}: no column {wanted}; {suggest_name(wanted, columns)}")
     if not rows:
         return [], []
     if any(column.endswith("__MAX") for column in columns) and any(" - " in column for column in columns):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.errors import UserError, shown
+from alexnet_exp.errors import UserError, yaml_text
 from alexnet_exp.runs.folder import flatten, plain
 from alexnet_exp.runs.reader import is_run, read_config, read_result
 from alexnet_exp.runs.sweep_plan import SweepPlan
@@ -85,7 +85,7 @@ def refuse_another_experiment(folder: Path, config: Mapping[str, Any]) -> None:
         return
     given = plain(flatten(config))
     for key in sorted(given.keys() | recorded.keys()):
-        here, there = shown(given.get(key)), shown(recorded.get(key))
+        here, there = yaml_text(given.get(key)), yaml_text(recorded.get(key))
         if here != there and not is_free(key):
             raise UserError(
                 f"{folder}: .hydra/config.yaml is not of the run in result.json: {key} is {here} there and {there} in "

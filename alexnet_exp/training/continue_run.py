@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.config.user_class import TARGET
-from alexnet_exp.errors import NO_VALUE, Problem, Refused, shown
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, yaml_text
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.reader import read_config
@@ -125,7 +125,7 @@ def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         elif not isinstance(node, dict) or name not in node:
             problems.append(Problem(key, value, "the run has no such setting"))
         elif not is_free(key) or (path == ["schedule"] and TARGET in node):  # a user's may mean anything by a name
-            other = f"would make it another experiment than the one with {shown(node[name])}; start a new run"
+            other = f"would make it another experiment than the one with {yaml_text(node[name])}; start a new run"
             problems.append(Problem(key, value, other))
         else:
             node[name] = value

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Timer
 from alexnet_exp import logs
 from alexnet_exp.config.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.config.validate import validate
-from alexnet_exp.errors import ExitCode, UserError, refusal
+from alexnet_exp.errors import ExitCode, UserError, error_text
 from alexnet_exp.kernels.native import native
 from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes import signals
@@ -85,13 +85,13 @@ def run_experiment(container: Mapping[str, Any], path: Path, start: Start = ANYH
         if ending.status != Status.REFUSED and not ending.recorded and path.exists():  # else it would be made anew
             ending = _record_for_ranks(container, path, ending)
     if ending.status == Status.REFUSED:
-        print(refusal(UserError(f"rank {number}: {ending.reason}" if number else ending.reason)), file=sys.stderr)
+        print(error_text(UserError(f"rank {number}: {ending.reason}" if number else ending.reason)), file=sys.stderr)
     elif number and ending.code not in (
         ExitCode.OK,
         ExitCode.TERMINATED,
         ExitCode.INTERRUPTED,
     ):
-        print(refusal(UserError(f"rank {number}: {ending.status}: {ending.reason}")), file=sys.stderr)
+        print(error_text(UserError(f"rank {number}: {ending.status}: {ending.reason}")), file=sys.stderr)
     return ending
 
 

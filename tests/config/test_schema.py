@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 
 from alexnet_exp.__main__ import COMMANDS
 from alexnet_exp.config.schema import COLLECTIONS, NODES, Config, Csv, Ema, Trainer, Wandb
-from alexnet_exp.errors import Refused, shown
+from alexnet_exp.errors import Refused, yaml_text
 from alexnet_exp.model.spec import Stage, Window
 from alexnet_exp.paths import groups
 
@@ -62,7 +62,7 @@ def _defaults(cls: type, prefix: str) -> Iterator[tuple[str, str]]:
         if dataclasses.is_dataclass(value):
             yield from _defaults(type(value), key)
         else:
-            yield key, value.name if isinstance(value, Enum) else shown(value)
+            yield key, value.name if isinstance(value, Enum) else yaml_text(value)
 
 
 def test_the_public_keys_are_those_pinned() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alexnet_exp import runs
 from alexnet_exp.__main__ import main
-from alexnet_exp.errors import TRACEBACK, ExitCode, UserError
+from alexnet_exp.errors import TRACEBACK_VARIABLE, ExitCode, UserError
 from tests.fuzz.clear import check, complaint
 from tests.fuzz.damage import DEEP, damaged
 from tests.fuzz.test_run_files import Damaged, numbers_in
@@ -34,7 +34,7 @@ STRANGE = [
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(TRACEBACK, "1")
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     template_run(tmp_path / "logs" / "one")
     second = template_run(tmp_path / "logs" / "two", seed=2, test=None)
     (second / "train.log").write_text("a\nTraceback (most recent call last)\n  File x\nValueError: x\n")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.errors import TRACEBACK, ExitCode, UserError
+from alexnet_exp.errors import TRACEBACK_VARIABLE, ExitCode, UserError
 from alexnet_exp.runs.read_runs import as_run
 from alexnet_exp.runs.reader import read_config, read_metrics, read_result, read_steps
 from tests.conftest import Run
@@ -51,7 +51,7 @@ USING = (
 @pytest.fixture
 def folder(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run and another beside it, with nothing damaged yet."""
-    monkeypatch.setenv(TRACEBACK, "1")  # what nobody expected is raised as it is, not told in a line
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")  # what nobody expected is raised as it is, not told in a line
     shutil.copytree(finished.path, tmp_path / OTHER)
     shutil.copytree(finished.path, tmp_path / NAME)
     (tmp_path / NAME / "metrics-2.csv").write_text("epoch,val/top1_precise_bn\n0,0.5\n1,0.625\n")

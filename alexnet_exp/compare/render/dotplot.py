@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from alexnet_exp.compare.result import Arm, Comparison, Verdict
-from alexnet_exp.errors import shown
+from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import is_accuracy, value_text
 
 ROWS = 20  # more arms than that are a table, not a picture
@@ -217,7 +217,7 @@ def _labels(drawn: Sequence[Lane]) -> list[str]:
         return [lane.arm.label for lane in drawn]
 
     def labels(keys: Sequence[str]) -> list[str]:
-        return [" ".join(f"{names[key]}={shown(one[key])}" for key in keys if key in one) for one in settings]
+        return [" ".join(f"{names[key]}={yaml_text(one[key])}" for key in keys if key in one) for one in settings]
 
     # what is too long is cut: then without those that tell nothing which the others do not
     kept = list(differ)

@@ -17,7 +17,7 @@ from alexnet_exp.compare.render.dotplot import dots_text
 from alexnet_exp.compare.result import Arm, Comparison, Difference, Table
 from alexnet_exp.compare.select import metric_keys, ranking_key, value
 from alexnet_exp.compare.verdict import images_text
-from alexnet_exp.errors import shown
+from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import difference_text, is_accuracy, value_text
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
@@ -150,7 +150,7 @@ def cell(key: str, had: Any, metric: str = "") -> str:
         if "/" in key or key == metric:
             return value_text(key, had)
         return f"{had:.1f}" if key in ("minutes", "images_per_s") else f"{had:.6g}"
-    return shown(had)
+    return yaml_text(had)
 
 
 def titles(table: Table, metric: str = "") -> list[str]:
@@ -202,7 +202,7 @@ def _of_metric(key: str, had: float, metric: str) -> str:
 
 
 def _field(had: Any) -> Any:
-    return repr(had) if isinstance(had, float) else spreadsheet_cell(shown(had))
+    return repr(had) if isinstance(had, float) else spreadsheet_cell(yaml_text(had))
 
 
 def _arm(arm: Arm) -> dict[str, Any]:

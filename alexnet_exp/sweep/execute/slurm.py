@@ -27,7 +27,7 @@ from typing import Any
 
 from alexnet_exp import logs
 from alexnet_exp.config.schema import COLUMNS
-from alexnet_exp.errors import ExitCode, Problem, Refused, UserError, not_installed
+from alexnet_exp.errors import ExitCode, Problem, Refused, UserError, missing_package
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import STOP_SIGNALS, defer_signals, stop_on_signals
@@ -309,7 +309,7 @@ def need_submitit() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError:
-        raise UserError(f"hydra/launcher=slurm: {not_installed('submitit', 'slurm')}") from None
+        raise UserError(f"hydra/launcher=slurm: {missing_package('submitit', 'slurm')}") from None
     import shutil
 
     if shutil.which("sbatch") is None:

@@ -21,7 +21,7 @@ from alexnet_exp.config.compose import composed, composer_of
 from alexnet_exp.config.composer import parsed_override
 from alexnet_exp.config.overrides import NO_NUMBERS
 from alexnet_exp.config.schema import Config
-from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, shown
+from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, yaml_text
 
 Value = str | int | float
 LOG = "log"
@@ -161,7 +161,7 @@ class Space:
         dimension = self.dimensions.get(problem.key)
         if dimension is None or isinstance(dimension, Choice) or problem.value is NO_VALUE:
             return str(problem), str(problem)
-        of = f"{problem.key}={dimension.typed}: {shown(problem.value)} "
+        of = f"{problem.key}={dimension.typed}: {yaml_text(problem.value)} "
         whole = isinstance(dimension, Real) and "whole number" in problem.instead
         advice = f"; write int({dimension.typed})" if whole else ""
         return (problem.key, problem.instead), f"{of}{problem.instead}{advice}"

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from alexnet_exp.config.overrides import exact
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.user_class import UserClass
-from alexnet_exp.errors import Problem, Refused, UserError, not_installed
+from alexnet_exp.errors import Problem, Refused, UserError, missing_package
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.sweep_plan import Job
@@ -50,7 +50,7 @@ def search(
     """
     settings = _settings(given)
     if find_spec("optuna") is None:
-        raise UserError(f"hydra/sweeper=optuna: {not_installed('optuna')}")
+        raise UserError(f"hydra/sweeper=optuna: {missing_package('optuna')}")
     params = (exact(f"{key}={value}") for key, value in settings.params.items())
     space = parse([*params, *arguments], context.config_loader)
     if settings.sampler == GRID:

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger
 
 from alexnet_exp.config.schema import Config, Mlflow, TensorBoard, Wandb
 from alexnet_exp.config.user_class import UserClass
-from alexnet_exp.errors import ExitCode, UserError, not_installed
+from alexnet_exp.errors import ExitCode, UserError, missing_package
 from alexnet_exp.runs.status import Ending, Status, ending_of
 from alexnet_exp.training.loggers.base import Closing
 from alexnet_exp.training.loggers.guard import Guarded
@@ -110,5 +110,5 @@ def _build(settings: Any, config: Config, run: Path, parameters: Mapping[str, An
 
 def _need(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"logger={package}: {not_installed(package)}")
+        raise UserError(f"logger={package}: {missing_package(package)}")
     import_module(package)  # here: it takes seconds, in which no server is to blame
