@@ -152,7 +152,7 @@ def test_a_search_that_cannot_be_is_one_line(search, tmp_path, overrides, line):
 
 def test_without_optuna_one_line_says_what_to_install(monkeypatch):
     from alexnet_exp.errors import UserError
-    from alexnet_exp.sweep.search.loop import sweeper
+    from alexnet_exp.sweep.search import sweeper
 
     monkeypatch.setattr(sweeper, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"package optuna is not installed; pip install -e '\.\[optuna\]'$"):
