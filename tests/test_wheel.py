@@ -60,6 +60,10 @@ def test_it_holds_the_yaml_and_nothing_that_is_not_the_packages(wheel: Path) -> 
     assert {name for name in inside if name.endswith(".yaml")} == shipped - local
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} <= {"alexnet_exp", "hydra_plugins"}
     assert "alexnet_exp/py.typed" in names, "type checkers ignore the annotations of a package without it"
+    report = ROOT / "alexnet_exp" / "compare" / "render" / "html"
+    parts = {path.relative_to(ROOT).as_posix() for kind in ("html", "js", "css") for path in report.rglob(f"*.{kind}")}
+    assert len(parts) > 20
+    assert parts <= set(names)
 
 
 def test_it_runs_from_an_empty_folder(python: Path, tmp_path: Path) -> None:

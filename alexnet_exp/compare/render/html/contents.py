@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,13 +20,13 @@ _LONGEST = 400  # characters of one value
 
 
 def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
-    """The runs with what was set and what came of it, the table of them, their arms and their curves."""
+    """The runs with what was set and what came of it, the table of them, their arms and their curves, for JSON."""
     places = {run.name: place for place, run in enumerate(comparison.runs)}
     settings = [_settings(run) for run in comparison.runs]
     results = [_results(run) for run in comparison.runs]
     table = _every_run(comparison)
     common = {"settings": _common(settings), "results": _common(results)}
-    return {
+    content = {
         "metric": {
             "key": comparison.metric.key,
             "label": comparison.metric.label,
@@ -69,14 +68,7 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
             "stride": curves.stride,
         },
     }
-
-
-def as_json(content: Any) -> str:
-    """JSON that can stand in a script element: no text in it can end the element or open a comment."""
-    text = json.dumps(_plain(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return {key: _plain(value) for key, value in content.items()}
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from alexnet_exp.compare.render.html.filters import counted
 from alexnet_exp.compare.result import Arm
 from alexnet_exp.data.formats import open_picture
 from alexnet_exp.runs.run import Run
@@ -18,6 +19,16 @@ WIDTH, HEIGHT = 900, 900  # pixels; more cannot be seen in a column of the page
 DESCRIPTION = "Description"  # the text of a PNG in which `plot` leaves the picture's caption
 LONGEST = 600  # letters of a caption
 LARGEST = 40_000_000  # pixels of a file; more is no picture of a run, and would take seconds and gigabytes to open
+
+ABOUT = {
+    "confusion_matrix": "Of each true class, the row, which part was taken for which class.",
+    "filters": "What the first layer looks for, the columns of the network apart. Mid-grey is a weight of zero; each "
+    "filter has its own scale.",
+    "learning_curves": "Loss and accuracy by epoch.",
+    "neighbours": "At the left an image; beside it the training images whose features in the last hidden layer are "
+    "nearest, with their distances. Framed: of another class.",
+    "predictions": "The most probable classes of some images. Blue is the true one.",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,14 @@ class Picture:
     uri: str
     caption: str = ""
 
+    @property
+    def title(self) -> str:
+        return f"{self.name.replace('_', ' ')} of {self.run.name}"
+
+    @property
+    def alternative(self) -> str:
+        return f"{self.title}: {self.caption}" if self.caption else self.title
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -39,6 +58,43 @@ class Pictures:
     shown: list[Picture]
     left_out: int
     unreadable: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The pictures of one kind, with what such a picture shows; `about` is empty for a kind that is not ours."""
+
+    title: str
+    about: str
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The pictures by kind, so that the same picture of different runs stands side by side."""
+
+    note: str
+    kinds: list[Kind]
+
+
+def picture_section(pictures: Pictures) -> Section | None:
+    """The section of the page; None where the runs have no pictures."""
+    if not pictures.shown and not pictures.left_out and not pictures.unreadable:
+        return None
+    kinds = [
+        Kind(
+            name.replace("_", " ").capitalize(),
+            ABOUT.get(name, ""),
+            [picture for picture in pictures.shown if picture.name == name],
+        )
+        for name in dict.fromkeys(picture.name for picture in pictures.shown)
+    ]
+    notes = []
+    if pictures.left_out:
+        notes.append(f"{counted(pictures.left_out, 'picture')} left out to keep this file small")
+    if pictures.unreadable:
+        notes.append(f"{counted(pictures.unreadable, 'file')} could not be read as pictures")
+    return Section(f"{'; '.join(notes)}." if notes else "", kinds)
 
 
 def read_pictures(arms: Sequence[Arm], runs: Sequence[Run], budget: int = BUDGET) -> Pictures:

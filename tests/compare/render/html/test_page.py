@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from alexnet_exp.compare.render.html import page, write_report
 from alexnet_exp.compare.render.html.curves import POINTS, read_curves
+from alexnet_exp.compare.render.html.filters import unbroken
 from alexnet_exp.compare.render.html.methods import methods
 from alexnet_exp.compare.render.html.pictures import read_pictures
 from alexnet_exp.compare.render.text import main_and_rest, markdown_table
@@ -124,6 +125,41 @@ def test_text_of_a_run_stays_text(tmp_path):
     assert page.visible.count(" ".join(HOSTILE.split())) >= 3  # finding, look out, skipped
     raw = (tmp_path / "report.html").read_text()
     assert raw.count("</script>") == 2
+
+
+def test_names_metrics_and_settings_are_shown_as_text(tmp_path):
+    """A text that HTML, JavaScript or a template would evaluate, wherever a run can put one."""
+    hostile = "{{ 7 * 191 }}{% raw %}<script>window.hacked = 1</script>\"'"
+    name = hostile.replace("/", "\\")  # a file's name has no slash
+    folder = tmp_path / "outputs" / "s" / name
+    write_run(folder, "lrn", 0.1, 1, config={"seed": 1, "optim.lr": 0.1, hostile: hostile}, versions={hostile: hostile})
+    write_picture(folder / "plots" / f"{name}.png", random.Random(0))
+    (folder / "metrics.csv").write_text("epoch," + '"' + hostile.replace('"', '""') + '"' + "\n0,0.5\n")
+    comparison = compared(tmp_path / "outputs")
+    page = made(
+        replace(
+            comparison,
+            metric=replace(comparison.metric, key=hostile, label=hostile),
+            arms=[replace(comparison.arms[0], label=hostile)],
+            varying=[hostile],
+        ),
+        tmp_path,
+    )
+    assert [tag for tag, _ in page.elements].count("script") == 2
+    assert "1337" not in page.visible
+    assert page.text("title").startswith(hostile)
+    for part in ("th", "dt", "dd", "methods"):
+        assert hostile in page.text(part), part
+    for part in ("h3", "figcaption", "markdown"):
+        assert name in page.text(part), part
+    image = next(dict(at) for tag, at in page.elements if tag == "img" and at.get("src"))
+    assert str(image["alt"]).count(name) == 2
+    data = page.data
+    assert data["runs"][0]["name"] == f"s/{name}"
+    assert hostile in data["common"]["settings"]
+    assert data["metric"]["key"] == hostile
+    assert data["varying"] == [{"key": hostile, "values": [hostile]}]
+    assert hostile in [column["key"] for column in data["curves"]["columns"]]
 
 
 def test_failed_runs_are_there_and_have_no_value(sweep, tmp_path):
@@ -297,6 +333,24 @@ def test_where_it_cannot_be_written_the_user_is_told(sweep, tmp_path):
         write_report(sweep, tmp_path / "nowhere" / "report.html")
 
 
+def test_scripts_and_styles_are_all_in_the_page_and_wrapped():
+    folder = Path(page.__file__).parent
+    assert sorted(page.SCRIPTS) == sorted(file.name for file in (folder / "scripts").iterdir())
+    assert sorted(page.STYLES) == sorted(file.name for file in (folder / "styles").iterdir())
+    files = [*folder.glob("scripts/*"), *folder.glob("styles/*"), *folder.glob("templates/*")]
+    long = [f"{file.name}: {line}" for file in files for line in file.read_text().splitlines() if len(line) > 120]
+    assert long == []
+
+
+def test_every_unescaped_text_of_a_template_has_a_reason():
+    for file in (Path(page.__file__).parent / "templates").iterdir():
+        lines = file.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if re.search(r"\|\s*safe\b", line):
+                before = lines[number - 1] + lines[number - 2]
+                assert "{#" in before, f"{file.name}: {line}"
+
+
 def test_torch_is_not_needed():
     code = "import sys, alexnet_exp.compare.render.html; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -330,6 +384,6 @@ def test_two_hundred_runs_of_a_hundred_epochs_are_under_six_megabytes(tmp_path):
     ],
 )
 def test_short_words_with_hyphens_are_kept_on_one_line(text: str, whole: list[str]) -> None:
-    made = page._words(text)
+    made = unbroken(text)
     assert re.findall(r'<span class="whole">(.*?)</span>', made) == whole
     assert re.sub(r'<span class="whole">(.*?)</span>', r"\1", made) == escape(text)

@@ -1,0 +1,200 @@
+"""The finding's section of the report: the table of arms, the differences in words, the legend and the caveats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alexnet_exp.compare.compare import verdict_text
+from alexnet_exp.compare.next_seeds import own_options
+from alexnet_exp.compare.paper_claim_status import ANALOGUE, figure_text, sentence, status_text
+from alexnet_exp.compare.render.dotplot import ROWS, lanes
+from alexnet_exp.compare.render.html.filters import counted
+from alexnet_exp.compare.result import Arm, Comparison, Difference, Interval, Verdict
+from alexnet_exp.runs.metric import difference_text, value_text
+
+MOST_LISTED_SEEDS = 5  # the values of an arm with more seeds are not listed
+MOST_LISTED_FOLDERS = 50  # further skipped folders are only counted
+VERDICT_SIGNS = {Verdict.better: "▲", Verdict.worse: "▼", Verdict.no_difference: "=", Verdict.cannot_tell: "?"}
+NO_VALUE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table of arms.
+
+    second: a line below the text. tag: a label behind it. style: `strong` or `quiet`. verdict: its class on the page,
+    with its sign.
+    """
+
+    text: str
+    second: str = ""
+    tag: str = ""
+    style: str = ""
+    verdict: str = ""
+    sign: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of arms: its heading, the cell of an arm, and whether it holds numbers."""
+
+    title: str
+    cell: Callable[[Arm], Cell]
+    is_number: bool = True
+
+
+@dataclass(frozen=True)
+class ArmTable:
+    """The table of arms, best first; no rows without arms."""
+
+    columns: list[Column]
+    rows: list[list[Cell]]
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A difference in words. Each part may be empty; `needs` is what `command` needs besides."""
+
+    sentence: str
+    claim: str
+    command: str
+    needs: str
+
+
+def arm_table(comparison: Comparison) -> ArmTable:
+    """Each arm with its difference from the baseline, the verdict and its values."""
+    columns = _columns(comparison)
+    return ArmTable(columns, [[column.cell(arm) for column in columns] for arm in comparison.arms])
+
+
+def legend(comparison: Comparison) -> str:
+    """What the dot plot's marks mean."""
+    drawn = lanes(comparison)
+    parts = ["Each dot is one seed, the number the mean"]
+    if any(lane.arm.interval for lane in drawn):
+        parts.append("the bar is the mean's 95% interval")
+    if any(lane.grey for lane in drawn):
+        parts.append("grey cannot be told from the baseline")
+    if any(lane.claim is not None for lane in drawn):
+        parts.append("the hollow diamond is where the paper has it")
+    more = f" {counted(len(drawn) - ROWS, 'further arm')} in the table." if len(drawn) > ROWS else ""
+    return f"{'; '.join(parts)}.{more}"
+
+
+def details(comparison: Comparison) -> list[Detail]:
+    """Each difference in words, with the command that would settle it and what the paper claims."""
+    found = []
+    for difference in comparison.differences:
+        is_headline = comparison.sentence[1:].startswith(difference.sentence[1:])
+        detail = Detail(
+            "" if is_headline else difference.sentence,
+            sentence(difference.claim) if difference.claim is not None else "",
+            difference.command or "",
+            (own_options(difference.command) or "") if difference.command else "",
+        )
+        if detail != Detail("", "", "", ""):
+            found.append(detail)
+    return found
+
+
+def caveats(comparison: Comparison) -> list[str]:
+    """What a reader must know to trust the finding, and the folders that were skipped."""
+    lines = [*comparison.look_out, *(f"Skipped: {line}" for line in comparison.skipped[:MOST_LISTED_FOLDERS])]
+    if len(comparison.skipped) > MOST_LISTED_FOLDERS:
+        lines.append(f"Skipped: {len(comparison.skipped) - MOST_LISTED_FOLDERS} more")
+    return lines
+
+
+def _columns(comparison: Comparison) -> list[Column]:
+    key = comparison.metric.key
+    differences = {difference.arm.label: difference for difference in comparison.differences}
+    baselines = {difference.baseline.label for difference in comparison.differences}
+    unit = " in points" if comparison.metric.percent else ""
+
+    def of_difference(cell: Callable[[Difference], Cell]) -> Callable[[Arm], Cell]:
+        """The cell of an arm's difference; an empty one for an arm without, such as the baseline."""
+        return lambda arm: cell(differences[arm.label]) if arm.label in differences else Cell("")
+
+    columns = [Column("Arm", lambda arm: Cell(arm.label, tag="baseline" if arm.label in baselines else ""), False)]
+    if differences:
+        columns += [
+            Column("Verdict", of_difference(lambda difference: _verdict(comparison, difference)), False),
+            Column(
+                f"Difference{unit}, with its interval",
+                of_difference(lambda difference: _difference(key, difference)),
+            ),
+        ]
+    if any(difference.images_interval for difference in differences.values()):
+        columns.append(
+            Column(
+                "The same on new images",
+                of_difference(lambda difference: Cell("", second=_interval(key, difference.images_interval))),
+            )
+        )
+    if any(difference.claim for difference in differences.values()):
+        columns.append(
+            Column(
+                "The paper's claim",
+                lambda arm: _claim(differences.get(arm.label)),
+                False,
+            )
+        )
+    columns += [
+        Column(f"Mean {comparison.metric.label}, with its 95% interval", lambda arm: _mean(key, arm)),
+        Column(f"sd{unit}", lambda arm: Cell(NO_VALUE if arm.sd is None else difference_text(key, arm.sd))),
+        Column("Seeds", _seeds),
+    ]
+    if any(0 < arm.n <= MOST_LISTED_SEEDS for arm in comparison.arms):
+        columns.append(Column("Each seed", lambda arm: _values(key, arm)))
+    return columns
+
+
+def _verdict(comparison: Comparison, difference: Difference) -> Cell:
+    """Sign, words and colour: colour alone would exclude some readers."""
+    verdict = difference.verdict
+    return Cell(
+        verdict_text(difference, comparison.metric),
+        verdict=verdict.name.replace("_", "-"),
+        sign=VERDICT_SIGNS[verdict],
+    )
+
+
+def _difference(key: str, difference: Difference) -> Cell:
+    if math.isnan(difference.difference):
+        return Cell(NO_VALUE)
+    return Cell(_signed(key, difference.difference), second=_interval(key, difference.interval))
+
+
+def _claim(difference: Difference | None) -> Cell:
+    if difference is None or difference.claim is None:
+        return Cell(NO_VALUE)
+    claim = difference.claim
+    figure = figure_text(claim.said).replace("-", MINUS)
+    return Cell(status_text(claim), figure, ANALOGUE if claim.said.analogue else "", "strong")
+
+
+def _mean(key: str, arm: Arm) -> Cell:
+    if arm.mean is None:
+        return Cell(NO_VALUE)
+    interval = "" if arm.interval is None else " to ".join(value_text(key, end) for end in arm.interval)
+    return Cell(value_text(key, arm.mean), interval, style="strong")
+
+
+def _seeds(arm: Arm) -> Cell:
+    return Cell(str(arm.n), f"{len(arm.uncounted)} not counted" if arm.uncounted else "")
+
+
+def _values(key: str, arm: Arm) -> Cell:
+    if not 0 < arm.n <= MOST_LISTED_SEEDS:
+        return Cell(NO_VALUE)
+    return Cell(" ".join(value_text(key, value).rstrip("%") for value in arm.values), style="quiet")
+
+
+def _interval(key: str, interval: Interval | None) -> str:
+    return "" if interval is None else f"{_signed(key, interval[0])} to {_signed(key, interval[1])}"
+
+
+def _signed(key: str, value: float) -> str:
+    return difference_text(key, value, sign=True).replace("-", MINUS)
