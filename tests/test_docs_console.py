@@ -244,7 +244,9 @@ def test_results_have_their_metrics_in_the_order_of_a_run(demo: Run) -> None:
 
 def test_what_is_not_run_has_the_form_of_today() -> None:
     """Of a `check` the last line or `...`; of a run the line on device, precision and kernels."""
-    device = re.compile(r"seed \d+; .+; precision .+; channels_last; .*native kernels.*; freed memory is kept")
+    device = re.compile(
+        r"seed \d+; .+; precision .+; channels_last; .*native kernels.*; freed memory stays allocated to the process"
+    )
     for block in (block for page in PAGES for block in console(page)):
         lines = block.shown.splitlines()
         if (words_of(block.command) or [""])[0] == "check":
