@@ -3,7 +3,7 @@
     python -m benchmarks.columns
 
 20 steps of model=paper on random images, SGD with momentum, on the CPU over gloo. Writes results/columns.json and
-prints the tables of docs/background/training.md. Cost: 4 GB of memory; a few minutes on two cores.
+prints the tables of docs/background/columns.md. Cost: 4 GB of memory; a few minutes on two cores.
 """
 
 from __future__ import annotations

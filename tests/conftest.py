@@ -20,6 +20,11 @@ TINY = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    rewrites = "tests/test_docs_console.py rewrites the pages with what is printed"
+    parser.addoption("--update-pages", action="store_true", help=rewrites)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run's folder after the run, and the exit code."""

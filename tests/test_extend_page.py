@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import sys
@@ -11,16 +10,13 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.__main__ import main
+from tests.pages import ROOT, console, files
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "guides" / "extend.md").read_text(encoding="utf-8")
-FILES = re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = ROOT / "docs" / "guides" / "extend.md"
+PROGRAM = "python -m alexnet_exp "
 # each command with what the page says that it prints
 COMMANDS = [
-    (line.removeprefix("python -m alexnet_exp "), printed)
-    for block in re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    for line, printed in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
-    if line.startswith("python -m alexnet_exp ")
+    (block.command.removeprefix(PROGRAM), block.shown) for block in console(PAGE) if block.command.startswith(PROGRAM)
 ]
 OF_A_SWEEP = {command for command, _ in COMMANDS if " -m " in command or command.startswith("compare ")}
 WITHOUT_A_SWEEP = [(command, printed) for command, printed in COMMANDS if command not in OF_A_SWEEP]
@@ -32,7 +28,7 @@ def in_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "examples")
     monkeypatch.syspath_prepend(str(tmp_path / "examples"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "examples"), prepend=":")  # of a sweep's jobs
-    for name, content in FILES:
+    for name, content in files(PAGE).items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(content)
 
@@ -46,7 +42,7 @@ def typed(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_the_page_has_its_files_and_commands() -> None:
-    assert [name for name, _ in FILES if name.endswith(".py")] == ["tinylab/data.py", "tinylab/model.py"]
+    assert [name for name in files(PAGE) if name.endswith(".py")] == ["tinylab/data.py", "tinylab/model.py"]
     assert len(COMMANDS) == 11
     assert len(OF_A_SWEEP) == 2
 

@@ -1,7 +1,4 @@
-"""Provides the entry point of a child process.
-
-It imports nothing of this package, so that it can check what the fork server has preloaded.
-"""
+"""The first thing a started process does. Imports nothing of ours, to see what its fork server has imported for it."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 
-def begin(preload: Sequence[str], job: bytes, pipe: Connection) -> None:
-    """Runs `job`, a pickled `training.launch.Life`, which sends its outcome over `pipe`.
+def begin(preload: Sequence[str], life: bytes, pipe: Connection) -> None:
+    """Lives `life`, a pickled `launch.Life`, and tells over `pipe` how it ended.
 
-    A fork server ignores modules that it cannot import, so the job is given the names in `preload` that are missing.
+    A fork server passes over in silence what it cannot import, so whatever of `preload` is not here is told.
     """
     missing = [name for name in preload if name not in sys.modules]
-    pickle.loads(job).live(pipe, missing)
+    pickle.loads(life).live(pipe, missing)

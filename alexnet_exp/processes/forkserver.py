@@ -1,7 +1,7 @@
-"""Makes a fork server ignore stop signals; its effect is its import, which must be the first of the server.
+"""Imported by fork servers before all else: a signal that is sent to all processes at once does not end the server.
 
-A signal sent to all processes would otherwise end the server, while its children still finish and save a step. The
-children receive signals again, but for SIGHUP if the server was started with SIGHUP ignored, as under `nohup`.
+It would be missed by its children, of which some still have a step to end and to save. They hear signals again, but for
+SIGHUP where the server was started with that ignored, as by `nohup`.
 """
 
 import os
@@ -9,17 +9,15 @@ import signal
 
 from alexnet_exp.processes.signals import STOP_SIGNALS
 
-INHERITED_IGNORED = [
-    each for each in STOP_SIGNALS if each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN
-]
+IGNORED = [each for each in STOP_SIGNALS if each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN]
 
 
-def _restore_signals() -> None:
+def _hear() -> None:
     for each in STOP_SIGNALS:
-        if each not in INHERITED_IGNORED:
+        if each not in IGNORED:
             signal.signal(each, signal.SIG_DFL)
 
 
 for each in STOP_SIGNALS:
     signal.signal(each, signal.SIG_IGN)
-os.register_at_fork(after_in_child=_restore_signals)
+os.register_at_fork(after_in_child=_hear)

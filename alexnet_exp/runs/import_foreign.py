@@ -1,7 +1,7 @@
 """Runs that another project recorded in folders: Hydra's `.hydra/` beside a metrics.csv of Lightning's CSVLogger, or
 that file alone.
 
-What is not recorded there is not guessed, with four exceptions (docs/guides/comparing.md): whether a run is done,
+What is not recorded there is not guessed, with four exceptions (docs/guides/other-projects.md): whether a run is done,
 which epoch its checkpoint is of, which columns of a CSV file are metrics, and which accuracies are in percent.
 """
 

@@ -395,8 +395,8 @@ def test_the_interval_of_an_sd_by_simulation():
 
 
 def test_the_page_has_the_simulated_figures():
-    """docs/guides/comparing.md shows benchmarks/results/statistics.json and statistics_dunnett.json."""
-    page = (ROOT / "docs/guides/comparing.md").read_text(encoding="utf-8")
+    """docs/background/statistics.md shows benchmarks/results/statistics.json and statistics_dunnett.json."""
+    page = (ROOT / "docs/background/statistics.md").read_text(encoding="utf-8")
     new, old = (
         json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["percent"]
         for name in ("statistics", "statistics_dunnett")
