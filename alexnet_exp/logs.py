@@ -1,4 +1,4 @@
-"""Where a run's words go: progress and log to stderr, the same to train.log; stdout is for results alone."""
+"""Provides the logging of a run to stderr and train.log. Results alone go to stdout."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ LINE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LIGHTNING_LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
 
 
-class _Ours(logging.Handler):
-    """Marks the handlers that `configure` made, and may take away again: an application's own stay.
+class _RunHandler(logging.Handler):
+    """A handler that `configure` has installed and may remove; handlers of an application are left alone.
 
-    What a terminal would obey is escaped, in the file too, which is read in one: names of classes and files are logged.
+    Control characters are escaped, in the file too, because names of classes and files are logged and terminals show
+    both.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         return escape_controls(super().format(record))
 
 
-class _Stderr(logging.StreamHandler[Any], _Ours):
-    """Writes to what `sys.stderr` is at that moment: a rich progress bar puts itself there and keeps its line below."""
+class _StderrHandler(logging.StreamHandler[Any], _RunHandler):
+    """Writes to the current `sys.stderr`, which a rich progress bar replaces to keep its line at the bottom."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -40,12 +41,12 @@ class _Stderr(logging.StreamHandler[Any], _Ours):
         return sys.stderr
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        if not isinstance(sys.exc_info()[1], OSError):  # stderr is a file on a full disk: a traceback would not fit
+        if not isinstance(sys.exc_info()[1], OSError):  # stderr is a file on a full disk
             super().handleError(record)
 
 
-class _File(_Ours):
-    """train.log, made by its first line. What the disk does not take is missing there, and nothing else happens.
+class _FileHandler(_RunHandler):
+    """Appends to train.log, which its first line creates. Lines that cannot be written are dropped and counted.
 
     buffered: lines stay in memory until `write_buffered`.
     """
@@ -55,7 +56,7 @@ class _File(_Ours):
         self.path = path
         self._buffer: list[str] | None = [] if buffered else None
         self._descriptor: int | None = None
-        self._missing = 0
+        self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         self._write(self.format(record) + "\n")
@@ -69,15 +70,15 @@ class _File(_Ours):
         if self._buffer is not None:
             self._buffer.append(line)
             return
-        if self._missing:
-            line = f"\n({self._missing} lines are missing here: the disk did not take them)\n{line}"
+        if self._dropped:
+            line = f"\n({self._dropped} lines are missing: they could not be written to the disk)\n{line}"
         try:
             if self._descriptor is None:
                 self._descriptor = _append_to(self.path)
             _write_all(self._descriptor, line.encode("utf-8", "backslashreplace"))
-            self._missing = 0
+            self._dropped = 0
         except OSError:
-            self._missing += 1
+            self._dropped += 1
 
     def close(self) -> None:
         super().close()
@@ -86,8 +87,8 @@ class _File(_Ours):
             self._descriptor = None
 
 
-class _Tolerant(io.RawIOBase):
-    """A file that lets go of what the disk does not take: neither a print nor the end of the process may fail by it."""
+class _LossyFile(io.RawIOBase):
+    """A file that drops what cannot be written, so that neither a print nor the exit of the process fails."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -105,54 +106,55 @@ class _Tolerant(io.RawIOBase):
 
 
 def configure(folder: Path | None, rank: int = 0, buffered: bool = False) -> None:
-    """Logs to stderr and to `folder/train.log`; a rank above 0 to its own `train.rank1.log` and nowhere else.
+    """Logs to stderr and to `folder/train.log`; rank N above 0 logs to `train.rankN.log` only.
 
-    buffered: the file gets its lines when `write_buffered` is called: until then the folder may be another run's.
+    buffered: keeps the lines of the file in memory until `write_buffered`, because until then the folder may belong to
+    another run.
 
-    Replaces what an earlier call set up. What is said for debugging goes to the file alone, unless
-    ALEXNET_EXP_TRACEBACK is set. Where stderr is that very file (`redirect_output`), each line is written once.
+    Replaces the handlers of an earlier call. Debug messages go to the file only, unless ALEXNET_EXP_TRACEBACK is set.
+    If stderr is that file (`redirect_output`), each line is written once.
     """
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _Ours)]:
+    for handler in [handler for handler in root.handlers if isinstance(handler, _RunHandler)]:
         root.removeHandler(handler)
         handler.close()
     if rank == 0 and not (folder and _is_stderr(log_file(folder))):
-        console = _Stderr()
+        console = _StderrHandler()
         console.setFormatter(logging.Formatter("%(message)s"))
         console.setLevel(logging.DEBUG if os.environ.get(TRACEBACK_VARIABLE) else logging.INFO)
         root.addHandler(console)
     if folder is not None:
-        file = _File(log_file(folder, rank), buffered)
+        file = _FileHandler(log_file(folder, rank), buffered)
         file.setFormatter(logging.Formatter(LINE_FORMAT))
         root.addHandler(file)
     root.setLevel(logging.WARNING)
     logging.getLogger(PACKAGE_LOGGER).setLevel(logging.DEBUG)
-    # at INFO Lightning says at every start what our first lines say, and advertises; its profilers' tables are INFO too
+    # at INFO Lightning repeats the first lines of this log and advertises; the tables of its profilers are INFO too
     for name in LIGHTNING_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
-    _quieten_warnings()
+    _filter_warnings()
 
 
 def write_buffered() -> None:
-    """Writes what was logged since `configure(..., buffered=True)` to the file, and from now on every line at once."""
+    """Writes the lines since `configure(..., buffered=True)` to the file; from now on every line is written at once."""
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, _File):
+        if isinstance(handler, _FileHandler):
             handler.write_buffered()
 
 
 def log_file(folder: Path, rank: int = 0) -> Path:
-    """Where the words of a rank of the run in `folder` go."""
+    """Returns the log file of a rank of the run in `folder`."""
     return folder / ("train.log" if rank == 0 else f"train.rank{rank}.log")
 
 
 def redirect_output(folder: Path, rank: int = 0) -> None:
-    """From now on stdout and stderr of this process, also what C code and its own children write, go to `log_file`.
+    """Redirects stdout and stderr of this process, its C code and its children to `log_file`.
 
-    What the disk does not take is missing there. Raises UserError where the file cannot be opened.
+    Output that cannot be written is dropped. Raises UserError if the file cannot be opened.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -168,9 +170,9 @@ def redirect_output(folder: Path, rank: int = 0) -> None:
 
 
 def append_line(folder: Path, level: str, text: str) -> None:
-    """Adds a line to a run's train.log from outside of the run's own logging; where it cannot, there is none."""
+    """Appends a line to a run's train.log from outside the run's logging; drops it if it cannot be written."""
     record = logging.LogRecord(PACKAGE_LOGGER, logging.getLevelNamesMapping()[level], "", 0, text, None, None)
-    handler = _File(log_file(folder))
+    handler = _FileHandler(log_file(folder))
     handler.setFormatter(logging.Formatter(LINE_FORMAT))
     handler.emit(record)
     handler.close()
@@ -186,24 +188,24 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def _stream(descriptor: int) -> io.TextIOWrapper:
-    buffer = io.BufferedWriter(_Tolerant(descriptor))
+    buffer = io.BufferedWriter(_LossyFile(descriptor))
     return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def _is_stderr(file: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(sys.stderr.fileno()), file.stat())
-    except (OSError, ValueError, AttributeError):  # no file yet, or stderr is none
+    except (OSError, ValueError, AttributeError):  # no log file yet, or stderr is not a file
         return False
 
 
-def _quieten_warnings() -> None:
-    """Warnings of Lightning's that do not hold for us, each with the reason."""
+def _filter_warnings() -> None:
+    """Hides warnings of Lightning that do not apply here, each with the reason."""
     for text in (
-        ".*isinstance.treespec, LeafSpec.*",  # torch's, of a call inside Lightning
-        ".*It is recommended to use `self.log.*sync_dist=True.*",  # our means are over all ranks already
+        ".*isinstance.treespec, LeafSpec.*",  # from torch, about a call inside Lightning
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # means are over all ranks already
         ".*Total length of .* across ranks is zero.*",  # data.val=none
-        ".*smaller than the logging interval.*",  # the loggers get a row an epoch
-        ".*`srun` command is available on your system but is not used.*",  # ranks are started by `launch.py`
+        ".*smaller than the logging interval.*",  # the loggers get one row per epoch
+        ".*`srun` command is available on your system but is not used.*",  # `training.launch` starts the ranks
     ):
         warnings.filterwarnings("ignore", message=text)

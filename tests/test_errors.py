@@ -1,4 +1,4 @@
-"""How a setting is refused: words, values, several at once."""
+"""Errors of settings: text, values, several at once."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from alexnet_exp.errors import NO_VALUE, Checks, Problem, Refused, UserError, ne
         ({"a": [1], "b": None}, "{a: [1], b: null}"),
     ],
 )
-def test_a_value_is_shown_as_one_types_it(value: Any, text: str) -> None:
+def test_values_are_formatted_as_yaml(value: Any, text: str) -> None:
     assert yaml_text(value) == text
     assert str(Problem("key", value, "words")) == f"key={text}: words"
 
 
-def test_a_problem_without_a_value_has_no_equals_sign() -> None:
+def test_problem_without_a_value_has_no_equals_sign() -> None:
     assert str(Problem("callbacks.ema", NO_VALUE, "is not chosen")) == "callbacks.ema: is not chosen"
 
 
-def test_a_problem_seen_from_above_has_the_longer_key() -> None:
+def test_problem_under_a_prefix_has_the_full_key() -> None:
     assert str(Problem("lr", -1, "words").under("optim")) == "optim.lr=-1: words"
     assert Problem("", 3, "words").under("optim").key == "optim"
 
@@ -41,16 +41,16 @@ def test_a_problem_seen_from_above_has_the_longer_key() -> None:
     ("word", "names", "meant"),
     [
         ("lnr", ["bn", "lrn", "none"], "lrn"),
-        ("modle", ["module", "model", "mode"], "model"),  # two letters that changed places, before a letter left out
+        ("modle", ["module", "model", "mode"], "model"),  # transposed letters come before an omitted one
         ("max_epoch", ["max_steps", "max_epochs"], "max_epochs"),
         ("zebra", ["bn", "lrn"], None),
     ],
 )
-def test_nearest(word: str, names: list[str], meant: str | None) -> None:
+def test_nearest_name(word: str, names: list[str], meant: str | None) -> None:
     assert nearest_name(word, names) == meant
 
 
-def test_one_of_names_the_nearest_first_and_then_all() -> None:
+def test_suggest_name_starts_with_the_nearest_name() -> None:
     assert suggest_name("bnn", ["lrn", "bn"]) == "did you mean bn? one of lrn, bn"
     assert suggest_name("zebra", ["lrn", "bn"]) == "one of lrn, bn"
 
@@ -65,7 +65,7 @@ def test_one_of_names_the_nearest_first_and_then_all() -> None:
         (lambda checks: checks.one_of("x", ["a", "b"]), ["a", None], ["c", 1]),
     ],
 )
-def test_checks_take_what_is_in_range_and_null(check: Any, good: list[Any], bad: list[Any]) -> None:
+def test_checks_accept_values_in_range_and_null(check: Any, good: list[Any], bad: list[Any]) -> None:
     for value in good + bad:
         checks = Checks(SimpleNamespace(x=value))
         check(checks)
@@ -81,11 +81,11 @@ def test_all_problems_of_a_node_are_raised_together() -> None:
     assert str(refused.value).splitlines() == ["lr=-1: must be greater than 0", "momentum=2: must be from 0 to 1"]
 
 
-def test_nothing_is_raised_where_nothing_is_wrong() -> None:
+def test_valid_settings_raise_nothing() -> None:
     Checks(SimpleNamespace()).done()
 
 
 def test_refused_is_a_user_error_and_a_value_error() -> None:
-    """OmegaConf hands a ValueError of a dataclass through; the command line catches a UserError."""
+    """OmegaConf passes on a ValueError of a dataclass; the command line catches a UserError."""
     assert issubclass(Refused, UserError)
     assert issubclass(Refused, ValueError)

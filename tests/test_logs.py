@@ -1,4 +1,4 @@
-"""Where words go: stderr and train.log; a rank's own file; nothing of an application's logging is touched."""
+"""Logging of a run: stderr and train.log, one file per rank, handlers of applications, full disks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def put_back() -> Iterator[None]:
     root.setLevel(level)
 
 
-def test_progress_goes_to_stderr_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_logged_to_stderr_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(tmp_path)
     log.info("epoch 1")
     log.debug("details")
@@ -39,7 +39,7 @@ def test_progress_goes_to_stderr_and_the_file(tmp_path: Path, capsys: pytest.Cap
     assert "DEBUG details" in written
 
 
-def test_details_are_shown_where_they_are_asked_for(
+def test_debug_messages_are_printed_on_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ALEXNET_EXP_TRACEBACK", "1")
@@ -48,7 +48,7 @@ def test_details_are_shown_where_they_are_asked_for(
     assert capsys.readouterr().err == "details\n"
 
 
-def test_a_second_run_replaces_the_first_ones_file_and_an_applications_handler_stays(
+def test_second_run_replaces_the_file_handler_and_keeps_application_handlers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = logging.NullHandler()
@@ -62,21 +62,21 @@ def test_a_second_run_replaces_the_first_ones_file_and_an_applications_handler_s
     assert theirs in logging.getLogger().handlers
 
 
-def test_other_ranks_write_their_own_file_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_ranks_log_to_their_own_file_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(tmp_path, rank=1)
     log.error("boom")
     assert capsys.readouterr().err == ""
     assert [path.name for path in tmp_path.iterdir()] == ["train.rank1.log"]
 
 
-def test_lightnings_advertisements_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advertisements_of_lightning_are_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(None)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").info("Tip: try our product")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").warning("this matters")
     assert capsys.readouterr().err == "this matters\n"
 
 
-def test_warnings_that_do_not_hold_are_silenced_and_others_are_not() -> None:
+def test_only_inapplicable_warnings_are_hidden() -> None:
     logs.configure(None)
     with warnings.catch_warnings(record=True) as shown:
         warnings.warn("It is recommended to use `self.log('val/loss', ..., sync_dist=True)` when", stacklevel=1)
@@ -84,7 +84,7 @@ def test_warnings_that_do_not_hold_are_silenced_and_others_are_not() -> None:
     assert [str(each.message) for each in shown] == ["something else"]
 
 
-def test_where_stderr_is_the_log_each_line_is_written_once(tmp_path: Path) -> None:
+def test_lines_are_written_once_if_stderr_is_the_log_file(tmp_path: Path) -> None:
     script = (
         "import logging, pathlib; from alexnet_exp import logs; here = pathlib.Path('.'); logs.redirect_output(here);"
         "logs.configure(here); logging.getLogger('alexnet_exp.x').info('once'); print('plain');"
@@ -96,14 +96,12 @@ def test_where_stderr_is_the_log_each_line_is_written_once(tmp_path: Path) -> No
     assert [line.split(" ", 2)[-1] for line in lines] == ["INFO once", "plain", "ERROR note"]
 
 
-def test_a_log_on_a_full_disk_says_what_is_missing_and_nothing_else_happens(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_log_on_a_full_disk_counts_missing_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(tmp_path)
     log.info("one")
     file = tmp_path / "train.log"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, before[1]))  # takes ten characters of a line
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, before[1]))  # ten characters of a line fit
     try:
         for word in ("two", "three"):
             log.warning(word)
@@ -116,11 +114,11 @@ def test_a_log_on_a_full_disk_says_what_is_missing_and_nothing_else_happens(
     assert len(lines) == 4
     assert lines[0].endswith("INFO one")
     assert len(lines[1]) == 10
-    assert lines[2] == "(2 lines are missing here: the disk did not take them)"
+    assert lines[2] == "(2 lines are missing: they could not be written to the disk)"
     assert lines[3].endswith("INFO four")
 
 
-def test_a_log_whose_folder_is_gone_is_not_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_does_not_recreate_a_removed_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     logs.configure(folder)
@@ -132,7 +130,7 @@ def test_a_log_whose_folder_is_gone_is_not_made_anew(tmp_path: Path, capsys: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_whose_log_is_full_ends_as_it_would(tmp_path: Path) -> None:
+def test_full_log_does_not_change_the_exit_code(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys; from alexnet_exp import logs; logs.redirect_output(pathlib.Path('.'));"
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
@@ -143,7 +141,7 @@ def test_a_process_whose_log_is_full_ends_as_it_would(tmp_path: Path) -> None:
     assert (tmp_path / "train.log").read_text() == ""
 
 
-def test_output_that_cannot_go_to_the_log_is_told(tmp_path: Path) -> None:
+def test_log_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train.log").mkdir()
     with pytest.raises(logs.UserError, match=r"train\.log: cannot be written \(Is a directory\)"):
         logs.redirect_output(tmp_path)

@@ -574,7 +574,7 @@ FROM_INSIDE = {
     "runs.py": ("f'{len(lines) - len(newest):,} older", "text.markdown_table(", "'\\n'.join(terminal.aligned("),
     "summary.py": ("'\\n'.join(", "_own("),
     "sweep.py": ("'python -m alexnet_exp",),
-    "train.py": ("'Type next",),
+    "output.py": ("'Type next",),
     "launch.py": ("text",),
 }
 

@@ -1,4 +1,7 @@
-"""The first thing a started process does. Imports nothing of ours, to see what its fork server has imported for it."""
+"""Provides the entry point of a child process.
+
+It imports nothing of this package, so that it can check what the fork server has preloaded.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 
-def begin(preload: Sequence[str], life: bytes, pipe: Connection) -> None:
-    """Lives `life`, a pickled `launch.Life`, and tells over `pipe` how it ended.
+def begin(preload: Sequence[str], job: bytes, pipe: Connection) -> None:
+    """Runs `job`, a pickled `training.launch.Life`, which sends its outcome over `pipe`.
 
-    A fork server passes over in silence what it cannot import, so whatever of `preload` is not here is told.
+    A fork server ignores modules that it cannot import, so the job is given the names in `preload` that are missing.
     """
     missing = [name for name in preload if name not in sys.modules]
-    pickle.loads(life).live(pipe, missing)
+    pickle.loads(job).live(pipe, missing)

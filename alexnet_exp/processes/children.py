@@ -1,4 +1,4 @@
-"""Processes that end with whoever started them, however that ends, and that a group's signals do not end before."""
+"""Provides child processes that end with their parent, and that ignore signals sent to the whole process group."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from multiprocessing.connection import wait
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.signals import STOP_SIGNALS
 
-ENDED_EXIT_CODE = 1  # the exit code of a process that had to
-# Bytes of a folder's path in which multiprocessing's sockets fit: an address has 103 on some systems, 107 on Linux, and
-# `/pymp-12345678/listener-12345678` is added.
+ENDED_EXIT_CODE = 1  # of a process whose parent has ended, or has sent SIGTERM
+# Longest path of a folder for multiprocessing's sockets: an address has 103 bytes on some systems, 107 on Linux, and
+# multiprocessing appends `/pymp-12345678/listener-12345678`.
 MOST_SOCKET_FOLDER_BYTES = 71
 SOCKET_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def shorten_socket_paths() -> None:
-    """Lets the sockets of this process and its children lie in a folder of their own with a short path.
+    """Moves the sockets of this process and its children to a folder with a short path, if TMPDIR is too long.
 
-    A scratch folder of a cluster (TMPDIR) may have a longer one than a socket's address holds. Raises UserError where
-    there is no other folder.
+    The scratch folder of a cluster (TMPDIR) may be longer than the address of a socket. Raises UserError if none of
+    `SOCKET_FOLDERS` is writable.
     """
     process = multiprocessing.current_process()
     here = tempfile.gettempdir()
@@ -34,19 +34,20 @@ def shorten_socket_paths() -> None:
     place = next((folder for folder in SOCKET_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), None)
     if place is None:
         raise UserError(
-            f"TMPDIR={here}: too long for the address of a socket; set one of {MOST_SOCKET_FOLDER_BYTES} bytes"
+            f"TMPDIR={here}: too long for the address of a socket; "
+            f"set a folder of at most {MOST_SOCKET_FOLDER_BYTES} bytes"
         )
     before, tempfile.tempdir = tempfile.tempdir, place
     try:
-        util.get_temp_dir()  # which multiprocessing keeps for its sockets, and removes at the end
+        util.get_temp_dir()  # multiprocessing uses it for its sockets and removes it at exit
     finally:
         tempfile.tempdir = before
 
 
 def end_with_parent(*, group: bool = False) -> None:
-    """From now on this process ends when the one that asked for it is gone; a fork server's child is not told else.
+    """Ends this process when its parent ends; a child of a fork server would otherwise not notice.
 
-    group: it gets a process group of its own, which ends as a whole: the processes that it starts end with it.
+    group: gives this process a process group of its own, so that the processes it starts end with it.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -65,10 +66,10 @@ def end_with_parent(*, group: bool = False) -> None:
 
 
 def init_loader_worker(number: int) -> None:
-    """What a data loader's worker does first (`worker_init_fn`).
+    """Initializes a worker of a data loader (`worker_init_fn`).
 
-    It ends with the process that it decodes for. What is sent to all processes at once, by a terminal or a scheduler,
-    it does not hear: without it the step that is to be saved could not be ended.
+    The worker ends with the process that it decodes for. It ignores signals that a terminal or a scheduler sends to all
+    processes, because the training process needs its batches to finish the step that is saved.
     """
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
@@ -76,17 +77,17 @@ def init_loader_worker(number: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         end_with_parent()
         return
-    # before any thread is started: it would not block what its starter does not
+    # before any thread starts: threads inherit the blocked signals
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None
-    by = parent.pid
+    parent_pid = parent.pid
 
-    def listen_to_parent() -> None:
-        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != by:
+    def wait_for_parent_signal() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent_pid:
             pass
         os._exit(ENDED_EXIT_CODE)
 
-    threading.Thread(target=listen_to_parent, name="parent-signals", daemon=True).start()
+    threading.Thread(target=wait_for_parent_signal, name="parent-signals", daemon=True).start()

@@ -1,15 +1,15 @@
-"""How much of the machine's CPU is ours."""
+"""Provides the number of CPU cores that this process may use."""
 
 from __future__ import annotations
 
 import os
 
-# What a job that shares the machine with others is told of its share.
+# Environment variable with the number of cores of a sweep's job that shares the machine with other jobs.
 CORES_VARIABLE = "ALEXNET_EXP_CORES"
 
 
 def cores() -> int:
-    """CPU cores that this process may use: of a sweep's job, its share of them."""
+    """Returns the number of CPU cores that this process may use; in a job of a sweep, its share."""
     share = os.environ.get(CORES_VARIABLE, "")
     if share.isdigit() and int(share):
         return int(share)

@@ -17,35 +17,32 @@ from functools import cache
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 NEVER = -1
 MOST_RETAINED_BYTES = 1 << 30
-"""Bytes. What is larger, such as the array of a large data set, is still handed back when it is freed."""
+"""Larger blocks, such as the array of a large data set, are still returned to the kernel when they are freed."""
 
-# By these a user has chosen already how malloc works.
+# Environment variables by which a user configures malloc.
 MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 TUNABLES_VARIABLE = "GLIBC_TUNABLES"
 PRELOAD_VARIABLE = "LD_PRELOAD"  # jemalloc, tcmalloc, mimalloc
 
 
 def keep_freed_memory() -> str:
-    """Tells malloc to keep freed memory, in all of this process, from now on. Returns in words what holds.
+    """Configures malloc to keep freed memory in this process. Returns a text for the log, empty without glibc.
 
-    Call it before large tensors are made. Empty where malloc is not glibc's. Where the environment says how malloc is
-    to work, or loads another one, it is left as it is. The cost: what the process held at most stays resident until
-    it ends, so that others cannot have it between two steps.
+    Call it before large tensors are created. If the environment configures malloc or loads another allocator, nothing
+    is changed. The cost: the peak memory of the process stays resident until it ends.
     """
     if not _is_glibc():
         return ""
     choice = malloc_setting(os.environ)
     if choice:
-        return f"malloc as {choice} says"
-    return (
-        "freed memory is kept"
-        if _configure_malloc()
-        else "freed memory is handed back: malloc does not take the setting"
-    )
+        return f"malloc is configured by {choice}"
+    if _configure_malloc():
+        return "freed memory stays allocated to the process"
+    return "freed memory is returned to the system: malloc rejects the setting"
 
 
 def malloc_setting(environment: Mapping[str, str]) -> str:
-    """The variable by which a user chose how malloc works; empty where none does."""
+    """Returns the variable of `environment` that configures malloc or loads another allocator; empty if none does."""
     for name in MALLOC_VARIABLES:
         if environment.get(name):
             return name
@@ -60,7 +57,7 @@ def _configure_malloc() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # an older glibc takes no threshold above 32 MiB: there nothing at all is mapped by itself
+    # older glibc rejects thresholds above 32 MiB; there mapping of single blocks is disabled
     mapped = mallopt(M_MMAP_THRESHOLD, MOST_RETAINED_BYTES) or mallopt(M_MMAP_MAX, 0)
     return bool(mapped and mallopt(M_TRIM_THRESHOLD, NEVER))
 
@@ -68,16 +65,16 @@ def _configure_malloc() -> bool:
 def _is_glibc() -> bool:
     try:
         return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
-    except (AttributeError, ValueError, OSError):  # Windows; macOS and musl have no such name
+    except (AttributeError, ValueError, OSError):  # Windows; macOS and musl lack this name
         return False
 
 
 @cache
 def freeze_garbage_collector() -> None:
-    """From now on, the collector leaves out what this process has imported and made so far.
+    """Excludes the objects that exist now from garbage collection. It has an effect once per process.
 
-    torch, Lightning and what they import are a million objects: a full collection goes through them for half a second,
-    somewhere in the first epoch, and finds next to nothing. Once a process, not once a run: what an earlier run left
-    behind must go.
+    torch, Lightning and their dependencies have about a million objects. A full collection takes half a second for
+    them, somewhere in the first epoch, and frees next to nothing. It is not repeated for later runs of the process,
+    because the objects of an earlier run must be collected.
     """
     gc.freeze()

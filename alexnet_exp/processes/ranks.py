@@ -1,4 +1,4 @@
-"""Which rank of a distributed training this process is, from its environment. The only answer to that; no torch."""
+"""Provides the rank of this process in a distributed training, from its environment. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ RANK_VARIABLES = (
     *("SLURM_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID", "SLURM_STEPID"),
     "SLURM_STEP_NUM_TASKS",
 )
-"""Environment variables by which Lightning, torch and this package take a process for one rank of several."""
+"""Environment variables from which Lightning, torch and this package read that a process is one of several ranks."""
 
 
 def is_rank() -> bool:
-    """Whether this process is one rank of several, started by torchrun, srun or `launch.py`."""
+    """Returns whether this process is one of several ranks, started by torchrun, srun or `training.launch`."""
     return "LOCAL_RANK" in os.environ or is_srun_rank()
 
 
 def is_srun_rank() -> bool:
-    """Whether this process is one of several tasks that one `srun` started, and so a rank of SLURM's making.
+    """Returns whether this process is one of several tasks of one `srun`, which makes it a rank.
 
-    SLURM_NTASKS does not tell: inside `sbatch -n 4` or `salloc -n 4` a plain `python` sees 4 and is alone. A shell
-    under `srun --pty` is alone too; Lightning knows it by its job's name.
+    SLURM_NTASKS is not enough: a plain `python` inside `sbatch -n 4` or `salloc -n 4` has the value 4 but is a single
+    process. A shell under `srun --pty` is one too; it has the job name that Lightning checks as well.
     """
     if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return False
@@ -32,7 +32,7 @@ def is_srun_rank() -> bool:
 
 
 def rank() -> int:
-    """This process's rank; 0 where it is alone, whatever numbers another program left in its environment."""
+    """Returns the rank of this process; 0 for a single process, whatever the variables of another program say."""
     if not is_rank():
         return 0
     of_slurm = _number("SLURM_PROCID", 0)
@@ -40,14 +40,14 @@ def rank() -> int:
 
 
 def remove_rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that is no rank."""
+    """Returns `environment` without `RANK_VARIABLES`, for a process that is not a rank."""
     return {key: value for key, value in environment.items() if key not in RANK_VARIABLES}
 
 
 def drop_rank_variables() -> None:
-    """Where this process is no rank, removes the variables by which Lightning would take it for one.
+    """Removes `RANK_VARIABLES` from the environment of a process that is not a rank, so that Lightning ignores them.
 
-    A number of ranks or a rank other than the first was meant for somebody: one line on stderr names them.
+    One line on stderr reports a number of ranks or a rank other than the first, because it was probably intended.
     """
     if is_rank():
         return
@@ -56,16 +56,16 @@ def drop_rank_variables() -> None:
     if names:
         given = " ".join(f"{name}={os.environ[name]!r}" for name in names)
         print(
-            f"{given} in the environment: ignored, this is a single process; start ranks with torchrun, srun or "
-            "trainer.devices=N",
+            f"{given} in the environment: ignored, because this is a single process; start ranks with torchrun, "
+            "srun or trainer.devices=N",
             file=sys.stderr,
         )
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
 
 
-def _number(name: str, otherwise: int) -> int:
+def _number(name: str, default: int) -> int:
     try:
-        return int(os.environ.get(name, otherwise))
-    except ValueError:  # empty, or not a number: no program that starts ranks writes that
-        return otherwise
+        return int(os.environ.get(name, default))
+    except ValueError:  # empty, or not a number: not from a program that starts ranks
+        return default

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, unless the user chose otherwise."""
+"""Freed memory stays allocated to the process, unless the user has configured malloc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_exp.processes.memory import malloc_setting
 
-# Page faults of a round of tensors of 40 MB, each freed before the next, when malloc has settled down.
+# Prints the page faults of three tensors of 40 MB, each freed before the next, after a warm-up.
 PROGRAM = """
 import resource, sys
 from alexnet_exp.processes.memory import keep_freed_memory
@@ -39,17 +39,17 @@ def faults(argument: str, **environment: str) -> tuple[int, str]:
 
 
 @glibc
-def test_a_freed_tensor_is_not_mapped_anew() -> None:
+def test_freed_tensor_is_not_mapped_again() -> None:
     without, _ = faults("leave")
     kept, told = faults("keep")
-    assert told == "freed memory is kept"
+    assert told == "freed memory stays allocated to the process"
     assert kept < 100 < without
 
 
 @glibc
-def test_a_choice_of_the_users_stays() -> None:
+def test_malloc_settings_of_the_user_are_kept() -> None:
     found, told = faults("keep", MALLOC_MMAP_THRESHOLD_="131072")
-    assert told == "malloc as MALLOC_MMAP_THRESHOLD_ says"
+    assert told == "malloc is configured by MALLOC_MMAP_THRESHOLD_"
     assert found > 100
 
 
@@ -65,5 +65,5 @@ def test_a_choice_of_the_users_stays() -> None:
         ({"LD_PRELOAD": "libgomp.so.1"}, ""),
     ],
 )
-def test_where_a_user_has_chosen(environment: dict[str, str], expected: str) -> None:
+def test_malloc_setting_is_read_from_the_environment(environment: dict[str, str], expected: str) -> None:
     assert malloc_setting(environment) == expected

@@ -1,4 +1,4 @@
-"""Which rank a process is: one answer, also where another program left its variables in the environment."""
+"""The rank of a process, also with leftover variables of another program in the environment."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RANKS = [
 
 
 @pytest.mark.parametrize("environment", ALONE)
-def test_a_process_that_nobody_launched_as_a_rank_is_alone(
+def test_process_without_launcher_is_a_single_process(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in environment.items():
@@ -53,7 +53,9 @@ def test_a_process_that_nobody_launched_as_a_rank_is_alone(
 
 
 @pytest.mark.parametrize(("environment", "number"), RANKS)
-def test_a_rank_is_one(environment: dict[str, str], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_is_read_from_the_environment(
+    environment: dict[str, str], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert ranks.is_rank()
@@ -63,7 +65,7 @@ def test_a_rank_is_one(environment: dict[str, str], number: int, monkeypatch: py
 
 
 @pytest.mark.parametrize("environment", [{"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "1"}])
-def test_a_run_with_variables_that_were_left_behind_is_recorded(
+def test_run_with_leftover_rank_variables_is_recorded(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in environment.items():
@@ -72,11 +74,11 @@ def test_a_run_with_variables_that_were_left_behind_is_recorded(
     assert main([*TINY, "hydra.run.dir=run", "trainer.max_epochs=1"]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["status"] == "done"
-    assert "in the environment: ignored, this is a single process" in err.splitlines()[0]
+    assert "in the environment: ignored, because this is a single process" in err.splitlines()[0]
     assert {file.name for file in (tmp_path / "run").iterdir()} >= {"result.json", "metrics.csv", "train.log"}
 
 
-def test_a_rank_that_is_not_the_first_says_why_it_is_refused(
+def test_rejected_rank_reports_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from alexnet_exp.config.compose import compose

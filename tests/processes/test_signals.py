@@ -1,4 +1,4 @@
-"""What signals do, in this process and in real ones: at a boundary, at once, and when nothing else helps."""
+"""Stopping on signals, in this process and in child processes: at a boundary, at once, after the deadline."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EACH = pytest.mark.parametrize(
 
 @contextmanager
 def stops(kind: type[KeyboardInterrupt] = KeyboardInterrupt, **options: bool) -> Iterator[list[KeyboardInterrupt]]:
-    """Inside, the process is interruptible, and a signal is to raise just that out of it."""
+    """Handles stop signals inside; the block must raise an exception of that kind."""
     stopped: list[KeyboardInterrupt] = []
     try:
         with stop_on_signals(**options):
@@ -71,7 +71,7 @@ def handlers_are_put_back() -> Any:
 
 
 @EACH
-def test_a_signal_raises_at_once(number: int, kind: type[KeyboardInterrupt], code: int, reason: str) -> None:
+def test_first_signal_raises_at_once(number: int, kind: type[KeyboardInterrupt], code: int, reason: str) -> None:
     with stops(kind) as stopped:
         send(number)
         raise AssertionError("not interrupted")
@@ -80,7 +80,7 @@ def test_a_signal_raises_at_once(number: int, kind: type[KeyboardInterrupt], cod
 
 
 @EACH
-def test_at_boundaries_it_is_a_wish(
+def test_first_signal_is_deferred_to_the_boundary(
     number: int, kind: type[KeyboardInterrupt], code: int, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     steps = 0
@@ -94,10 +94,10 @@ def test_at_boundaries_it_is_a_wish(
                 raise stop_error()
     assert (steps, ending_of(stopped[0]).reason) == (3, reason)
     name = signal.Signals(number).name
-    assert capfd.readouterr().err == f"{name}: stopping once this step is saved; again to leave at once\n"
+    assert capfd.readouterr().err == f"{name}: stopping after this step is saved; repeat the signal to stop at once\n"
 
 
-def test_a_wish_that_nobody_asked_for_is_raised_at_the_end() -> None:
+def test_unchecked_signal_is_raised_at_the_end_of_the_block() -> None:
     went_on = False
     with stops(Terminated):
         with stop_at_boundaries():
@@ -107,7 +107,7 @@ def test_a_wish_that_nobody_asked_for_is_raised_at_the_end() -> None:
     assert went_on
 
 
-def test_another_error_at_a_boundary_is_not_the_signals() -> None:
+def test_other_error_at_a_boundary_is_not_replaced() -> None:
     def save() -> None:
         with stop_on_signals(), stop_at_boundaries():
             send(signal.SIGTERM)
@@ -117,7 +117,7 @@ def test_another_error_at_a_boundary_is_not_the_signals() -> None:
         save()
 
 
-def test_what_was_left_half_way_is_no_error_of_its_own() -> None:
+def test_error_of_interrupted_code_becomes_the_stop_error() -> None:
     with stops(Terminated):
         try:
             send(signal.SIGTERM)
@@ -127,7 +127,7 @@ def test_what_was_left_half_way_is_no_error_of_its_own() -> None:
         raise AttributeError("of its own")
 
 
-def test_a_second_one_raises_at_once_and_the_first_is_the_reason() -> None:
+def test_second_signal_raises_at_once_and_reports_the_first() -> None:
     with stops(Terminated) as stopped, stop_at_boundaries():
         send(signal.SIGTERM)
         assert not is_stop_repeated()
@@ -140,8 +140,8 @@ def test_a_second_one_raises_at_once_and_the_first_is_the_reason() -> None:
     assert ending_of(stopped[0]).reason == "by SIGTERM"
 
 
-def test_the_same_signal_twice_in_a_moment_is_one() -> None:
-    """`timeout` sends to the process and to its group."""
+def test_repeated_signal_within_echo_time_counts_once() -> None:
+    """`timeout` signals both the process and its group."""
     with stops(Terminated), stop_at_boundaries():
         send(signal.SIGTERM)
         send(signal.SIGTERM)
@@ -151,7 +151,7 @@ def test_the_same_signal_twice_in_a_moment_is_one() -> None:
         raise AssertionError("not raised")
 
 
-def test_the_system_repeats_sigxcpu_with_every_second() -> None:
+def test_repeated_sigxcpu_counts_once() -> None:
     went_on = False
     with stops(Terminated), stop_at_boundaries():
         for _ in range(3):
@@ -162,7 +162,7 @@ def test_the_system_repeats_sigxcpu_with_every_second() -> None:
     assert went_on
 
 
-def test_a_hangup_that_nohup_has_ignored_stays_ignored() -> None:
+def test_sighup_ignored_by_nohup_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_on_signals(), stop_at_boundaries():
@@ -175,7 +175,9 @@ def test_a_hangup_that_nohup_has_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_what_does_not_stop_in_time_is_left(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_process_ends_itself_after_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert signals.DEADLINE_SECONDS == 600, "docs/guides/resume.md"
     monkeypatch.setattr(signals, "DEADLINE_SECONDS", 0.3)
     begun = time.monotonic()
@@ -184,22 +186,22 @@ def test_what_does_not_stop_in_time_is_left(monkeypatch: pytest.MonkeyPatch, cap
         time.sleep(60)
     assert time.monotonic() - begun < 30
     assert ending_of(stopped[0]).reason == "by SIGUSR1"
-    assert "SIGUSR1: not stopped within 0.005 minutes; leaving" in capfd.readouterr().err
+    assert "SIGUSR1: not stopped within 0.005 minutes; ending" in capfd.readouterr().err
 
 
-def test_what_stops_in_time_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadline_has_no_effect_after_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "DEADLINE_SECONDS", 0.3)
     before = threading.active_count()
     with stops(Terminated), stop_at_boundaries():
         send(signal.SIGTERM)
     time.sleep(0.5)
     assert threading.active_count() == before
-    # whoever started the process kills it
+    # the parent kills the process
     with stop_on_signals(insist=False):
         assert threading.active_count() == before
 
 
-def test_where_the_parent_kills_further_signals_are_copies() -> None:
+def test_further_signals_are_ignored_without_insist() -> None:
     with stops(Terminated, insist=False), stop_at_boundaries():
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
             send(number)
@@ -208,7 +210,7 @@ def test_where_the_parent_kills_further_signals_are_copies() -> None:
     assert went_on
 
 
-def test_uninterrupted_holds_it_back() -> None:
+def test_defer_signals_raises_at_the_end() -> None:
     done = []
     with stops(Terminated):
         with defer_signals():
@@ -226,7 +228,7 @@ def test_uninterrupted_holds_it_back() -> None:
             send(signal.SIGINT)
 
 
-def test_uninterrupted_within_boundaries_leaves_it_to_the_boundary() -> None:
+def test_defer_signals_within_boundaries_leaves_the_signal_to_the_boundary() -> None:
     with stops(Terminated), stop_at_boundaries():
         with defer_signals():
             send(signal.SIGTERM)
@@ -234,7 +236,7 @@ def test_uninterrupted_within_boundaries_leaves_it_to_the_boundary() -> None:
     assert went_on
 
 
-def test_nested_blocks_are_one() -> None:
+def test_nested_blocks_count_as_one() -> None:
     with stops():
         with stops():
             send(signal.SIGINT)
@@ -243,7 +245,7 @@ def test_nested_blocks_are_one() -> None:
         send(signal.SIGINT)
 
 
-def test_listening_again_where_other_code_has_made_the_process_deaf() -> None:
+def test_install_handlers_replaces_those_of_other_code() -> None:
     with stops():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         send(signal.SIGINT)
@@ -252,7 +254,7 @@ def test_listening_again_where_other_code_has_made_the_process_deaf() -> None:
         raise AssertionError("not raised")
 
 
-def test_another_thread_leaves_signals_alone() -> None:
+def test_other_threads_do_not_handle_signals() -> None:
     before, entered = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:
@@ -265,7 +267,7 @@ def test_another_thread_leaves_signals_alone() -> None:
     assert entered == [before]
 
 
-def test_a_forked_child_is_no_part_of_it() -> None:
+def test_forked_child_does_not_handle_signals() -> None:
     reader, writer = os.pipe()
     with stop_on_signals(), stop_at_boundaries():
         child = os.fork()
@@ -322,7 +324,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
-    """Starts the program in a step that does not end while the file `hold` is there."""
+    """Starts the program in a step that does not end while the file `hold` exists."""
     (tmp_path / "hold").touch()
     (tmp_path / "program.py").write_text(PROGRAM)
     processes: list[subprocess.Popen[str]] = []
@@ -350,12 +352,12 @@ def appears(file: Path, process: subprocess.Popen[str]) -> None:
 
 
 @EACH
-def test_a_loop_ends_its_step_and_saves(
+def test_first_signal_finishes_the_step_and_saves(
     start: Start, tmp_path: Path, number: signal.Signals, kind: type[KeyboardInterrupt], code: int, reason: str
 ) -> None:
-    # as a script in the background leaves it, and a fork server with blocked signals
+    # as in a script in the background, and in a fork server with blocked signals
     def deaf() -> None:
-        if number != signal.SIGHUP:  # that is for good
+        if number != signal.SIGHUP:  # an ignored SIGHUP stays ignored
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
 
@@ -370,7 +372,7 @@ def test_a_loop_ends_its_step_and_saves(
     assert (tmp_path / "saved").read_text() == (tmp_path / "done").read_text()
 
 
-def test_a_second_one_leaves_in_the_middle_of_a_step(start: Start, tmp_path: Path) -> None:
+def test_second_signal_ends_in_the_middle_of_a_step(start: Start, tmp_path: Path) -> None:
     process = start()
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
@@ -382,7 +384,7 @@ def test_a_second_one_leaves_in_the_middle_of_a_step(start: Start, tmp_path: Pat
     assert not (tmp_path / "saved").exists()
 
 
-def test_a_third_one_is_the_systems(start: Start, tmp_path: Path) -> None:
+def test_third_signal_has_the_default_action(start: Start, tmp_path: Path) -> None:
     process = start("stubborn")
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
@@ -400,7 +402,7 @@ import ctypes, signal, sys
 from alexnet_exp.processes import signals
 signals.DEADLINE_SECONDS = signals.EXIT_SECONDS = 0.3
 with signals.stop_on_signals(), signals.stop_at_boundaries():
-    # to a signal that another thread takes, a native call does not come back
+    # a native call does not return for a signal that another thread receives
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
     print("hangs", flush=True)
     ctypes.CDLL(None).sleep(600)
@@ -408,7 +410,7 @@ with signals.stop_on_signals(), signals.stop_at_boundaries():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_native_call_that_does_not_return_is_left_too(number: signal.Signals, code: int) -> None:
+def test_hanging_native_call_is_ended(number: signal.Signals, code: int) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", HANGS], env=environment, **pipes) as process:
@@ -416,10 +418,10 @@ def test_a_native_call_that_does_not_return_is_left_too(number: signal.Signals, 
         process.stdout.readline()
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    # whether Python's handler speaks first depends on the thread that takes the signal
+    # whether Python's handler prints first depends on the thread that receives the signal
     assert (process.returncode, err.splitlines()[-1]) == (
         code,
-        f"{number.name}: not stopped within 0.005 minutes; leaving",
+        f"{number.name}: not stopped within 0.005 minutes; ending",
     )
 
 
@@ -442,7 +444,7 @@ except KeyboardInterrupt as stop:
 """
 
 
-def test_a_terminal_that_is_gone_does_not_keep_a_run_from_saving(tmp_path: Path) -> None:
+def test_closed_terminal_does_not_prevent_saving(tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
 
     def take() -> None:
