@@ -1,4 +1,4 @@
-"""The report: a comparison as one HTML file that works offline and asks nothing of any network."""
+"""The HTML report of a comparison: one file that makes no network requests."""
 
 from alexnet_exp.compare.render.html.page import write_report
 

@@ -1,4 +1,4 @@
-"""What the page's script needs to know of a comparison, as plain values for JSON."""
+"""The data of a comparison for the report's scripts, as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from alexnet_exp.runs.metric import is_accuracy, label
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
 
-# of result.json: told elsewhere on the page, or too long to be read beside another run's
-_LEFT_OUT = {"traceback", "class_names", "metrics", "config", "choices", "status", "format"}
-_LONGEST = 400  # characters of one value
+# Keys of result.json that the page shows elsewhere, or whose values are too long for a table.
+_EXCLUDED_KEYS = {"traceback", "class_names", "metrics", "config", "choices", "status", "format"}
+_VALUE_CHARACTERS = 400  # a longer value is cut
 
 
 def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
-    """The runs with what was set and what came of it, the table of them, their arms and their curves, for JSON."""
+    """Returns runs with settings and results, the table of runs, arms and curves.
+
+    Runs are referred to by their index in `comparison.runs`. A value that all runs share is in `common` only.
+    """
     places = {run.name: place for place, run in enumerate(comparison.runs)}
     settings = [_settings(run) for run in comparison.runs]
     results = [_results(run) for run in comparison.runs]
@@ -46,7 +49,7 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
                 "name": run.name,
                 "status": run.status,
                 "value": run.metrics.get(comparison.metric.key) if run.status == Status.DONE else None,
-                "error": _first_line(run.facts.get("error")),
+                "error": _last_line(run.facts.get("error")),
                 "note": str(run.facts.get("note") or ""),
                 "settings": _own(settings[place], common["settings"]),
                 "results": _own(results[place], common["results"]),
@@ -72,19 +75,19 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """What was chosen and set, by group and by dotted key."""
+    """Returns the options by group and the settings by dotted key."""
     choices = {f"{group} (option)": option for group, option in run.choices.items()}
     return choices | {key: _short(had) for key, had in run.config.items()}
 
 
 def _results(run: Run) -> dict[str, Any]:
-    """What came of it, and where and with what it ran."""
-    facts = flatten({key: had for key, had in run.facts.items() if key not in _LEFT_OUT})
+    """Returns the metrics, and the environment in which the run was made."""
+    facts = flatten({key: had for key, had in run.facts.items() if key not in _EXCLUDED_KEYS})
     return {**run.metrics, **{key: _short(had) for key, had in facts.items()}}
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is the same in all runs, so that it need be written only once."""
+    """Returns the keys that have the same value in all runs."""
     first, *others = settings or [{}]
     return {
         key: had
@@ -98,7 +101,7 @@ def _own(described: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, A
 
 
 def _every_run(comparison: Comparison) -> Table:
-    """The table of the runs with their names, and with those that --top or --columns left out of the terminal's."""
+    """Returns the table of all runs with their names, including those that --top or --columns hides in the terminal."""
     table = comparison.runs_table
     if "run" in table.keys and len(table.rows) >= len(comparison.runs):
         return table
@@ -110,15 +113,15 @@ def _varying(key: str, runs: Sequence[Run]) -> dict[str, Any]:
     return {"key": key, "values": [None if each is MISSING else _short(each) for each in found]}
 
 
-def _first_line(error: Any) -> str:
-    """The line of an error that says what it was: the last of a traceback, the only one of a message."""
+def _last_line(error: Any) -> str:
+    """Returns the last line of an error: in a traceback, the one with the message."""
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return lines[-1][:_LONGEST] if lines else ""
+    return lines[-1][:_VALUE_CHARACTERS] if lines else ""
 
 
 def _short(had: Any) -> Any:
-    if isinstance(had, str | Mapping | list | tuple) and len(text := str(had)) > _LONGEST:
-        return f"{text[:_LONGEST]}… ({len(text)} characters)"
+    if isinstance(had, str | Mapping | list | tuple) and len(text := str(had)) > _VALUE_CHARACTERS:
+        return f"{text[:_VALUE_CHARACTERS]}… ({len(text)} characters)"
     return had
 
 

@@ -1,4 +1,4 @@
-"""Learning curves small enough to be embedded: few points, few digits, the same epochs in every run."""
+"""Learning curves thinned for the report: few points, few digits, the same epochs in every run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from alexnet_exp.runs.metric import metric_name
 from alexnet_exp.runs.reader import read_metrics
 from alexnet_exp.runs.run import Run
 
-POINTS = 300  # of one line: about one a pixel of where it is drawn
-VALUES = 240_000  # of all lines; written out, a value takes about eight bytes
-DIGITS = 5
-_TIME = ("epoch", "step")
+POINTS_PER_LINE = 300  # about one per three pixels of the widest plot
+MOST_VALUES = 240_000  # of all lines together; a value takes about eight bytes as text
+SIGNIFICANT_DIGITS = 5
+_TIME_COLUMNS = ("epoch", "step")
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What the runs measured by epoch.
+    """The per-epoch metrics of the runs.
 
-    columns: metrics that at least one run has at least once. lines: for each run, in their order, its epochs and one
-    list a column (None where it has none); None for a run without any. stride: every so-maniest epoch was kept, and
-    each run's last. unreadable: one line for each run whose metrics.csv is damaged.
+    columns: metrics of which at least one run has a value. lines: for each run its `epochs` and its `values`, one list
+    per column with None for missing values; None for a run without per-epoch metrics. stride: epochs that are multiples
+    of it are kept, and the last epoch of each run. unreadable: one message for each run with a damaged metrics.csv.
     """
 
     columns: list[str]
@@ -36,12 +36,12 @@ class Curves:
 
 
 def read_curves(runs: Sequence[Run]) -> Curves:
-    """The curves of `runs`; whatever cannot be read is left out and named."""
+    """Returns the curves of `runs`. Unreadable files are listed in `unreadable`."""
     tables: list[dict[int, dict[str, float]]] = []
     unreadable = []
     for run in runs:
         try:
-            recorded = run.facts.get("metrics_file")  # by another project, somewhere below the run's folder
+            recorded = run.facts.get("metrics_file")  # of another project's run, in a subfolder
             rows = read_history(Path(recorded)) if recorded else read_metrics(run.path)
             tables.append(_by_epoch(rows, run.facts.get(PERCENT) or ()))
         except UserError as error:
@@ -50,27 +50,29 @@ def read_curves(runs: Sequence[Run]) -> Curves:
     columns = sorted({name for table in tables for row in table.values() for name in row}, key=_order)
     longest = max((len(table) for table in tables), default=0)
     total = sum(len(table) for table in tables) * len(columns)
-    stride = max(1, math.ceil(longest / POINTS), math.ceil(total / VALUES))
+    stride = max(1, math.ceil(longest / POINTS_PER_LINE), math.ceil(total / MOST_VALUES))
     return Curves(columns, [_line(table, columns, stride) for table in tables], stride, unreadable)
 
 
 def rounded(value: float) -> float | None:
-    """To five significant digits; None for what JSON cannot hold."""
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    """Returns `value` with five significant digits; None for infinity and nan, which JSON cannot represent."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}") if math.isfinite(value) else None
 
 
 def _by_epoch(rows: Sequence[Mapping[str, float | None]], percent: Sequence[str]) -> dict[int, dict[str, float]]:
-    """Joins the rows of an epoch, of which other loggers write several, each with some of the columns.
+    """Returns the values of each epoch. Loggers of other projects write several rows per epoch, each with some columns.
 
-    percent: the metrics that were recorded in percent.
+    percent: names of the metrics that were recorded in percent.
     """
     table: dict[int, dict[str, float]] = {}
     for row in rows:
         epoch = row["epoch"]
-        assert epoch is not None  # read_metrics refuses such a row
+        assert epoch is not None  # the readers reject or skip rows without an epoch
         values = {metric_name(column): value for column, value in row.items() if value is not None}
-        # what was tested once, at the end, is no curve
-        kept = {name: value for name, value in values.items() if name not in _TIME and not name.startswith("test/")}
+        # Test metrics are measured once, after training, so they are not a curve.
+        kept = {
+            name: value for name, value in values.items() if name not in _TIME_COLUMNS and not name.startswith("test/")
+        }
         if kept:
             table.setdefault(int(epoch), {}).update(kept)
     for had in table.values():
@@ -81,7 +83,7 @@ def _by_epoch(rows: Sequence[Mapping[str, float | None]], percent: Sequence[str]
 def _line(table: dict[int, dict[str, float]], columns: Sequence[str], stride: int) -> dict[str, Any] | None:
     if not table:
         return None
-    # by the epoch's number, not by its place: then runs that began at the same epoch keep the same ones
+    # Epochs are selected by number, not by index, so that all runs keep the same ones.
     epochs = [epoch for epoch in sorted(table) if epoch % stride == 0 or epoch == max(table)]
     values = [[_value(table[epoch].get(name)) for epoch in epochs] for name in columns]
     return {"epochs": epochs, "values": values}

@@ -1,4 +1,4 @@
-"""Filters for text in the report's templates."""
+"""Filters for text in the templates of the report."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ import re
 from markupsafe import Markup, escape
 
 _HYPHENATED = re.compile(r"(?<![^\s(])[\w-]{0,15}-\w[\w-]{0,14}(?![\w/=&-]|\.\w)")
+_KEY_PARTS = re.compile(r"=|(?<=\w)\.(?=[a-z_])")
+
+
+def breakable(text: str) -> Markup:
+    """Returns `text` as HTML that may wrap after `=` and after the dots of keys, as in `model.norm=lrn`."""
+    # Markup: the text is escaped before the elements are added; no escape contains either character.
+    return Markup(_KEY_PARTS.sub(r"\g<0><wbr>", str(escape(text))))
 
 
 def unbroken(text: str) -> Markup:
-    """`text` as HTML in which short words with hyphens, such as --baseline and top-1, are not broken over two lines."""
+    """Returns `text` as HTML that does not wrap inside short words with hyphens, such as --baseline and top-1."""
     # Markup: the text is escaped before the elements are added around parts of it.
     return Markup(_HYPHENATED.sub(r'<span class="whole">\g<0></span>', str(escape(text))))
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 run` or `2 runs`."""
+    """Returns `1 run` or `2 runs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

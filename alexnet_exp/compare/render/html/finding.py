@@ -1,4 +1,4 @@
-"""The finding's section of the report: the table of arms, the differences in words, the legend and the caveats."""
+"""The finding of the report: table of arms, differences, legend of the dot plot and caveats."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ArmTable:
 
 @dataclass(frozen=True)
 class Detail:
-    """A difference in words. Each part may be empty; `needs` is what `command` needs besides."""
+    """A difference in full sentences. Each part may be empty; `needs` is what else `command` needs."""
 
     sentence: str
     claim: str
@@ -64,27 +64,27 @@ class Detail:
 
 
 def arm_table(comparison: Comparison) -> ArmTable:
-    """Each arm with its difference from the baseline, the verdict and its values."""
+    """Returns the table of arms: verdict, difference from the baseline and values of each."""
     columns = _columns(comparison)
     return ArmTable(columns, [[column.cell(arm) for column in columns] for arm in comparison.arms])
 
 
 def legend(comparison: Comparison) -> str:
-    """What the dot plot's marks mean."""
+    """Returns what the marks of the dot plot mean."""
     drawn = lanes(comparison)
-    parts = ["Each dot is one seed, the number the mean"]
+    parts = ["Each dot is one seed; the number is the mean"]
     if any(lane.arm.interval for lane in drawn):
-        parts.append("the bar is the mean's 95% interval")
+        parts.append("the bar is the 95% interval of the mean")
     if any(lane.grey for lane in drawn):
-        parts.append("grey cannot be told from the baseline")
+        parts.append("grey arms are inconclusive against the baseline")
     if any(lane.claim is not None for lane in drawn):
-        parts.append("the hollow diamond is where the paper has it")
-    more = f" {counted(len(drawn) - ROWS, 'further arm')} in the table." if len(drawn) > ROWS else ""
+        parts.append("the hollow diamond is the value that the paper claims")
+    more = f" The table has {counted(len(drawn) - ROWS, 'more arm')}." if len(drawn) > ROWS else ""
     return f"{'; '.join(parts)}.{more}"
 
 
 def details(comparison: Comparison) -> list[Detail]:
-    """Each difference in words, with the command that would settle it and what the paper claims."""
+    """Returns each difference in full sentences, with the paper's claim and the command that runs more seeds."""
     found = []
     for difference in comparison.differences:
         is_headline = comparison.sentence[1:].startswith(difference.sentence[1:])
@@ -100,7 +100,7 @@ def details(comparison: Comparison) -> list[Detail]:
 
 
 def caveats(comparison: Comparison) -> list[str]:
-    """What a reader must know to trust the finding, and the folders that were skipped."""
+    """Returns the caveats of the comparison and the folders that were skipped, one line each."""
     lines = [*comparison.look_out, *(f"Skipped: {line}" for line in comparison.skipped[:MOST_LISTED_FOLDERS])]
     if len(comparison.skipped) > MOST_LISTED_FOLDERS:
         lines.append(f"Skipped: {len(comparison.skipped) - MOST_LISTED_FOLDERS} more")
@@ -114,7 +114,7 @@ def _columns(comparison: Comparison) -> list[Column]:
     unit = " in points" if comparison.metric.percent else ""
 
     def of_difference(cell: Callable[[Difference], Cell]) -> Callable[[Arm], Cell]:
-        """The cell of an arm's difference; an empty one for an arm without, such as the baseline."""
+        """Returns the cell of an arm's difference; it is empty for an arm without one, such as the baseline."""
         return lambda arm: cell(differences[arm.label]) if arm.label in differences else Cell("")
 
     columns = [Column("Arm", lambda arm: Cell(arm.label, tag="baseline" if arm.label in baselines else ""), False)]
@@ -122,28 +122,28 @@ def _columns(comparison: Comparison) -> list[Column]:
         columns += [
             Column("Verdict", of_difference(lambda difference: _verdict(comparison, difference)), False),
             Column(
-                f"Difference{unit}, with its interval",
+                f"Difference{unit}, with interval",
                 of_difference(lambda difference: _difference(key, difference)),
             ),
         ]
     if any(difference.images_interval for difference in differences.values()):
         columns.append(
             Column(
-                "The same on new images",
+                "Interval for new images",
                 of_difference(lambda difference: Cell("", second=_interval(key, difference.images_interval))),
             )
         )
     if any(difference.claim for difference in differences.values()):
         columns.append(
             Column(
-                "The paper's claim",
+                "Paper's claim",
                 lambda arm: _claim(differences.get(arm.label)),
                 False,
             )
         )
     columns += [
-        Column(f"Mean {comparison.metric.label}, with its 95% interval", lambda arm: _mean(key, arm)),
-        Column(f"sd{unit}", lambda arm: Cell(NO_VALUE if arm.sd is None else difference_text(key, arm.sd))),
+        Column(f"Mean {comparison.metric.label}, with 95% interval", lambda arm: _mean(key, arm)),
+        Column(f"SD{unit}", lambda arm: Cell(NO_VALUE if arm.sd is None else difference_text(key, arm.sd))),
         Column("Seeds", _seeds),
     ]
     if any(0 < arm.n <= MOST_LISTED_SEEDS for arm in comparison.arms):
@@ -152,7 +152,7 @@ def _columns(comparison: Comparison) -> list[Column]:
 
 
 def _verdict(comparison: Comparison, difference: Difference) -> Cell:
-    """Sign, words and colour: colour alone would exclude some readers."""
+    """Returns the verdict as sign, words and colour, because some readers cannot distinguish the colours."""
     verdict = difference.verdict
     return Cell(
         verdict_text(difference, comparison.metric),

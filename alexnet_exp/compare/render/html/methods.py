@@ -1,4 +1,4 @@
-"""The sentences for a paper's Methods section: how the differences were judged, from the comparison itself."""
+"""The paragraph for a paper's Methods section, from the comparison itself."""
 
 from __future__ import annotations
 
@@ -7,49 +7,54 @@ from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.runs.metric import difference_text, unit
 from alexnet_exp.runs.status import Status
 
-# Difference.method in the words of a paper
+# Difference.method in the words of a paper.
 _TESTS = {
     "Welch": "Welch's t test",
     "Welch with Holm": "Welch's t tests with Holm's correction",
-    "paired t": "the t test of the differences at the seeds in common",
-    "paired t with Holm": "t tests of the differences at the seeds in common, with Holm's correction",
+    "paired t": "a paired t test over the seeds in common",
+    "paired t with Holm": "paired t tests over the seeds in common with Holm's correction",
 }
 
 
 def methods(comparison: Comparison) -> str:
-    """What a reader must know to weigh the result: seeds, what is compared, the tests, their correction, the margin."""
+    """Returns seeds, metric, tests, correction and margin in full sentences; nothing if no arm has a finished run."""
     counts = sorted({arm.n for arm in comparison.arms})
     if not counts or not counts[-1]:
         return ""
     sentences = [
         _seeds(len(comparison.arms), counts),
-        f"{_capital(comparison.metric.label)} is {_reported(counts[-1])}",
+        f"{_capital(comparison.metric.label)} is reported {_reported(counts[-1])}",
     ]
     tests = [_TESTS[name] for name in dict.fromkeys(d.method for d in comparison.differences) if name in _TESTS]
     baselines = list(dict.fromkeys(difference.baseline.label for difference in comparison.differences))
     if tests:
-        judged = f"Differences were judged by {'; elsewhere by '.join(tests)} (two-sided, family-wise 5%)"
-        sentences.append(judged.replace("family-wise ", "") if len(comparison.differences) == 1 else judged)
+        level = "5%" if len(comparison.differences) == 1 else "family-wise 5%"
+        sentences.append(f"Differences were tested with {' or '.join(tests)} (two-sided, {level})")
         if len(baselines) == 1:
             sentences.append(f"The baseline is {baselines[0]}")
         else:
-            sentences.append(f"The 5% were divided between {len(baselines)} baselines, each matched on all else")
-        sentences.append("Intervals of differences have the same level, with Bonferroni's correction")
+            sentences.append(
+                f"The 5% were divided between {len(baselines)} baselines; each arm was tested against the baseline "
+                "that matches it in all other settings"
+            )
+        sentences.append("Intervals of differences use the same level with Bonferroni's correction")
         if len(comparison.differences) == 1:
-            sentences[-1] = "The interval of the difference has the same level"
+            sentences[-1] = "The interval of the difference uses the same level"
         sentences.append(
-            "The tests take the numbers of seeds as fixed in advance; where seeds were added because of earlier "
-            f"results and all were tested again, a false verdict occurs in {REPEATED_LOOKS} of 100 cases (simulated), "
-            "not in 5"
+            "The tests assume that the numbers of seeds were fixed in advance. If seeds were added because of earlier "
+            "results and all were tested again, a comparison without a true difference gets a false verdict in "
+            f"{REPEATED_LOOKS} of 100 cases (simulated), not in 5"
         )
     if tests and comparison.margin is not None:
         size = f"{difference_text(comparison.metric.key, comparison.margin)} {unit(comparison.metric.key)}"
         sentences.append(
-            f"Where two one-sided tests excluded a difference of {size} either way, this is reported as such"
+            f"Arms are reported as not differing by more than {size} if two one-sided tests reject differences of that "
+            "size or more"
         )
     if any(difference.images_interval for difference in comparison.differences):
         sentences.append(
-            "A second interval, for new images and seeds, adds the variance of a bootstrap over the images to Welch's"
+            "A second interval, for new seeds and new images, adds the variance of a bootstrap over the test images to "
+            "Welch's"
         )
     unfinished = sum(run.status != Status.DONE for run in comparison.runs)
     if unfinished:
@@ -60,16 +65,14 @@ def methods(comparison: Comparison) -> str:
 def _seeds(arms: int, counts: list[int]) -> str:
     number = f"{counts[-1]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     noun = "seed" if counts[-1] == 1 else "seeds"
-    return (
-        f"{'The one configuration' if arms == 1 else f'Each of {arms} configurations'} was trained with {number} {noun}"
-    )
+    return f"{'One configuration' if arms == 1 else f'Each of {arms} configurations'} was trained with {number} {noun}"
 
 
 def _reported(most: int) -> str:
     if most == 1:
-        return "that of a single run, without an estimate of the spread over seeds"
-    interval = ", with its 95% t interval" if most > 2 else ""
-    return f"the mean over seeds{interval}"
+        return "for a single run, so the spread over seeds is unknown"
+    interval = " with its 95% t interval" if most > 2 else ""
+    return f"as the mean over seeds{interval}"
 
 
 def _capital(text: str) -> str:

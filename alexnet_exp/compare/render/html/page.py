@@ -1,6 +1,6 @@
 """Writes a comparison as one HTML file.
 
-The templates hold the finding and what needs no script; the scripts draw the rest from the data in the page.
+The templates contain the finding and all that needs no JavaScript; the scripts draw the rest from the data in the page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from alexnet_exp.compare.render.dotplot import dots_svg
 from alexnet_exp.compare.render.html import finding
 from alexnet_exp.compare.render.html.contents import contents
 from alexnet_exp.compare.render.html.curves import Curves, read_curves
-from alexnet_exp.compare.render.html.filters import counted, unbroken
+from alexnet_exp.compare.render.html.filters import breakable, counted, unbroken
 from alexnet_exp.compare.render.html.methods import methods
 from alexnet_exp.compare.render.html.pictures import picture_section, read_pictures
 from alexnet_exp.compare.render.html.provenance import provenance
@@ -28,9 +28,8 @@ from alexnet_exp.compare.render.text import main_and_rest, markdown_table
 from alexnet_exp.compare.result import Comparison
 from alexnet_exp.errors import UserError
 
-MOST_OPEN_DETAILS = 4  # more differences in words are folded
-# In the order in which they are joined. The scripts share one scope: each uses names of those before it, and in its
-# functions names of any.
+MOST_OPEN_DETAILS = 4  # a longer list of differences is folded
+# The scripts are joined in this order and share one scope. Top-level code may use names of earlier scripts only.
 SCRIPTS = (
     "dom.js",
     "numbers.js",
@@ -67,7 +66,7 @@ def write_report(comparison: Comparison, path: Path, command: str | None = None)
     written.
     """
     if path.is_dir():
-        raise UserError(f"--html {path}: it is a folder; write the name of a file, such as {path / 'report.html'}")
+        raise UserError(f"--html {path}: is a folder; write the name of a file, such as {path / 'report.html'}")
     page = report(comparison, command or _command(), datetime.now().astimezone())
     try:
         with atomic_write(path) as file:
@@ -77,7 +76,7 @@ def write_report(comparison: Comparison, path: Path, command: str | None = None)
 
 
 def report(comparison: Comparison, command: str, when: datetime) -> str:
-    """The page as text."""
+    """Returns the page. command, when: shown under Provenance."""
     curves = read_curves(comparison.runs)
     script = f'\n"use strict";\n(() => {{\n{_joined("scripts", SCRIPTS)}}})();\n'
     return (
@@ -98,6 +97,7 @@ def report(comparison: Comparison, command: str, when: datetime) -> str:
             most_open_details=MOST_OPEN_DETAILS,
             markdown=markdown_table(main_and_rest(comparison)[0], len(comparison.runs), comparison.metric.key),
             methods=methods(comparison),
+            curves=curves,
             curves_note=_curves_note(curves),
             pictures=picture_section(read_pictures(comparison.arms, comparison.runs)),
             provenance=provenance(comparison, command, when),
@@ -115,7 +115,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"counted": counted, "unbroken": unbroken}
+    environment.filters |= {"breakable": breakable, "counted": counted, "unbroken": unbroken}
     environment.policies["json.dumps_kwargs"] = {
         "ensure_ascii": False,
         "allow_nan": False,
@@ -126,7 +126,7 @@ def _environment() -> Environment:
 
 
 def _policy(script: str) -> str:
-    """Forbids every request, and every script but the page's own: a run's text cannot become code."""
+    """Returns a Content-Security-Policy that allows no request and no script but `script`."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
@@ -134,18 +134,18 @@ def _policy(script: str) -> str:
 def _curves_note(curves: Curves) -> str:
     parts = []
     if curves.stride > 1:
-        parts.append(f"Every {curves.stride}th epoch is drawn, and each run's last.")
+        parts.append(f"One epoch in {curves.stride} and the last of each run are drawn.")
     missing = sum(line is None for line in curves.lines) - len(curves.unreadable)
     if missing:
-        parts.append(f"{counted(missing, 'run')} recorded no epochs.")
+        parts.append(f"{counted(missing, 'run')} without per-epoch metrics.")
     return " ".join([*parts, *curves.unreadable])
 
 
 def _command() -> str:
-    """The command line of this process, if it is one of ours."""
+    """Returns the command line of this process if it is one of this package."""
     program = Path(sys.argv[0])
-    ours = program.name == "alexnet_exp" or (program.name == "__main__.py" and program.parent.name == "alexnet_exp")
-    return shlex.join(["python", "-m", "alexnet_exp", *sys.argv[1:]]) if ours else "compare, from Python"
+    is_own = program.name == "alexnet_exp" or (program.name == "__main__.py" and program.parent.name == "alexnet_exp")
+    return shlex.join(["python", "-m", "alexnet_exp", *sys.argv[1:]]) if is_own else "alexnet_exp.compare (Python)"
 
 
 def _joined(folder: str, names: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The pictures that runs made, small enough to be embedded."""
+"""The pictures of runs, reduced in size for the report."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from alexnet_exp.compare.result import Arm
 from alexnet_exp.data.formats import open_picture
 from alexnet_exp.runs.run import Run
 
-BUDGET = 2_500_000  # bytes of all pictures together, as text in the page
-WIDTH, HEIGHT = 900, 900  # pixels; more cannot be seen in a column of the page
-DESCRIPTION = "Description"  # the text of a PNG in which `plot` leaves the picture's caption
-LONGEST = 600  # letters of a caption
-LARGEST = 40_000_000  # pixels of a file; more is no picture of a run, and would take seconds and gigabytes to open
-
-ABOUT = {
-    "confusion_matrix": "Of each true class, the row, which part was taken for which class.",
-    "filters": "What the first layer looks for, the columns of the network apart. Mid-grey is a weight of zero; each "
+BUDGET_BYTES = 2_500_000  # of all pictures together, as text in the page
+MOST_WIDTH, MOST_HEIGHT = 900, 900  # pixels; the page shows no more
+CAPTION_FIELD = "Description"  # the text field of a PNG in which `plot` saves the caption
+CAPTION_CHARACTERS = 600  # a longer caption is cut
+MOST_PIXELS = 40_000_000  # a larger file takes seconds and gigabytes to open, and no run makes one
+# What the kinds of pictures that `plot` makes show.
+DESCRIPTIONS = {
+    "confusion_matrix": "Each row is a true class; its cells are the shares predicted as each class.",
+    "filters": "Filters of the first layer, grouped by the network's columns. Mid-grey is a weight of zero; each "
     "filter has its own scale.",
     "learning_curves": "Loss and accuracy by epoch.",
-    "neighbours": "At the left an image; beside it the training images whose features in the last hidden layer are "
-    "nearest, with their distances. Framed: of another class.",
-    "predictions": "The most probable classes of some images. Blue is the true one.",
+    "neighbours": "Left: an image. Right: the training images with the nearest features in the last hidden layer, and "
+    "their distances. A frame marks another class.",
+    "predictions": "The most probable classes of some images. The true class is blue.",
 }
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a run: its file's name without the ending, its size as embedded, its data URI and its caption."""
+    """A picture of a run: the file's name without its suffix, the size in the page, the data URI and the caption."""
 
     run: Run
     name: str
@@ -53,16 +53,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is shown, and how many pictures were left out for want of room or because they could not be read."""
+    """The pictures in the page, and how many are omitted because of the budget or are unreadable."""
 
     shown: list[Picture]
-    left_out: int
+    omitted: int
     unreadable: int
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The pictures of one kind, with what such a picture shows; `about` is empty for a kind that is not ours."""
+    """The pictures of one kind; `about` explains the kind and is empty for kinds that `plot` does not make."""
 
     title: str
     about: str
@@ -71,59 +71,59 @@ class Kind:
 
 @dataclass(frozen=True)
 class Section:
-    """The pictures by kind, so that the same picture of different runs stands side by side."""
+    """The pictures grouped by kind, so that pictures of different runs can be compared side by side."""
 
     note: str
     kinds: list[Kind]
 
 
 def picture_section(pictures: Pictures) -> Section | None:
-    """The section of the page; None where the runs have no pictures."""
-    if not pictures.shown and not pictures.left_out and not pictures.unreadable:
+    """Returns the pictures by kind, and a note on those that are missing; None if the runs have no pictures."""
+    if not pictures.shown and not pictures.omitted and not pictures.unreadable:
         return None
     kinds = [
         Kind(
             name.replace("_", " ").capitalize(),
-            ABOUT.get(name, ""),
+            DESCRIPTIONS.get(name, ""),
             [picture for picture in pictures.shown if picture.name == name],
         )
         for name in dict.fromkeys(picture.name for picture in pictures.shown)
     ]
     notes = []
-    if pictures.left_out:
-        notes.append(f"{counted(pictures.left_out, 'picture')} left out to keep this file small")
+    if pictures.omitted:
+        notes.append(f"{counted(pictures.omitted, 'picture')} omitted to limit the size of this file")
     if pictures.unreadable:
-        notes.append(f"{counted(pictures.unreadable, 'file')} could not be read as pictures")
+        notes.append(f"{counted(pictures.unreadable, 'file')} could not be read as images")
     return Section(f"{'; '.join(notes)}." if notes else "", kinds)
 
 
-def read_pictures(arms: Sequence[Arm], runs: Sequence[Run], budget: int = BUDGET) -> Pictures:
-    """The pictures `plots/*.png` of the runs, as many as `budget` bytes allow.
+def read_pictures(arms: Sequence[Arm], runs: Sequence[Run], budget: int = BUDGET_BYTES) -> Pictures:
+    """Returns the pictures `plots/*.png` of the runs, as many as `budget` bytes allow.
 
-    One run of each arm comes first, so that a small budget shows every arm; then the second of each, and so on.
+    The first run of each arm comes first, then the second of each, so that a small budget shows every arm.
     """
     shown: list[Picture] = []
-    left_out = unreadable = used = 0
+    omitted = unreadable = used = 0
     full = False
-    for run in _fairly(arms, runs):
+    for run in _alternating(arms, runs):
         for file in sorted((run.path / "plots").glob("*.png")):
-            # the first that does not fit ends it: to try all others would take a second for each thirty
-            # a link out of the run would put a picture of this machine's into a page that is sent on
+            # A link out of the run folder could put a private file of this machine into a page that is passed on.
             inside = file.resolve().is_relative_to(run.path.resolve())
             picture = _embedded(run, file) if inside and not full else None
+            # The first picture that exceeds the budget ends the search: encoding thirty pictures takes a second.
             full = full or (picture is not None and used + len(picture.uri) > budget)
             if full:
-                left_out += 1
+                omitted += 1
             elif picture is None:
                 unreadable += 1
             else:
                 used += len(picture.uri)
                 shown.append(picture)
-    return Pictures(shown, left_out, unreadable)
+    return Pictures(shown, omitted, unreadable)
 
 
-def _fairly(arms: Sequence[Arm], runs: Sequence[Run]) -> Iterator[Run]:
-    """Every run once, taking turns between the arms."""
+def _alternating(arms: Sequence[Arm], runs: Sequence[Run]) -> Iterator[Run]:
+    """Yields every run once, alternating between the arms."""
     seen = set()
     for turn in zip_longest(*(arm.runs for arm in arms)):
         for run in turn:
@@ -134,20 +134,20 @@ def _fairly(arms: Sequence[Arm], runs: Sequence[Run]) -> Iterator[Run]:
 
 
 def _embedded(run: Run, file: Path) -> Picture | None:
-    """The picture as WebP, which takes a third of what PNG does; None for what is no picture."""
+    """Returns the picture as WebP, a third of the size of PNG; None for a file that is not an image."""
     from PIL import Image
 
     try:
         with open_picture(file) as opened:
-            if opened.width * opened.height > LARGEST:
+            if opened.width * opened.height > MOST_PIXELS:
                 return None
             image = opened.convert("RGB")
-            caption = " ".join(str(opened.info.get(DESCRIPTION, "")).split())[:LONGEST]
-        image.thumbnail((WIDTH, HEIGHT))
+            caption = " ".join(str(opened.info.get(CAPTION_FIELD, "")).split())[:CAPTION_CHARACTERS]
+        image.thumbnail((MOST_WIDTH, MOST_HEIGHT))
         content = io.BytesIO()
         image.save(content, format="WEBP", quality=82, method=2)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        # whatever is wrong with one picture, the report is of the runs
+        # A damaged picture must not prevent the report.
         return None
     uri = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
     return Picture(run, file.stem, image.width, image.height, uri, caption)

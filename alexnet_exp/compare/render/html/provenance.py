@@ -23,7 +23,7 @@ _HASH_CHARACTERS = 12  # of a commit's hash
 
 @dataclass(frozen=True)
 class Entry:
-    """A title with its values, each with the number of runs that have it; None where all runs agree."""
+    """A title and its values, each with the number of runs that have it; the number is None if all runs agree."""
 
     title: str
     values: list[tuple[str, int | None]]
@@ -31,10 +31,10 @@ class Entry:
 
 
 def provenance(comparison: Comparison, command: str, when: datetime) -> list[Entry]:
-    """What made the report and its runs; titles of which no run has a value are absent."""
+    """Returns what created the report and its runs, without entries that have no value in any run."""
     info = [run.facts for run in comparison.runs]
     entries = [
-        Entry("Written", [(f"{when:%Y-%m-%d %H:%M %Z} by alexnet_exp {__version__}", None)]),
+        Entry("Created", [(f"{when:%Y-%m-%d %H:%M %Z} by alexnet_exp {__version__}", None)]),
         Entry("Command", [(command, None)], is_code=True),
     ]
     entries += [Entry(title, _counts(each.get(key) for each in info)) for key, title in _TITLES.items()]

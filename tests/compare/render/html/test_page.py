@@ -1,4 +1,4 @@
-"""The report as a file: what it says, what it embeds, and that nothing in a run can break out of it."""
+"""The report as a file: its text, its data, and that text of a run is never evaluated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from alexnet_exp.compare.render.html import page, write_report
-from alexnet_exp.compare.render.html.curves import POINTS, read_curves
+from alexnet_exp.compare.render.html.curves import POINTS_PER_LINE, read_curves
 from alexnet_exp.compare.render.html.filters import unbroken
 from alexnet_exp.compare.render.html.methods import methods
 from alexnet_exp.compare.render.html.pictures import read_pictures
@@ -33,7 +33,7 @@ HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window
 
 
 class Page(HTMLParser):
-    """What a browser would take from the file: elements with their attributes, and the text of those with an id."""
+    """The elements of the file with their attributes, and its text by the id or the tag of the element."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -63,7 +63,7 @@ class Page(HTMLParser):
         )
 
 
-def made(comparison: Comparison, folder: Path) -> Page:
+def write_page(comparison: Comparison, folder: Path) -> Page:
     write_report(comparison, folder / "report.html", command="python -m alexnet_exp compare outputs")
     return Page(folder / "report.html")
 
@@ -74,36 +74,36 @@ def sweep(tmp_path):
     return compared(tmp_path / "outputs")
 
 
-def test_it_says_first_what_was_found_and_every_verdict_in_words(sweep, tmp_path):
-    page = made(sweep, tmp_path)
+def test_page_starts_with_the_finding_and_states_every_verdict_in_words(sweep, tmp_path):
+    page = write_page(sweep, tmp_path)
     assert sweep.sentence in page.visible
     parts = (
         sweep.sentence,
         "Each dot is one seed",
         "Verdict",
-        "Look out",
-        "Each difference in words",
+        "Caveats",
+        "Differences in detail",
         "Learning curves",
     )
     order = [page.visible.index(text) for text in parts]
     assert order == sorted(order)
-    for said in ("▲ better", "? cannot tell below 0.61 points", "= no difference above 0.50 points", "baseline"):
-        assert said in page.visible
+    for text in ("▲ better", "? cannot tell below 0.61 points", "= no difference above 0.50 points", "baseline"):
+        assert text in page.visible
     for line in sweep.look_out:
         assert line in page.visible
     assert "1.4 points of top-1 (section 3.3)" in page.visible
     assert "python -m alexnet_exp -m model=lrn,bn optim.lr=0.1 seed=4,5,6,7" in page.visible
 
 
-def test_a_difference_of_which_nothing_can_be_said_has_no_number(sweep, tmp_path):
+def test_undefined_difference_is_shown_without_a_number(sweep, tmp_path):
     unknown = replace(sweep.differences[1], difference=float("nan"), interval=None, bound=None)
-    page = made(replace(sweep, differences=[unknown]), tmp_path)
+    page = write_page(replace(sweep, differences=[unknown]), tmp_path)
     assert "? cannot tell" in page.visible
-    assert "nan" not in page.visible.lower().replace("cannot", "")
+    assert not re.search(r"\bnan\b", page.visible.lower())
 
 
-def test_it_asks_for_nothing_outside_itself(sweep, tmp_path):
-    page = made(sweep, tmp_path)
+def test_page_refers_to_no_other_resource(sweep, tmp_path):
+    page = write_page(sweep, tmp_path)
     links = [
         value for _, at in page.elements for name, value in at.items() if name in ("src", "href", "data", "action")
     ]
@@ -114,15 +114,15 @@ def test_it_asks_for_nothing_outside_itself(sweep, tmp_path):
     assert str(policy).startswith("default-src 'none'")
 
 
-def test_text_of_a_run_stays_text(tmp_path):
+def test_notes_and_errors_are_shown_as_text(tmp_path):
     outputs = tmp_path / "outputs"
     write_run(outputs / "a" / "<b>bold</b>", "lrn", 0.1, 1, note=HOSTILE, device=HOSTILE, tags=[HOSTILE])
     write_run(outputs / "a" / "two", "lrn", 0.1, 2, status="failed", error=HOSTILE)
-    page = made(replace(compared(outputs), sentence=HOSTILE, look_out=[HOSTILE], skipped=[HOSTILE]), tmp_path)
+    page = write_page(replace(compared(outputs), sentence=HOSTILE, look_out=[HOSTILE], skipped=[HOSTILE]), tmp_path)
     assert [tag for tag, _ in page.elements].count("script") == 2
     assert not [at for _, at in page.elements if "onerror" in at]
     assert HOSTILE in {run["note"] for run in page.data["runs"]}
-    assert page.visible.count(" ".join(HOSTILE.split())) >= 3  # finding, look out, skipped
+    assert page.visible.count(" ".join(HOSTILE.split())) >= 3  # finding, caveats, skipped
     raw = (tmp_path / "report.html").read_text()
     assert raw.count("</script>") == 2
 
@@ -136,7 +136,7 @@ def test_names_metrics_and_settings_are_shown_as_text(tmp_path):
     write_picture(folder / "plots" / f"{name}.png", random.Random(0))
     (folder / "metrics.csv").write_text("epoch," + '"' + hostile.replace('"', '""') + '"' + "\n0,0.5\n")
     comparison = compared(tmp_path / "outputs")
-    page = made(
+    page = write_page(
         replace(
             comparison,
             metric=replace(comparison.metric, key=hostile, label=hostile),
@@ -162,8 +162,8 @@ def test_names_metrics_and_settings_are_shown_as_text(tmp_path):
     assert hostile in [column["key"] for column in data["curves"]["columns"]]
 
 
-def test_failed_runs_are_there_and_have_no_value(sweep, tmp_path):
-    runs = {run["name"]: run for run in made(sweep, tmp_path).data["runs"]}
+def test_failed_runs_are_listed_without_a_value(sweep, tmp_path):
+    runs = {run["name"]: run for run in write_page(sweep, tmp_path).data["runs"]}
     failed = runs["norms/model-bn_lr-0.1_seed-9"]
     assert (failed["status"], failed["value"]) == ("failed", None)
     assert failed["error"] == "RuntimeError: the loss is not finite at step 217 (lr 0.1)"
@@ -171,24 +171,24 @@ def test_failed_runs_are_there_and_have_no_value(sweep, tmp_path):
     assert sum(run["value"] is not None for run in runs.values()) == 12
 
 
-def test_every_run_is_in_the_table_whatever_the_terminal_showed(sweep, tmp_path):
+def test_table_lists_every_run_regardless_of_the_terminal_table(sweep, tmp_path):
     cut = Table(["optim.lr"], ["optim.lr"], [[0.1]])
-    page = made(replace(sweep, runs_table=cut), tmp_path)
+    page = write_page(replace(sweep, runs_table=cut), tmp_path)
     assert sorted(page.data["table"]["runs"]) == list(range(14))
     assert [column["key"] for column in page.data["table"]["columns"]] == ["optim.lr", "run"]
 
 
-def test_what_all_runs_share_is_written_once_and_nothing_is_lost(sweep, tmp_path):
-    data = made(sweep, tmp_path).data
+def test_shared_settings_are_stored_once_and_no_setting_is_lost(sweep, tmp_path):
+    data = write_page(sweep, tmp_path).data
     assert "model.stages.conv3.out" in data["common"]["settings"]
-    for run, told in zip(sweep.runs, data["runs"], strict=True):
-        settings = data["common"]["settings"] | told["settings"]
+    for run, stored in zip(sweep.runs, data["runs"], strict=True):
+        settings = data["common"]["settings"] | stored["settings"]
         assert {key: settings[key] for key in run.config} == run.config
         assert settings["model (option)"] == run.choices["model"]
 
 
-def test_curves_are_those_of_metrics_csv_to_five_digits(sweep, tmp_path):
-    data = made(sweep, tmp_path).data
+def test_curves_equal_metrics_csv_to_five_digits(sweep, tmp_path):
+    data = write_page(sweep, tmp_path).data
     column = [each["key"] for each in data["curves"]["columns"]].index("val/top1")
     for run, line in zip(sweep.runs, data["curves"]["lines"], strict=True):
         header, *rows = [text.split(",") for text in (run.path / "metrics.csv").read_text().split()]
@@ -202,12 +202,12 @@ def test_long_curves_are_thinned_to_the_same_epochs(tmp_path):
     write_run(tmp_path / "s" / "short", "lrn", 0.1, 2, epochs=1500)
     curves = read_curves(list(read_runs(tmp_path)))
     long, short = (line["epochs"] for line in curves.lines if line)
-    assert POINTS / 2 < len(long) <= POINTS + 1
+    assert POINTS_PER_LINE / 2 < len(long) <= POINTS_PER_LINE + 1
     assert (long[-1], short[-1]) == (1999, 1499)
     assert set(short[:-1]) <= set(long)
 
 
-def test_other_loggers_rows_of_one_epoch_are_joined(tmp_path):
+def test_rows_of_the_same_epoch_are_merged(tmp_path):
     write_run(tmp_path / "s" / "a", "lrn", 0.1, 1)
     (tmp_path / "s" / "a" / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n0,9,0.5,\n0,9,,0.7\n1,19,0.4,\n")
     curves = read_curves(list(read_runs(tmp_path)))
@@ -215,7 +215,7 @@ def test_other_loggers_rows_of_one_epoch_are_joined(tmp_path):
     assert curves.lines == [{"epochs": [0, 1], "values": [[0.7, None], [0.5, 0.4]]}]
 
 
-def test_the_curves_of_another_projects_run_are_found(tmp_path):
+def test_curves_of_another_projects_run_are_read(tmp_path):
     run = tmp_path / "logs" / "a"
     (run / ".hydra").mkdir(parents=True)
     (run / ".hydra" / "config.yaml").write_text("seed: 1\n")
@@ -228,8 +228,8 @@ def test_the_curves_of_another_projects_run_are_found(tmp_path):
     assert curves.lines == [{"epochs": [0, 1], "values": [[0.7, 0.8], [0.5, 0.4]]}]
 
 
-def test_a_row_without_an_epoch_is_none_of_a_curve(tmp_path):
-    """As LearningRateMonitor writes one before the first epoch."""
+def test_rows_without_an_epoch_are_ignored(tmp_path):
+    """LearningRateMonitor writes such a row before the first epoch."""
     (tmp_path / "metrics.csv").write_text("epoch,step,lr-Adam,val_acc\n,9,0.1,\n0,9,,50\n1,19,,1.0\n")
     curves = read_curves(list(read_runs(tmp_path)))
     assert curves.unreadable == []
@@ -237,26 +237,26 @@ def test_a_row_without_an_epoch_is_none_of_a_curve(tmp_path):
     assert curves.lines[0]["values"] == [[0.5, 0.01]]
 
 
-def test_a_damaged_metrics_csv_is_named_and_the_rest_is_shown(sweep, tmp_path):
+def test_damaged_metrics_csv_is_reported_and_other_runs_are_shown(sweep, tmp_path):
     broken = tmp_path / "outputs" / "norms" / "model-lrn_lr-0.1_seed-1" / "metrics.csv"
     broken.write_text("epoch,val/loss\n0,abc\n")
     (broken.parent.with_name("model-lrn_lr-0.1_seed-2") / "metrics.csv").unlink()
-    page = made(sweep, tmp_path)
+    page = write_page(sweep, tmp_path)
     assert str(broken) in page.visible
-    assert "1 run recorded no epochs" in page.visible
+    assert "1 run without per-epoch metrics" in page.visible
     assert sum(line is None for line in page.data["curves"]["lines"]) == 2
 
 
-def test_pictures_keep_to_their_budget_and_every_arm_has_its_turn(sweep):
+def test_picture_budget_is_kept_and_shared_between_arms(sweep):
     all_of_them = read_pictures(sweep.arms, sweep.runs)
-    assert (len(all_of_them.shown), all_of_them.left_out) == (12, 0)
+    assert (len(all_of_them.shown), all_of_them.omitted) == (12, 0)
     room = sum(len(picture.uri) for picture in all_of_them.shown[:4])
     few = read_pictures(sweep.arms, sweep.runs, budget=room)
     assert [picture.run.name for picture in few.shown] == [arm.runs[0].name for arm in sweep.arms]
-    assert few.left_out == 8
+    assert few.omitted == 8
 
 
-def test_pictures_are_scaled_down_and_what_is_none_is_passed_over(tmp_path):
+def test_pictures_are_scaled_down_and_other_files_are_skipped(tmp_path):
     folder = tmp_path / "outputs" / "s" / "a"
     write_run(folder, "lrn", 0.1, 1)
     write_picture(folder / "plots" / "huge.png", random.Random(0), (3600, 1800))
@@ -265,10 +265,10 @@ def test_pictures_are_scaled_down_and_what_is_none_is_passed_over(tmp_path):
     found = read_pictures(comparison.arms, comparison.runs)
     assert [(picture.name, picture.width, picture.height) for picture in found.shown] == [("huge", 900, 450)]
     assert found.unreadable == 1
-    assert "1 file could not be read as pictures" in made(comparison, tmp_path).visible
+    assert "1 file could not be read as images" in write_page(comparison, tmp_path).visible
 
 
-def test_a_picture_is_described_by_its_caption_as_text_and_its_kind_is_explained(tmp_path):
+def test_picture_has_its_caption_as_alternative_text_and_its_kind_is_explained(tmp_path):
     folder = tmp_path / "outputs" / "s" / "a"
     write_run(folder, "lrn", 0.1, 1)
     (folder / "plots").mkdir()
@@ -276,64 +276,64 @@ def test_a_picture_is_described_by_its_caption_as_text_and_its_kind_is_explained
     described.add_text("Description", 'Of "5" <b>images</b>\n& more ' + "x" * 2000)
     Image.new("RGB", (8, 8)).save(folder / "plots" / "neighbours.png", pnginfo=described)
     Image.new("RGB", (8, 8)).save(folder / "plots" / "mine.png")
-    page = made(compared(tmp_path / "outputs"), tmp_path)
+    page = write_page(compared(tmp_path / "outputs"), tmp_path)
     alts = [dict(attributes)["alt"] for tag, attributes in page.elements if tag == "img" and dict(attributes)["alt"]]
     mine, neighbours = sorted(alts)
     assert mine.startswith("mine of ")
     assert 'Of "5" <b>images</b> & more xxx' in neighbours
     assert len(neighbours) < 700
-    assert "nearest, with their distances" in page.visible
+    assert "nearest features in the last hidden layer, and their distances" in page.visible
 
 
-def test_the_methods_sentences_name_seeds_test_baseline_and_margin(sweep):
+def test_methods_paragraph_names_seeds_test_baseline_and_margin(sweep):
     text = methods(replace(sweep, differences=[replace(each, method="Welch with Holm") for each in sweep.differences]))
-    for said in (
+    for part in (
         "4 configurations",
         "3 seeds",
         "Welch's t tests with Holm's correction (two-sided, family-wise 5%)",
-        "Intervals of differences have the same level, with Bonferroni's correction",
-        f"a false verdict occurs in {REPEATED_LOOKS} of 100 cases (simulated), not in 5",
+        "Intervals of differences use the same level with Bonferroni's correction",
+        f"a false verdict in {REPEATED_LOOKS} of 100 cases (simulated), not in 5",
         "model=bn optim.lr=0.1",
         "0.50 points",
         "2 of 14 runs",
     ):
-        assert said in text
+        assert part in text
     alone = replace(sweep, differences=[], margin=None, arms=[replace(sweep.arms[0], values=[0.9])])
     assert "a single run" in methods(alone)
-    assert "judged" not in methods(alone)
+    assert "tested" not in methods(alone)
 
 
-def test_the_copied_table_is_markdown(sweep, tmp_path):
-    lines = made(sweep, tmp_path).text("markdown").strip().splitlines()
+def test_table_to_copy_is_markdown(sweep, tmp_path):
+    lines = write_page(sweep, tmp_path).text("markdown").strip().splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines == markdown_table(main_and_rest(sweep)[0], 50, "test/top1").splitlines()
     assert re.fullmatch(r"[|:\- ]+", lines[1])
 
 
-def test_the_sources_say_versions_commit_and_command(sweep, tmp_path):
+def test_provenance_lists_versions_commit_and_command(sweep, tmp_path):
     changed = [replace(sweep.runs[0], facts=sweep.runs[0].facts | {"commit": "f" * 40}), *sweep.runs[1:]]
-    page = made(replace(sweep, runs=changed), tmp_path)
-    for said in (
+    page = write_page(replace(sweep, runs=changed), tmp_path)
+    for text in (
         "python -m alexnet_exp compare outputs",
         "torch 2.14.1",
         "3f2a91c07be4 (13 runs)",
         "ffffffffffff (1 run)",
     ):
-        assert said in page.visible
+        assert text in page.visible
 
 
-def test_a_comparison_without_a_finished_run_is_still_a_page(tmp_path):
+def test_comparison_without_finished_runs_has_a_report(tmp_path):
     write_run(tmp_path / "outputs" / "s" / "a", "lrn", 0.1, 1, status="failed", error="killed")
-    page = made(replace(compared(tmp_path / "outputs"), sentence="no run has finished"), tmp_path)
+    page = write_page(replace(compared(tmp_path / "outputs"), sentence="no run has finished"), tmp_path)
     assert "no run has finished" in page.visible
 
 
-def test_where_it_cannot_be_written_the_user_is_told(sweep, tmp_path):
+def test_unwritable_path_is_a_user_error(sweep, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         write_report(sweep, tmp_path / "nowhere" / "report.html")
 
 
-def test_scripts_and_styles_are_all_in_the_page_and_wrapped():
+def test_every_script_and_style_is_included_and_has_no_long_lines():
     folder = Path(page.__file__).parent
     assert sorted(page.SCRIPTS) == sorted(file.name for file in (folder / "scripts").iterdir())
     assert sorted(page.STYLES) == sorted(file.name for file in (folder / "styles").iterdir())
@@ -342,7 +342,7 @@ def test_scripts_and_styles_are_all_in_the_page_and_wrapped():
     assert long == []
 
 
-def test_every_unescaped_text_of_a_template_has_a_reason():
+def test_every_safe_filter_has_a_comment_with_the_reason():
     for file in (Path(page.__file__).parent / "templates").iterdir():
         lines = file.read_text().splitlines()
         for number, line in enumerate(lines):
@@ -351,7 +351,7 @@ def test_every_unescaped_text_of_a_template_has_a_reason():
                 assert "{#" in before, f"{file.name}: {line}"
 
 
-def test_torch_is_not_needed():
+def test_report_does_not_import_torch_or_scipy():
     code = "import sys, alexnet_exp.compare.render.html; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -365,13 +365,13 @@ def test_two_hundred_runs_of_a_hundred_epochs_are_under_six_megabytes(tmp_path):
         (folder / "plots").mkdir()
         for name in ("a", "b", "c"):
             shutil.copy(tmp_path / "picture.png", folder / "plots" / f"{name}.png")
-    page = made(compared(tmp_path / "outputs"), tmp_path)
+    page = write_page(compared(tmp_path / "outputs"), tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 6_000_000
     assert len(page.data["runs"]) == 200
     assert all(line is not None and len(line["epochs"]) == 100 for line in page.data["curves"]["lines"])
-    left_out = re.search(r"(\d+) pictures left out", page.visible)
-    assert left_out
-    assert int(left_out[1]) + [tag for tag, _ in page.elements].count("img") - 1 == 600
+    omitted = re.search(r"(\d+) pictures omitted", page.visible)
+    assert omitted
+    assert int(omitted[1]) + [tag for tag, _ in page.elements].count("img") - 1 == 600
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_two_hundred_runs_of_a_hundred_epochs_are_under_six_megabytes(tmp_path):
         ("<b>a-b</b> & c-d", ["c-d"]),
     ],
 )
-def test_short_words_with_hyphens_are_kept_on_one_line(text: str, whole: list[str]) -> None:
-    made = unbroken(text)
-    assert re.findall(r'<span class="whole">(.*?)</span>', made) == whole
-    assert re.sub(r'<span class="whole">(.*?)</span>', r"\1", made) == escape(text)
+def test_short_words_with_hyphens_do_not_wrap(text: str, whole: list[str]) -> None:
+    result = unbroken(text)
+    assert re.findall(r'<span class="whole">(.*?)</span>', result) == whole
+    assert re.sub(r'<span class="whole">(.*?)</span>', r"\1", result) == escape(text)

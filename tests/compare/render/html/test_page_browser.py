@@ -1,4 +1,4 @@
-"""The report in a real browser: it works offline and without an error, by mouse, by keyboard and on a phone."""
+"""The report in Chromium: offline, by mouse, by keyboard and on a phone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ const heads = [...document.querySelectorAll('#runs-table thead th')];
 const at = heads.findIndex(th => th.textContent === arguments[0]);
 return [...document.querySelectorAll('#runs-table tbody tr')].map(row => row.cells[at].textContent)
 """
-# every piece of text with less contrast to what lies behind it than WCAG's AA asks of text of its size
-FAINT = """
+# Returns every text with less contrast to its background than level AA of WCAG requires.
+LOW_CONTRAST = """
 const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
 const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
   .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
@@ -37,18 +37,18 @@ const behind = (node) => {
   }
   return [255, 255, 255];
 };
-const faint = [];
+const found = [];
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) {
   const node = walker.currentNode.parentElement;
-  const said = walker.currentNode.textContent.trim();
-  if (!said || !node.getClientRects().length || node.closest('script, style, title, option')) continue;
+  const content = walker.currentNode.textContent.trim();
+  if (!content || !node.getClientRects().length || node.closest('script, style, title, option')) continue;
   const style = getComputedStyle(node);
   const text = parse(node.namespaceURI.endsWith('svg') ? style.fill : style.color);
   const [a, b] = [light(text), light(behind(node))].sort((x, y) => y - x);
-  if ((a + 0.05) / (b + 0.05) < 4.5) faint.push(node.tagName + ' ' + said);
+  if ((a + 0.05) / (b + 0.05) < 4.5) found.push(node.tagName + ' ' + content);
 }
-return faint;
+return found;
 """
 
 
@@ -69,7 +69,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(outputs: Path) -> Path:
     file = outputs.parent / "report.html"
     comparison = compared(outputs)
-    # the failed ones first, so that it is the page that puts them last
+    # The failed runs come first in the data, so that the page must sort them last.
     runs = comparison.runs[::-1]
     write_report(replace(comparison, runs=runs, runs_table=runs_table(runs, comparison.varying)), file)
     return file
@@ -77,8 +77,8 @@ def report(outputs: Path) -> Path:
 
 @pytest.fixture
 def page(chromium: Browser, report: Path) -> Browser:
-    """The report, freshly opened on a desk."""
-    # a page that still scrolls smoothly cannot be clicked
+    """The report, newly opened in a desktop window."""
+    # WebDriver cannot click in a page that is still scrolling smoothly.
     chromium.prefer(prefers_color_scheme="light", prefers_reduced_motion="reduce")
     chromium.size(1280, 900)
     chromium.open(report)
@@ -89,7 +89,7 @@ def page(chromium: Browser, report: Path) -> Browser:
     return chromium
 
 
-def test_it_opens_without_an_error_and_asks_for_nothing(page, report):
+def test_page_opens_without_errors_and_requests_nothing(page, report):
     page.open(report)
     assert page.errors() == []
     requests = page.requests()
@@ -98,7 +98,7 @@ def test_it_opens_without_an_error_and_asks_for_nothing(page, report):
     assert [one for one in requests if one.startswith("file://")] == [report.resolve().as_uri()]
 
 
-def test_a_heading_sorts_by_mouse_and_by_keyboard(page, outputs):
+def test_heading_sorts_by_mouse_and_by_keyboard(page, outputs):
     heads = "#runs-table thead th"
     place = page.script(
         f"return [...document.querySelectorAll('{heads}')].findIndex(th => th.textContent === 'test top-1')"
@@ -115,7 +115,7 @@ def test_a_heading_sorts_by_mouse_and_by_keyboard(page, outputs):
     values = page.script(COLUMN, "test top-1")
     numbers = [float(value.rstrip("%")) for value in values[:12]]
     assert numbers == sorted(numbers)
-    assert values[12:] == ["\N{EN DASH}"] * 2  # what has no value is never first
+    assert values[12:] == ["\N{EN DASH}"] * 2  # missing values are always last
     assert page.script("return document.querySelectorAll('[aria-sort]').length") == 1
     assert page.script("return document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "ascending"
     assert page.script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -131,7 +131,7 @@ def test_a_heading_sorts_by_mouse_and_by_keyboard(page, outputs):
         ("nothing-like-this", []),
     ],
 )
-def test_the_filter_hides_the_other_rows(page, typed, wanted):
+def test_filter_hides_other_rows(page, typed, wanted):
     page.type("#filter", typed)
     if wanted:
         assert sorted(page.script(ROWS)) == [f"norms/{name}" for name in wanted]
@@ -140,7 +140,7 @@ def test_the_filter_hides_the_other_rows(page, typed, wanted):
     assert page.script("return document.getElementById('shown').textContent") == f"{len(wanted)} of 14 runs"
 
 
-def test_a_status_can_be_hidden(page):
+def test_status_button_hides_runs(page):
     assert "norms/model-bn_lr-0.1_seed-9" in page.script(ROWS)
     page.click("[data-status=failed]")
     assert "norms/model-bn_lr-0.1_seed-9" not in page.script(ROWS)
@@ -149,7 +149,7 @@ def test_a_status_can_be_hidden(page):
     assert len(page.script(ROWS)) == 14
 
 
-def test_dark_is_the_systems_or_chosen_and_is_remembered(page, report):
+def test_theme_follows_the_system_until_selected_and_is_remembered(page, report):
     background = "return getComputedStyle(document.body).backgroundColor"
     light = page.script(background)
     page.prefer(prefers_color_scheme="dark")
@@ -165,10 +165,10 @@ def test_dark_is_the_systems_or_chosen_and_is_remembered(page, report):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_enough_contrast(page, scheme):
+def test_text_has_sufficient_contrast(page, scheme):
     page.prefer(prefers_color_scheme=scheme)
     page.script("for (const details of document.querySelectorAll('details')) details.open = true")
-    assert page.script(FAINT) == []
+    assert page.script(LOW_CONTRAST) == []
 
 
 def curve(outputs: Path, run: str, column: str) -> list[float]:
@@ -180,7 +180,7 @@ def shown(value: float) -> str:
     return f"{float(f'{value:.4g}'):g}"
 
 
-def test_a_curve_is_the_mean_over_seeds_of_the_chosen_metric(page, outputs):
+def test_curve_is_the_mean_over_seeds_of_the_selected_metric(page, outputs):
     page.script(
         "const select = document.getElementById('curve-metric');"
         "select.value = [...select.options].find(option => option.text === 'val loss').value;"
@@ -191,7 +191,7 @@ def test_a_curve_is_the_mean_over_seeds_of_the_chosen_metric(page, outputs):
     last = [values[-1] for values in runs]
     tip = "const tip = document.getElementById('tip'); return !tip.hidden && tip.innerText.includes(arguments[0])"
     page.script("document.getElementById('curves').scrollIntoView()")
-    # the scrolling is told to the page with its next frame, and hides what is shown
+    # The scroll event arrives with the next frame and hides the tooltip.
     page.script("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     page.script("document.querySelector('#curve-plot svg').focus({preventScroll: true})")
     page.press(END)
@@ -204,7 +204,7 @@ def test_a_curve_is_the_mean_over_seeds_of_the_chosen_metric(page, outputs):
     assert "epoch 29" in page.script("return document.querySelector('#curve-plot svg').getAttribute('aria-label')")
 
 
-def test_pointing_at_the_curves_reads_them(page):
+def test_pointer_over_curves_shows_values(page):
     page.script("document.getElementById('curves').scrollIntoView({behavior: 'instant'})")
     page.point("#curve-plot svg", x=0)
     assert page.script("const tip = document.getElementById('tip'); return !tip.hidden && tip.innerText").startswith(
@@ -212,7 +212,7 @@ def test_pointing_at_the_curves_reads_them(page):
     )
 
 
-def test_single_runs_and_arms_are_drawn_on_demand(page):
+def test_individual_runs_and_arms_are_shown_on_demand(page):
     lines = "return document.querySelectorAll('#curve-plot .{}').length"
     assert (page.script(lines.format("mean")), page.script(lines.format("single"))) == (4, 0)
     page.click("#curve-single")
@@ -222,14 +222,14 @@ def test_single_runs_and_arms_are_drawn_on_demand(page):
     assert page.script(lines.format("mean")) == 3
 
 
-def test_each_setting_that_varies_has_a_picture(page):
+def test_each_varying_setting_has_a_plot(page):
     panels = "return [...document.querySelectorAll('#settings-plots h3')].map(head => head.textContent)"
-    assert page.script(panels) == ["model", "optim.lr logarithmic"]
+    assert page.script(panels) == ["model", "optim.lr log scale"]
     dots = "return document.querySelectorAll('#settings-plots > :nth-child(2) .dot').length"
     assert page.script(dots) == 12
 
 
-def test_two_runs_are_set_side_by_side(page):
+def test_two_runs_are_compared_side_by_side(page):
     choose = (
         "const select = document.getElementById(arguments[0]);"
         "select.value = [...select.options].find(option => option.text === arguments[1]).value;"
@@ -248,7 +248,7 @@ def test_two_runs_are_set_side_by_side(page):
     assert page.script(cells) == ["model.stages.conv3.out\t192\t192"]
 
 
-def test_a_runs_name_opens_its_configuration(page):
+def test_selecting_a_run_shows_its_configuration(page):
     page.type("#filter", "seed=9 bn")
     page.click("#runs-table tbody a")
     chosen = "const select = document.getElementById('run-a'); return select.options[select.selectedIndex].text"
@@ -257,7 +257,7 @@ def test_a_runs_name_opens_its_configuration(page):
     assert page.script("return document.activeElement.id") == "configuration-title"
 
 
-def test_the_methods_sentences_can_be_copied_and_pasted(page):
+def test_methods_paragraph_can_be_copied_and_pasted(page):
     page.click("[data-copy=methods]")
     assert page.until("return document.getElementById('copied').textContent") == "Copied."
     page.script("document.getElementById('filter').focus()")
@@ -266,7 +266,7 @@ def test_the_methods_sentences_can_be_copied_and_pasted(page):
     assert page.until("return document.getElementById('filter').value") == methods
 
 
-def test_a_picture_is_enlarged_and_put_back(page):
+def test_picture_is_enlarged_and_closed(page):
     page.click(".zoom")
     assert page.script("return document.getElementById('zoomed').open") is True
     page.press(ESCAPE)
@@ -274,7 +274,7 @@ def test_a_picture_is_enlarged_and_put_back(page):
 
 
 @pytest.mark.parametrize("width", [390, 320])
-def test_a_phone_never_scrolls_sideways(page, report, width):
+def test_page_does_not_scroll_sideways_on_a_phone(page, report, width):
     page.size(width, 844, phone=True)
     page.open(report)
     page.script("for (const details of document.querySelectorAll('details')) details.open = true")
@@ -283,7 +283,7 @@ def test_a_phone_never_scrolls_sideways(page, report, width):
     assert page.script("return document.querySelector('#curve-plot svg').getBoundingClientRect().right") <= width
 
 
-def test_a_phone_shows_the_difference_at_once_and_breaks_no_option(page, report):
+def test_difference_is_visible_on_a_phone_and_options_do_not_wrap(page, report):
     page.size(390, 844, phone=True)
     page.open(report)
     ends = (
@@ -302,7 +302,7 @@ def test_a_phone_shows_the_difference_at_once_and_breaks_no_option(page, report)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_table_that_is_cut_off_has_a_shadow_where_there_is_more(page, report, tmp_path, scheme):
+def test_clipped_table_has_a_shadow_at_the_clipped_edge(page, report, tmp_path, scheme):
     page.size(390, 844, phone=True)
     page.prefer(prefers_color_scheme=scheme)
     page.open(report)
@@ -326,7 +326,7 @@ def test_a_table_that_is_cut_off_has_a_shadow_where_there_is_more(page, report, 
     assert right <= 2 < left
 
 
-def test_paper_is_white_and_has_no_controls(page):
+def test_printed_page_is_white_without_controls(page):
     page.prefer(prefers_color_scheme="dark")
     page.click("#theme")
     page.click("#theme")
@@ -340,14 +340,14 @@ def test_paper_is_white_and_has_no_controls(page):
         page.devtools("Emulation.setEmulatedMedia", media="")
 
 
-def test_it_moves_nothing_where_that_is_asked_for(page):
+def test_reduced_motion_disables_smooth_scrolling(page):
     behaviour = "return getComputedStyle(document.documentElement).scrollBehavior"
     assert page.script(behaviour) == "auto"
     page.prefer(prefers_reduced_motion="no-preference")
     assert page.script(behaviour) == "smooth"
 
 
-def test_landmarks_and_names_are_there_for_a_screen_reader(page):
+def test_landmarks_and_accessible_names_exist(page):
     assert page.script(
         "return ['main', 'header', 'nav', 'footer'].every(tag => document.querySelectorAll(tag).length === 1)"
     )
@@ -359,7 +359,7 @@ def test_landmarks_and_names_are_there_for_a_screen_reader(page):
     assert page.script(nameless) == 0
 
 
-def test_what_a_run_says_cannot_become_code(chromium, tmp_path):
+def test_text_of_a_run_is_never_executed(chromium, tmp_path):
     write_run(tmp_path / "outputs" / "s" / "<img src=x onerror=1>", "lrn", 0.1, 1, note=HOSTILE, tags=[HOSTILE])
     write_run(tmp_path / "outputs" / "s" / "b", "lrn", 0.1, 2, status="failed", error=HOSTILE)
     write_report(compared(tmp_path / "outputs"), tmp_path / "report.html")

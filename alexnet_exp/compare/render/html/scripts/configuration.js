@@ -1,7 +1,7 @@
 // The configuration and results of one run, or of two runs side by side.
 const CONFIGURATION_GROUPS = [
   ["settings", "Settings"],
-  ["results", "What came of it, and where it ran"],
+  ["results", "Results and environment"],
 ];
 const [runSelect, otherSelect] = [byId("run-a"), byId("run-b")];
 const formatExact = (value) => {
@@ -11,7 +11,7 @@ const formatExact = (value) => {
 const areSame = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 function addRunOptions() {
-  otherSelect.append(html("option", { value: "" }, "no other"));
+  otherSelect.append(html("option", { value: "" }, "no other run"));
   for (const select of [runSelect, otherSelect]) {
     data.runs.forEach(({ name, status }, index) => {
       select.append(html("option", { value: index }, status === "done" ? name : `${name} (${status})`));
@@ -80,7 +80,7 @@ function showConfiguration() {
     rows.push(html("tr", { class: "group" }, html("th", { colspan: span, scope: "colgroup" }, title)));
     rows.push(...shown.map((row) => configurationRow(row, Boolean(other))));
   }
-  if (!rows.length) rows.push(html("tr", {}, html("td", { class: "empty", colspan: span }, "Nothing matches.")));
+  if (!rows.length) rows.push(html("tr", {}, html("td", { class: "empty", colspan: span }, "No key matches.")));
   byId("config-table").replaceChildren(configurationHead(run, other), html("tbody", {}, ...rows));
   const differing = `${differingCount} ${differingCount === 1 ? "setting differs" : "settings differ"}`;
   byId("config-shown").textContent = `${shownCount} shown` + (other ? `; ${differing}` : "");

@@ -190,7 +190,7 @@ function showCurves() {
     ...singlePoints.map(([, value]) => value),
   ];
   if (!column || !values.length) {
-    const reason = column ? "No chosen arm has this metric by epoch." : "No run recorded its epochs.";
+    const reason = column ? "No selected arm has per-epoch values of this metric." : "No run has per-epoch metrics.";
     container.replaceChildren(html("p", { class: "empty" }, reason));
     return;
   }
@@ -207,7 +207,7 @@ function showCurves() {
   const range = paddedRange(values, isLog);
   const x = scale(...epochs, frame.edges.left, rightEdge(frame), false);
   const y = scale(...range, bottomEdge(frame), frame.edges.top, isLog);
-  const label = `${column.title} by epoch; arrow keys read the values`;
+  const label = `${column.title} by epoch; use the arrow keys to read values`;
   const plot = plotElement(frame, { tabindex: 0, "aria-label": label });
   drawCurveAxes(plot, frame, x, y, { column, epochs, values: range, isLog });
   for (const arm of shown) drawBand(plot, arm, x, y);

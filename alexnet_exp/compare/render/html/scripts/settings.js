@@ -89,11 +89,11 @@ function settingPlot(setting, points, categories, box) {
     false,
   );
   const y = scale(...range, bottomEdge(frame), frame.edges.top, false);
-  const plot = plotElement(frame, { "aria-label": `${data.metric.label} against ${setting.key}, one dot a run` });
+  const plot = plotElement(frame, { "aria-label": `${data.metric.label} against ${setting.key}, one dot per run` });
   drawYTicks(plot, frame, linearTicks(...range, 4), y, data.metric.percent);
   drawXAxis(plot, frame);
   const addLogMark = () =>
-    box.querySelector("h3").replaceChildren(setting.key, html("span", { class: "quiet" }, " logarithmic"));
+    box.querySelector("h3").replaceChildren(setting.key, html("span", { class: "quiet" }, " log scale"));
   const { x, means } = categories
     ? categoryAxis(plot, frame, points, categories)
     : numberAxis(plot, frame, points, addLogMark);
@@ -126,7 +126,7 @@ const settingPanels = data.varying.map(settingPanel).filter(Boolean);
 byId("settings-plots").append(...settingPanels.map((panel) => panel.box));
 const metricTitle = data.metric.label.replace(/^./, (first) => first.toUpperCase());
 byId("settings-help").textContent = settingPanels.length
-  ? `${metricTitle} of every finished run against each setting that differs. ` +
-    "A bar is the mean of a value's runs, whatever else differs between them; " +
-    "point at a dot to find its run in every picture."
-  : "No setting but the seed differs between the finished runs.";
+  ? `${metricTitle} of every finished run, against each setting that varies. ` +
+    "A bar is the mean of all runs with the same value, even if their other settings differ. " +
+    "Point at a dot to highlight its run in every plot; select it to see its configuration."
+  : "Only the seed varies between the finished runs.";
