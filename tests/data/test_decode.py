@@ -141,7 +141,7 @@ def test_the_central_crop_of_other_sizes_is_torchvisions(size: int, crop: int) -
 
 @pytest.mark.parametrize("kind", ["noise", "black and white", "smooth"])
 def test_pixels_are_pillows_within_the_tolerance_of_the_page(kind: str) -> None:
-    """docs/guides/data.md: at most 2 of 255 in any pixel, 0.3 in the mean of an image, 0.02 in that of most."""
+    """docs/guides/large-images.md: at most 2 of 255 in any pixel, 0.3 in the mean of an image, 0.02 in that of most."""
     random = np.random.default_rng(0)
     source = random.integers(0, 256, (600, 600, 3), dtype=np.uint8)
     if kind == "black and white":
