@@ -31,7 +31,7 @@ from alexnet_exp.compare.next_seeds import typed
 from alexnet_exp.errors import UserError
 from alexnet_exp.kernels.native import SWITCH
 from alexnet_exp.runs import checksum
-from alexnet_exp.runs.folder import flatten, plain
+from alexnet_exp.runs.folder import flatten, to_json_value
 from alexnet_exp.runs.reader import YAML_LOADER, read_config
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.sweep_plan import SweepPlan
@@ -91,7 +91,7 @@ def set_config(run: Path, **settings: Any) -> None:
     config = {**yaml.safe_load(file.read_text()), **settings}
     file.write_text(yaml.safe_dump(config))
     result = json.loads((run / "result.json").read_text())
-    (run / "result.json").write_text(json.dumps(result | {"config": plain(flatten(config))}))
+    (run / "result.json").write_text(json.dumps(result | {"config": to_json_value(flatten(config))}))
 
 
 # --- the source: no reader that runs what it reads
@@ -335,7 +335,7 @@ def test_nothing_is_written_through_a_link_that_leads_out(
     (run / name).symlink_to(victim.resolve())
     before = sorted((str(file), file.stat().st_size) for file in (victim, *victim.glob("*")))
     for command in (["resume", str(run), "trainer.max_epochs=3"], ["eval", str(run)], ["plot", str(run)]):
-        assert refused(capsys, *command).startswith(f"{run / name}: is a link that leads out of the folder")
+        assert refused(capsys, *command).startswith(f"{run / name}: symlink pointing outside the run folder")
     assert sorted((str(file), file.stat().st_size) for file in (victim, *victim.glob("*"))) == before
 
 
@@ -348,7 +348,7 @@ def test_a_link_within_the_folder_is_none_that_leads_out(run: Path) -> None:
 def test_a_pipe_is_not_waited_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / ".lock").unlink(missing_ok=True)
     os.mkfifo(run / ".lock")
-    assert "is neither a file nor a folder" in refused(capsys, "resume", str(run))
+    assert "neither a file nor a folder" in refused(capsys, "resume", str(run))
 
 
 # --- a sweep's folder

@@ -54,9 +54,9 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
     from alexnet_exp.compare.compare import ARM_COLUMNS, Options, compare, default_metric
 
     if given.percent:
-        from alexnet_exp.runs.import_foreign import in_shares
+        from alexnet_exp.runs.import_foreign import percent_to_share
 
-        runs, _ = in_shares(runs, metric or default_metric(runs))
+        runs, _ = percent_to_share(runs, metric or default_metric(runs))
     columns = _names(given.columns)
     check_names([key for key in columns if key not in ARM_COLUMNS], runs, "--columns")
     check_names([given.sort.removeprefix("-")] if given.sort else [], runs, "--sort")
@@ -123,10 +123,10 @@ def _parser() -> Parser:
 
 def _as_declared(given: Namespace, metric: str) -> AbstractContextManager[None]:
     """The metric with the direction and the unit of the command line, where there are any."""
-    from alexnet_exp.runs.metric import declared
+    from alexnet_exp.runs.metric import declare
 
     direction = given.higher_is_better if given.higher_is_better or given.lower_is_better else None
-    return declared(metric, higher_is_better=direction, percent=given.percent or None)
+    return declare(metric, higher_is_better=direction, percent=given.percent or None)
 
 
 def _with_sort(arguments: Sequence[str]) -> list[str]:

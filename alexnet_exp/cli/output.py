@@ -64,7 +64,7 @@ def print_result(path: Path, code: int) -> None:
 
 def _margin(result: dict[str, Any], key: str) -> str:
     images = result.get("test_images")
-    return f"  ({margin(result['metrics'][key], images)})" if key == "test/top1" and images else ""
+    return f"  {margin(result['metrics'][key], images)}" if key == "test/top1" and images else ""
 
 
 def _next(result: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from alexnet_exp.errors import UserError, one_line, suggest_name
 from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.folder import has_checkpoint
 from alexnet_exp.runs.lookup import find
-from alexnet_exp.runs.predictions import OF_TEST, read_predictions
+from alexnet_exp.runs.predictions import TEST_FILE, read_predictions
 from alexnet_exp.runs.reader import read_metrics, read_result
 from alexnet_exp.runs.start import config_of
 from alexnet_exp.sanitize import escape_controls
@@ -208,7 +208,7 @@ def _tested(result: Mapping[str, Any]) -> float | None:
 def _confusion(job: _Job) -> Path:
     from alexnet_exp.plots.confusion import confusion_matrix
 
-    saved = job.run / OF_TEST
+    saved = job.run / TEST_FILE
     if not saved.exists():
         raise _MissingError("the run kept no predictions of test images")
     kept = read_predictions(saved)

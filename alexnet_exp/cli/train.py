@@ -32,7 +32,7 @@ from alexnet_exp.config.validate import is_same_experiment
 from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.runs.reader import is_run, read_config, read_result, state
-from alexnet_exp.runs.start import RUN_THERE, Start, config_of, digest, holds_run
+from alexnet_exp.runs.start import ALREADY_A_RUN, Start, config_of, digest, has_run
 from alexnet_exp.runs.status import Ending, Status
 
 
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
 
     check_devices(configs)
     there = Path() if settings is None else Path(str(settings.hydra.run.dir))
-    if settings is not None and holds_run(there):
+    if settings is not None and has_run(there):
         if rank() == 0:
             return _again(there, compose(flags.overrides, flags.config_dir), configs[0].resume)
         if configs[0].resume:
@@ -96,7 +96,7 @@ def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     from alexnet_exp.runs.folder import flatten
 
     if not resume:
-        raise UserError(f"hydra.run.dir={folder}: {RUN_THERE}")
+        raise UserError(f"hydra.run.dir={folder}: {ALREADY_A_RUN}")
     seen = digest(folder)
     before = {**config_of(folder), "resume": False}
     now, then = flatten({**container, "resume": False}), flatten(before)
@@ -104,7 +104,9 @@ def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     if differing and not is_same_experiment(before, {**container, "resume": False}):
         key = min(differing, key=lambda key: key not in then)  # one that is in both says most
         told = f"{key} is {then.get(key)!r} there and {now.get(key)!r} here"
-        raise UserError(f"hydra.run.dir={folder}: another experiment lies there: {told}; name another folder")
+        raise UserError(
+            f"hydra.run.dir={folder}: the folder contains a run of another experiment: {told}; name another folder"
+        )
     if _is_over(folder):
         print_result(folder, 0)
         return 0

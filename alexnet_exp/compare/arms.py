@@ -32,7 +32,7 @@ from alexnet_exp.compare.select import (
 )
 from alexnet_exp.compare.statistics import Sample
 from alexnet_exp.errors import UserError, suggest_name, yaml_text
-from alexnet_exp.runs.import_foreign import PERCENT
+from alexnet_exp.runs.import_foreign import PERCENT_KEY
 from alexnet_exp.runs.metric import is_accuracy
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
@@ -187,7 +187,7 @@ def find_factors(runs: Sequence[Run], seed_key: str = "seed", wanted: Sequence[s
     seeds = column(runs, seed_key)
     varying = differing(runs)
     settings = {key: column(runs, key) for key in varying if not _is_no_arm(key, seed_key)}
-    in_table = all(PERCENT in run.facts and not run.facts.get("overrides") for run in runs)
+    in_table = all(PERCENT_KEY in run.facts and not run.facts.get("overrides") for run in runs)
     unsure = {key: column(runs, key) for key in varying if in_table and key in (*_OURS, *_OUR_NAMES)}
     # as a setting's values do; of a few runs nobody can say
     unsure = {key: had for key, had in unsure.items() if not settings or len(set(had)) <= len(runs) / 2}

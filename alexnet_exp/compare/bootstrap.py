@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.predictions import OF_TEST, read_predictions
+from alexnet_exp.runs.predictions import TEST_FILE, read_predictions
 from alexnet_exp.runs.run import Run
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _with_welch(
 
 def _rights(run: Run, guesses: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
     try:
-        kept = read_predictions(run.path / OF_TEST)
+        kept = read_predictions(run.path / TEST_FILE)
     except UserError:
         return None
     return kept.labels, (kept.guesses(guesses) == kept.labels[:, None]).any(axis=1)

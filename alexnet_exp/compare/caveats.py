@@ -15,7 +15,7 @@ from alexnet_exp.compare.result import Arm
 from alexnet_exp.compare.select import decides, frozen, is_alias, value
 from alexnet_exp.compare.statistics import REPEATED_LOOKS
 from alexnet_exp.errors import Refused, yaml_text
-from alexnet_exp.runs.import_foreign import PERCENT
+from alexnet_exp.runs.import_foreign import PERCENT_KEY
 from alexnet_exp.runs.metric import label
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
@@ -35,7 +35,7 @@ _FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("tested", "the tested checkpoint", ("test.checkpoint", "experiment")),
 )
 # of each run its own: no reason why one seed was run again
-_OF_ONE_RUN = ("name", "choices", "overrides", "versions", "start", "end", "pid", "metrics_file", PERCENT)
+_OF_ONE_RUN = ("name", "choices", "overrides", "versions", "start", "end", "pid", "metrics_file", PERCENT_KEY)
 _PAUSE = timedelta(hours=1)  # between two runs that were started one by one: a new batch
 
 
@@ -200,7 +200,7 @@ def _mixed(arms: Sequence[Arm]) -> list[str]:
     found: dict[str, None] = {}
     for arm in arms:
         runs = [*arm.runs, *arm.repeated]
-        if not arm.repeated and any(PERCENT not in run.facts or run.facts.get("overrides") for run in runs):
+        if not arm.repeated and any(PERCENT_KEY not in run.facts or run.facts.get("overrides") for run in runs):
             continue
         seeds = [run.config.get("seed") for run in runs]
         for key in dict.fromkeys(key for run in runs for key in (*run.config, *run.facts) if key not in _OF_ONE_RUN):

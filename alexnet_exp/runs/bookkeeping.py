@@ -1,4 +1,4 @@
-"""Which columns and settings of other projects are bookkeeping: ids, times, places and notes, which make no arms."""
+"""Recognizes bookkeeping columns of other projects: ids, times, paths and notes, which do not form arms."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from alexnet_exp.runs.csv_file import numbers
 from alexnet_exp.runs.metric import is_time
 
-# Columns that are facts whatever is in them: ids, times, places, notes. In small letters, with _ for all else.
-_FACTS = frozenset(
+# Columns that are bookkeeping whatever their values: ids, times, paths, notes. In the form of `plain`.
+_BOOKKEEPING_NAMES = frozenset(
     (
         *("step", "steps_done", "global_step", "trainer_global_step", "epoch", "current_epoch", "best_epoch", "row"),
         *("training_iteration", "iterations_since_restore", "line", "timestamp", "runtime", "duration", "elapsed"),
@@ -28,41 +28,52 @@ _FACTS = frozenset(
         *("gpu_name", "gpu_type", "device", "device_name"),
     )
 )
-# The last word of a column that is a fact where it differs in every row, and other settings tell the runs apart.
+# A column that ends in one of these words is bookkeeping if its value differs in every row.
 _IDS = frozenset(
     (
         *("id", "uuid", "guid", "hash", "sha", "commit", "index", "idx", "counter", "number", "no", "nr", "trial"),
         *("path", "dir", "file", "filename", "url", "link", "date", "created", "started", "finished", "timestamp"),
     )
 )
-LABELS = re.compile(r"(save|run|exp|experiment|job|display|log|wandb|folder|version)_?name")
+NAME_COLUMNS = re.compile(r"(save|run|exp|experiment|job|display|log|wandb|folder|version)_?name")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T _]\d\d[:\-.]\d\d.*)?|\d{1,2}:\d\d(:\d\d(\.\d+)?)?|\d{8}[-_]?\d{4,6}")
 _HEX = re.compile(r"(?=.*\d)([0-9a-f]{12,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.IGNORECASE)
-LIMIT = frozenset(("max", "min", "limit", "budget", "horizon", "warmup", "window", "steps", "embedding", "num", "n"))
+# With one of these words, a name such as max_time is a setting and not a measured time.
+SETTING_WORDS = frozenset(
+    ("max", "min", "limit", "budget", "horizon", "warmup", "window", "steps", "embedding", "num", "n")
+)
 
 
 def bookkeeping(columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Which settings differ in every run and are an id, a time or a counter by their name, so that they make no arm."""
+    """Returns the settings that differ in every run and whose name is that of an id, a time or a counter."""
     return [
         key
         for key, had in columns.items()
         if len(had) > 1
         and len(set(map(str, had))) == len(had)
-        and (plain(key.rpartition(".")[2]) in _FACTS or is_id(key.rpartition(".")[2], [str(one) for one in had]))
+        and (
+            plain(key.rpartition(".")[2]) in _BOOKKEEPING_NAMES
+            or is_id(key.rpartition(".")[2], [str(one) for one in had])
+        )
     ]
 
 
 def is_fact(column: str) -> bool:
-    """Whether a column's name says that it is a fact, whatever is in it."""
+    """Returns whether a column's name alone marks it as bookkeeping."""
     words = plain(column)
-    return words in _FACTS or words == "wandb" or words.startswith("wandb_") or column.startswith(("tags.", "sys/"))
+    return (
+        words in _BOOKKEEPING_NAMES
+        or words == "wandb"
+        or words.startswith("wandb_")
+        or column.startswith(("tags.", "sys/"))
+    )
 
 
 def is_id(column: str, had: Sequence[str]) -> bool:
-    """Whether a column that differs in every row is an id, a time or a counter."""
+    """Returns whether a column that differs in every row is an id, a time or a counter."""
     words = plain(column).split("_")
     is_numeric = numbers(had) is not None
-    if is_time(column) and is_numeric and not LIMIT & set(words):
+    if is_time(column) and is_numeric and not SETTING_WORDS & set(words):
         return True
     if words[-1] in _IDS:
         return True
@@ -70,5 +81,5 @@ def is_id(column: str, had: Sequence[str]) -> bool:
 
 
 def plain(column: str) -> str:
-    """In small letters, with one `_` for whatever is neither letter nor digit: `images/s` is `images_s`."""
+    """Returns the name in lower case with `_` for each group of other characters: `images/s` becomes `images_s`."""
     return re.sub(r"[\W_]+", "_", column.removeprefix("tags.").lower()).strip("_")

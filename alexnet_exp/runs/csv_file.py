@@ -1,4 +1,4 @@
-"""Reads a CSV file as spreadsheets, trackers and pandas write it: its encoding, its delimiter, its empty columns."""
+"""Reads CSV files of spreadsheets, experiment trackers and pandas, and detects their encoding and delimiter."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _NOT_TEXT = {
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
-# how tables write that there is no number
+# spellings of a missing number
 EMPTY = ("", "-", "na", "n/a", "nan", "none", "null", "<na>")
 
 
 def read_csv(file: Path) -> tuple[list[str], list[Row]]:
-    """The columns and the rows of `file`. Raises UserError, naming the file and the line.
+    """Returns the columns and the rows of `file`. Raises UserError with the file and the line.
 
-    Names and fields are stripped of spaces and are in Unicode's form NFC. A column without a name is dropped where it
-    is empty or counts the rows (pandas' index). Numbers with a decimal comma have a point. `config` and `summary`
-    columns of dictionaries, as the W&B API returns them, become a column a key.
+    Names and fields are stripped and in Unicode normalization form NFC. A column without a name is dropped if it is
+    empty or counts the rows, as the index of pandas does. A decimal comma becomes a point. `config` and `summary`
+    columns with dictionaries, as the W&B API returns them, become one column a key.
     """
     text = unicodedata.normalize("NFC", _decoded(file))
     delimiter, header, lines, first = _parsed(file, text)
     if lines and not text.endswith(("\n", "\r")) and len(lines[-1]) < len(header):
-        lines = lines[:-1]  # its writer was killed, or still writes
+        lines = lines[:-1]  # the writer was killed, or is still writing
     for number, line in enumerate(lines, start=first):
         if len(line) != len(header):
             raise UserError(f"{file}: line {number} has {len(line)} values for {len(header)} columns")
     kept = [place for place, name in enumerate(header) if not _is_index(name, [line[place] for line in lines])]
-    # pandas' index of words
+    # an unnamed first column of words is the index of pandas
     names = ["name" if place == 0 and not header[0] and "name" not in header else header[place] for place in kept]
     _check_names(file, names, kept)
     columns = {name: [line[place] for line in lines] for name, place in zip(names, kept, strict=True)}
@@ -58,12 +58,12 @@ def read_csv(file: Path) -> tuple[list[str], list[Row]]:
 
 
 def number(text: str) -> float | None:
-    """The number that `text` is; None where it is none. An underscore makes it none: 1_1 is a name."""
+    """Returns `text` as a number, or None. Text with an underscore, such as 1_1, is a name and not a number."""
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def numbers(values: Sequence[str]) -> list[float | None] | None:
-    """The column as numbers, None for an empty field; None where a field is no number. `80.1%` is 80.1."""
+    """Returns a column as numbers, with None for an empty field; None if any field is not a number. `80.1%` is 80.1."""
     percent = is_percent(values)
     found: list[float | None] = []
     for value in values:
@@ -78,13 +78,13 @@ def numbers(values: Sequence[str]) -> list[float | None] | None:
 
 
 def is_percent(values: Sequence[str]) -> bool:
-    """Whether every number of the column has a percent sign."""
+    """Returns whether every number of the column has a percent sign."""
     there = [value for value in values if value.lower() not in EMPTY]
     return bool(there) and all(value.endswith("%") for value in there)
 
 
 def _parsed(file: Path, text: str) -> tuple[str, list[str], list[list[str]], int]:
-    """The delimiter, the header, the lines below it, and the number of the first of these."""
+    """Returns the delimiter, the header, the lines below it, and the line number of the first of these."""
     first, _, rest = text.partition("\n")
     stated = re.fullmatch(r'"?sep=(.)"?', first.rstrip("\r"))
     if stated:
@@ -95,7 +95,7 @@ def _parsed(file: Path, text: str) -> tuple[str, list[str], list[list[str]], int
             reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
             lines = [[_cell(field) for field in line] for line in reader if line]
         except csv.Error as error:
-            raise UserError(f"{file}: not a CSV file ({error})") from None
+            raise UserError(f"{file}: is not a CSV file ({error})") from None
         fits = all(len(line) == len(lines[0]) for line in lines)
         found.append((fits, len(lines[0]) if lines else 0, delimiter, lines or [[]]))
     _, _, delimiter, (header, *lines) = max(found, key=lambda one: one[:2])
@@ -119,7 +119,7 @@ def _decoded(file: Path) -> str:
         return data.decode("utf-16", errors="replace")
     head = data[:200]
     if b"\0" in head:
-        # without a mark at its start, the zeros of the Latin letters tell
+        # without a byte order mark, the zero bytes of Latin letters show the byte order
         order = "le" if head[1::2].count(0) > head[::2].count(0) else "be"
         text = data.decode(f"utf-16-{order}", errors="replace")
         if "\0" in text[:100] or "\ufffd" in text[:100]:
@@ -132,7 +132,7 @@ def _decoded(file: Path) -> str:
 
 
 def _cell(field: str) -> str:
-    """A field without the apostrophe that `compare --format csv` puts before what a spreadsheet would compute."""
+    """Returns a field without the apostrophe that `compare --format csv` puts before formulas."""
     text = field.strip()
     return text[1:] if text[:1] == "'" and text[1:2] in ("=", "+", "-", "@") else text
 
@@ -145,14 +145,14 @@ def _is_index(name: str, values: Sequence[str]) -> bool:
 
 def _check_names(file: Path, names: Sequence[str], kept: Sequence[int]) -> None:
     if "" in names:
-        raise UserError(f"{file}: column {kept[names.index('')] + 1} has no name; write one into the first line")
+        raise UserError(f"{file}: column {kept[names.index('')] + 1} has no name; add one to the first line")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"{file}: the header names a column twice: {twice}; rename one of them")
+        raise UserError(f"{file}: the header has two columns named {twice}; rename one of them")
 
 
 def _has_decimal_commas(values: Sequence[str], delimiter: str) -> bool:
-    """Whether a column's numbers have a decimal comma: 0,5. In a file with commas 1,234 and 12,500 are thousands."""
+    """Returns whether a column has decimal commas (0,5). If commas separate the columns, 1,234 is a thousand."""
     commas = [value for value in values if "," in value]
     rest = [value for value in values if "," not in value and value.lower() not in EMPTY]
     return (
@@ -164,7 +164,7 @@ def _has_decimal_commas(values: Sequence[str], delimiter: str) -> bool:
 
 
 def _without_dictionaries(file: Path, columns: list[str], rows: list[Row]) -> tuple[list[str], list[Row]]:
-    """`summary` and `config` of the W&B API, one column a key: `metrics.KEY` and `params.KEY`."""
+    """Splits the `summary` and `config` columns of the W&B API into columns `metrics.KEY` and `params.KEY`."""
     expanded = {"summary": "metrics.", "config": "params."}
     held = [name for name in expanded if rows and all(row.get(name, "").startswith("{") for row in rows)]
     if not held:

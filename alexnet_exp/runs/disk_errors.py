@@ -1,4 +1,4 @@
-"""What an error of the disk means for a run that writes its folder: to wait for room, or to end."""
+"""Decides which disk errors end a run and which only delay its writes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from alexnet_exp.errors import UserError
 
-# The folder has been removed or moved; or it has turned read-only: nothing that is written later arrives.
+# The folder was removed or moved, or has become read-only: no later write can succeed.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 _CLOSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV})
 
 
 class UnwritableError(UserError, OSError):
-    """A run folder does not take what must be in it; `str(error)` is one line that names the folder and the file."""
+    """A file of the run folder cannot be written; `str(error)` is one line with the folder and the file."""
 
     def __init__(self, folder: Path, name: str, error: OSError):
         super().__init__(error.errno, error.strerror or str(error))
         self.folder, self.name = folder, name
 
     def __str__(self) -> str:
-        what = "the run's folder is gone" if self.errno in _GONE else "the run's folder cannot be written"
+        what = "the run folder no longer exists" if self.errno in _GONE else "the run folder cannot be written"
         return f"{self.folder}: {what} ({self.name}: {self.strerror})"
 
 
 def is_lost(error: OSError) -> bool:
-    """Whether a run ends by this error. All others can pass: a full disk or quota, an answer that a server owes."""
+    """Returns whether this error ends a run. Other errors, such as a full disk or quota, may go away."""
     return error.errno in _GONE | _CLOSED

@@ -1,7 +1,7 @@
-"""Runs of a CSV file: a row a run, as W&B, MLflow, Optuna, pandas and people write it; or a history, a row an epoch.
+"""Reads the runs of a CSV file: one row a run (W&B, MLflow, Optuna, pandas, by hand), or one row an epoch.
 
-Every column is a setting, a metric, a fact, the run's name or its status. Facts (ids, times, notes, what W&B calls
-`_step`) are kept, can be shown and can be asked for, and make no arms.
+Each column is a setting, a metric, a fact, the name of the run or its status. Facts (ids, times, notes, W&B's `_step`)
+are kept and can be printed and selected, but do not form arms.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.errors import UserError, suggest_name
-from alexnet_exp.runs.bookkeeping import LABELS, LIMIT, is_fact, is_id, plain
+from alexnet_exp.runs.bookkeeping import NAME_COLUMNS, SETTING_WORDS, is_fact, is_id, plain
 from alexnet_exp.runs.csv_file import EMPTY, is_percent, number, numbers, read_csv
-from alexnet_exp.runs.import_foreign import LABEL, PERCENT, SEEDS, note_seed
+from alexnet_exp.runs.import_foreign import LABEL_KEY, PERCENT_KEY, SEED_KEYS, note_seed
 from alexnet_exp.runs.metric import SPLITS, has_split, in_percent, is_accuracy, is_measure, metric_name
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
@@ -33,25 +33,25 @@ _STATUS = {
     Status.PRUNED: Status.PRUNED,
     Status.DIED: Status.DIED,
 }
-_NAMES = ("run", "name", "run_name", "display_name", "mlflow_runname")
-# Behind or before the word of a metric: `final loss`, `RMSE (m)`, `test acc mean`.
+_NAME_COLUMNS = ("run", "name", "run_name", "display_name", "mlflow_runname")
+# Words that may precede or follow the word of a metric: `final loss`, `RMSE (m)`, `test acc mean`.
 _BESIDE = frozenset(
     (*SPLITS, "eval", "dev", "holdout", "mean", "avg", "average", "best", "final", "last", "max", "min", "std", "sd")
 ) | frozenset(("m", "mm", "cm", "s", "ms", "k", "px", "deg", "percent", "pct", "token", "epoch", "at", "top", "score"))
-# These too, where they hold words: of a failed job.
+# Columns that are facts if they contain words: the error of a failed job.
 _ERRORS = ("error", "exception", "traceback", "message")
 _CLOCKS = (
     *("epoch", "step", "global_step", "trainer_global_step", "iteration", "iter", "training_iteration", "batch"),
     "round",
 )
-_RUN_IDS = (*_NAMES, "run_id", "runid", "trial_id", "trial", "id", "experiment_id", "job_id", "uuid")
+_RUN_IDS = (*_NAME_COLUMNS, "run_id", "runid", "trial_id", "trial", "id", "experiment_id", "job_id", "uuid")
 
 
 @dataclass
-class _Columns:
-    """What each column is. metrics: to their keys. facts, settings: to the names they get in a `Run`.
+class _CsvColumns:
+    """The kind of each column. metrics: column -> key. facts, settings: column -> name in a `Run`.
 
-    guessed: metrics and facts that neither a split nor a well-known name says to be ones.
+    guessed: metrics and facts that were not recognized by a split or a well-known name.
     """
 
     metrics: dict[str, str] = field(default_factory=dict)
@@ -62,12 +62,12 @@ class _Columns:
     guessed: list[str] = field(default_factory=list)
 
 
-def read_runs(
+def read_table_runs(
     file: Path, seed_column: str | None = None, metrics: Sequence[str] = (), prefix: str = ""
 ) -> tuple[list[Run], list[str]]:
-    """The runs of a CSV file with a header, and notes on what was guessed, each beginning with the file.
+    """Returns the runs of a CSV file with a header, and notes on what was guessed, each starting with the file.
 
-    Raises UserError, naming the file and the line.
+    Raises UserError with the file and the line.
 
     A column is a metric where every value in it is a number and its name is `split/metric` (`test_acc` is read as
     `test/acc`) or has the word of a metric, or is in `metrics`. `status` or `state` is the status (done, where there is
@@ -83,7 +83,7 @@ def read_runs(
     if any(column.endswith("__MAX") for column in columns) and any(" - " in column for column in columns):
         raise UserError(f"{file}: a W&B chart, with a column a run and no settings; export the table of runs instead")
     values = {column: [row[column] for row in rows] for column in columns}
-    seeds = {column for column in columns if plain(_bare(column)) in SEEDS or column == seed_column}
+    seeds = {column for column in columns if plain(_bare(column)) in SEED_KEYS or column == seed_column}
     histories = _histories(file, values, seeds)
     if histories:
         return _of_histories(file, values, histories, seeds, seed_column, prefix)
@@ -102,19 +102,19 @@ def read_runs(
         config = {name: typed[column][place] for column, name in kinds.settings.items()}
         note_seed(config, seed_column)
         if alone:
-            config[LABEL] = row[str(kinds.name)]
+            config[LABEL_KEY] = row[str(kinds.name)]
         facts = {name: had for column, name in kinds.facts.items() if (had := typed[column][place]) is not None}
         status = _STATUS.get(row[kinds.status].lower(), Status.UNKNOWN) if kinds.status else Status.DONE
         label = row[kinds.name] if kinds.name else f"line {place + 2}"
-        runs.append(Run(file, f"{prefix}{label}", status, config, found, {}, facts | {PERCENT: percent}))
+        runs.append(Run(file, f"{prefix}{label}", status, config, found, {}, facts | {PERCENT_KEY: percent}))
     return runs, _notes(file, kinds, values)
 
 
-def _kinds(values: Mapping[str, Sequence[str]], seeds: set[str], wanted: Sequence[str]) -> _Columns:
-    kinds = _Columns()
+def _kinds(values: Mapping[str, Sequence[str]], seeds: set[str], wanted: Sequence[str]) -> _CsvColumns:
+    kinds = _CsvColumns()
     asked = {*wanted, *map(metric_name, wanted)}
     kinds.status = _column(values, "status", "state")
-    names = [column for wanted in _NAMES if (column := _column(values, wanted)) is not None]
+    names = [column for wanted in _NAME_COLUMNS if (column := _column(values, wanted)) is not None]
     kinds.name = next((column for column in names if len(set(values[column])) == len(values[column])), None)
     optuna = _column(values, "datetime_start") is not None
     for column, had in values.items():
@@ -143,10 +143,10 @@ def _kinds(values: Mapping[str, Sequence[str]], seeds: set[str], wanted: Sequenc
     return kinds
 
 
-def _take_ids(kinds: _Columns, values: Mapping[str, Sequence[str]], seeds: set[str]) -> None:
-    """Moves settings that differ in every row, and are an id, a time or a counter, to the facts.
+def _take_ids(kinds: _CsvColumns, values: Mapping[str, Sequence[str]], seeds: set[str]) -> None:
+    """Moves settings that differ in every row and are ids, times or counters to the facts.
 
-    Names of runs are moved only where another setting is left that varies: alone they are what is compared.
+    Names of runs are moved only if another setting varies; otherwise they are what is compared.
     """
     varying = [
         column
@@ -156,7 +156,7 @@ def _take_ids(kinds: _Columns, values: Mapping[str, Sequence[str]], seeds: set[s
     unique = [column for column in varying if len(set(values[column])) == len(values[column])]
     sure = [column for column in unique if is_id(column, values[column])]
     left = [column for column in varying if column not in sure]
-    named = [column for column in left if column in unique and LABELS.fullmatch(plain(column))]
+    named = [column for column in left if column in unique and NAME_COLUMNS.fullmatch(plain(column))]
     for column in sure + (named if len(left) > len(named) else []):
         kinds.facts[column] = kinds.settings.pop(column)
         kinds.guessed.append(column)
@@ -164,7 +164,7 @@ def _take_ids(kinds: _Columns, values: Mapping[str, Sequence[str]], seeds: set[s
 
 def _is_fact(column: str, had: Sequence[str]) -> bool:
     name = plain(column)
-    return is_fact(column) or (name in _ERRORS and numbers(had) is None) or (name in _NAMES and name != "name")
+    return is_fact(column) or (name in _ERRORS and numbers(had) is None) or (name in _NAME_COLUMNS and name != "name")
 
 
 def _is_metric(column: str, had: Sequence[str]) -> bool:
@@ -175,10 +175,10 @@ def _is_metric(column: str, had: Sequence[str]) -> bool:
     name = _bare(column)
     if column.startswith("metrics.") or (has_split(name) and ("/" in name or is_measure(name))):
         return True
-    # a name without a split: the word of a metric must be the last one, and a setting's numbers repeat or are whole
+    # without a split, the last word must be that of a metric; the numbers of a setting repeat or are integers
     words = [word for word in re.findall(r"[a-z]+\d*|\d+", plain(name)) if not word.isdigit()]
     said = [word for word in words if word.rstrip("0123456789") not in _BESIDE or is_measure(word)]
-    if not said or not is_measure(said[-1]) or LIMIT & set(said):
+    if not said or not is_measure(said[-1]) or SETTING_WORDS & set(said):
         return False
     sure = is_accuracy(said[-1]) or is_percent(had) or said[-1].endswith(("loss", "error", "err"))
     whole = all(one.is_integer() for one in there if math.isfinite(one))
@@ -189,15 +189,17 @@ def _in_percent(key: str, had: Sequence[str], parsed: Iterable[float | None]) ->
     return is_percent(had) or in_percent(key, (one for one in parsed if one is not None))
 
 
-def _notes(file: Path, kinds: _Columns, values: Mapping[str, Sequence[str]]) -> list[str]:
+def _notes(file: Path, kinds: _CsvColumns, values: Mapping[str, Sequence[str]]) -> list[str]:
     notes = []
     guessed = [column for column in kinds.guessed if column in kinds.metrics]
     if guessed:
-        notes.append(f"{file}: taken for metrics by their names: {', '.join(guessed)}")
+        notes.append(f"{file}: read as metrics because of their names: {', '.join(guessed)}")
     guessed = [column for column in kinds.guessed if column in kinds.facts]
     if guessed:
         listed = ", ".join(guessed)
-        notes.append(f"{file}: taken for ids, times or names, which make no arms: {listed}; --group-by KEY would")
+        notes.append(
+            f"{file}: read as ids, times or names, which do not form arms: {listed}; --group-by KEY makes arms of one"
+        )
     for column in kinds.settings:
         if has_split(column) and is_measure(column):
             bad = next(
@@ -209,12 +211,12 @@ def _notes(file: Path, kinds: _Columns, values: Mapping[str, Sequence[str]]) -> 
                 None,
             )
             if bad is not None:
-                notes.append(f"{file}: {column} is no metric, since line {bad[0]} has {bad[1][:40]!r} in it")
+                notes.append(f"{file}: {column} is not read as a metric because line {bad[0]} contains {bad[1][:40]!r}")
     return notes
 
 
 def _histories(file: Path, values: Mapping[str, Sequence[str]], seeds: set[str]) -> dict[tuple[str, ...], list[int]]:
-    """The rows of each run where the file has a row an epoch or step; nothing where it has a row a run."""
+    """Returns the rows of each run if the file has one row an epoch or step; empty if it has one row a run."""
     clocks = [column for wanted in _CLOCKS if (column := _column(values, wanted)) is not None]
     clocks = [column for column in clocks if numbers(values[column]) is not None]
     if not clocks:
@@ -249,7 +251,7 @@ def _time(times: Sequence[Sequence[float | None]], place: int) -> tuple[float, .
 
 
 def _is_clocked(runs: Sequence[Sequence[float]]) -> bool:
-    """Whether the numbers are those of a clock: in every run they rise, mostly by the same step, from one start."""
+    """Returns whether the numbers count time: in every run they rise from the same start, mostly by equal steps."""
     if any(late < early for run in runs for early, late in itertools.pairwise(run)):
         return False
     steps = Counter(round(late - early, 6) for run in runs for early, late in itertools.pairwise(run) if late > early)
@@ -267,15 +269,15 @@ def _refuse_mixed(
     runs: Mapping[tuple[str, ...], Sequence[int]],
     clocks: Sequence[str],
 ) -> None:
-    """Raises UserError where one time has several values of a metric: runs that no column tells apart."""
+    """Raises UserError if one time has several values of a metric: runs that no column distinguishes."""
     for column, had in values.items():
         if not is_measure(column) or numbers(had) is None:
             continue
         filled = [(key, _time(times, place)) for key, places in runs.items() for place in places if had[place]]
         if 2 * len(set(filled)) <= len(filled) and len(filled) > 1:
             raise UserError(
-                f"{file}: it has a row per {clocks[0]} of several runs, and no column says of which run; "
-                "add a column run with their names"
+                f"{file}: it has one row per {clocks[0]} of several runs, and no column with the run; "
+                "add a column `run` with their names"
             )
 
 
@@ -287,7 +289,7 @@ def _of_histories(
     seed_column: str | None,
     prefix: str,
 ) -> tuple[list[Run], list[str]]:
-    """One run for each history: its metrics are the last values, what stays the same is a setting."""
+    """Returns one run for each history. Its metrics are the last values; constant columns are settings."""
     names = [column for wanted in _RUN_IDS if (column := _column(values, wanted)) is not None]
     clock = next(column for wanted in _CLOCKS if (column := _column(values, wanted)) is not None)
     status = _column(values, "status", "state")
@@ -328,21 +330,21 @@ def _of_histories(
         name = values[names[0]][last] if names else f"run {count}"
         config = {_bare(column): typed[column][last] for column in settings}
         note_seed(config, seed_column)
-        # of a file alone nobody knows what else was set, so it is no second seed of another file
+        # the other settings of a lone file are unknown, so it is not another seed of a second file
         if (names and several and alike) or (not several and not seeds) or not config.keys() - {"seed"}:
-            config[LABEL] = name if names or several else str(file)
+            config[LABEL_KEY] = name if names or several else str(file)
         of_run = {_bare(column): typed[column][last] for column in facts if typed[column][last] is not None}
         ended = _STATUS.get(values[status][last].lower(), Status.UNKNOWN) if status else Status.DONE
         path = prefix.removesuffix(": ") or file.name
         label = f"{prefix}{name}" if names or several else path
-        runs.append(Run(file, label, ended, config, found, {}, of_run | {PERCENT: percent}))
+        runs.append(Run(file, label, ended, config, found, {}, of_run | {PERCENT_KEY: percent}))
     twice = Counter(run.name for run in runs)
     runs = [
         replace(run, name=f"{run.name} {count}") if twice[run.name] > 1 else run
         for count, run in enumerate(runs, start=1)
     ]
     told = f"the histories of {len(runs)} runs" if several else "the history of one run"
-    return runs, [f"{file}: it has a row per {clock}, so it is read as {told}, with the last value of each metric"]
+    return runs, [f"{file}: it has one row per {clock} and is read as {told}, with the last value of each metric"]
 
 
 def _is_constant(values: Sequence[str], runs: Iterable[Sequence[int]]) -> bool:
@@ -350,7 +352,7 @@ def _is_constant(values: Sequence[str], runs: Iterable[Sequence[int]]) -> bool:
 
 
 def _bare(column: str, optuna: bool = False) -> str:
-    """Without what MLflow, and Optuna, put before it."""
+    """Returns the name without the prefixes of MLflow and Optuna."""
     for prefix in ("params.", "metrics.", *(("params_",) if optuna else ())):
         if column.startswith(prefix) and len(column) > len(prefix):
             return column.removeprefix(prefix)
@@ -362,9 +364,9 @@ def _column(columns: Iterable[str], wanted: str, *others: str) -> str | None:
 
 
 def _typed(values: Sequence[str]) -> list[Any]:
-    """A column of settings: numbers, true, false; nothing, null and None are None, `none` is a word.
+    """Returns a column of settings with numbers, booleans and None (empty, null, None); `none` stays a word.
 
-    A number that is not written as one would be (007, 1e5) is one only among numbers: 8e45012 may be a commit.
+    An unusual number (007, 1e5) counts as one only if the whole column is numeric: 8e45012 may be a commit.
     """
     there = [value for value in values if value not in _NOTHING]
     numeric = all(number(value) is not None and not re.fullmatch(r"[+-]?0\d+", value) for value in there)

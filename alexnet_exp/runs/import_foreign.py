@@ -1,8 +1,7 @@
-"""Runs that another project recorded in folders: Hydra's `.hydra/` beside a metrics.csv of Lightning's CSVLogger, or
-that file alone.
+"""Reads run folders of other projects: `.hydra/` with a metrics.csv of Lightning's CSVLogger, or that file alone.
 
-What is not recorded there is not guessed, with four exceptions (docs/guides/other-projects.md): whether a run is done,
-which epoch its checkpoint is of, which columns of a CSV file are metrics, and which accuracies are in percent.
+Four things are guessed because those folders do not record them (docs/guides/other-projects.md): whether a run is done, the
+epoch of its checkpoint, which columns of a CSV file are metrics, and which accuracies are in percent.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from alexnet_exp.runs.reader import YAML_LOADER, read_config
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
 
-DEPTH = 4  # how far below a run's folder its metrics.csv is looked for: csv/version_0/ is 2
-TABLE = "metrics.csv"
-PERCENT = "in_percent"  # the fact that names the metrics which were recorded in percent; every foreign run has it
-UNRECORDED = "status_unrecorded"  # the fact of a run that nobody recorded the end of
-LABEL = "label"  # the setting that tells runs apart of which no setting was recorded
-SEEDS = ("seed", "seed_everything", "random_seed", "random_state", "rng_seed")
+MAX_DEPTH = 4  # levels below a run folder that are searched for its metrics.csv: csv/version_0/ is 2
+METRICS_FILE = "metrics.csv"
+PERCENT_KEY = "in_percent"  # the fact of every foreign run that lists the metrics recorded in percent
+UNRECORDED_KEY = "status_unrecorded"  # the fact of a run whose end was not recorded
+LABEL_KEY = "label"  # the setting that distinguishes runs without recorded settings
+SEED_KEYS = ("seed", "seed_everything", "random_seed", "random_state", "rng_seed")
 
 
 def find_table(folder: Path) -> Path | None:
-    """The metrics.csv of the run in `folder`: of several versions the last; None where there is none.
+    """Returns the metrics.csv of the run in `folder`, of several versions the last one; None if there is none.
 
-    A run that lies inside the folder keeps its own.
+    It does not search runs inside the folder.
     """
     found = []
     for here, inner, files in os.walk(folder):
@@ -46,18 +45,18 @@ def find_table(folder: Path) -> Path | None:
         if below and (".hydra" in inner or "result.json" in files):
             inner.clear()
             continue
-        inner[:] = [name for name in inner if not name.startswith(".") and name != "earlier" and len(below) < DEPTH]
-        if TABLE in files:
-            found.append(Path(here) / TABLE)
+        inner[:] = [name for name in inner if not name.startswith(".") and name != "earlier" and len(below) < MAX_DEPTH]
+        if METRICS_FILE in files:
+            found.append(Path(here) / METRICS_FILE)
     return max(found, key=lambda path: [_natural(part) for part in path.parts], default=None)
 
 
 def read_folder(folder: Path, table: Path, name: str, seed_key: str | None = None) -> Run:
-    """The run of another Hydra and Lightning project. Raises UserError, naming the file, where one is damaged.
+    """Returns the run of another Hydra and Lightning project. Raises UserError with the name of a damaged file.
 
-    metrics: the last value of each column of `table`, named `split/metric`; where the configuration has a
-    ModelCheckpoint with a monitor, those of training and validation are of the epoch that it kept. seed_key: the
-    setting that holds the seed, where it is not `seed`.
+    metrics: the last value of each column of `table`, named `split/metric`. If the configuration has a ModelCheckpoint
+    with a monitor, training and validation metrics are those of the epoch it kept. seed_key: the setting of the seed,
+    if it is not `seed`.
     """
     config = flatten(read_config(folder))
     note_seed(config, seed_key)
@@ -68,8 +67,8 @@ def read_folder(folder: Path, table: Path, name: str, seed_key: str | None = Non
     if kept is not None:
         of_kept = last_values([row for row in rows if row.get("epoch") == kept])
         metrics |= {key: value for key, value in of_kept.items() if not key.startswith("test/")}
-    facts: dict[str, Any] = {"overrides": _overrides(folder), "metrics_file": str(table), PERCENT: percent}
-    # the test is logged under an epoch that was never trained
+    facts: dict[str, Any] = {"overrides": _overrides(folder), "metrics_file": str(table), PERCENT_KEY: percent}
+    # Lightning logs the test under the number of an epoch that was not trained
     trained = [row["epoch"] for row in rows if "epoch" in row and not any(key.startswith("test/") for key in row)]
     if trained:
         facts["epochs"] = int(max(trained)) + 1
@@ -82,28 +81,27 @@ def read_folder(folder: Path, table: Path, name: str, seed_key: str | None = Non
 
 
 def read_version(folder: Path, name: str, seed_key: str | None = None) -> Run:
-    """The run of a folder of Lightning's CSVLogger alone: metrics.csv, and hparams.yaml where it was saved.
+    """Returns the run of a folder of Lightning's CSVLogger: metrics.csv, and hparams.yaml if it exists.
 
-    It counts as done, since nothing there says otherwise; `UNRECORDED` says so. Without hyperparameters `LABEL` tells
-    it apart.
+    Its status is done, with the fact `UNRECORDED_KEY`. Without hyperparameters, `LABEL_KEY` distinguishes it.
     """
-    rows, percent = _read_metrics(folder / TABLE)
+    rows, percent = _read_metrics(folder / METRICS_FILE)
     config = flatten(_hparams(folder))
     note_seed(config, seed_key)
     if not config.keys() - {"seed"}:
-        config[LABEL] = name
+        config[LABEL_KEY] = name
     metrics = last_values(rows)
-    facts: dict[str, Any] = {"metrics_file": str(folder / TABLE), PERCENT: percent, UNRECORDED: True}
+    facts: dict[str, Any] = {"metrics_file": str(folder / METRICS_FILE), PERCENT_KEY: percent, UNRECORDED_KEY: True}
     trained = [row["epoch"] for row in rows if "epoch" in row and not any(key.startswith("test/") for key in row)]
     if trained:
         facts["epochs"] = int(max(trained)) + 1
     if any(key.startswith("test/") for key in metrics):
-        facts[UNRECORDED] = False
+        facts[UNRECORDED_KEY] = False
     return Run(folder, name, Status.DONE, config, metrics, {}, facts)
 
 
 def is_lightning(table: Path) -> bool:
-    """Whether a metrics.csv is one of Lightning's CSVLogger: its columns say the epoch and the step."""
+    """Returns whether a metrics.csv is one of Lightning's CSVLogger: it has the columns epoch and step."""
     try:
         with table.open(encoding="utf-8-sig", errors="replace") as file:
             columns = file.readline().strip().split(",")
@@ -112,8 +110,8 @@ def is_lightning(table: Path) -> bool:
     return {"epoch", "step"} <= set(columns)
 
 
-def without_bookkeeping(runs: Sequence[Run]) -> list[Run]:
-    """The runs with the settings that are the id, time or place of a run, and differ in all, among their facts."""
+def move_bookkeeping(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs with bookkeeping settings (ids, times, paths) moved from the settings to the facts."""
     foreign = [run for run in runs if "metrics_file" in run.facts]
     keys = dict.fromkeys(key for run in foreign for key in run.config)
     moved = bookkeeping({key: [run.config.get(key) for run in foreign] for key in keys})
@@ -132,52 +130,52 @@ def without_bookkeeping(runs: Sequence[Run]) -> list[Run]:
 
 
 def read_history(table: Path) -> list[dict[str, float]]:
-    """The rows of Lightning's metrics.csv that have an epoch, in their order; each has the columns that it fills.
+    """Returns the rows of Lightning's metrics.csv that have an epoch, in order, each with its non-empty columns.
 
-    A row without an epoch is one of LearningRateMonitor before the first, and is left out.
+    LearningRateMonitor writes rows without an epoch before the first one; they are left out.
     """
     return [row for row in _read_metrics(table)[0] if "epoch" in row]
 
 
-def in_shares(runs: Sequence[Run], also: str | None = None) -> tuple[list[Run], list[str]]:
-    """The runs with the accuracies that were recorded in percent as shares, and a note where that was a guess.
+def percent_to_share(runs: Sequence[Run], also: str | None = None) -> tuple[list[Run], list[str]]:
+    """Returns the runs with accuracies in percent divided by 100, and notes on what was guessed.
 
-    A unit belongs to a project and not to a run: where one foreign run has an accuracy above 1.5, that metric is in
-    percent in all of them. A diverged run at 1.0 is at 1%, and not at 100%. also: a metric that is in percent whatever
-    its values are, of every run that was not divided before.
+    All runs of a project have one unit: if one foreign run has an accuracy above 1.5, that metric is in percent in all
+    of them. A diverged run at 1.0 is at 1%, and not at 100%. also: a metric that is in percent whatever its values are,
+    in every run that was not divided before.
     """
-    foreign = [run for run in runs if PERCENT in run.facts]
-    found = {key for run in foreign for key in run.facts[PERCENT]}
+    foreign = [run for run in runs if PERCENT_KEY in run.facts]
+    found = {key for run in foreign for key in run.facts[PERCENT_KEY]}
     notes = []
     for key in sorted(found if also is None else ()):
-        low = [run.name for run in foreign if key in run.metrics and key not in run.facts[PERCENT]]
+        low = [run.name for run in foreign if key in run.metrics and key not in run.facts[PERCENT_KEY]]
         if low:
             some = f"{', '.join(low[:3])}{' ...' if len(low) > 3 else ''}"
             notes.append(
-                f"{key} was recorded in percent, since it is above 1.5 in other runs; so it is taken to be below 2% in "
-                f"{len(low)} of {len(foreign)} runs ({some}); if these have shares, compare them on their own"
+                f"{key} is above 1.5 in some runs and is therefore read as percent; this makes it below 2% in "
+                f"{len(low)} of {len(foreign)} runs ({some}); if these are fractions, compare them separately"
             )
     if not found and also is None:
         return list(runs), []
     divided = []
     for run in runs:
-        of_run = found if PERCENT in run.facts else set()
+        of_run = found if PERCENT_KEY in run.facts else set()
         keys = of_run if also is None else {key for key in run.metrics if _same(key, also)} - of_run
         metrics = {key: value / 100 if key in keys else value for key, value in run.metrics.items()}
-        facts = run.facts if PERCENT not in run.facts else run.facts | {PERCENT: sorted(of_run | keys)}
+        facts = run.facts if PERCENT_KEY not in run.facts else run.facts | {PERCENT_KEY: sorted(of_run | keys)}
         divided.append(replace(run, metrics=metrics, facts=facts) if keys or facts != run.facts else run)
     return divided, notes
 
 
 def _same(key: str, other: str) -> bool:
-    """Whether two metrics are one of different splits: test/acc and val/acc."""
+    """Returns whether two keys are the same metric of different splits: test/acc and val/acc."""
     return key.rpartition("/")[2] == other.rpartition("/")[2]
 
 
 def _read_metrics(table: Path) -> tuple[list[dict[str, float]], list[str]]:
-    """The rows of Lightning's metrics.csv, each with the columns that it fills; and the metrics that are in percent.
+    """Returns the rows of Lightning's metrics.csv with their non-empty columns, and the metrics in percent.
 
-    A line cut off by a kill is dropped.
+    An incomplete last line is dropped.
     """
     try:
         text = table.read_bytes().decode(errors="replace")
@@ -197,12 +195,12 @@ def _read_metrics(table: Path) -> tuple[list[dict[str, float]], list[str]]:
         try:
             rows.append({name: float(text) for name, text in zip(names, line, strict=True) if text})
         except ValueError as error:
-            raise UserError(f"{table}: line {number} has a value that is no number ({error})") from None
+            raise UserError(f"{table}: line {number} has a value that is not a number ({error})") from None
     return rows, [name for name in names if in_percent(name, (row[name] for row in rows if name in row))]
 
 
 def last_values(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The last value of each column that is one of a metric; a column that ends in NaN has none."""
+    """Returns the last value of each metric; a metric whose last value is NaN is left out."""
     found: dict[str, float] = {}
     for row in rows:
         found.update(row)
@@ -210,7 +208,7 @@ def last_values(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _monitor(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """What the ModelCheckpoint of the configuration watches, and whether for its min or max."""
+    """Returns monitor and mode of the ModelCheckpoint in the configuration."""
     for key, target in config.items():
         node, _, last = key.rpartition(".")
         if last == "_target_" and str(target).endswith("ModelCheckpoint"):
@@ -221,7 +219,7 @@ def _monitor(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _kept_epoch(rows: Sequence[Mapping[str, float]], monitor: str | None, mode: str | None) -> float | None:
-    """The epoch with the monitor's best value, the first of equals; None where nothing was watched."""
+    """Returns the first epoch with the best value of the monitor; None without a monitor."""
     if monitor is None:
         return None
     seen = [
@@ -235,10 +233,10 @@ def _kept_epoch(rows: Sequence[Mapping[str, float]], monitor: str | None, mode: 
 
 
 def _status(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float], epochs: int) -> tuple[str, str]:
-    """The status, and why it failed.
+    """Returns the status and the error.
 
-    done: it was tested, or its last epoch is trainer.max_epochs. failed: else, where its log ends in a traceback.
-    unknown: else; it may still run, or have been killed.
+    done: it was tested, or its last epoch is trainer.max_epochs. failed: otherwise, if its log ends with a traceback.
+    unknown: otherwise; it may be running, or was killed.
     """
     if any(key.startswith("test/") for key in metrics):
         return Status.DONE, ""
@@ -247,7 +245,7 @@ def _status(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float
             "Traceback (most recent call last)"
         )
         if traceback:
-            # the exception is the first line behind the traceback that is not indented
+            # the exception is the first line after the traceback that is not indented
             lines = [line for line in trace.splitlines()[1:] if line.strip() and not line.startswith(" ")]
             return Status.FAILED, lines[0] if lines else "see its log"
     limit = config.get("trainer.max_epochs")
@@ -263,7 +261,7 @@ def _overrides(folder: Path) -> list[str]:
 
 
 def _chosen(folder: Path) -> dict[str, str]:
-    """The option of each group from hydra.yaml, of which only the few lines that tell it are parsed: it is long."""
+    """Returns the option of each group from hydra.yaml. Parses only those lines, because the file is long."""
     try:
         lines = (folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8", errors="replace").splitlines()
         start = next(number for number, line in enumerate(lines) if line.strip() == "choices:")
@@ -285,9 +283,9 @@ def _chosen(folder: Path) -> dict[str, str]:
 
 
 def note_seed(config: dict[str, Any], key: str | None) -> None:
-    """Puts the seed under `seed`, where `Run.seed` looks."""
+    """Moves the seed to the key `seed`, which `Run.seed` reads."""
     by_name = {name.lower(): name for name in reversed(config)}
-    named = key or next((by_name[name] for name in SEEDS if name in by_name), None)
+    named = key or next((by_name[name] for name in SEED_KEYS if name in by_name), None)
     if named is None:
         return
     seed = config.pop(named, None)
@@ -297,7 +295,7 @@ def note_seed(config: dict[str, Any], key: str | None) -> None:
 
 
 def _hparams(folder: Path) -> dict[str, Any]:
-    """hparams.yaml; nothing where it is missing, or holds what is no plain YAML."""
+    """Returns the content of hparams.yaml; empty if it is missing or not plain YAML."""
     try:
         found = yaml.load((folder / "hparams.yaml").read_bytes(), Loader=YAML_LOADER)
     except (OSError, yaml.YAMLError, ValueError, RecursionError):
@@ -306,5 +304,5 @@ def _hparams(folder: Path) -> dict[str, Any]:
 
 
 def _natural(part: str) -> list[tuple[int, str]]:
-    """version_10 comes behind version_9."""
+    """Returns a sort key that puts version_10 after version_9."""
     return [(int(piece or -1) if piece.isdigit() else -1, piece) for piece in re.split(r"(\d+)", part)]

@@ -1,4 +1,4 @@
-"""A run's folder may be somebody else's: what is written into it must stay in it."""
+"""Rejects run folders with symlinks that point outside, so that a write cannot change other files."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 from alexnet_exp.errors import UserError
 
-# What we write into; a logger's own folder is its own affair, and W&B's has links of its own that lead out.
-OURS = (".hydra", "checkpoints", "predictions", "plots", "export", "claims")
+# The folders that commands write to. The folders of loggers are ignored: W&B's has links that point outside.
+CHECKED_FOLDERS = (".hydra", "checkpoints", "predictions", "plots", "export", "claims")
 
 
 def refuse_links_out(folder: Path) -> None:
-    """Raises UserError where a link in `folder`, of a run or a sweep, leads out of it, or something in it is no file.
+    """Raises UserError if the folder of a run or sweep has a symlink that points outside, or a special file.
 
-    A train.log that leads to ~/.profile would be appended to, a .lock truncated; a pipe would be waited for.
+    A train.log that points to ~/.profile would be appended to, and a .lock truncated; a read of a pipe would block.
     """
     try:
         inside = os.path.realpath(folder)
-        for place in (folder, *(folder / name for name in OURS)):
+        for place in (folder, *(folder / name for name in CHECKED_FOLDERS)):
             if place.is_dir():
                 _look(place, inside)
     except OSError as error:
@@ -30,7 +30,7 @@ def _look(place: Path, inside: str) -> None:
         for entry in entries:
             target = os.path.realpath(entry.path) if entry.is_symlink() else None
             if target is not None and os.path.commonpath([inside, target]) != inside:
-                raise UserError(f"{entry.path}: is a link that leads out of the folder; put there what it leads to")
-            # one that leads nowhere, within the folder, is no file either, and does no harm
+                raise UserError(f"{entry.path}: symlink pointing outside the run folder; copy the target in instead")
+            # a dangling symlink within the folder is harmless
             if target is None and not (entry.is_file() or entry.is_dir()):
-                raise UserError(f"{entry.path}: is neither a file nor a folder; remove it")
+                raise UserError(f"{entry.path}: neither a file nor a folder; remove it")

@@ -1,8 +1,8 @@
-"""The lock of a run folder: held by the process that writes it, and let go by the system when that process ends.
+"""Provides the lock of a run folder. The process that writes the folder holds it; the system releases it at its end.
 
-On a file system without locks (some network ones) the name of the process in the lock's file stands for the lock: a
-second process is refused while that one lives, and where it was on another machine until the file is deleted. Two that
-start within the same moment are told apart less surely there.
+On a file system without locks (some network file systems) the name of the process in the lock file replaces the lock. A
+second process is rejected while the first one is alive; if the first one ran on another machine, until the lock file is
+deleted. There, two processes that start at the same moment are not always detected.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.disk_errors import UnwritableError
 
-NAME = ".lock"
-SETTLED = 0.1  # seconds after which, without locks, whoever else began in the same moment has written its name too
+LOCK_FILE = ".lock"
+SETTLE_SECONDS = 0.1  # seconds after which another process that started at the same moment has written its name too
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 _held: set[int] = set()
 
 
 def _let_go_in_child() -> None:
-    # a forked child (a loader's worker) shares the lock and would keep it after its parent was killed
+    # a forked child, such as a worker of a loader, shares the lock and would keep it after its parent was killed
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -38,14 +38,14 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder`; raises UserError, naming the process, when another one holds it.
+    """Holds the lock of `folder` inside the block. Raises UserError with the process that holds it already.
 
-    Raises UnwritableError where the folder cannot have a lock.
+    Raises UnwritableError if no lock file can be created in the folder.
     """
     try:
-        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise UnwritableError(folder, NAME, error) from None
+        raise UnwritableError(folder, LOCK_FILE, error) from None
     _held.add(descriptor)
     held = by_name = False
     try:
@@ -53,11 +53,11 @@ def locked(folder: Path) -> Iterator[None]:
         held = True
         yield
     finally:
-        # a forked child has closed it, and may have a file of its own under that number by now
+        # a forked child has closed the descriptor, and may use the same number for a file of its own
         if descriptor in _held:
             _held.remove(descriptor)
-            with suppress(OSError):  # a disk that is gone lets go of it by itself
-                if held:  # a command that is refused leaves the folder as it was
+            with suppress(OSError):  # a disk that was removed has released the lock
+                if held:  # a rejected command leaves the folder unchanged
                     os.ftruncate(descriptor, 0)
                 if not by_name:
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -65,9 +65,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a live process holds the lock of `folder`."""
+    """Returns whether a live process holds the lock of `folder`."""
     try:
-        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block
     except FileNotFoundError:
         return False
     try:
@@ -81,28 +81,28 @@ def in_use(folder: Path) -> bool:
 
 
 def _take(descriptor: int, folder: Path) -> bool:
-    """Takes the lock, and writes this process's name into it; True where the name is all there is."""
+    """Takes the lock and writes this process's name into it. Returns True if only the name protects the folder."""
     name = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         if not _acquire(descriptor):
             raise UserError(f"{folder} is in use by {_holder(descriptor) or 'another process'}")
-        with suppress(OSError):  # on a full disk it holds without a name
+        with suppress(OSError):  # on a full disk the lock holds without the name
             _sign(descriptor, name)
         return False
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise UnwritableError(folder, NAME, error) from None
+            raise UnwritableError(folder, LOCK_FILE, error) from None
     holder = _holder(descriptor)
     if not _lives(holder):
         try:
             _sign(descriptor, name)
         except OSError as error:
-            raise UnwritableError(folder, NAME, error) from None
-        time.sleep(SETTLED)
+            raise UnwritableError(folder, LOCK_FILE, error) from None
+        time.sleep(SETTLE_SECONDS)
         holder = _holder(descriptor)
         if holder == name:
             return True
-    raise UserError(f"{folder} is in use by {holder}; if that is gone, delete {folder / NAME}")
+    raise UserError(f"{folder} is in use by {holder}; if that process no longer exists, delete {folder / LOCK_FILE}")
 
 
 def _sign(descriptor: int, name: str) -> None:
@@ -111,7 +111,7 @@ def _sign(descriptor: int, name: str) -> None:
 
 
 def _lives(name: str) -> bool:
-    """Whether the process of that name may live: one of another machine may."""
+    """Returns whether the process of that name may be alive; a process of another machine may."""
     found = re.fullmatch(r"process (\d+) on (.+)", name)
     if found is None or found[2] != socket.gethostname():
         return found is not None
@@ -125,7 +125,7 @@ def _lives(name: str) -> bool:
 
 
 def _acquire(descriptor: int) -> bool:
-    # `in_use` takes the lock for a moment to look at it: a run that starts just then must not be refused
+    # `in_use` takes the lock for a moment to check it: a run that starts at that moment must not be rejected
     for _ in range(10):
         if _try(descriptor, fcntl.LOCK_EX):
             return True

@@ -1,4 +1,4 @@
-"""From what a user types for RUN to the run's folder."""
+"""Finds the run folder, checkpoint or weights file that a user names on the command line."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from alexnet_exp.runs.folder import checkpoint_file, has_checkpoint
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.reader import is_run
 
-SHOWN = 4
+MAX_CANDIDATES = 4  # runs that an error message lists
 
 
 def find(text: str, outputs: Path, *, trained: bool = False) -> Path:
-    """The folder of the run that `text` means: a folder, `last`, or how the path of one run under `outputs` begins.
+    """Returns the folder of the run that `text` names: a folder, `last`, or a prefix of a run's path under `outputs`.
 
-    A folder that holds one run means that run. The path may be begun at any of its parts: `bn/2026-11-24_10` and
-    `2026-11-24_10` both find `outputs/bn/2026-11-24_10-00-00-000000`. Raises UserError, naming candidates, when it
-    means no run or several, and for a folder with links that lead out of it.
+    A folder that contains one run names that run. The prefix may start at any part of the path: `bn/2026-11-24_10` and
+    `2026-11-24_10` both match `outputs/bn/2026-11-24_10-00-00-000000`. Raises UserError with the candidates if it
+    matches no run or several, and for a folder with symlinks that point outside.
 
-    trained: where several runs match, those without a checkpoint are not candidates.
+    trained: if several runs match, runs without a checkpoint are not candidates.
     """
     run = _meant(text, outputs, trained)
     refuse_links_out(run)
@@ -46,14 +46,16 @@ def _meant(text: str, outputs: Path, trained: bool) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{text}: matches {len(found)} runs, {_newest(found, names)}; write more of one path")
-    kind = "a folder without runs" if Path(text).is_dir() else "no such run or folder"
-    there = f"write last, or one of {_newest(runs, names)}" if runs else f"there are no runs in {outputs}"
+        raise UserError(
+            f"{text}: ambiguous: matches {len(found)} runs ({_newest(found, names)}); give more of the name"
+        )
+    kind = "the folder contains no runs" if Path(text).is_dir() else "no such run or folder"
+    there = f"write last, or one of {_newest(runs, names)}" if runs else f"{outputs} contains no runs"
     raise UserError(f"{text}: {kind}; {there}")
 
 
 def checkpoint_path(run: Path, which: str) -> Path:
-    """The file that `which` (best, last, or a file) means for a run; best falls back to last."""
+    """Returns the checkpoint that `which` (best, last, or a file) names; last if the run has no best one."""
     if which not in ("best", "last"):
         return Path(which)
     names = ["best", "last"] if which == "best" else ["last"]
@@ -61,12 +63,12 @@ def checkpoint_path(run: Path, which: str) -> Path:
         path = checkpoint_file(run, name)
         if path.exists():
             return path
-    why = "the run kept none (checkpoint.keep), or has not saved one yet"
+    why = "it kept none (see checkpoint.keep), or has not saved one yet"
     raise UserError(f"{run}: has no checkpoint {' or '.join(names)}; {why}")
 
 
 def weights_file(weights: str, outputs: Path) -> Path:
-    """The file that `model.weights` means: a file, or the best checkpoint of a run."""
+    """Returns the file that `model.weights` names: a file, or the best checkpoint of a run."""
     if Path(weights).is_file():
         return Path(weights)
     try:
@@ -76,19 +78,19 @@ def weights_file(weights: str, outputs: Path) -> Path:
 
 
 def outputs_of(run: Path) -> Path | None:
-    """The folder of all runs, where `latest` lies: the nearest `outputs` above the run; None for one put elsewhere."""
-    # as it is named first: the folder may be a link to a larger disk
+    """Returns the nearest parent folder named `outputs`, which has the link `latest`; None if there is none."""
+    # the path as given first: the folder may be a link to a larger disk
     parents = (*run.absolute().parents, *run.resolve().parents)
     return next((parent for parent in parents if parent.name == "outputs"), None)
 
 
 def runs_under(outputs: Path) -> list[Path]:
-    """Every run below `outputs`, sorted by path. Links are not followed, and a run is not searched for more runs."""
+    """Returns every run below `outputs`, sorted by path. It follows no links and does not search inside runs."""
     runs = []
     for folder, inner, files in os.walk(outputs):
         if "result.json" in files:
             runs.append(Path(folder))
-        if "result.json" in files or ".hydra" in inner:  # a sweep's job that waits has only its earlier attempts below
+        if "result.json" in files or ".hydra" in inner:  # a pending job contains only its earlier attempts
             inner.clear()
     return sorted(runs)
 
@@ -96,7 +98,7 @@ def runs_under(outputs: Path) -> list[Path]:
 def _last(text: str, outputs: Path) -> Path:
     run = read_link(outputs / "latest")
     if run is None or not is_run(run):
-        raise UserError(f"{text}: {outputs / 'latest'} leads to no run; train one first, or name a run's folder")
+        raise UserError(f"{text}: {outputs / 'latest'} points to no run; train one first, or name a run folder")
     inside = outputs.resolve()
     return outputs / run.relative_to(inside) if run.is_relative_to(inside) else run
 
@@ -107,14 +109,14 @@ def _begins(name: str, wanted: str) -> bool:
 
 
 def _newest(runs: Sequence[Path], names: Mapping[Path, str]) -> str:
-    """The names of the runs that were written to last, the latest first, and how many more there are."""
+    """Returns the names of the runs that were written last, newest first, and the number of the others."""
 
     def written(run: Path) -> float:
         try:
             return (run / "result.json").lstat().st_mtime
-        except OSError:  # deleted meanwhile
+        except OSError:  # deleted in the meantime
             return 0
 
     newest = sorted(runs, key=written, reverse=True)
-    shown = ", ".join(names[run] for run in newest[:SHOWN])
-    return shown if len(runs) <= SHOWN else f"{shown} and {len(runs) - SHOWN} more"
+    shown = ", ".join(names[run] for run in newest[:MAX_CANDIDATES])
+    return shown if len(runs) <= MAX_CANDIDATES else f"{shown} and {len(runs) - MAX_CANDIDATES} more"

@@ -1,6 +1,6 @@
-"""What a metric's key says: which end of it is good, what its unit is, how people call it, how it is written.
+"""Derives a metric's direction, unit, label and number format from its key.
 
-Every ranking, verdict, search and chart asks here. What a name cannot say, `declared` sets.
+Every ranking, verdict, search and chart uses this module. `declare` sets what a name does not show.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WORDS = {"top1": "top-1", "top5": "top-5", "lr": "learning rate", "images_per_s
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _ACCURACIES = frozenset(("acc", "accuracy", "accuracies"))
 _TOP = re.compile(r"(?<![a-z])top[-_ @]?\d+(?![a-z0-9])")
-# better when smaller
+# words of metrics that are minimized
 _ERRORS = frozenset(
     (
         *("loss", "losses", "error", "errors", "err", "errs", "mse", "mae", "rmse", "rmsle", "msle", "mape", "smape"),
@@ -34,7 +34,7 @@ _TIMES = frozenset(
         *("minutes", "hours"),
     )
 )
-# better when greater
+# words of metrics that are maximized
 _SCORES = frozenset(
     (
         *("f1", "fscore", "auc", "auroc", "auprc", "roc", "ap", "map", "iou", "miou", "dice", "jaccard", "precision"),
@@ -64,10 +64,10 @@ _declared: ContextVar[Mapping[str, _Declared]] = ContextVar("declared", default=
 
 
 @contextmanager
-def declared(key: str, *, higher_is_better: bool | None = None, percent: bool | None = None) -> Iterator[None]:
-    """Within it, the metric has this direction and is, or is not, shown in percent. None: as its name says.
+def declare(key: str, *, higher_is_better: bool | None = None, percent: bool | None = None) -> Iterator[None]:
+    """Sets the direction of a metric, and whether it is printed in percent, inside the block. None: by its name.
 
-    It holds for the metric of every split: that of `test/score` is that of `val/score`.
+    It applies to every split: a declaration of `test/score` is one of `val/score`, too.
     """
     token = _declared.set({**_declared.get(), _name(key): _Declared(higher_is_better, percent)})
     try:
@@ -77,7 +77,7 @@ def declared(key: str, *, higher_is_better: bool | None = None, percent: bool | 
 
 
 def metric_name(column: str) -> str:
-    """`split/metric` as it is called here: `valid_acc` and `Acc/validation` are `val/acc`; other names stay."""
+    """Returns a column's name as `split/metric`: `valid_acc` and `Acc/validation` become `val/acc`; others stay."""
     found = _FIRST.fullmatch(column)
     if found:
         split, between, rest = found.groups()
@@ -87,32 +87,32 @@ def metric_name(column: str) -> str:
 
 
 def has_split(column: str) -> bool:
-    """Whether a column's name begins with a split and a slash, or ends so."""
+    """Returns whether a column's name begins or ends with a split."""
     return metric_name(column) != column or ("/" in column and _FIRST.fullmatch(column) is not None)
 
 
 def higher_is_better(key: str) -> bool:
-    """Whether more of the metric is better: `val/top1` yes, `val/loss` no; yes where the name does not say."""
+    """Returns whether a higher value is better: `val/top1` yes, `val/loss` no, unknown names yes."""
     return _direction(key) is not False
 
 
 def direction_is_known(key: str) -> bool:
-    """Whether the metric's name, or `declared`, says which end of it is good."""
+    """Returns whether the name or `declare` gives the direction of the metric."""
     return _direction(key) is not None
 
 
 def direction_text(key: str) -> str:
-    """Which end was taken to be good, for a verdict; nothing for an accuracy, of which everybody knows it."""
+    """Returns the direction used for a verdict as a sentence; empty for an accuracy."""
     up = _direction(key)
     if up is None:
-        return f"Greater {label(key)} is assumed to be better; --lower-is-better changes that"
+        return f"Higher {label(key)} is assumed to be better; --lower-is-better reverses this"
     if up and is_accuracy(key):
         return ""
-    return f"{'Greater' if up else 'Smaller'} is better"
+    return f"{'Higher' if up else 'Lower'} is better"
 
 
 def is_accuracy(key: str) -> bool:
-    """Whether it is a share of images from 0 to 1, shown in percent, with differences in points."""
+    """Returns whether it is a fraction of images, 0 to 1, printed in percent with differences in points."""
     told = _declared.get().get(_name(key))
     if told is not None and told.percent is not None:
         return told.percent
@@ -121,12 +121,12 @@ def is_accuracy(key: str) -> bool:
 
 
 def in_percent(key: str, values: Iterable[float]) -> bool:
-    """Whether these are an accuracy's values from 0 to 100, as other projects may write it."""
+    """Returns whether the values are an accuracy from 0 to 100, as other projects may record it."""
     return is_accuracy(key) and any(1.5 < value < math.inf for value in values)
 
 
 def is_time(key: str) -> bool:
-    """Whether the name is one of a duration or of a speed: `epoch_time_s`, `images/s`; not of a `time_embedding`."""
+    """Returns whether the name is that of a duration or speed: `epoch_time_s`, `images/s`; not `time_embedding`."""
     words = re.findall(r"[^\W\d_]+", _HUMPS.sub(" ", key).lower())
     if len(words) > 1 and words[-1] in ("s", "ms", "h", "min"):
         del words[-1]
@@ -134,13 +134,13 @@ def is_time(key: str) -> bool:
 
 
 def is_measure(key: str) -> bool:
-    """Whether the name has the word of an accuracy, a loss, an error or a score in it."""
+    """Returns whether the name contains a word for an accuracy, a loss, an error or a score."""
     words = _words(key)
     return is_accuracy(key) or bool(words & (_ERRORS | _SCORES)) or any(map(_ends_in_error, words))
 
 
 def label(key: str) -> str:
-    """For people: `test/top1` is `test top-1`, `val/top1_precise_bn` is `val top-1 (precise bn)`."""
+    """Returns the name to print: `test/top1` is `test top-1`, `val/top1_precise_bn` is `val top-1 (precise bn)`."""
     split, _, name = key.rpartition("/")
     name, _, rest = (name, "", "") if name in _WORDS else name.partition("_")
     words = [split.replace("/", " "), _WORDS.get(name, name)]
@@ -150,31 +150,31 @@ def label(key: str) -> str:
 
 
 def unit(key: str) -> str:
-    """In what differences are told: `points of test top-1`, `of val loss`."""
+    """Returns the unit of differences: `points of test top-1`, `of val loss`."""
     return f"points of {label(key)}" if is_accuracy(key) else f"of {label(key)}"
 
 
 def value_text(key: str, value: float | None) -> str:
-    """A value as people read it: an accuracy in percent (`97.36%`), all else with four figures; `-` for none."""
+    """Returns a value as text: an accuracy in percent (`97.36%`), other metrics with four digits; `-` for None."""
     if value is None:
         return "-"
     return f"{100 * value:.2f}%" if is_accuracy(key) else f"{value:.4g}"
 
 
 def difference_text(key: str, difference: float, *, sign: bool = False) -> str:
-    """A difference, without its unit: an accuracy's in points, so 0.0042 is `0.42`; all else with three figures.
+    """Returns a difference as text without its unit: of an accuracy in points (0.0042 is `0.42`), else three digits.
 
-    One figure where two places would round it to nothing. sign: `+0.42`.
+    If two decimals would round it to zero, it has one significant digit. sign: `+0.42`.
     """
     value = 100 * difference if is_accuracy(key) else difference
-    if abs(value) < 1e-9:  # what rounding leaves of none
+    if abs(value) < 1e-9:  # rounding error of a zero
         return "0"
     text = (f"{value:.2f}" if abs(value) >= 0.01 else f"{value:.1g}") if is_accuracy(key) else f"{value:.3g}"
     return f"+{text}" if sign and value > 0 else text
 
 
 def _direction(key: str) -> bool | None:
-    """True: greater is better; False: smaller; None: nobody knows."""
+    """Returns True if higher is better, False if lower is better, None if unknown."""
     told = _declared.get().get(_name(key))
     if told is not None and told.higher_is_better is not None:
         return told.higher_is_better
@@ -195,14 +195,14 @@ def _ends_in_error(word: str) -> bool:
 
 
 def _name(key: str) -> str:
-    """Without the split: `test/Score` is `score`."""
+    """Returns the name in lower case without the split: `test/Score` is `score`."""
     low = key.lower()
     found = _SPLIT.match(low)
     return low[found.end() :] if found else low
 
 
 def _words(key: str) -> set[str]:
-    """Its words, in small letters: split at whatever is no letter and at humps; `err1` is `err` and `err1`."""
+    """Returns its words in lower case, split at non-letters and in CamelCase; `err1` gives `err` and `err1`."""
     words = set()
     for word in re.findall(r"[^\W_]+", _HUMPS.sub(" ", key)):
         low = word.lower()

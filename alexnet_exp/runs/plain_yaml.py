@@ -1,4 +1,4 @@
-"""YAML as a run folder's files are read: plain values only, and no more of them than were written."""
+"""Provides a safe YAML loader for the files of a run folder, which also limits what aliases expand to."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-LARGEST = 200_000  # values of one file, those behind an alias counted as often as they are named
+MAX_VALUES = 200_000  # values of one file; the values of an alias count at each use
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where it was compiled
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, if it was compiled
 
 
 class Loader(_SafeLoader):  # type: ignore[misc]
-    """yaml's safe loader, which names no class; it also refuses aliases that would multiply.
+    """PyYAML's safe loader, which builds no classes and rejects aliases that expand to too many values.
 
-    Ten lines of ten aliases each are a billion values: small in memory, and endless to whoever walks through them.
+    Ten lines of ten aliases each are ten billion values: little memory, and an endless loop for code that visits them.
     """
 
     def construct_document(self, node: yaml.Node) -> Any:
-        """The values of a document; raises ConstructorError where they are too many, or one holds itself."""
-        if _size(node, {}) > LARGEST:
-            raise _refused(f"more than {LARGEST:,} values, by aliases of aliases", node)
+        """Returns the values of a document.
+
+        Raises ConstructorError for too many values, or one that contains itself.
+        """
+        if _size(node, {}) > MAX_VALUES:
+            raise _refused(f"more than {MAX_VALUES:,} values, by aliases of aliases", node)
         return super().construct_document(node)
 
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many values `node` holds, itself included, as one meets them; `sizes` has those that have been counted."""
+    """Returns the number of values of `node`, itself included, with aliases expanded. `sizes` caches the counts."""
     known = sizes.get(id(node))
     if known is not None:
         if known == 0:  # still being counted
-            raise _refused("a value that holds itself", node)
+            raise _refused("a value that contains itself", node)
         return known
     sizes[id(node)] = 0
     size = 1

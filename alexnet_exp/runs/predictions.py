@@ -1,4 +1,4 @@
-"""The class probabilities of a split's images that a run keeps: written and read here alone."""
+"""Writes and reads the predictions of a run: the class probabilities of each image of a split."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-OF_TEST = "predictions/test.npz"  # within the run's folder
-ALL_CLASSES = 20  # above this many classes only the most probable ones are kept
+TEST_FILE = "predictions/test.npz"  # within the run's folder
+MAX_SAVED_CLASSES = 20  # with more classes only the most probable ones are saved
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Of each of N images, in the split's order."""
+class SavedPredictions:
+    """The predictions for N images, in the order of the split."""
 
     labels: NDArray[np.int64]
     """[N]: the true class."""
     probabilities: NDArray[np.float16]
-    """[N, kept]: of every class; of many classes of those in `classes`, the most probable first."""
+    """[N, K]: of every class; if `classes` is set, of those classes, the most probable first."""
     classes: NDArray[np.int64] | None = None
-    """[N, kept]: which classes the probabilities are of; None: of all, in their order."""
+    """[N, K]: the class of each probability; None: all classes, in their order."""
 
     def guesses(self, count: int) -> NDArray[np.int64]:
-        """[N, count]: the most probable classes, the first of equals first."""
+        """Returns the most probable classes, [N, count]; of equal probabilities the lower class first."""
         import numpy as np
 
         best = _most_probable(self.probabilities, count)
@@ -41,7 +41,7 @@ def _most_probable(probabilities: NDArray[np.float16], count: int) -> NDArray[np
     import numpy as np
 
     found: NDArray[np.int64]
-    if count == 1:  # without sorting, the same
+    if count == 1:  # the same result without sorting
         found = probabilities.argmax(axis=1)[:, None]
     else:
         found = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
@@ -49,12 +49,15 @@ def _most_probable(probabilities: NDArray[np.float16], count: int) -> NDArray[np
 
 
 def write_predictions(path: Path, labels: NDArray[np.int64], probabilities: NDArray[np.float16]) -> None:
-    """Keeps `labels` [N] and `probabilities` [N, classes]; of many classes the 20 most probable of each image."""
+    """Saves `labels` [N] and `probabilities` [N, classes];
+
+    with more than 20 classes, the 20 most probable of each image.
+    """
     import numpy as np
 
     arrays: dict[str, Any] = {"labels": labels}
-    if probabilities.shape[1] > ALL_CLASSES:
-        top = _most_probable(probabilities, ALL_CLASSES).astype(np.int32)
+    if probabilities.shape[1] > MAX_SAVED_CLASSES:
+        top = _most_probable(probabilities, MAX_SAVED_CLASSES).astype(np.int32)
         arrays |= {"classes": top, "probabilities": np.take_along_axis(probabilities, top, axis=1)}
     else:
         arrays["probabilities"] = probabilities
@@ -62,14 +65,14 @@ def write_predictions(path: Path, labels: NDArray[np.int64], probabilities: NDAr
         np.savez_compressed(file, **arrays)
 
 
-def read_predictions(path: Path) -> Kept:
-    """What `write_predictions` wrote. Raises UserError, naming the file, where that is damaged or of something else."""
+def read_predictions(path: Path) -> SavedPredictions:
+    """Returns what `write_predictions` wrote. Raises UserError with the file if it is damaged or has other contents."""
     import numpy as np
 
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except Exception as error:  # of damaged bytes zipfile and numpy raise a dozen kinds
+    except Exception as error:  # zipfile and numpy raise many kinds for damaged bytes
         reason = getattr(error, "strerror", None) or "damaged"
         raise UserError(f"{path}: cannot be read ({reason})") from None
     labels, probabilities, classes = (arrays.get(name) for name in ("labels", "probabilities", "classes"))
@@ -81,5 +84,7 @@ def read_predictions(path: Path) -> Kept:
         whole = whole and classes.dtype.kind in "iu" and classes.shape == probabilities.shape
     whole = whole and min(each.min() for each in (labels, classes) if each is not None) >= 0
     if not whole:
-        raise UserError(f"{path}: not the predictions of a run: labels and probabilities do not fit each other")
-    return Kept(labels, probabilities, classes)
+        raise UserError(
+            f"{path}: not the predictions of a run: the shapes or types of labels and probabilities do not match"
+        )
+    return SavedPredictions(labels, probabilities, classes)

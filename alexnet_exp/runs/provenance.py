@@ -1,4 +1,4 @@
-"""What a result came from: the commit, the uncommitted changes, the versions and the machine."""
+"""Records the provenance of a result: commit, uncommitted changes, package versions and machine."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("alexnet_exp", "conf")
+CODE_FOLDERS = ("alexnet_exp", "conf")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "alexnet_exp")
-# a patch is for reading and applying; beyond this it holds data
-LARGEST_PATCH = 1_000_000
+# a larger patch contains data, and nobody reads or applies it
+MAX_PATCH_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Code:
     """The state of the checkout: its commit, whether it has uncommitted changes, and these as a patch for `git apply`.
 
-    All three are empty outside git. What would make the patch too large is left out, and the patch says so. Bytes that
-    are not UTF-8 are kept as surrogate escapes. why_unknown: what git says of a checkout that it does not read.
+    All three are empty outside git. Changes that would make the patch too large are left out, and a line in the patch
+    says so. Bytes that are not UTF-8 are kept as surrogate escapes. why_unknown: git's message if it cannot read the
+    checkout.
     """
 
     commit: str | None = None
@@ -34,16 +35,16 @@ class Code:
 
 
 def code(root: Path = ROOT) -> Code:
-    """The state of the git checkout at `root`; empty when it is none, when git is missing or when git takes too long.
+    """Returns the state of the git checkout at `root`; empty if it is none, if git is missing or takes too long.
 
-    The patch has the changes of every tracked file and the untracked files of the package and of conf/.
+    The patch has the changes of all tracked files, and the untracked files of the package and of conf/.
     """
-    # a package installed below somebody's repository is not that repository's code
-    if not _git(root, "ls-files", "--", CODE[0]):
+    # a package that is installed inside another repository is not part of it
+    if not _git(root, "ls-files", "--", CODE_FOLDERS[0]):
         return Code(why_unknown=_why_unread(root))
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip() or None
     patches = [_diff(root, "--relative", "HEAD")] if commit else []
-    untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE).decode(
+    untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE_FOLDERS).decode(
         errors="surrogateescape"
     )
     patches += [_added(root, name) for name in untracked.split("\0") if name]
@@ -54,18 +55,18 @@ _remembered: Code | None = None
 
 
 def remember() -> None:
-    """Lets `running` answer with the code as it is now, in this process and in its copies."""
+    """Makes `running` return the current state of the code, in this process and in those forked from it."""
     global _remembered
     _remembered = code()
 
 
 def running() -> Code:
-    """The code that this process runs: as it was when its fork server imported it, else as it is now."""
+    """Returns the code that this process runs: as imported by its fork server, otherwise the current state."""
     return code() if _remembered is None else _remembered
 
 
 def environment() -> dict[str, Any]:
-    """Versions of Python and of the packages that decide a result, the host, the process and the CPU's model."""
+    """Returns the versions of Python and of the packages that affect a result, host, process id and CPU model."""
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -77,7 +78,7 @@ def environment() -> dict[str, Any]:
 
 @cache
 def cpu_model() -> str:
-    """The name of the CPU as its maker prints it, else its architecture."""
+    """Returns the model name of the CPU, or its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -95,15 +96,15 @@ def _version(package: str) -> str | None:
 
 
 def _added(root: Path, name: str) -> str:
-    """The patch that adds an untracked file."""
+    """Returns a patch that adds an untracked file."""
     file = root / name
-    if file.is_file() and file.stat().st_size > LARGEST_PATCH:
+    if file.is_file() and file.stat().st_size > MAX_PATCH_BYTES:
         return f"# {name}: untracked, {file.stat().st_size} bytes, left out\n"
     return _diff(root, "--no-index", os.devnull, name)
 
 
 def _diff(root: Path, *what: str) -> str:
-    # a user's own settings of git must not change what the patch looks like
+    # the user's git settings must not change the format of the patch
     options = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
     return _git(root, "diff", *options, *what).decode(errors="surrogateescape")
 
@@ -111,7 +112,7 @@ def _diff(root: Path, *what: str) -> str:
 def _joined(patches: list[str]) -> str:
     joined, left_out = "", 0
     for patch in patches:
-        if len(joined) + len(patch) > LARGEST_PATCH:
+        if len(joined) + len(patch) > MAX_PATCH_BYTES:
             left_out += len(patch)
         else:
             joined += patch
@@ -119,7 +120,7 @@ def _joined(patches: list[str]) -> str:
 
 
 def _why_unread(root: Path) -> str:
-    """Why git reads nothing of a checkout that is there: it belongs to another user."""
+    """Returns why git cannot read an existing checkout: it belongs to another user."""
     done = _run(root, "status") if (root / ".git").exists() else None
     if done is None or done.returncode == 0:
         return ""
@@ -128,8 +129,8 @@ def _why_unread(root: Path) -> str:
 
 
 def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes] | None:
-    """How git ended; None where it cannot run."""
-    # without optional locks a look at the changes leaves the index of the checkout alone
+    """Runs git and returns its result; None if it cannot run."""
+    # without optional locks, reading the changes does not write to the index of the checkout
     env = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         return subprocess.run(["git", *arguments], cwd=root, env=env, capture_output=True, timeout=10, check=False)
@@ -138,9 +139,9 @@ def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes] | No
 
 
 def _git(root: Path, *arguments: str) -> bytes:
-    """What git prints, or nothing if it cannot run or refuses."""
+    """Returns the output of git; empty if it cannot run or fails."""
     done = _run(root, *arguments)
     if done is None:
         return b""
-    # `diff --no-index` ends with 1 when there is a difference
+    # `diff --no-index` exits with 1 if there is a difference
     return done.stdout if done.returncode in (0, 1) else b""

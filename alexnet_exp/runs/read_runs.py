@@ -1,4 +1,4 @@
-"""Every run under some folders, as `Run`s: ours from result.json alone, other projects' through `foreign`."""
+"""Reads every run below some folders: from result.json, or in the formats of other projects."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from alexnet_exp.runs.reader import is_run, read_result, state
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
 
-METRICS, STEPS = "metrics.csv", "steps.csv"  # Lightning's CSVLogger has the first, a run of ours both
+METRICS_FILE, STEPS_FILE = "metrics.csv", "steps.csv"  # Lightning's CSVLogger writes the first, this project both
 
 
 class Runs(Sequence[Run]):
-    """Runs in the order of their paths. skipped: what could not be read, one line each, naming the file.
+    """Runs in the order of their paths.
 
-    unstarted: folders that a sweep has made for jobs that have not begun. notes: what was guessed of other projects'
-    runs, one line each.
+    skipped: one line for each file that could not be read. unstarted: the number of folders of pending jobs. notes: one
+    line for each guess about runs of other projects.
     """
 
     def __init__(self, runs: Iterable[Run], skipped: Iterable[str] = (), unstarted: int = 0, notes: Iterable[str] = ()):
@@ -50,19 +50,19 @@ class Runs(Sequence[Run]):
 
 
 def read_runs(*paths: str | os.PathLike[str], seed_column: str | None = None, metrics: Sequence[str] = ()) -> Runs:
-    """Every run under `paths`: folders, at any depth, and CSV files with a row a run, or a row an epoch.
+    """Returns every run under `paths`: folders at any depth, and CSV files with one row a run or one row an epoch.
 
-    A folder is a run of ours where it has a result.json, and another project's where it has `.hydra/` and somewhere
-    below a metrics.csv, or a metrics.csv of Lightning alone (see `foreign`). A CSV file in such a folder is its run.
-    Links below a path are not followed; a run that two paths reach is read once. What is damaged is left out and told
-    in `skipped`; a path that does not exist raises UserError.
+    A folder with a result.json is a run of this project. A folder with `.hydra/` and a metrics.csv somewhere below it,
+    or with a metrics.csv of Lightning, is one of another project (see `import_foreign`). A CSV file in such a folder is
+    its run. Links below a path are not followed. A run that several paths reach is read once. Damaged runs are left out
+    and listed in `skipped`. A path that does not exist raises UserError.
 
-    seed_column: the column of a CSV file, or the setting of another project, that holds the seed. metrics: columns of a
-    CSV file that are metrics whatever their name.
+    seed_column: the column of a CSV file, or the setting of another project, with the seed. metrics: columns of a CSV
+    file that are metrics, whatever their names.
     """
     reader = _Reader(seed_column, metrics, single=len(paths) == 1)
     collects = gc.isenabled()
-    gc.disable()  # ten thousand runs are a million objects, none of them garbage; it would look at them over and over
+    gc.disable()  # it would visit a million live objects of ten thousand runs again and again
     try:
         for path in paths:
             reader.read(Path(path))
@@ -73,14 +73,14 @@ def read_runs(*paths: str | os.PathLike[str], seed_column: str | None = None, me
 
 
 def as_run(path: Path, name: str, like: Run | None = None) -> Run:
-    """The run of ours in `path`; raises UserError, naming the file, where result.json is damaged.
+    """Returns the run in `path`. Raises UserError with the file if result.json is damaged.
 
-    like: another run, whose objects are taken where they are equal: ten thousand runs differ in little.
+    like: another run, whose equal objects are shared to save memory: ten thousand runs differ in little.
     """
     result = read_result(path)
     config, metrics, choices = result.pop("config", {}), result.pop("metrics", {}), result.pop("choices", {})
     if not all(isinstance(part, dict) for part in (config, metrics, choices)):
-        raise UserError(f"{path / 'result.json'}: config, metrics and choices must each be a mapping")
+        raise UserError(f"{path / 'result.json'}: config, metrics and choices must be mappings")
     status = sys.intern(str(result.pop("status")))
     del result["format"]
     return Run(
@@ -95,45 +95,43 @@ def as_run(path: Path, name: str, like: Run | None = None) -> Run:
 
 
 def _shared(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-    """`new`, made of the keys and values of `old` where these are the same."""
+    """Returns `new`, built from the equal keys and values of `old`."""
     if new.keys() != old.keys():
         return {sys.intern(key): value for key, value in new.items()}
     same = dict(old)
     for key, value in new.items():
         had = old[key]
-        # true equals 1, and is another setting
+        # True equals 1, but is another setting
         if had != value or type(had) is not type(value):
             same[key] = value
     return same
 
 
 class _Reader:
-    """Walks and gathers."""
+    """Visits folders and files and collects their runs."""
 
     def __init__(self, seed_column: str | None, metrics: Sequence[str], *, single: bool):
         self.runs: list[Run] = []
         self.skipped: list[str] = []
         self.unstarted = 0
-        self._files: dict[str, list[str]] = defaultdict(list)  # of which each note is
+        self._files: dict[str, list[str]] = defaultdict(list)  # note -> the files it is about
         self._foreign_runs = False
         self._seed_column, self._metrics, self._single = seed_column, metrics, single
         self._seen: set[str] = set()
 
     def found(self) -> Runs:
-        """All of them; what belongs to a project and not to a run, such as units, is decided here."""
+        """Returns all runs. Decides here what all runs of a project share, such as units."""
         runs, notes = self.runs, list[str]()
         if self._foreign_runs:
-            from alexnet_exp.runs.import_foreign import UNRECORDED, in_shares, without_bookkeeping
+            from alexnet_exp.runs.import_foreign import UNRECORDED_KEY, move_bookkeeping, percent_to_share
 
-            runs, units = in_shares(without_bookkeeping(runs))
+            runs, units = percent_to_share(move_bookkeeping(runs))
             for note, (first, *others) in self._files.items():
                 notes.append(f"{first}{f' and {len(others)} more' if others else ''}: {note}")
             notes += units
-            unrecorded = sum(bool(run.facts.get(UNRECORDED)) for run in runs)
+            unrecorded = sum(bool(run.facts.get(UNRECORDED_KEY)) for run in runs)
             if unrecorded:
-                notes.append(
-                    f"{unrecorded} of {len(runs)} runs do not record whether they ended; they are taken to be done"
-                )
+                notes.append(f"{unrecorded} of {len(runs)} runs do not record a status; they are assumed to be done")
         return Runs(runs, self.skipped, self.unstarted, notes)
 
     def read(self, path: Path) -> None:
@@ -142,10 +140,10 @@ class _Reader:
         elif path.is_file():
             self._table(path)
         else:
-            raise UserError(f"{path}: no such folder or file; name folders of runs, or a CSV file with a row a run")
+            raise UserError(f"{path}: no such file or folder; give folders of runs, or a CSV file with one row a run")
 
     def _folder(self, folder: Path, real: str, name: str) -> None:
-        """`real` is the folder without links, `name` what its run is called."""
+        """Reads a folder. real: its path with links resolved. name: the name of its run."""
         if real in self._seen:
             return
         if is_run(folder):
@@ -161,9 +159,9 @@ class _Reader:
             if self._foreign(folder, name or Path(real).name):
                 self._seen.add(real)
                 return
-            # a job that has not begun, or begins again: what it did before is no run of its own
+            # a pending job: its earlier attempts are not runs of their own
             inner = [entry for entry in inner if entry != "earlier"]
-        elif (folder / METRICS).is_file():
+        elif (folder / METRICS_FILE).is_file():
             self._seen.add(real)
             self._version(folder, name or Path(real).name)
             return
@@ -180,7 +178,7 @@ class _Reader:
             self.skipped.append(str(error))
 
     def _foreign(self, path: Path, name: str) -> bool:
-        """Reads another project's run; False where the folder holds none."""
+        """Reads a run of another project. Returns False if the folder has none."""
         from alexnet_exp.runs.import_foreign import find_table, read_folder
 
         table = find_table(path)
@@ -194,7 +192,7 @@ class _Reader:
         return True
 
     def _version(self, path: Path, name: str) -> None:
-        """Reads a folder of Lightning's CSVLogger that no Hydra configuration is of."""
+        """Reads a folder of Lightning's CSVLogger without a Hydra configuration."""
         from alexnet_exp.runs.import_foreign import read_version
 
         try:
@@ -204,24 +202,24 @@ class _Reader:
             self.skipped.append(str(error))
 
     def _table(self, path: Path) -> None:
-        from alexnet_exp.runs.import_csv import read_runs
-        from alexnet_exp.runs.import_foreign import DEPTH, is_lightning
+        from alexnet_exp.runs.import_csv import read_table_runs
+        from alexnet_exp.runs.import_foreign import MAX_DEPTH, is_lightning
 
         real = os.path.realpath(path)
         if real in self._seen:
             return
-        if path.name in (METRICS, STEPS):
-            above = path.absolute().parents[: DEPTH + 1]
+        if path.name in (METRICS_FILE, STEPS_FILE):
+            above = path.absolute().parents[: MAX_DEPTH + 1]
             run = next((folder for folder in above if is_run(folder) or (folder / ".hydra").is_dir()), None)
             if run is not None:
                 self._folder(run, os.path.realpath(run), run.name if self._single else str(path.parent))
                 return
         self._seen.add(real)
         self._foreign_runs = True
-        if path.name == METRICS and is_lightning(path):
+        if path.name == METRICS_FILE and is_lightning(path):
             self._version(path.parent, path.absolute().parent.name if self._single else str(path.parent))
             return
-        runs, notes = read_runs(path, self._seed_column, self._metrics, "" if self._single else f"{path}: ")
+        runs, notes = read_table_runs(path, self._seed_column, self._metrics, "" if self._single else f"{path}: ")
         self.runs += runs
         for note in notes:
             self._files[note.removeprefix(f"{path}: ")].append(str(path))

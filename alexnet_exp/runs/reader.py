@@ -1,4 +1,4 @@
-"""Reading a run folder back. What is damaged raises a UserError that names the file."""
+"""Reads the files of a run folder. A damaged file raises a UserError with its name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from alexnet_exp.runs.plain_yaml import Loader
 from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.table import read_table
 
-FORMAT = 1
+RESULT_FORMAT = 1
 YAML_LOADER = Loader
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is the folder of a run, in whatever state; not one that this user may not look into."""
+    """Returns whether `path` is the folder of a run with any status; False if this user may not read it."""
     try:
         return (path / "result.json").is_file()
     except OSError:
@@ -28,45 +28,45 @@ def is_run(path: Path) -> bool:
 
 
 def state(path: Path) -> str:
-    """The status that result.json says (see `Status`); `died` if it says running but is not."""
+    """Returns the status in result.json (see `Status`), or `died` if that is running and no process holds the lock."""
     status = str(read_result(path)["status"])
     if status == Status.RUNNING and not in_use(path):
-        # it may have ended between the two looks
+        # the run may have ended between the two reads
         status = str(read_result(path)["status"])
         return str(Status.DIED) if status == Status.RUNNING else status
     return status
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """result.json of the run in `path`."""
+    """Returns the content of result.json."""
     file = path / "result.json"
     try:
         result = json.loads(_bytes(file))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(result, dict) or "status" not in result:
-        raise UserError(f"{file}: not the result of a run: it has no status")
-    if result.get("format") != FORMAT:
-        raise UserError(f"{file}: format {result.get('format')}, but this version reads format {FORMAT}")
+        raise UserError(f"{file}: not the result of a run: no status")
+    if result.get("format") != RESULT_FORMAT:
+        raise UserError(f"{file}: format {result.get('format')}, but this version reads format {RESULT_FORMAT}")
     return result
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The composed configuration of the run in `path`, as plain containers and without interpolation."""
+    """Returns the composed configuration as plain containers without interpolations."""
     file = path / ".hydra" / "config.yaml"
     try:
         config = yaml.load(_bytes(file), Loader=YAML_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(config, dict):
-        raise UserError(f"{file}: not a configuration: it holds no settings")
+        raise UserError(f"{file}: not a configuration: no settings")
     return config
 
 
 def chosen_options(path: Path) -> dict[str, Any]:
-    """Of the run in `path`, as Hydra noted it: `overrides` (what was typed) and `choices` (each group's option).
+    """Returns `overrides` (as typed) and `choices` (the option of each group) from Hydra's file.
 
-    Empty where it noted nothing: a run that was started from Python.
+    Empty for a run that was started from Python.
     """
     try:
         hydra = yaml.load((path / ".hydra" / "hydra.yaml").read_bytes(), Loader=YAML_LOADER)["hydra"]
@@ -77,9 +77,9 @@ def chosen_options(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
-    """One row an epoch, in order, from metrics.csv and those beside it; an empty field is None, no file is no rows.
+    """Returns one row an epoch, in order, from metrics.csv and metrics-N.csv. An empty field is None.
 
-    `epoch` and `step` are ints, all else floats.
+    `epoch` and `step` are ints, the other columns floats. Without a file there are no rows.
     """
     rows = _numbers(path / "metrics.csv")
     by_epoch = {row["epoch"]: row for row in rows}
@@ -91,7 +91,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
 
 
 def read_steps(path: Path) -> list[tuple[int, float, float]]:
-    """Step, loss and learning rate of every recorded step; no file is no rows."""
+    """Returns step, loss and learning rate of every recorded step; without a file, no rows."""
     file = path / "steps.csv"
     try:
         return [(int(row["step"]), float(row["loss"]), float(row["lr"])) for row in _rows(file)]
@@ -109,7 +109,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
     except csv.Error as error:
         raise UserError(f"{file}: not a CSV file ({error})") from None
     except MemoryError:
-        raise UserError(f"{file}: does not fit into memory") from None
+        raise UserError(f"{file}: does not fit in memory") from None
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
@@ -119,7 +119,7 @@ def _numbers(file: Path) -> list[dict[str, float | None]]:
         try:
             rows.append({column: _number(column, text) for column, text in row.items()})
         except ValueError as error:
-            raise UserError(f"{file}: line {number} has a value that is no number ({error})") from None
+            raise UserError(f"{file}: line {number} has a value that is not a number ({error})") from None
         if rows[-1].get("epoch") is None:
             raise UserError(f"{file}: line {number} has no epoch")
     return rows
@@ -133,10 +133,10 @@ def _number(column: str, text: str) -> float | None:
 
 def _bytes(file: Path) -> bytes:
     try:
-        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe would be waited for
-            raise UserError(f"{file}: is no file")
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a read of a pipe would block
+            raise UserError(f"{file}: not a regular file")
         return file.read_bytes()
     except MemoryError:
-        raise UserError(f"{file}: does not fit into memory") from None
+        raise UserError(f"{file}: does not fit in memory") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""How a run ended, into its folder: by the run itself, or by whoever started it where the run could not. No torch."""
+"""Records the outcome of a run in its result.json. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from alexnet_exp.runs.status import Ending, Status
 
 log = logging.getLogger(__name__)
 
-SAID = ("name", "seed", "tags", "note", "paper_claim")
+COPIED_SETTINGS = ("name", "seed", "tags", "note", "paper_claim")
 
 
 def record(
     folder: RunFolder, container: Mapping[str, Any], ending: Ending, facts: Mapping[str, Any] | None = None
 ) -> Ending:
-    """Closes result.json with the ending, which comes back as recorded.
+    """Writes the ending to result.json and returns it, marked as recorded.
 
-    Where there is none, because the run died before it could begin, it is made of what can be known without the run.
-    A good ending becomes a failed one where something of the run could not be written to its end. Where that is
-    result.json itself, or the folder is gone, the log alone says so, and nothing is left to record.
+    If there is no result.json, because the process was killed before the run started, it is made of what is known
+    without the run. A successful ending becomes a failed one if a file of the run could not be written. If that file is
+    result.json itself, or the folder no longer exists, only the log reports it.
     """
     try:
         unwritten = folder.write_waiting()
@@ -47,7 +47,7 @@ def _failed(reason: str) -> Ending:
 def _close(folder: RunFolder, container: Mapping[str, Any], ending: Ending, facts: Mapping[str, Any]) -> None:
     if not folder.result.exists():
         code = provenance.code()
-        said = {key: container[key] for key in SAID if key in container}
+        said = {key: container[key] for key in COPIED_SETTINGS if key in container}
         known = {**said, "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
         folder.begin(container, {**known, **chosen_options(folder.path)})
     told = {"error": ending.reason, "traceback": ending.trace}

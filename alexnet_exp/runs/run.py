@@ -1,4 +1,4 @@
-"""One run as everything that compares runs sees it, whatever wrote its folder."""
+"""Provides a run as comparisons see it, whatever program recorded it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Run:
-    """What one run was set to and what came of it.
+    """The settings and the results of one run.
 
-    path: its folder, or the CSV file it is a row of. name: unique among the runs read together, for people.
+    path: its folder, or the CSV file with its row. name: unique among the runs that are read together.
     status: a value of `Status`; only `done` runs are counted. config: flat, under dotted keys.
-    choices: which option of each group was chosen (`{"model": "lrn"}`); empty where nobody recorded it.
-    metrics: `split/metric`, of one state of the network. facts: all else that result.json says.
+    choices: the option of each group (`{"model": "lrn"}`); empty if not recorded.
+    metrics: keys `split/metric`, all of one state of the network. facts: everything else in result.json.
     """
 
     path: Path
@@ -27,6 +27,6 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """The seed, where one was recorded."""
+        """The seed, or None if it was not recorded."""
         seed = self.config.get("seed")
         return seed if isinstance(seed, int) else None

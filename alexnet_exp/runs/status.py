@@ -39,18 +39,19 @@ class Status(StrEnum):
 
 
 class NotFiniteError(RuntimeError):
-    """The loss became NaN or infinite: no fault of the code, and one line says it."""
+    """The loss became NaN or infinite. It is reported in one line, without a traceback."""
 
 
 class Pruned(Exception):  # noqa: N818 (it is no error)
-    """The run was asked to end early; says why."""
+    """The run was asked to end early; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """`status` is what result.json says, or `refused` where the run did not begin and its folder was not touched.
+    """How a run ended. `status` is the one in result.json, or `refused` if the run did not start.
 
-    reason: one line. trace: of an error that nobody expected. recorded: whether result.json has it already.
+    code: of the process. reason: one line. trace: the traceback of an unexpected error. recorded: whether result.json
+    already has this ending.
     """
 
     status: Status
@@ -61,7 +62,7 @@ class Ending:
 
 
 def ending_of(error: BaseException) -> Ending:
-    """The ending that an exception means."""
+    """Returns the ending for the exception that stopped a run."""
     if isinstance(error, Terminated):
         return Ending(Status.INTERRUPTED, ExitCode.TERMINATED, f"by {error.signal.name}")
     if isinstance(error, KeyboardInterrupt):
@@ -80,15 +81,15 @@ def ending_of(error: BaseException) -> Ending:
 
 @contextmanager
 def own_interrupts(trainer: pl.Trainer) -> Iterator[None]:
-    """Inside, Lightning leaves signals to `stopping`, and the exception that a signal raised comes out as it was.
+    """Leaves signals to `processes.signals` inside the block, and re-raises the exception of a signal unchanged.
 
-    Lightning has SIGTERM raise an exception of its own, and where it meets a KeyboardInterrupt it makes the process
-    deaf to SIGINT, tears down, and exits with 1.
+    By default, Lightning raises an exception of its own for SIGTERM. After a KeyboardInterrupt it ignores SIGINT, tears
+    down, and exits with 1.
     """
     from pytorch_lightning.callbacks import LambdaCallback
 
     trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
-    # the first thing that it does once it is deaf
+    # this callback runs first once Lightning ignores SIGINT
     trainer.callbacks.insert(0, LambdaCallback(on_exception=lambda *_: signals.install_handlers()))  # type: ignore[attr-defined]
     try:
         yield

@@ -1,10 +1,10 @@
-"""The jobs of a sweep, as its folder holds them: written before the first one starts, read by whoever runs the rest.
+"""Provides the plan of a sweep: the file with its jobs, written before the first one starts.
 
     <sweep>/sweep.json                      the command and every job: number, folder, overrides, what varies
     <sweep>/<slug>-<hash>/.hydra/           each job's configuration, composed and resolved
     <sweep>/<slug>-<hash>/result.json ...   from its start on, the run folder of `runs/`
 
-So a job is run by whoever has the folder; nothing is composed again, and the code that planned it may be gone.
+Any process with the folder can run a job: nothing is composed again, and the code that planned it is not needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from alexnet_exp.atomic import atomic_write
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.links import refuse_links_out
-from alexnet_exp.runs.metric import declared
+from alexnet_exp.runs.metric import declare
 from alexnet_exp.runs.reader import read_config
 
 SWEEP_FORMAT = 1
@@ -28,7 +28,7 @@ SWEEP_FILE = "sweep.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One experiment of a sweep. `varies`: the settings in which the sweep's jobs differ, as they were typed."""
+    """One run of a sweep. `varies`: the settings in which the jobs of the sweep differ, as they were typed."""
 
     number: int
     folder: Path
@@ -37,22 +37,24 @@ class Job:
 
     @property
     def label(self) -> str:
-        """What varies, as one types it: `model=lrn optim.lr=0.1`."""
+        """The settings that vary, as overrides: `model=lrn optim.lr=0.1`."""
         return " ".join(f"{key}={value}" for key, value in self.varies.items())
 
     def container(self) -> dict[str, Any]:
-        """Its resolved configuration. Raises UserError where the folder has none, or a link that leads out of it."""
+        """Returns its resolved configuration.
+
+        Raises UserError if the folder has none, or has a symlink that points outside.
+        """
         refuse_links_out(self.folder)
         return read_config(self.folder)
 
 
 @dataclass
 class SweepPlan:
-    """A sweep's folder and its jobs. command: the arguments that were typed, in `cwd`, to be typed again.
+    """The folder of a sweep and its jobs. command: the arguments of the command, which was run in `cwd`.
 
-    kind: `grid`, whose jobs are all known, or `search`, whose jobs come one by one. objective: the metric by which the
-    jobs are ranked. direction: `maximize` or `minimize`, where the search was given one; None: as the objective's name
-    says.
+    kind: `grid`, whose jobs are all known, or `search`, which adds jobs one by one. objective: the metric that ranks
+    the jobs. direction: `maximize` or `minimize` if the search sets it; None: by the name of the objective.
     """
 
     folder: Path
@@ -64,20 +66,20 @@ class SweepPlan:
     direction: str | None = None
 
     def objective_declared(self) -> AbstractContextManager[None]:
-        """Within it, the objective has the direction that the search was given."""
+        """Returns a context in which the objective has the direction of the search."""
         higher = None if self.direction is None else self.direction == "maximize"
-        return declared(self.objective, higher_is_better=higher)
+        return declare(self.objective, higher_is_better=higher)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Whether `folder` is that of a sweep."""
+        """Returns whether `folder` contains a sweep."""
         return (folder / SWEEP_FILE).is_file()
 
     @classmethod
     def read(cls, folder: Path) -> SweepPlan:
-        """The plan in `folder`; raises UserError, naming the file, where there is none or it is damaged.
+        """Returns the plan in `folder`. Raises UserError with the file if it is missing or damaged.
 
-        Also where a link in the folder leads out of it.
+        Raises UserError also if the folder has a symlink that points outside.
         """
         file = folder / SWEEP_FILE
         refuse_links_out(folder)
@@ -98,12 +100,12 @@ class SweepPlan:
             direction = stored.get("direction")
             return cls(folder, list(_texts(stored["command"])), cwd, objective, kind, jobs, direction)
         except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}); name the folder of a sweep") from None
+            raise UserError(f"{file}: cannot be read ({error.strerror}); give the folder of a sweep") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file}: not the plan of a sweep ({error!r})") from None
 
     def write(self) -> None:
-        """Replaces the file in one step."""
+        """Replaces the file atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = [
             {
@@ -128,13 +130,13 @@ class SweepPlan:
 
 
 def _job_folder_name(text: str) -> str:
-    """The name of a folder in the sweep's own: what another sends must not lead to runs outside of it."""
+    """Returns `text` if it is the name of a folder; a sweep from elsewhere must not refer to runs outside of it."""
     if Path(text).name != text or text in ("", ".."):
-        raise ValueError(f"{text} is no folder of the sweep")
+        raise ValueError(f"{text} is not a folder of the sweep")
     return text
 
 
 def _texts(stored: list[str]) -> tuple[str, ...]:
     if not isinstance(stored, list) or not all(isinstance(text, str) for text in stored):
-        raise TypeError(f"{stored!r} are no texts")
+        raise TypeError(f"{stored!r} is not a list of strings")
     return tuple(stored)

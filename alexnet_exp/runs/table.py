@@ -1,4 +1,4 @@
-"""A CSV file that only grows, so that a run killed at any moment leaves rows that can be read."""
+"""Provides a CSV file that only grows, so that a run killed at any moment leaves readable rows."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from alexnet_exp.errors import UserError
 
 Value = float | int | None
 
-LONGEST = 18  # digits of a row's number: Python refuses to read one of thousands
+MAX_DIGITS = 18  # of a row's number: Python rejects integers of thousands of digits
 
 
-class Table:
-    """Rows whose first column is a whole number that rises: an epoch, a step.
+class CsvTable:
+    """Rows whose first column is an increasing integer: an epoch or a step.
 
-    Rows that are there already are not added again, so that a run which goes on from a checkpoint can repeat them. A
-    last line that was cut off when its writer was killed is dropped by the first write. Floats are written to be read
-    back to the same bits.
+    Existing rows are not added again, so that a run that resumes from a checkpoint can repeat them. The first write
+    drops an incomplete last line, left by a killed process. Floats are written so that they are read back to the same
+    bits.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.columns: list[str] = []
         self.last: int | None = None
-        self._size = 0  # up to here the file is known to be whole lines
+        self._size = 0  # bytes of the file that are known to be complete lines
         self._waiting: list[bytes] = []
         if path.exists():
             self._open()
 
     def add(self, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
-        """Takes the rows that come after the last one, for `write`; `columns` become the header of a new file."""
+        """Adds the rows after the last one for the next `write`. `columns` become the header of a new file."""
         fresh = [row for row in rows if self.last is None or _key(row) > self.last]
         if not fresh:
             return
@@ -49,14 +49,14 @@ class Table:
         self.last = _key(fresh[-1])
 
     def write(self, flush: bool = True) -> None:
-        """Appends what was added. Where an `OSError` ends it, the file is as it was, and the next call has it all.
+        """Appends the added rows. After an `OSError` the file is unchanged, and the next call writes all of them.
 
-        flush: waits until the disk has them. Without it they outlive this process all the same, but not the machine.
+        flush: waits until they are on disk. Without it they survive the end of this process, but not a power failure.
         """
         if not self._waiting:
             return
         content = b"".join(self._waiting)
-        # a file that has had rows is not made anew: without its head it would look like a whole one
+        # a file that had rows is not created again: it would lack its first rows without showing it
         new = os.O_CREAT if self._size == 0 else 0
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | new, 0o666)
         try:
@@ -67,7 +67,7 @@ class Table:
                 if flush:
                     os.fsync(descriptor)
             except OSError:
-                with suppress(OSError):  # then the next write does it
+                with suppress(OSError):  # the next write truncates it
                     os.ftruncate(descriptor, self._size)
                 raise
         finally:
@@ -76,7 +76,7 @@ class Table:
         self._waiting = []
 
     def sync(self) -> None:
-        """Waits until the disk has what has been written."""
+        """Waits until the written rows are on disk."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -84,7 +84,7 @@ class Table:
     def _open(self) -> None:
         content = self.path.read_bytes()
         self._size = end = content.rfind(b"\n") + 1
-        # only two lines are parsed: a long run has a million steps
+        # parse only two lines, because a long run has a million steps
         first, last = content[: content.find(b"\n")], content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end]
         if end == 0:
             return
@@ -100,7 +100,7 @@ class Table:
 
 
 def cut_back(path: Path, last: int) -> None:
-    """Takes away the rows of the table in `path` behind number `last`; with its last row the file goes too."""
+    """Removes the rows after number `last` from the table in `path`; removes the file if no row is left."""
     if not path.is_file():
         return
     head, *rows = path.read_bytes().splitlines(keepends=True) or [b""]
@@ -115,15 +115,15 @@ def cut_back(path: Path, last: int) -> None:
 def _is_up_to(row: bytes, last: int) -> bool:
     number = row.partition(b",")[0]
     if not number.isdigit():
-        return True  # not a row of ours
+        return True  # not written by CsvTable
     number = number.lstrip(b"0")
-    return len(number) <= LONGEST and int(number or b"0") <= last
+    return len(number) <= MAX_DIGITS and int(number or b"0") <= last
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of `path`, leaving out a last line that is still being written.
+    """Returns the header and the rows of `path`, without a last line that is incomplete.
 
-    Raises UserError when a row does not have the header's columns.
+    Raises UserError if a row has another number of columns than the header.
     """
     text = path.read_bytes().decode(errors="replace")
     header, *rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))) or [[]]

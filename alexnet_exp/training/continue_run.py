@@ -14,7 +14,7 @@ from alexnet_exp.errors import NO_VALUE, Problem, Refused, yaml_text
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.reader import read_config
-from alexnet_exp.runs.start import Start, is_free
+from alexnet_exp.runs.start import Start, may_change_on_resume
 from alexnet_exp.runs.status import Ending
 
 if TYPE_CHECKING:
@@ -103,7 +103,10 @@ def _begun(point: ResumePoint) -> int:
 
 
 def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of a run's configuration with some of its `FREE` settings changed; raises Refused for any other."""
+    """A copy of a run's configuration with some of its `CHANGEABLE_ON_RESUME` settings changed;
+
+    raises Refused for any other.
+    """
     from alexnet_exp.config.composer import parsed_override
     from alexnet_exp.config.overrides import exact
 
@@ -124,7 +127,9 @@ def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             problems.append(Problem(text, NO_VALUE, "a run that goes on takes single values: key=value"))
         elif not isinstance(node, dict) or name not in node:
             problems.append(Problem(key, value, "the run has no such setting"))
-        elif not is_free(key) or (path == ["schedule"] and TARGET in node):  # a user's may mean anything by a name
+        elif not may_change_on_resume(key) or (
+            path == ["schedule"] and TARGET in node
+        ):  # a user's may mean anything by a name
             other = f"would make it another experiment than the one with {yaml_text(node[name])}; start a new run"
             problems.append(Problem(key, value, other))
         else:

@@ -12,14 +12,14 @@ from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.spec import Network
 from alexnet_exp.model.stage import kernels_of
 from alexnet_exp.runs import provenance
-from alexnet_exp.runs.result import SAID
+from alexnet_exp.runs.result import COPIED_SETTINGS
 from alexnet_exp.training.build import Experiment
 from alexnet_exp.training.devices import Placement
 
 
 def at_start(config: Config, code: provenance.Code) -> dict[str, Any]:
     """Known before anything is built: what the user said, the code, the versions and the machine."""
-    said = {key: getattr(config, key) for key in SAID}
+    said = {key: getattr(config, key) for key in COPIED_SETTINGS}
     return {**said, "cwd": str(Path.cwd()), "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
 
 

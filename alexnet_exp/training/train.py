@@ -24,9 +24,9 @@ from alexnet_exp.processes import signals
 from alexnet_exp.processes.memory import freeze_garbage_collector, keep_freed_memory
 from alexnet_exp.processes.ranks import is_rank, rank
 from alexnet_exp.runs import provenance
-from alexnet_exp.runs.folder import PRUNE, RunFolder, flatten
+from alexnet_exp.runs.folder import PRUNE_FILE, RunFolder, flatten
 from alexnet_exp.runs.lookup import outputs_of
-from alexnet_exp.runs.predictions import OF_TEST
+from alexnet_exp.runs.predictions import TEST_FILE
 from alexnet_exp.runs.reader import chosen_options
 from alexnet_exp.runs.result import record
 from alexnet_exp.runs.start import Start
@@ -178,7 +178,7 @@ def _begin(
     earlier = attempts(folder.path, code)
     settle(folder, found)
     if start.resumed:
-        (folder.path / PRUNE).unlink(missing_ok=True)
+        (folder.path / PRUNE_FILE).unlink(missing_ok=True)
     folder.write_settings(start.files)
     folder.write_patch(code.patch)
     folder.begin(container, {**at_start(config, code), **chosen_options(folder.path), **earlier})
@@ -340,7 +340,7 @@ def _test(
     images = len(predictions.labels) if predictions else None
     if folder:
         if predictions is not None:
-            folder.save(OF_TEST, lambda: predictions.save(folder.predictions("test")))
+            folder.save(TEST_FILE, lambda: predictions.save(folder.predictions("test")))
         log.info(summary_line(tested.metrics, images, which, epoch, views, tested.centre))
     facts = {"metrics": tested.metrics, "tested": which, "test_images": images, "test_views": views}
     return facts | ({"test_centre": tested.centre} if views > 1 else {})

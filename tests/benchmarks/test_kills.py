@@ -152,7 +152,7 @@ def test_torn_files_are_found(harm: str, run: Path) -> None:
         content[middle] ^= 1
     file.write_bytes(content if harm == "flipped" else content[:middle])
     if harm == "unchecked":
-        checksum.beside(file).unlink()
+        checksum.checksum_file(file).unlink()
     (found,) = torn(run)
     assert found.startswith(name.get(harm, "checkpoints/last.ckpt"))
 

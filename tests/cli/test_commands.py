@@ -63,7 +63,7 @@ BAD = [
     ("-m model=bn,lnr seed=1,2", "model=lnr: did you mean lrn? one of bn, "),
     (
         "model.weights=nowhere.pth",
-        "model.weights=nowhere.pth: no such file; and nowhere.pth: no such run or folder; there are no runs in outputs",
+        "model.weights=nowhere.pth: no such file; and nowhere.pth: no such run or folder; outputs contains no runs",
     ),
     ("tarin seed=1", "tarin: no such command; did you mean train? one of train, check, "),
     ("optim.lr", "optim.lr: needs a value; write optim.lr=VALUE"),
@@ -97,12 +97,12 @@ BAD = [
     ),
     (
         "predict empty text/a/0.png",
-        "empty: a folder without runs; there are no runs in outputs",
+        "empty: the folder contains no runs; outputs contains no runs",
     ),
-    ("predict last text/a/0.png", "last: outputs/latest leads to no run; train one first, or name a run's folder"),
-    ("eval nothing", "nothing: no such run or folder; there are no runs in outputs"),
-    ("export nothing", "nothing: no such run or folder; there are no runs in outputs"),
-    ("plot nothing", "nothing: no such run or folder; there are no runs in outputs"),
+    ("predict last text/a/0.png", "last: outputs/latest points to no run; train one first, or name a run folder"),
+    ("eval nothing", "nothing: no such run or folder; outputs contains no runs"),
+    ("export nothing", "nothing: no such run or folder; outputs contains no runs"),
+    ("plot nothing", "nothing: no such run or folder; outputs contains no runs"),
 ]
 
 

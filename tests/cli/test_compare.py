@@ -311,13 +311,13 @@ def test_the_direction_is_said_and_can_be_set(tmp_path, monkeypatch, capsys):
     words = ("compare", "r.csv", "--baseline", "net=b", "--metric")
     first = printed(capsys, *words, "test error (%)").splitlines()[0]
     assert first.startswith("a beats b by 0.2 of test error (%)")
-    assert first.endswith("Smaller is better.")
+    assert first.endswith("Lower is better.")
     first = printed(capsys, "compare", "r.csv", "--metric", "test error (%)").splitlines()[0]
     assert first.startswith("net=a is first of 2")
-    assert first.endswith("Smaller is better.")
+    assert first.endswith("Lower is better.")
     first = printed(capsys, *words, "test error (%)", "--higher-is-better").splitlines()[0]
     assert first.startswith("a is worse than b")
-    assert first.endswith("Greater is better.")
+    assert first.endswith("Higher is better.")
     assert "--lower-is-better" in printed(capsys, "compare", "r.csv", "--metric", "test/elo").splitlines()[0]
     first = printed(capsys, "compare", "r.csv", "--metric", "test/elo", "--lower-is-better").splitlines()[0]
     assert first.startswith("net=a is first of 2")

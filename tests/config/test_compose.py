@@ -273,7 +273,7 @@ def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line:
         ("model.stages.conv4=3", "model.stages.conv4=3: must be a group of settings, not one value, or null"),
         (
             "model.weights=nobody",
-            "model.weights=nobody: no such file; and nobody: no such run or folder; there are no runs in outputs",
+            "model.weights=nobody: no such file; and nobody: no such run or folder; outputs contains no runs",
         ),
     ],
 )

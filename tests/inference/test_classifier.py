@@ -113,7 +113,7 @@ def test_damaged_checkpoints_are_refused_in_one_line(finished: Run, tmp_path: Pa
     best = run / "checkpoints" / "best.ckpt"
     whole = best.read_bytes()
     best.write_bytes(whole[:-1000])
-    with pytest.raises(UserError, match=r"best\.ckpt: damaged or cut short"):
+    with pytest.raises(UserError, match=r"best\.ckpt: damaged or truncated"):
         load(run)
     best.with_name("best.ckpt.sha256").unlink()
     with pytest.raises(UserError, match=r"best\.ckpt: truncated"):

@@ -35,7 +35,7 @@ def test_known_answer(tmp_path):
 @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: bytes([c[0] ^ 1]) + c[1:], lambda c: b""])
 def test_damage_is_told(file, damage):
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match=r"last\.ckpt: damaged or cut short"):
+    with pytest.raises(UserError, match=r"last\.ckpt: damaged or truncated"):
         checksum.verify(file)
 
 

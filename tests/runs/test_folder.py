@@ -248,8 +248,8 @@ def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, caplog):
     assert (read_result(folder.path)["epochs"], read_result(folder.path)["metrics"]) == (3, {"val/top1": 0.5})
     assert (folder.path / "predictions" / "test.npz").read_bytes() == b"labels"
     assert warnings(caplog) == [
-        "steps.csv cannot be written (File too large): kept in memory until the disk takes it; training goes on",
-        "the disk takes what is written again: nothing is missing",
+        "steps.csv cannot be written (File too large); kept in memory until writes succeed; training continues",
+        "writes succeed again; backlog flushed",
     ]
     with full_disk():
         folder.append_metrics(row(4))
@@ -302,7 +302,7 @@ def test_how_a_run_without_its_folder_ended_is_recorded_nowhere(tmp_path, caplog
     folder = begun(tmp_path / "run")
     shutil.rmtree(folder.path)
     ending = record(folder, {"seed": 1}, Ending("done", 0))
-    said = f"{folder.path}: the run's folder is gone (result.json: No such file or directory)"
+    said = f"{folder.path}: the run folder no longer exists (result.json: No such file or directory)"
     assert ending == Ending("failed", 1, said, recorded=True)
     assert warnings(caplog) == [f"failed: {said}"]
     assert list(tmp_path.iterdir()) == []
@@ -322,8 +322,8 @@ def test_a_folder_that_is_gone_ends_the_run_and_is_not_made_anew(tmp_path, name)
     shutil.rmtree(folder.path)
     with pytest.raises(UnwritableError) as lost:
         WRITES[name](folder)
-    assert str(lost.value) == f"{folder.path}: the run's folder is gone ({name}: No such file or directory)"
-    with pytest.raises(UnwritableError, match="is gone"):
+    assert str(lost.value) == f"{folder.path}: the run folder no longer exists ({name}: No such file or directory)"
+    with pytest.raises(UnwritableError, match="no longer exists"):
         folder.begin({}, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -333,7 +333,7 @@ def test_another_folder_of_the_same_name_is_left_alone(tmp_path, name):
     folder = begun(tmp_path / "run")
     folder.path.rename(tmp_path / "moved")
     folder.path.mkdir()
-    with pytest.raises(UnwritableError, match=r"is gone .*: another folder has its name"):
+    with pytest.raises(UnwritableError, match=r"no longer exists .*: another folder has its name"):
         WRITES[name](folder)
     assert list(folder.path.iterdir()) == []
 
@@ -348,7 +348,7 @@ def test_a_folder_that_has_become_read_only_ends_the_run(tmp_path, monkeypatch, 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UnwritableError) as lost:
         folder.append_metrics(row(2))
-    said = f"{folder.path}: the run's folder cannot be written (metrics.csv: {os.strerror(number)})"
+    said = f"{folder.path}: the run folder cannot be written (metrics.csv: {os.strerror(number)})"
     assert str(lost.value) == said
 
 
@@ -369,4 +369,4 @@ def test_what_killed_processes_left_goes_when_the_run_goes_on(tmp_path):
 def test_latest_that_cannot_be_set_is_told(tmp_path, caplog):
     (tmp_path / "latest").mkdir()
     begun(tmp_path / "run").link_latest(tmp_path)
-    assert warnings(caplog) == [f"{tmp_path / 'latest'} does not lead to this run: Is a directory"]
+    assert warnings(caplog) == [f"{tmp_path / 'latest'} was not updated: Is a directory"]

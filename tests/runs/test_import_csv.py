@@ -151,7 +151,7 @@ def test_whether_a_run_of_lightning_alone_ended_is_unknown_and_that_is_said(tmp_
     (tmp_path / "metrics.csv").write_text("epoch,step,val_acc\n0,9,0.5\n1,19,0.6\n")
     found = runs.read(tmp_path)
     assert [run.status for run in found] == ["done"]
-    assert "do not record whether they ended" in found.notes[0]
+    assert "do not record a status" in found.notes[0]
 
 
 def test_a_history_of_several_runs_needs_a_column_that_names_them(read):
@@ -165,7 +165,7 @@ def test_a_history_of_several_runs_needs_a_column_that_names_them(read):
         ("a", {"label": "a"}, {"val/acc": 0.6}),
         ("b", {"label": "b"}, {"val/acc": 0.7}),
     ]
-    with pytest.raises(UserError, match=r"a row per epoch of several runs, .*; add a column run"):
+    with pytest.raises(UserError, match=r"one row per epoch of several runs, .*; add a column `run`"):
         read("epoch,lr,val_acc\n0,0.1,0.5\n0,0.2,0.6\n1,0.1,0.4\n1,0.2,0.7\n")
 
 
@@ -210,7 +210,7 @@ def test_dialects(read, content):
         (b'{"runs": []}', "JSON, not CSV"),
         (b"\x00\x01\x02\x03\x00\x00", "not a text file"),
         (b'"Step","a - val/acc","a - val/acc__MIN","a - val/acc__MAX"\n0,1,1,1\n', "export the table of runs instead"),
-        (b",lr,\na,1,x\n", "column 3 has no name; write one into the first line"),
+        (b",lr,\na,1,x\n", "column 3 has no name; add one to the first line"),
         (b"config,name\n{'a': what},b\n", "line 2: config cannot be read as a dictionary"),
         (b'config,name\n"{1, 2}",b\n', "line 2: config cannot be read as a dictionary"),
     ],
@@ -253,7 +253,7 @@ def test_ids_times_and_counters_make_no_arms_and_names_of_settings_do(read):
 
 def test_a_metric_that_is_no_number_is_named(read):
     found = read("model,test_acc\na,0.5\nb,diverged\n")
-    assert "test_acc is no metric, since line 3 has 'diverged'" in found.notes[0]
+    assert "test_acc is not read as a metric because line 3 contains 'diverged'" in found.notes[0]
 
 
 def test_names_are_of_one_unicode_form(read):
@@ -273,7 +273,7 @@ def test_percent_belongs_to_a_project_and_not_to_a_run(tmp_path):
         "other": {"test/acc": 0.9, "test/loss": 2.0},
     }
     (note,) = found.notes
-    assert "test/acc was recorded in percent" in note
+    assert "test/acc is above 1.5 in some runs and is therefore read as percent" in note
     assert "diverged" in note
     (tmp_path / "table.csv").write_text("model,test_acc\na,95.0\nb,96.0\n")
     (tmp_path / "low.csv").write_text("model,test_acc\na,1.2\nb,0.9\n")

@@ -180,7 +180,7 @@ def test_metrics_and_seeds_by_name(tmp_path):
     ("content", "options", "said"),
     [
         ("a,b\n1\n", {}, "line 2 has 1 values for 2 columns"),
-        ("a,a\n1,2\n", {}, "names a column twice"),
+        ("a,a\n1,2\n", {}, "has two columns named"),
         ("seed,test/acc\n1,2\n", {"seed_column": "sede"}, "no column sede; did you mean seed?"),
     ],
 )

@@ -153,7 +153,10 @@ def test_where_the_file_system_has_no_locks_the_name_of_a_living_process_is_one(
     with pytest.raises(UserError) as refused, folder.lock():
         pass
     name = f"process {holder.pid} on {socket.gethostname()}"
-    assert str(refused.value) == f"{tmp_path} is in use by {name}; if that is gone, delete {tmp_path / '.lock'}"
+    assert (
+        str(refused.value)
+        == f"{tmp_path} is in use by {name}; if that process no longer exists, delete {tmp_path / '.lock'}"
+    )
     assert state(tmp_path) == "running"
     holder.kill()
     holder.wait()
@@ -168,7 +171,9 @@ def test_where_the_file_system_has_no_locks_the_name_of_a_living_process_is_one(
 
 def test_without_locks_a_process_of_another_machine_is_taken_for_alive(tmp_path, no_locks):
     (tmp_path / ".lock").write_text("process 1 on another-machine")
-    with pytest.raises(UserError, match=r"in use by process 1 on another-machine; if that is gone, delete .*\.lock"):
+    with pytest.raises(
+        UserError, match=r"in use by process 1 on another-machine; if that process no longer exists, delete .*\.lock"
+    ):
         RunFolder(tmp_path).lock().__enter__()
     (tmp_path / ".lock").unlink()
     with RunFolder(tmp_path).lock():
@@ -178,5 +183,5 @@ def test_without_locks_a_process_of_another_machine_is_taken_for_alive(tmp_path,
 def test_a_folder_that_cannot_have_a_lock_is_refused(tmp_path):
     folder = RunFolder(tmp_path / "run")
     (folder.path / ".lock").mkdir()
-    with pytest.raises(UnwritableError, match=r"the run's folder cannot be written \(.lock: Is a directory\)"):
+    with pytest.raises(UnwritableError, match=r"the run folder cannot be written \(.lock: Is a directory\)"):
         folder.lock().__enter__()

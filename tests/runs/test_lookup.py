@@ -54,7 +54,7 @@ def test_a_run_without_a_checkpoint_is_no_candidate_where_one_is_needed(outputs)
     kept.write_bytes(b"")
     assert find("lrn", outputs, trained=True) == outputs / NAMES[2]
     for trained, text in ((False, "lrn"), (True, "bn")):
-        with pytest.raises(UserError, match=f"^{text}: matches 2 runs"):
+        with pytest.raises(UserError, match=f"^{text}: ambiguous: matches 2 runs"):
             find(text, outputs, trained=trained)
 
 
@@ -86,7 +86,9 @@ def test_a_folder_with_one_run_is_that_run(outputs, tmp_path):
     RunFolder(tmp_path / "elsewhere" / "demo" / "a").begin({}, {})
     assert find(str(tmp_path / "elsewhere"), outputs) == tmp_path / "elsewhere" / "demo" / "a"
     RunFolder(tmp_path / "elsewhere" / "demo" / "b").begin({}, {})
-    with pytest.raises(UserError, match=r"matches 2 runs, \S+elsewhere/demo/\S+, \S+; write more of one path"):
+    with pytest.raises(
+        UserError, match=r"ambiguous: matches 2 runs \(\S+elsewhere/demo/\S+, \S+\); give more of the name"
+    ):
         find(str(tmp_path / "elsewhere"), outputs)
 
 
@@ -104,12 +106,12 @@ def test_where_links_are_refused_latest_is_a_text_file(outputs, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("2026-11-24_10-00-00", f"matches 2 runs, {NAMES[2]}, {NAMES[0]}; write more of one"),
-        ("2026", f"matches 4 runs, {', '.join(reversed(NAMES[:4]))}"),
+        ("2026-11-24_10-00-00", f"ambiguous: matches 2 runs ({NAMES[2]}, {NAMES[0]}); give more of the name"),
+        ("2026", f"ambiguous: matches 4 runs ({', '.join(reversed(NAMES[:4]))})"),
         ("11-24", "11-24: no such run or folder; write last, or one of"),
         ("bnn", f"one of {', '.join(reversed(NAMES[1:]))} and 1 more"),
-        ("last", "leads to no run"),
-        ("latest", "leads to no run"),
+        ("last", "points to no run"),
+        ("latest", "points to no run"),
         ("", "write last, or one of"),
     ],
 )
@@ -121,19 +123,19 @@ def test_anything_else_is_one_line_that_names_what_there_is(outputs, text, said)
 
 
 def test_a_folder_that_is_no_run_says_so(outputs):
-    with pytest.raises(UserError, match="notes: a folder without runs; write last, or one of"):
+    with pytest.raises(UserError, match="notes: the folder contains no runs; write last, or one of"):
         find(str(outputs / "notes"), outputs)
 
 
 def test_a_latest_whose_run_was_deleted_leads_nowhere(outputs):
     (outputs / "latest").symlink_to("bn/deleted")
-    with pytest.raises(UserError, match="leads to no run"):
+    with pytest.raises(UserError, match="points to no run"):
         find("last", outputs)
 
 
 def test_no_outputs_at_all(tmp_path):
     assert runs_under(tmp_path / "outputs") == []
-    with pytest.raises(UserError, match="there are no runs in"):
+    with pytest.raises(UserError, match="contains no runs"):
         find("bn", tmp_path / "outputs")
 
 

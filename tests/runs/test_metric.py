@@ -3,7 +3,7 @@
 import pytest
 
 from alexnet_exp.runs.metric import (
-    declared,
+    declare,
     difference_text,
     direction_is_known,
     direction_text,
@@ -86,7 +86,7 @@ UNKNOWN = "terrace|timestep|sometimes|mirror_count|errand|lossless_ratio|val/elo
 def test_smaller_is_better(key):
     assert not higher_is_better(key)
     assert direction_is_known(key)
-    assert direction_text(key) == "Smaller is better"
+    assert direction_text(key) == "Lower is better"
 
 
 @pytest.mark.parametrize("key", GREATER.replace("\n", "|").split("|"))
@@ -103,10 +103,10 @@ def test_words_that_merely_contain_one_say_nothing(key):
 
 
 def test_what_is_declared_goes_before_the_name_in_every_split():
-    with declared("test/elo", higher_is_better=False, percent=True):
+    with declare("test/elo", higher_is_better=False, percent=True):
         assert not higher_is_better("test/elo")
         assert not higher_is_better("val/elo")
-        assert direction_text("val/elo") == "Smaller is better"
+        assert direction_text("val/elo") == "Lower is better"
         assert value_text("val/elo", 0.5) == "50.00%"
         assert higher_is_better("test/acc")
     assert higher_is_better("test/elo")

@@ -57,14 +57,14 @@ def test_a_file_cut_short_or_with_a_bit_turned_is_refused_or_the_same(tmp_path: 
     ("arrays", "words"),
     [
         ({"labels": np.arange(3)}, "labels and probabilities are missing"),
-        ({"labels": np.arange(3), "probabilities": np.zeros((2, 5))}, "do not fit each other"),
-        ({"labels": np.arange(3), "probabilities": np.zeros(3)}, "do not fit each other"),
-        ({"labels": np.arange(0), "probabilities": np.zeros((0, 5))}, "do not fit each other"),
-        ({"labels": np.arange(3) - 1, "probabilities": np.zeros((3, 5))}, "do not fit each other"),
-        ({"labels": np.ones(3), "probabilities": np.zeros((3, 5))}, "do not fit each other"),
+        ({"labels": np.arange(3), "probabilities": np.zeros((2, 5))}, "do not match"),
+        ({"labels": np.arange(3), "probabilities": np.zeros(3)}, "do not match"),
+        ({"labels": np.arange(0), "probabilities": np.zeros((0, 5))}, "do not match"),
+        ({"labels": np.arange(3) - 1, "probabilities": np.zeros((3, 5))}, "do not match"),
+        ({"labels": np.ones(3), "probabilities": np.zeros((3, 5))}, "do not match"),
         (
             {"labels": np.arange(3), "probabilities": np.zeros((3, 5)), "classes": np.zeros((3, 4), int)},
-            "do not fit each other",
+            "do not match",
         ),
     ],
 )

@@ -120,7 +120,7 @@ def test_hydra_in_the_folder_of_all_runs_hides_none(tmp_path):
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         runs.read(tmp_path / "nothing")
 
 

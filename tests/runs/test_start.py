@@ -17,7 +17,7 @@ from PIL import Image
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.runs.folder import RunFolder
-from alexnet_exp.runs.lock import NAME
+from alexnet_exp.runs.lock import LOCK_FILE
 from alexnet_exp.runs.reader import read_config, read_result
 from tests.conftest import TINY, Run, tree
 
@@ -74,7 +74,9 @@ def test_a_second_command_on_a_folder_that_is_in_use_leaves_no_trace(
     (run / ".hydra" / "config.yaml").write_text("seed: 1\n")
     with RunFolder(run).lock():  # begun, and not yet in result.json
         before = tree(run)
-        assert refused(*TINY, "seed=99", f"hydra.run.dir={run}") == f"{run} is in use by {(run / NAME).read_text()}"
+        assert (
+            refused(*TINY, "seed=99", f"hydra.run.dir={run}") == f"{run} is in use by {(run / LOCK_FILE).read_text()}"
+        )
         assert tree(run) == before
 
 
@@ -82,15 +84,18 @@ def test_a_run_that_ended_while_a_second_command_started_is_not_taken_for_its_ow
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second command looked before there was a run, and got the lock when that was done."""
-    monkeypatch.setattr("alexnet_exp.cli.train.holds_run", lambda folder: False)
+    monkeypatch.setattr("alexnet_exp.cli.train.has_run", lambda folder: False)
     before = tree(run)
-    assert "a run lies there" in refused(*TINY, "seed=99", "optim.lr=0.5", f"hydra.run.dir={run}")
+    assert "the folder already contains a run" in refused(*TINY, "seed=99", "optim.lr=0.5", f"hydra.run.dir={run}")
     assert tree(run) == before
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({"seed": 99}, "seed is 99 there and 1 in result.json"), ({"objective": "val/loss"}, "objective is val/loss")],
+    [
+        ({"seed": 99}, "seed is 99 in config.yaml and 1 in result.json"),
+        ({"objective": "val/loss"}, "objective is val/loss"),
+    ],
 )
 @pytest.mark.parametrize("command", [("resume", "trainer.max_epochs=5"), ("eval",)])
 def test_a_configuration_that_is_not_the_runs_is_refused(
@@ -99,7 +104,7 @@ def test_a_configuration_that_is_not_the_runs_is_refused(
     edit(run, **settings)
     before = tree(run)
     line = refused(command[0], str(run), *command[1:])
-    assert line.startswith(f"{run}: .hydra/config.yaml is not of the run in result.json: {told}")
+    assert line.startswith(f"{run}: .hydra/config.yaml does not match result.json: {told}")
     assert tree(run) == before
 
 
@@ -165,7 +170,7 @@ def test_what_another_command_changed_meanwhile_is_not_undone(
     original = compose.fits
     monkeypatch.setattr(compose, "fits", ended_meanwhile)
     told = refused("resume", str(run), "trainer.max_epochs=31", "note=second")
-    assert told == f"{run}: another command changed it while this one started; type the command again"
+    assert told == f"{run}: another command changed the run while this one started; run the command again"
     assert read_config(run)["note"] == ""
 
 
@@ -298,7 +303,7 @@ def test_a_latest_of_bytes(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "latest").write_bytes(content)
-    assert "outputs/latest leads to no run" in refused("eval", "last")
+    assert "outputs/latest points to no run" in refused("eval", "last")
 
 
 def test_a_latest_that_leads_to_itself(
@@ -307,7 +312,7 @@ def test_a_latest_that_leads_to_itself(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "latest").symlink_to("latest")
-    assert "outputs/latest leads to no run" in refused("eval", "last")
+    assert "outputs/latest points to no run" in refused("eval", "last")
 
 
 def test_a_working_directory_that_was_removed(

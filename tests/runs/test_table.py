@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from alexnet_exp.runs.table import Table
+from alexnet_exp.runs.table import CsvTable
 
 COLUMNS = ("step", "loss")
 
@@ -29,7 +29,7 @@ def files_of_at_most(size):
 @pytest.mark.parametrize("size", range(20, 40))
 def test_a_row_that_was_taken_in_part_is_taken_back_and_written_later(tmp_path, size):
     path = tmp_path / "steps.csv"
-    table = Table(path)
+    table = CsvTable(path)
     table.add(COLUMNS, [(1, 0.5), (2, 0.25)])
     table.write()
     before = path.read_bytes()
@@ -44,7 +44,7 @@ def test_a_row_that_was_taken_in_part_is_taken_back_and_written_later(tmp_path, 
 
 
 def test_not_even_the_header_was_taken(tmp_path):
-    table = Table(tmp_path / "steps.csv")
+    table = CsvTable(tmp_path / "steps.csv")
     table.add(COLUMNS, [(1, 0.5)])
     with files_of_at_most(4), pytest.raises(OSError, match="File too large"):
         table.write()
@@ -54,7 +54,7 @@ def test_not_even_the_header_was_taken(tmp_path):
 
 def test_a_device_without_room(tmp_path):
     path = tmp_path / "steps.csv"
-    table = Table(path)
+    table = CsvTable(path)
     path.symlink_to("/dev/full")
     table.add(COLUMNS, [(1, 0.5)])
     with pytest.raises(OSError, match="No space left on device") as full:
@@ -67,7 +67,7 @@ def test_a_device_without_room(tmp_path):
 
 def test_half_a_row_that_cannot_be_taken_back_is_taken_back_later(tmp_path, monkeypatch):
     path = tmp_path / "steps.csv"
-    table = Table(path)
+    table = CsvTable(path)
     table.add(COLUMNS, [(1, 0.5)])
     table.write()
     table.add(COLUMNS, [(2, 0.25)])
@@ -86,7 +86,7 @@ def test_half_a_row_that_cannot_be_taken_back_is_taken_back_later(tmp_path, monk
 
 def test_what_could_not_be_flushed_is_not_taken_for_written(tmp_path, monkeypatch):
     path = tmp_path / "metrics.csv"
-    table = Table(path)
+    table = CsvTable(path)
     table.add(COLUMNS, [(1, 0.5)])
 
     def refuse(descriptor):
@@ -103,7 +103,7 @@ def test_what_could_not_be_flushed_is_not_taken_for_written(tmp_path, monkeypatc
 
 def test_a_file_that_has_gone_is_not_made_anew_without_its_head(tmp_path):
     path = tmp_path / "metrics.csv"
-    table = Table(path)
+    table = CsvTable(path)
     table.add(COLUMNS, [(1, 0.5)])
     table.write()
     path.unlink()

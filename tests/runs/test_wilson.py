@@ -15,13 +15,13 @@ def test_half_width_is_that_of_scipys_interval(right: int, images: int) -> None:
 
 
 def test_what_360_and_50000_images_tell() -> None:
-    assert margin(0.975, 360) == "360 images tell it to +-1.7 points"
-    assert margin(0.6, 50_000) == "50,000 images tell it to +-0.4 points"
+    assert margin(0.975, 360) == "+-1.7 points (95% CI, 360 images)"
+    assert margin(0.6, 50_000) == "+-0.4 points (95% CI, 50,000 images)"
 
 
 def test_the_last_line_of_a_run() -> None:
     metrics = {"test/top1": 0.975, "test/loss": 0.1}
-    told = "test: top-1 0.9750 (360 images tell it to +-1.7 points), best checkpoint, epoch 8"
+    told = "test: top-1 0.9750 +-1.7 points (95% CI, 360 images), best checkpoint, epoch 8"
     assert summary_line(metrics, 360, "best", 8) == told
     assert summary_line({"test/mae": 0.5}, None, "last", 3) == "test: mae 0.5000, last checkpoint, epoch 3"
-    assert summary_line({}, None, "last", 3) == "test: no metric test/... was logged, last checkpoint, epoch 3"
+    assert summary_line({}, None, "last", 3) == "test: no test metric was logged, last checkpoint, epoch 3"

@@ -14,7 +14,7 @@ import pytest
 
 from alexnet_exp.config.compose import composed
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.runs.folder import PRUNE_FILE, RunFolder
 from alexnet_exp.runs.status import Pruned
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.training.loggers.build import build_loggers
@@ -271,12 +271,12 @@ def test_hparams_has_a_row_a_run_with_its_metrics_however_it_ended(train_run: Tr
 def test_a_pruned_run_keeps_its_row(train_run: TrainRun, tmp_path: Path) -> None:
     path = tmp_path / "outputs" / "train" / "run"
     path.mkdir(parents=True)
-    (path / PRUNE).write_text("hopeless")
+    (path / PRUNE_FILE).write_text("hopeless")
     run = train_run("run", f"logger.tensorboard.dir={tmp_path / 'board'}", "logger=tensorboard")
     assert run.result["status"] == "pruned"
     (group,) = session_groups(tmp_path / "board")
     assert values(group)["final/val/top1"] == pytest.approx(run.metrics[0]["val/top1"])
-    for file in (".hydra/config.yaml", PRUNE):
+    for file in (".hydra/config.yaml", PRUNE_FILE):
         (path / file).unlink()
     (path / ".hydra").rmdir()
     assert train_run("run", f"logger.tensorboard.dir={tmp_path / 'board'}", "logger=tensorboard").code == 0

@@ -32,6 +32,7 @@ from alexnet_exp.kernels.native import native
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_config, read_result, read_steps
+from alexnet_exp.runs.start import ALREADY_A_RUN
 from alexnet_exp.training import info
 from alexnet_exp.training.checkpoints import callback
 from alexnet_exp.training.checkpoints.callback import Checkpoints
@@ -432,7 +433,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     elif harm != "gone":
         newest.write_bytes(content[:middle])
     if harm == "cut and unchecked":
-        checksum.beside(newest).unlink()
+        checksum.checksum_file(newest).unlink()
     assert attempt(run) == 0
     log = (run / "train.log").read_text()
     assert "goes on from previous.ckpt: step 3, epoch 1 done" in log
@@ -553,7 +554,7 @@ def test_where_rank_0_refuses_a_folder_no_other_rank_waits_for_it(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(finished.path, tmp_path / "run")
-    told = f"hydra.run.dir={run}: a run lies there; add resume=true to go on with it, or name another\n"
+    told = f"hydra.run.dir={run}: {ALREADY_A_RUN}\n"
     for rank, said in (("0", told), ("1", "")):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
@@ -571,9 +572,12 @@ def test_a_folder_that_has_a_run_is_gone_on_with_where_that_is_asked_for(
     before = (run / "result.json").read_text()
     there = f"hydra.run.dir={run}"
     assert main([*words, there]) == 2
-    assert "a run lies there; add resume=true to go on with it" in capfd.readouterr().err
+    assert "the folder already contains a run; add resume=true to resume it" in capfd.readouterr().err
     assert main([*words, there, "resume=true", "optim.lr=1"]) == 2
-    assert "another experiment lies there: optim.lr is 0.002 there and 1.0 here" in capfd.readouterr().err
+    assert (
+        "the folder contains a run of another experiment: optim.lr is 0.002 there and 1.0 here"
+        in capfd.readouterr().err
+    )
     assert (run / "result.json").read_text() == before
     assert main([*words, there, "resume=true"]) == 0
     assert_equal(undisturbed("one cycle, dropout, crops"), run)

@@ -26,7 +26,7 @@ from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.cpus import CORES_VARIABLE, cores
 from alexnet_exp.processes.signals import defer_signals
-from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.runs.folder import PRUNE_FILE, RunFolder
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.result import record
 from alexnet_exp.runs.status import Ending, Status
@@ -159,7 +159,7 @@ class LocalPool:
 
     def stop(self, job: Job, reason: str) -> None:
         """Asks a running job to end after its epoch, with status `pruned`; `wait` tells when it has."""
-        with atomic_write(job.folder / PRUNE) as file:
+        with atomic_write(job.folder / PRUNE_FILE) as file:
             file.write(f"{reason}\n".encode())
 
     def close(self) -> list[Ended]:

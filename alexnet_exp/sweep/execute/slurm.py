@@ -31,7 +31,7 @@ from alexnet_exp.errors import ExitCode, Problem, Refused, UserError, missing_pa
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import STOP_SIGNALS, defer_signals, stop_on_signals
-from alexnet_exp.runs.folder import PRUNE, RunFolder
+from alexnet_exp.runs.folder import PRUNE_FILE, RunFolder
 from alexnet_exp.runs.reader import read_config, read_result
 from alexnet_exp.runs.result import record
 from alexnet_exp.runs.status import Ending, Status, ending_of
@@ -168,7 +168,7 @@ class SlurmPool:
             time.sleep(min(LOOK, left))
 
     def stop(self, job: Job, reason: str) -> None:
-        (job.folder / PRUNE).write_text(reason + "\n", encoding="utf-8")
+        (job.folder / PRUNE_FILE).write_text(reason + "\n", encoding="utf-8")
 
     def close(self) -> list[Ended]:
         """Passes on the signal that asked this process to stop, and waits until what runs has saved and said so.

@@ -17,7 +17,7 @@ from alexnet_exp.config.overrides import exact
 from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
-from alexnet_exp.runs.start import holds_run
+from alexnet_exp.runs.start import has_run
 from alexnet_exp.runs.sweep_plan import SWEEP_FILE
 from alexnet_exp.sweep.plan.naming import in_any_order, settings_of, sweep_name
 
@@ -79,7 +79,7 @@ def flags_of(command: Sequence[str]) -> argparse.Namespace:
 def make(master: DictConfig) -> Path:
     """The sweep's folder `hydra.sweep.dir`, made if need be; raises UserError where it cannot be written."""
     folder = Path(master.hydra.sweep.dir)
-    if holds_run(folder):
+    if has_run(folder):
         raise Refused([Problem("hydra.sweep.dir", folder, "this folder contains a run; write another folder")])
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def left_as_it_was(folder: Path) -> Iterator[None]:
         if made and not (folder / SWEEP_FILE).exists():
             with suppress(OSError):
                 # made by a sweeper before all jobs and settings have been looked at
-                for name in (MULTIRUN, lock.NAME):
+                for name in (MULTIRUN, lock.LOCK_FILE):
                     (folder / name).unlink(missing_ok=True)
                 for each in made:
                     each.rmdir()  # not what holds anything: a launcher of Hydra's own has run jobs there

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.folder import PRUNE
+from alexnet_exp.runs.folder import PRUNE_FILE
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.reader import read_metrics
@@ -216,7 +216,7 @@ class Search:
         if trial.job.folder.name in self._running:
             self.pool.stop(trial.job, reason)
         else:
-            (trial.job.folder / PRUNE).write_text(reason + "\n", encoding="utf-8")
+            (trial.job.folder / PRUNE_FILE).write_text(reason + "\n", encoding="utf-8")
 
     def _ended(self, ended: Ended) -> None:
         trial = self._running.pop(ended.job.folder.name)

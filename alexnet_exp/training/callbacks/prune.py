@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from alexnet_exp.runs.folder import PRUNE
+from alexnet_exp.runs.folder import PRUNE_FILE
 from alexnet_exp.runs.status import Pruned
 from alexnet_exp.training.callbacks.recorder import AfterMetrics
 
@@ -18,7 +18,7 @@ class Prune(AfterMetrics):
     """
 
     def __init__(self, folder: Path):
-        self.file = folder / PRUNE
+        self.file = folder / PRUNE_FILE
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         reason = None

@@ -305,7 +305,7 @@ class Checkpoints(AfterMetrics):
             _name(fresh, self.file("best"), digest)
         last = self.file("last")
         if last.exists():
-            _name(last, self.file("previous"), checksum.noted(last))
+            _name(last, self.file("previous"), checksum.read(last))
         _name(fresh, last, digest)
 
     def finish(self) -> None:
@@ -314,7 +314,7 @@ class Checkpoints(AfterMetrics):
         if not self._keeps_last:  # without validation the last is the best there is
             drop += ["last", "best"] if self.keep is Keep.none else ["last"]
         for name in drop:
-            checksum.beside(self.file(name)).unlink(missing_ok=True)
+            checksum.checksum_file(self.file(name)).unlink(missing_ok=True)
             self.file(name).unlink(missing_ok=True)
 
 
@@ -357,9 +357,9 @@ def _name(source: Path, target: Path, digest: str | None) -> None:
             os.link(source, partial)
         except OSError:
             shutil.copyfile(source, partial)
-        checksum.beside(target).unlink(missing_ok=True)
+        checksum.checksum_file(target).unlink(missing_ok=True)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     if digest:
-        checksum.note(target, digest)
+        checksum.write_known(target, digest)

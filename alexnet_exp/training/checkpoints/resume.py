@@ -83,7 +83,7 @@ def settle(run: RunFolder, found: ResumePoint | None) -> None:
     for path in _files(run.path):
         if found is None or not _is_whole(path):
             path.replace(path.with_name(f"{path.name}.damaged"))
-            checksum.beside(path).unlink(missing_ok=True)
+            checksum.checksum_file(path).unlink(missing_ok=True)
     run.cut_back(*((found.step, found.epoch) if found else (0, 0)))
 
 

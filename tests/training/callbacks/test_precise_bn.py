@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_exp.inference.classifier import load
-from alexnet_exp.runs.folder import METRICS
+from alexnet_exp.runs.folder import METRICS_COLUMNS
 from alexnet_exp.training.callbacks.precise_bn import measured_anew
 from tests.conftest import Run, opened_data
 
@@ -24,7 +24,7 @@ def test_it_leaves_no_trace_in_the_training(train_run: TrainRun, finished: Run) 
     for name, value in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], value), name
     header = (run.path / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert header == [*METRICS, "val/loss_precise_bn", "val/top1_precise_bn"]
+    assert header == [*METRICS_COLUMNS, "val/loss_precise_bn", "val/top1_precise_bn"]
 
 
 @pytest.mark.parametrize(("images", "batches"), [(10_000, 3), (40, 2)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alexnet_exp.inference.classifier import load
-from alexnet_exp.runs.folder import METRICS
+from alexnet_exp.runs.folder import METRICS_COLUMNS
 from alexnet_exp.training.callbacks.train_error import epochs_to
 from tests.conftest import Run, opened_data
 
@@ -18,7 +18,7 @@ TrainRun = Callable[..., Run]
 def test_it_leaves_no_trace_in_the_training(train_run: TrainRun, finished: Run) -> None:
     run = train_run("run", "callbacks=train_error")
     assert run.steps == finished.steps
-    assert (run.path / "metrics.csv").read_text().splitlines()[0].split(",") == [*METRICS, "train/top1_eval"]
+    assert (run.path / "metrics.csv").read_text().splitlines()[0].split(",") == [*METRICS_COLUMNS, "train/top1_eval"]
 
 
 @pytest.mark.parametrize("images", ["null", "40"])

@@ -114,7 +114,7 @@ def test_a_crash_at_any_moment_leaves_a_whole_last_and_no_wrong_checksum(
             patched.setattr(Path, "replace", dying(Path.replace))
             patched.setattr(Path, "unlink", dying(Path.unlink))
             patched.setattr(os, "link", dying(os.link))
-            patched.setattr(callback.checksum, "note", dying(checksum.note))
+            patched.setattr(callback.checksum, "note", dying(checksum.write_known))
             try:
                 _rotate(saver, "second", improved=True)
             except CrashError:

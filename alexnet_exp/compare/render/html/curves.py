@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.runs.import_foreign import PERCENT, read_history
+from alexnet_exp.runs.import_foreign import PERCENT_KEY, read_history
 from alexnet_exp.runs.metric import metric_name
 from alexnet_exp.runs.reader import read_metrics
 from alexnet_exp.runs.run import Run
@@ -43,7 +43,7 @@ def read_curves(runs: Sequence[Run]) -> Curves:
         try:
             recorded = run.facts.get("metrics_file")  # of another project's run, in a subfolder
             rows = read_history(Path(recorded)) if recorded else read_metrics(run.path)
-            tables.append(_by_epoch(rows, run.facts.get(PERCENT) or ()))
+            tables.append(_by_epoch(rows, run.facts.get(PERCENT_KEY) or ()))
         except UserError as error:
             tables.append({})
             unreadable.append(str(error))
