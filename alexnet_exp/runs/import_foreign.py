@@ -1,7 +1,7 @@
 """Reads run folders of other projects: `.hydra/` with a metrics.csv of Lightning's CSVLogger, or that file alone.
 
-Four things are guessed because those folders do not record them (docs/guides/other-projects.md): whether a run is done, the
-epoch of its checkpoint, which columns of a CSV file are metrics, and which accuracies are in percent.
+Four things are guessed because those folders do not record them (docs/guides/other-projects.md): whether a run is done,
+the epoch of its checkpoint, which columns of a CSV file are metrics, and which accuracies are in percent.
 """
 
 from __future__ import annotations
