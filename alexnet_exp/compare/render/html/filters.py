@@ -7,13 +7,13 @@ import re
 from markupsafe import Markup, escape
 
 _HYPHENATED = re.compile(r"(?<![^\s(])[\w-]{0,15}-\w[\w-]{0,14}(?![\w/=&-]|\.\w)")
-_KEY_PARTS = re.compile(r"=|(?<=\w)\.(?=[a-z_])")
 
 
 def breakable(text: str) -> Markup:
-    """Returns `text` as HTML that may wrap after `=` and after the dots of keys, as in `model.norm=lrn`."""
-    # Markup: the text is escaped before the elements are added; no escape contains either character.
-    return Markup(_KEY_PARTS.sub(r"\g<0><wbr>", str(escape(text))))
+    """Returns settings such as `model.norm=lrn seed=1` as HTML that wraps between them first, then after `=`."""
+    # Markup: the text is escaped before the elements are added; no escape contains a space or `=`.
+    words = str(escape(text)).replace("=", "=<wbr>").split(" ")
+    return Markup(" ".join(f'<span class="setting">{word}</span>' for word in words))
 
 
 def unbroken(text: str) -> Markup:

@@ -24,8 +24,8 @@ NO_VALUE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 class Cell:
     """A cell of the table of arms.
 
-    second: a line below the text. tag: a label behind it. style: `strong` or `quiet`. verdict: its class on the page,
-    with its sign.
+    second: a line below the text. tag: a label after the text. style: `strong`, `quiet`, `settings` or `claim`.
+    verdict: the class of a verdict, which has a `sign`.
     """
 
     text: str
@@ -117,7 +117,13 @@ def _columns(comparison: Comparison) -> list[Column]:
         """Returns the cell of an arm's difference; it is empty for an arm without one, such as the baseline."""
         return lambda arm: cell(differences[arm.label]) if arm.label in differences else Cell("")
 
-    columns = [Column("Arm", lambda arm: Cell(arm.label, tag="baseline" if arm.label in baselines else ""), False)]
+    columns = [
+        Column(
+            "Arm",
+            lambda arm: Cell(arm.label, tag="baseline" if arm.label in baselines else "", style="settings"),
+            False,
+        )
+    ]
     if differences:
         columns += [
             Column("Verdict", of_difference(lambda difference: _verdict(comparison, difference)), False),
@@ -172,7 +178,7 @@ def _claim(difference: Difference | None) -> Cell:
         return Cell(NO_VALUE)
     claim = difference.claim
     figure = figure_text(claim.said).replace("-", MINUS)
-    return Cell(status_text(claim), figure, ANALOGUE if claim.said.analogue else "", "strong")
+    return Cell(status_text(claim), figure, ANALOGUE if claim.said.analogue else "", "claim")
 
 
 def _mean(key: str, arm: Arm) -> Cell:

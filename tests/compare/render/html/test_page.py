@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from alexnet_exp.compare.render.html import page, write_report
 from alexnet_exp.compare.render.html.curves import POINTS_PER_LINE, read_curves
-from alexnet_exp.compare.render.html.filters import unbroken
+from alexnet_exp.compare.render.html.filters import breakable, unbroken
 from alexnet_exp.compare.render.html.methods import methods
 from alexnet_exp.compare.render.html.pictures import read_pictures
 from alexnet_exp.compare.render.text import main_and_rest, markdown_table
@@ -387,3 +387,8 @@ def test_short_words_with_hyphens_do_not_wrap(text: str, whole: list[str]) -> No
     result = unbroken(text)
     assert re.findall(r'<span class="whole">(.*?)</span>', result) == whole
     assert re.sub(r'<span class="whole">(.*?)</span>', r"\1", result) == escape(text)
+
+
+def test_settings_wrap_between_them_and_after_the_equals_sign() -> None:
+    result = breakable("model=<b> lr=0.1")
+    assert result == '<span class="setting">model=<wbr>&lt;b&gt;</span> <span class="setting">lr=<wbr>0.1</span>'
