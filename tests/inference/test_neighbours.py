@@ -133,7 +133,7 @@ def test_plot_draws_all_pictures_and_prints_their_paths(run: Path, capsys: pytes
     names = ["learning_curves", "confusion_matrix", "filters", "predictions", "neighbours"]
     assert capsys.readouterr().out.split() == [f"run/plots/{name}.png" for name in names]
     assert "nearest of the 96 training images" in described(run / "plots" / "neighbours.png")
-    assert "what fc7 puts out" in described(run / "plots" / "neighbours.png")
+    assert "the output of fc7 after its activation" in described(run / "plots" / "neighbours.png")
 
 
 @pytest.mark.slow
@@ -149,14 +149,14 @@ def test_plot_searches_as_many_as_it_is_told_and_draws_those_that_are_listed(run
     assert main(line.split()) == 0
     said = described(run / "plots" / "neighbours.png")
     assert "3 training images (numbers 3, 17, 20)" in said
-    assert "10 of 96 training images, evenly spaced, but itself" in said
+    assert "10 of 96 training images, evenly spaced, except the image itself" in said
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
         ("--only filter", "plot: --only filter: no such picture; did you mean filters?"),
-        ("--images 1,two", "plot: --images 1,two: must be whole numbers, such as 3,17,20"),
+        ("--images 1,two", "plot: --images 1,two: must be integers, such as 3,17,20"),
         ("--images 999", "--images 999: there are 360 test images; write 0 to 359"),
         ("--train-images 0", "plot: --train-images 0: must be at least 1"),
     ],
