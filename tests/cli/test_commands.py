@@ -81,7 +81,7 @@ BAD = [
     ("model.stages.conv9.out=3", "model.stages.conv9.out=3: no such stage; did "),
     (
         "plot schedule trainer.max_epochs=null trainer.max_steps=100",
-        "plot schedule: needs the run's length in epochs; write trainer.max_epochs=10",
+        "plot schedule: needs the length in epochs; add trainer.max_epochs=10",
     ),
     ("--allow 3x", "--allow: needs the name of a package, such as --allow my_package"),
     ("--cfg job modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
@@ -93,7 +93,7 @@ BAD = [
     ),
     (
         "plot schedule schedule=plateau",
-        "plot schedule: plateau follows the validation, so it cannot be drawn before the run",
+        "plot schedule: plateau depends on the validation metric, so it cannot be drawn before the run",
     ),
     (
         "predict empty text/a/0.png",
