@@ -46,6 +46,18 @@ class MeasuredEarlyStopping(EarlyStopping):
     fail.
     """
 
+    @property
+    def state_key(self) -> str:
+        """The key of Lightning's EarlyStopping, because checkpoints of the first version have it."""
+        return f"{EarlyStopping.__qualname__}{ {'monitor': self.monitor, 'mode': self.mode}!r}"
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states, key = checkpoint["callbacks"], super().state_key
+        if key in states:  # a checkpoint of a development version, which had the name of this class
+            states.setdefault(self.state_key, states[key])
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         ours = isinstance(pl_module, AlexNetModule) and self.monitor in schema.METRICS
         if not ours or self.monitor in pl_module.metrics:  # type: ignore[operator]

@@ -102,3 +102,14 @@ def test_early_stopping_stops_and_says_why(train_run: TrainRun) -> None:
 def test_the_mode_of_early_stopping_is_that_of_its_monitor(monitor: str, mode: str | None, expected: str) -> None:
     (callback,) = build_callbacks({"stop": EarlyStopping(monitor=monitor, mode=mode)})
     assert callback.mode == expected  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "MeasuredEarlyStopping"])
+def test_early_stopping_reads_the_state_of_earlier_checkpoints(name: str) -> None:
+    """The first version saved it under the name of Lightning's class, later ones under that of ours."""
+    (callback,) = build_callbacks({"early_stopping": EarlyStopping(monitor="val/top1", mode="max")})
+    state = {"wait_count": 2}
+    checkpoint = {"callbacks": {f"{name}{ {'monitor': 'val/top1', 'mode': 'max'}!r}": state}}
+    callback.on_load_checkpoint(None, None, checkpoint)  # type: ignore[arg-type]
+    assert callback.state_key == "EarlyStopping{'monitor': 'val/top1', 'mode': 'max'}"
+    assert checkpoint["callbacks"][callback.state_key] is state
