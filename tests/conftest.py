@@ -144,7 +144,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     from alexnet_exp.kernels import images
 
     if request.param == "torch":
-        monkeypatch.setattr(images, "_library", lambda: None)
-    elif images._library() is None:
+        monkeypatch.setattr(images, "library", lambda: None)
+    elif images.library() is None:
         pytest.skip("no native kernels here")
     return str(request.param)

@@ -29,7 +29,7 @@ from alexnet_exp import logs
 from alexnet_exp.__main__ import main
 from alexnet_exp.compare.next_seeds import typed
 from alexnet_exp.errors import UserError
-from alexnet_exp.kernels.native import SWITCH
+from alexnet_exp.kernels.native import NATIVE_VARIABLE
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.folder import flatten, to_json_value
 from alexnet_exp.runs.reader import YAML_LOADER, read_config
@@ -635,7 +635,7 @@ def family(pid: int) -> list[int]:
 def listening(command: list[str], folder: Path) -> set[str]:
     """All that the processes of a command have listened on, looked at until it has ended."""
     seen: set[str] = set()
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), SWITCH: "0"}
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), NATIVE_VARIABLE: "0"}
     log = folder / "said"
     with log.open("wb") as said:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)

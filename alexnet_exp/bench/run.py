@@ -27,10 +27,10 @@ from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.config.validate import validate
 from alexnet_exp.data.split import StreamedSplit
 from alexnet_exp.errors import ExitCode, UserError
+from alexnet_exp.kernels.selection import fused_path
 from alexnet_exp.model import columns_layout
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.spec import Network
-from alexnet_exp.model.stage import fused_path
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.processes.ranks import rank
 from alexnet_exp.processes.signals import stop_on_signals

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet_exp.kernels.images import squares
+from alexnet_exp.kernels.images import crop_squares
 
 
 def random_crop(images: Tensor, side: int, pad: int, generator: torch.Generator) -> Tensor:
@@ -48,7 +48,7 @@ def crop_at(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirr
 
     One pass of a native kernel on the CPU, else by torch: the same bytes.
     """
-    found = squares(images, side, pad, top, left, mirrored)
+    found = crop_squares(images, side, pad, top, left, mirrored)
     if found is None:
         found = _gather_crops(F.pad(images, (pad, pad, pad, pad)) if pad else images, side, top, left)
         found = found if mirrored is None else _mirror_where(found, mirrored)

@@ -8,22 +8,20 @@
    value in the window (row * kernel + column), or NONE where it does not pass the ReLU: no gradient goes there. Without
    a pool (kernel 1, stride 1) `taken` is NULL: which values pass is computed anew from x. */
 
-#include <stdint.h>
+#include "common.h"
+
 #include <stdlib.h>
-#include <string.h>
 #if defined(__AVX512BF16__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #endif
 
-enum { LANES = 16, CHUNK = 256, NONE = 255 };
+enum { CHUNK = 256, NONE = 255 };
 
 typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t i16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t u16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t h16 __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint8_t b16 __attribute__((vector_size(16), aligned(1), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* `where` is all ones or all zeros in each lane, as comparisons give it */
 INLINE i16 picked(i16 where, i16 then, i16 otherwise) { return (where & then) | (~where & otherwise); }
@@ -49,8 +47,6 @@ typedef struct {
 #define TAIL(name, type, source, count) \
     type name[LANES] = {0};             \
     memcpy(name, source, (size_t)(count) * sizeof(type))
-
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- statistics ---- */
 

@@ -6,9 +6,9 @@
    over pixels and images, one pixel of two images. Every value is summed by one thread in one order: the same bits
    whatever the number of threads. */
 
-#include <stdint.h>
+#include "common.h"
+
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct {
     int64_t n, height, width, in, out_height, out_width, out, kernel, pad;
@@ -18,12 +18,7 @@ typedef struct {
 #include <immintrin.h>
 #include <math.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum { LANES = 16, MOST = 8, NEAR = 400 * 1024 }; /* NEAR: bytes of maps at hand, in the second cache */
-
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+enum { MOST = 8, NEAR = 400 * 1024 }; /* NEAR: bytes of maps at hand, in the second cache */
 
 /* One pixel's channels of two images, in pairs; the second may be missing. */
 INLINE void interleaved(const uint16_t *first, const uint16_t *second, int64_t channels, uint32_t *pairs)

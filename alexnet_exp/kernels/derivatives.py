@@ -1,4 +1,4 @@
-"""Gradients that cannot be differentiated again, and say so."""
+"""Provides a decorator that rejects second derivatives of kernels that have none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The `backward` of an autograd.Function whose gradient has no graph; raises RuntimeError for `create_graph=True`.
+    """Returns `backward` of an autograd.Function, raising RuntimeError under `create_graph=True`.
 
     torch's `once_differentiable` raises only where the incoming gradient requires a gradient itself. For a plain loss
-    it returns a constant, and a penalty on it would be ignored.
+    it returns a constant, and a penalty on the gradient would have no effect.
     """
 
     @wraps(backward)
@@ -22,7 +22,7 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
             name = backward.__qualname__.removesuffix(".backward").lstrip("_")
             raise RuntimeError(
                 f"create_graph=True: {name} has no second derivative; "
-                "set ALEXNET_EXP_NATIVE=0 and train on one device or by trainer.strategy=ddp"
+                "set ALEXNET_EXP_NATIVE=0 and use one device or trainer.strategy=ddp"
             )
         return backward(ctx, *gradients)
 

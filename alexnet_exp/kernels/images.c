@@ -1,12 +1,11 @@
-/* Squares cut out of images held in memory, and bytes turned into what a network takes. One pass over the pixels each.
+/* Crops squares out of images in memory, and standardizes bytes to floats: one pass over the pixels each.
  *
- * All arrays are contiguous. `threads` is torch's number; each image is done by one thread.
+ * All arrays are contiguous. `threads` is torch's number; each image is computed by one thread.
  */
 
-#include <stdint.h>
-#include <string.h>
+#include "common.h"
 
-/* Below this many bytes of output the threads cost more than they save. */
+/* Below this many bytes of output, starting threads takes longer than they save. */
 #define WORTH_THREADS (1 << 18)
 
 static void row_copied(const uint8_t *from, uint8_t *to, int64_t count) { memcpy(to, from, (size_t)count); }
@@ -17,12 +16,12 @@ static void row_mirrored(const uint8_t *from, uint8_t *to, int64_t count)
         to[i] = from[count - 1 - i];
 }
 
-/* Of each image [channels, height, width], with `pad` zeros on all sides, the square whose upper left corner lies at
- * top[i], left[i] of the padded image, turned left to right where mirrored[i] (NULL: nowhere).
+/* Of each image [channels, height, width], with `pad` zeros on all sides, the square whose upper left corner is at
+ * top[i], left[i] of the padded image, mirrored left to right where mirrored[i] (NULL: nowhere).
  */
-void alexnet_squares(const uint8_t *images, uint8_t *out, int64_t count, int64_t channels, int64_t height,
-                     int64_t width, int64_t pad, int64_t side, const int64_t *top, const int64_t *left,
-                     const uint8_t *mirrored, int threads)
+void crop_squares(const uint8_t *images, uint8_t *out, int64_t count, int64_t channels, int64_t height, int64_t width,
+                  int64_t pad, int64_t side, const int64_t *top, const int64_t *left, const uint8_t *mirrored,
+                  int threads)
 {
     const int64_t square = channels * side * side;
 #pragma omp parallel for num_threads(threads) if (count * square > WORTH_THREADS)
@@ -31,7 +30,7 @@ void alexnet_squares(const uint8_t *images, uint8_t *out, int64_t count, int64_t
         uint8_t *to = out + i * square;
         const int turned = mirrored && mirrored[i];
         const int64_t y = top[i] - pad, x = left[i] - pad;
-        /* columns of the square that lie in the image: from `first` to before `last` */
+        /* columns of the square that are inside the image: from `first` to before `last` */
         const int64_t first = x < 0 ? -x : 0, last = x + side > width ? width - x : side;
         const int64_t start = turned ? side - last : first;
         for (int64_t channel = 0; channel < channels; channel++) {
@@ -48,13 +47,6 @@ void alexnet_squares(const uint8_t *images, uint8_t *out, int64_t count, int64_t
             }
         }
     }
-}
-
-static inline uint16_t bfloat16(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, ties to even */
 }
 
 /* The loops below, once for each kind of number, layout and statistics: the flags are constants in every copy. */
@@ -87,9 +79,9 @@ static void image_to_bfloat16(const uint8_t *restrict from, uint16_t *restrict t
                               int last)
 {
     if (by_mean == 1 && by_std == 1)
-        EACH_PIXEL(bfloat16, mean[c], std[c]);
+        EACH_PIXEL(number_to_bfloat16, mean[c], std[c]);
     else
-        EACH_PIXEL(bfloat16, mean[by_mean == 1 ? c : c * pixels + p], std[by_std == 1 ? c : c * pixels + p]);
+        EACH_PIXEL(number_to_bfloat16, mean[by_mean == 1 ? c : c * pixels + p], std[by_std == 1 ? c : c * pixels + p]);
 }
 
 /* (pixel - mean) / std of uint8 [count, channels, pixels], in float32 or, if `half`, rounded to bfloat16 after that.
@@ -97,8 +89,8 @@ static void image_to_bfloat16(const uint8_t *restrict from, uint16_t *restrict t
  * `mean` and `std` have `by_mean` and `by_std` values a channel: 1, or one a pixel. The result has its channels last in
  * memory if `last`.
  */
-void alexnet_scale(const uint8_t *images, void *out, int64_t count, int64_t channels, int64_t pixels, const float *mean,
-                   const float *std, int64_t by_mean, int64_t by_std, int half, int last, int threads)
+void standardize(const uint8_t *images, void *out, int64_t count, int64_t channels, int64_t pixels, const float *mean,
+                 const float *std, int64_t by_mean, int64_t by_std, int half, int last, int threads)
 {
     const int64_t size = channels * pixels;
 #pragma omp parallel for num_threads(threads) if (count * size > WORTH_THREADS)

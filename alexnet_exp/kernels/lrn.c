@@ -11,13 +11,12 @@
  * Sums are added up from i - reach to i + reach, in every layout and for any number of threads. Nothing is subtracted
  * from them: a running sum would keep the rounding of a large value after that has left it.
  */
+#include "common.h"
+
 #include <float.h>
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define VECTORS _Pragma("omp simd")
 
 enum {
@@ -46,22 +45,15 @@ INLINE float load(const void *from, int half, int64_t at)
 {
     if (!half)
         return ((const float *)from)[at];
-    uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16; /* a bfloat16 is the upper half of a float */
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    return from_bfloat16(((const uint16_t *)from)[at]);
 }
 
 INLINE void store(void *to, int half, int64_t at, float value)
 {
-    if (!half) {
+    if (!half)
         ((float *)to)[at] = value;
-        return;
-    }
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* to the nearest, halves to even */
-    ((uint16_t *)to)[at] = value == value ? (uint16_t)bits : 0x7fc0;
+    else
+        ((uint16_t *)to)[at] = to_bfloat16(value);
 }
 
 /* d^-0.75 and 1 / d without root or division, which take several times as long. y, about d^-1/4: first from the bits of
@@ -309,8 +301,8 @@ static int run(const Job *job, int threads)
 }
 
 /* out = b where g is NULL, else the gradient of a where g is that of b. `half`: all three are bfloat16, else float. */
-int alexnet_exp_lrn(const void *a, const void *g, void *out, int64_t outer, int64_t maps, int64_t inner, int64_t reach,
-                    float alpha, float beta, float k, int half, int threads)
+int lrn(const void *a, const void *g, void *out, int64_t outer, int64_t maps, int64_t inner, int64_t reach, float alpha,
+        float beta, float k, int half, int threads)
 {
     Job job = {a, g, out, outer, maps, inner, reach < maps ? reach : maps - 1, alpha, beta, k, half};
     return outer * maps * inner == 0 ? 0 : run(&job, threads);

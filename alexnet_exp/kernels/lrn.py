@@ -1,22 +1,23 @@
-"""Local response normalization by the kernel in lrn.c: which tensors it takes, and in which shape it sees them."""
+"""Provides local response normalization by the kernel in lrn.c. The module that uses it: `LRN` of model/lrn.py."""
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alexnet_exp.kernels.native import native
+from alexnet_exp.kernels.bindings import library
+from alexnet_exp.kernels.tracing import is_plain_cpu_tensor
 
-DTYPES = (torch.float32, torch.bfloat16)
-LEAST_K = 1e-30  # d^-0.75 and 1 / d of a smaller d are not all finite in float32
+SMALLEST_K = 1e-30  # d^-0.75 and 1 / d of a smaller d are not all finite in float32
 
 
 class Formula(NamedTuple):
-    """b_i = a_i * (k + alpha * sum of a_j^2)^-beta, j over the maps up to `reach` away in the same of `columns`."""
+    """b_i = a_i * (k + alpha * sum of a_j^2)^-beta, j over the maps up to `reach` away in the same column.
+
+    Section 3.3 of the paper; `columns` equal groups of maps are normalized separately.
+    """
 
     alpha: float
     beta: float
@@ -26,34 +27,29 @@ class Formula(NamedTuple):
 
 
 def takes(a: Tensor, formula: Formula) -> bool:
-    """Whether there is a kernel, and one for this tensor: on the CPU, float32 or bfloat16, with memory of its own."""
+    """Whether the kernel exists and applies: float32 or bfloat16 on the CPU, and a divisor that cannot be 0."""
     return (
-        type(a) in (Tensor, nn.Parameter)  # a subclass need not have what data_ptr promises
-        and a.device.type == "cpu"
-        and a.dtype in DTYPES
-        and a.layout == torch.strided
-        and not a.is_neg()
-        and formula.k >= LEAST_K
+        is_plain_cpu_tensor(a, torch.float32, torch.bfloat16)
+        and formula.k >= SMALLEST_K
         and formula.alpha >= 0
-        and _function() is not None
+        and library() is not None
     )
 
 
 def forward(a: Tensor, formula: Formula) -> Tensor:
-    """b of the formula; [N, C, ...] to the same, in a's dtype and layout (a's, or NCHW where a has gaps)."""
+    """Returns b of the formula, of `a` [N, C, ...]: the same shape, dtype and layout (NCHW where `a` has gaps)."""
     return _run(_dense(a), None, formula)
 
 
 def backward(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
-    """The gradient of a, where g is that of b."""
+    """Returns the gradient of `a`, where `g` is that of b; all of one shape."""
     a = _dense(a)
-    same = g.contiguous() if a.is_contiguous() else _last(g)
-    return _run(a, same, formula)
+    return _run(a, g.contiguous() if a.is_contiguous() else _channels_last(g), formula)
 
 
 def _run(a: Tensor, g: Tensor | None, formula: Formula) -> Tensor:
-    function = _function()
-    assert function is not None
+    kernels = library()
+    assert kernels is not None
     out = torch.empty_like(a)
     images, channels = a.shape[:2]
     pixels = a[0, 0].numel() if a.numel() else 0
@@ -61,31 +57,18 @@ def _run(a: Tensor, g: Tensor | None, formula: Formula) -> Tensor:
     alpha, beta, k, reach, columns = formula
     shape = (outer * columns, channels // columns, inner, reach)
     addresses = (a.data_ptr(), None if g is None else g.data_ptr(), out.data_ptr())
-    if function(*addresses, *shape, alpha, beta, k, a.dtype == torch.bfloat16, torch.get_num_threads()):
-        raise MemoryError("no memory for a few rows of local response normalization")
+    if kernels.lrn(*addresses, *shape, alpha, beta, k, a.dtype == torch.bfloat16, torch.get_num_threads()):
+        raise MemoryError("out of memory in local response normalization; use a smaller data.batch_size")
     return out
 
 
 def _dense(a: Tensor) -> Tensor:
-    """Itself where it is dense with the maps outermost (NCHW) or innermost (NHWC), else a dense copy."""
+    """Returns `a` itself where it is dense as NCHW or NHWC, else a dense copy."""
     if a.is_contiguous() or a.movedim(1, -1).is_contiguous():
         return a
-    return _last(a) if a.stride(1) == 1 else a.contiguous()
+    return _channels_last(a) if a.stride(1) == 1 else a.contiguous()
 
 
-def _last(a: Tensor) -> Tensor:
-    """Dense with the maps innermost."""
+def _channels_last(a: Tensor) -> Tensor:
+    """Returns `a`, of any number of dimensions, dense with the maps innermost."""
     return a.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
-@cache
-def _function() -> Any:
-    """The kernel's entry point; None where there is no kernel."""
-    library = native().library
-    if library is None:
-        return None
-    function = library.alexnet_exp_lrn
-    pointer, size, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-    function.argtypes = [pointer] * 3 + [size] * 4 + [number] * 3 + [flag] * 2
-    function.restype = ctypes.c_int
-    return function

@@ -1,7 +1,7 @@
-"""The kernels of this folder, compiled for this machine by its own C compiler, once, and loaded.
+"""Provides the kernels of this folder as a loaded library, compiled once by this machine's own C compiler.
 
-They need no header of torch or Python: they get addresses and sizes. Their threads are those of the OpenMP that torch
-has loaded already, so that the two never compete for the cores.
+The sources use no headers of torch or Python: they receive addresses and sizes. Their threads are those of the OpenMP
+that torch has loaded, so that the two do not compete for the cores.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ from pathlib import Path
 
 from alexnet_exp.paths import cache_folder
 
-SWITCH = "ALEXNET_EXP_NATIVE"
-"""Environment variable; 0 = torch's operators only."""
+NATIVE_VARIABLE = "ALEXNET_EXP_NATIVE"
+"""The environment variable that disables the kernels: 0 = torch's operators only."""
 
-HERE = Path(__file__).parent
-FLAGS = (
+SOURCE_FOLDER = Path(__file__).parent
+COMPILER_FLAGS = (
     *("-O3", "-march=native", "-std=c11", "-fPIC", "-shared", "-fopenmp", "-pipe"),
     *("-fno-math-errno", "-fno-trapping-math"),  # nobody reads errno or the processor's exception flags
     "-ffp-contract=fast",  # a product and a sum in one instruction, rounded once; ISO C's mode would not
 )
-PATIENCE = 120
-"""Seconds that the compiler gets."""
-LEFT_AFTER = 3600
-"""Seconds after which what a killed compiler left is removed."""
+COMPILER_TIMEOUT_S = 120
+LEFTOVER_AGE_S = 3600
+"""Age from which the files of a killed compiler are removed."""
 
 
 @dataclass(frozen=True)
 class Native:
-    """The loaded library, or None; and in a few words why there is one, or why not."""
+    """The loaded library, or None; `why` is the reason where it is None."""
 
     library: ctypes.CDLL | None
     why: str
@@ -51,11 +50,11 @@ class Native:
 
 @cache
 def native() -> Native:
-    """This machine's kernels, compiled if they were not yet. Never raises: without them all works, more slowly."""
-    if os.environ.get(SWITCH) == "0":
-        return Native(None, f"{SWITCH}=0")
+    """Returns this machine's kernels, and compiles them on first use. Never raises: the kernels are optional."""
+    if os.environ.get(NATIVE_VARIABLE) == "0":
+        return Native(None, f"{NATIVE_VARIABLE}=0")
     if sys.platform != "linux":
-        return Native(None, "native kernels are made on Linux only")
+        return Native(None, "native kernels are compiled on Linux only")
     name = os.environ.get("CC") or "cc"
     compiler = shutil.which(name)
     if compiler is None:
@@ -65,13 +64,17 @@ def native() -> Native:
     except subprocess.CalledProcessError as error:
         first = next(iter(error.stderr.decode(errors="replace").splitlines()), "no message")
         return Native(None, f"{compiler} failed: {first}")
-    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: nobody has this home
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: no home folder
         return Native(None, str(error))
 
 
 def _loaded(compiler: Path) -> ctypes.CDLL:
-    folder, sources = cache_folder() / "kernels", sorted(HERE.glob("*.c"))
-    name = f"{_key(sources, compiler)}.so"
+    folder, sources, headers = (
+        cache_folder() / "kernels",
+        sorted(SOURCE_FOLDER.glob("*.c")),
+        sorted(SOURCE_FOLDER.glob("*.h")),
+    )
+    name = f"{_key([*sources, *headers], compiler)}.so"
     for made in (folder.parent, folder):
         made.mkdir(mode=0o755, parents=True, exist_ok=True)
     inside = _entered(folder.resolve())
@@ -81,9 +84,7 @@ def _loaded(compiler: Path) -> ctypes.CDLL:
                 _compile(sources, compiler, folder, name)
             try:
                 return _opened(name, inside)
-            except (
-                OSError
-            ):  # a disk that was full, a crash: what is there is no library; or others could have written it
+            except OSError:  # not a library (full disk, crash), or a file that others could have written
                 if attempt:
                     raise
                 os.unlink(name, dir_fd=inside)
@@ -93,9 +94,10 @@ def _loaded(compiler: Path) -> ctypes.CDLL:
 
 
 def _entered(folder: Path) -> int:
-    """A descriptor of `folder`, a path without links, in which nobody but this user or root can put or swap a file.
+    """Returns a descriptor of `folder`, a path without links, in which only this user and root can put or swap a file.
 
-    Each folder on the way is opened in the one before it and looked at then: what was looked at cannot be exchanged.
+    Each folder on the way is opened in the one before it and checked then, so that a checked folder cannot be
+    exchanged. Raises PermissionError.
     """
     at = os.open("/", os.O_PATH | os.O_DIRECTORY)
     here = Path("/")
@@ -103,9 +105,9 @@ def _entered(folder: Path) -> int:
         for part in (*folder.parts[1:], None):
             found = os.fstat(at)
             if here == folder and found.st_uid == os.getuid() and found.st_mode & 0o022:
-                here.chmod(stat.S_IMODE(found.st_mode) & ~0o022)  # some umasks let a group write what is made
+                here.chmod(stat.S_IMODE(found.st_mode) & ~0o022)  # some umasks let a group write new folders
                 found = os.fstat(at)
-            # in a folder with the sticky bit, as /tmp, others cannot swap what they do not own
+            # in a folder with the sticky bit, such as /tmp, others cannot swap files that they do not own
             if not _only_ours(found) and (part is None or not _is_sticky(found)):
                 advice = "chmod go-w it, or set XDG_CACHE_HOME to a folder of your own"
                 below = "there" if here == folder else f"{folder}; {advice}"
@@ -122,7 +124,7 @@ def _entered(folder: Path) -> int:
 
 
 def _only_ours(found: os.stat_result) -> bool:
-    """Whether nobody but this user, or root, can have written a file or put one into a folder: loading it runs it."""
+    """Whether only this user and root can write the file or folder; loading a library runs its code."""
     written = found.st_mode & (0o002 if found.st_gid == _private_group() else 0o022)
     return found.st_uid in (os.getuid(), 0, _root_outside()) and not written and not stat.S_ISLNK(found.st_mode)
 
@@ -133,7 +135,7 @@ def _is_sticky(found: os.stat_result) -> bool:
 
 @cache
 def _private_group() -> int | None:
-    """The group that has this user's name and nobody else in it, as many systems make one for each user."""
+    """Returns the user's private group: of the user's name and without other members. None where there is none."""
     try:
         user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid())
     except KeyError:
@@ -144,7 +146,7 @@ def _private_group() -> int | None:
 
 @cache
 def _root_outside() -> int | None:
-    """The user that root's files belong to in a container which does not know root; None where root is known."""
+    """Returns the owner of root's files in a container that does not map root; None where root is mapped."""
     try:
         maps = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
         known = any(int(outside) == 0 for _, outside, _ in maps)
@@ -162,7 +164,7 @@ def _exists(name: str, inside: int) -> bool:
 
 
 def _opened(name: str, inside: int) -> ctypes.CDLL:
-    """The library of that name in a folder; what is loaded is the very file that was looked at."""
+    """Returns the library `name` of a folder; the file that is loaded is the one that was checked."""
     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside)
     try:
         if not _only_ours(os.fstat(file)):
@@ -171,25 +173,25 @@ def _opened(name: str, inside: int) -> ctypes.CDLL:
     except BaseException:
         os.close(file)
         raise
-    # it stays open: the loader knows a library by its path, which must not become another file's
+    # The file stays open: the loader identifies a library by this path, which no other file may get.
     return library
 
 
 def _compile(sources: list[Path], compiler: Path, folder: Path, name: str) -> None:
-    """Makes the library `name` in `folder`: whole or not at all, also where several processes compile at once."""
-    for left in folder.glob("*.part"):  # of a process that was killed
+    """Compiles the library `name` into `folder`, atomically: several processes may compile at once."""
+    for left in folder.glob("*.part"):  # from a killed process
         with suppress(OSError):
-            if time.time() - left.lstat().st_mtime > LEFT_AFTER:
+            if time.time() - left.lstat().st_mtime > LEFTOVER_AGE_S:
                 left.unlink() if not left.is_dir() else shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f"{os.getpid()}.", suffix=".part") as scratch:
         part = Path(scratch) / name
-        _run([str(compiler), *FLAGS, *map(str, sources), "-o", str(part), "-lm"], scratch)
+        _run([str(compiler), *COMPILER_FLAGS, *map(str, sources), "-o", str(part), "-lm"], scratch)
         part.chmod(0o755)
         part.replace(folder / name)
 
 
 def _run(command: list[str], scratch: str) -> None:
-    """Runs the compiler with its own temporary files in `scratch`; however that ends, none of its processes is left."""
+    """Runs the compiler with its temporary files in `scratch`, and ends all of its processes on any outcome."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -199,21 +201,21 @@ def _run(command: list[str], scratch: str) -> None:
         env={**os.environ, "TMPDIR": scratch},
     )
     try:
-        said = process.communicate(timeout=PATIENCE)[1]
+        output = process.communicate(timeout=COMPILER_TIMEOUT_S)[1]
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=output)
 
 
 def _key(sources: list[Path], compiler: Path) -> str:
-    """A name that changes with the sources, the flags, the compiler and the processor: a home may be shared."""
+    """Returns a hash of sources, headers, flags, compiler and processor: machines may share a home folder."""
     resolved = compiler.resolve()
     hashed = hashlib.blake2b(digest_size=12)
-    for text in (*FLAGS, str(resolved), str(resolved.stat().st_mtime_ns), platform.machine(), _processor()):
+    for text in (*COMPILER_FLAGS, str(resolved), str(resolved.stat().st_mtime_ns), platform.machine(), _processor()):
         hashed.update(text.encode() + b"\0")
     for source in sources:
         hashed.update(source.read_bytes() + b"\0")
@@ -221,6 +223,6 @@ def _key(sources: list[Path], compiler: Path) -> str:
 
 
 def _processor() -> str:
-    """What the CPU can do, as Linux lists it: code for another one may be an illegal instruction."""
+    """Returns the CPU's features as Linux lists them: code for another CPU may be an illegal instruction."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")

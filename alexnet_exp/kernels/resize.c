@@ -1,13 +1,13 @@
-/* The centre square of an image that was shrunk or enlarged to it, bilinear and antialiased: the bytes of torch's
- * F.interpolate(antialias=True) on uint8, without the parts of the image that the square leaves out.
+/* A square of an image that is resized, bilinear and antialiased: the bytes of torch's F.interpolate(antialias=True) on
+ * uint8, without computing the pixels outside the square.
  *
- * Each output pixel is a weighted sum of input pixels, along the rows first and then along the columns, with weights of
- * 16 bits and a result that is rounded to a byte after each.
+ * Each output pixel is a weighted sum of input pixels, along the rows first and then along the columns. Weights have 16
+ * bits, and the result is rounded to a byte after each of the two passes.
  */
 
-#include <stdint.h>
+#include "common.h"
+
 #include <stdlib.h>
-#include <string.h>
 
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
 #include <immintrin.h>
@@ -68,7 +68,6 @@ static int weighted(Weights *found, int64_t from, int64_t to, int64_t offset, in
     return found->weights != NULL;
 }
 
-#define LANES 16
 #define WINDOW 128
 
 /* 16 neighbouring outputs of one channel: where in a row their inputs lie, and in which order they are taken. */
@@ -174,11 +173,11 @@ static int square(const uint8_t *image, int64_t height, int64_t width, int64_t c
 }
 
 /* Writes the `size` x `size` pixels at `top`, `left` [channels, size, size] of the image [height, width, channels]
- * resized to `tall` x `wide`. Returns 0, with nothing written, where it cannot: another size than a multiple of 16, a
- * square that is not inside, an image that shrinks to less than half, no memory.
+ * resized to `tall` x `wide`. Returns 0 and writes nothing where it does not apply: a size that is
+ * no multiple of 16, a square that is not inside, an image that shrinks to less than half, no memory.
  */
-int alexnet_square(const uint8_t *image, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t wide,
-                   int64_t top, int64_t left, int64_t size, uint8_t *out)
+int resize_square(const uint8_t *image, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t wide,
+                  int64_t top, int64_t left, int64_t size, uint8_t *out)
 {
     Weights across = {0}, down = {0};
     void *memory[5] = {0};
@@ -195,8 +194,8 @@ int alexnet_square(const uint8_t *image, int64_t height, int64_t width, int64_t 
 
 #else
 
-int alexnet_square(const uint8_t *image, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t wide,
-                   int64_t top, int64_t left, int64_t size, uint8_t *out)
+int resize_square(const uint8_t *image, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t wide,
+                  int64_t top, int64_t left, int64_t size, uint8_t *out)
 {
     (void)image, (void)height, (void)width, (void)channels, (void)tall, (void)wide;
     (void)top, (void)left, (void)size, (void)out;

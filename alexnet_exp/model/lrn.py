@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from alexnet_exp.kernels import lrn as kernel
 from alexnet_exp.kernels.lrn import Formula
+from alexnet_exp.kernels.tracing import operators_are_traced
 from alexnet_exp.model.spec import Convention
 
 CHUNK = 1 << 18  # values that torch's operators work on at a time on a CPU, so that they stay in its caches
@@ -52,7 +52,7 @@ class LRN(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         alpha = self.alpha if self.convention == Convention.paper else self.alpha / self.size
         formula = Formula(alpha, self.beta, self.k, self.size // 2, self.columns)
-        if _operators_are_watched():
+        if operators_are_traced():
             return _plain(maps, formula)
         if maps.shape[1] % self.columns:
             raise ValueError(f"{maps.shape[1]} maps cannot be split into {self.columns} columns")
@@ -148,16 +148,6 @@ def _plain(a: Tensor, formula: Formula) -> Tensor:
     total = reduce(torch.add, (padded.narrow(2, shift, maps) for shift in range(2 * reach + 1)))
     d = total.flatten(1, 2) * formula.alpha + formula.k
     return (wide * d.pow(-formula.beta)).to(a.dtype)
-
-
-def _operators_are_watched() -> bool:
-    """Whether what runs is recorded or transformed as operators, which neither a kernel nor our function is."""
-    return (
-        torch.compiler.is_compiling()  # an export too
-        or torch._C._get_tracing_state() is not None  # torch.jit.trace
-        or torch._C._are_functorch_transforms_active()
-        or _get_current_dispatch_mode() is not None
-    )
 
 
 class WithinMapNorm(nn.Module):

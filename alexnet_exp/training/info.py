@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from alexnet_exp.config.schema import Config
+from alexnet_exp.kernels.selection import kernels_of
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.spec import Network
-from alexnet_exp.model.stage import kernels_of
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.result import COPIED_SETTINGS
 from alexnet_exp.training.build import Experiment

@@ -19,7 +19,7 @@ from alexnet_exp.config.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import ExitCode, UserError, error_text
 from alexnet_exp.kernels.native import native
-from alexnet_exp.model.stage import fused_path
+from alexnet_exp.kernels.selection import fused_path
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.memory import freeze_garbage_collector, keep_freed_memory
 from alexnet_exp.processes.ranks import is_rank, rank

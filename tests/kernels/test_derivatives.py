@@ -1,4 +1,4 @@
-"""A gradient that cannot be differentiated again is never a silent constant."""
+"""A kernel without a second derivative raises instead of returning a constant."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Doubled(torch.autograd.Function):
         return 2 * g
 
 
-def test_a_gradient_without_a_graph_refuses_to_have_one() -> None:
+def test_first_order_rejects_create_graph() -> None:
     x = torch.ones(3, requires_grad=True)
     assert torch.autograd.grad(Doubled.apply(x).sum(), x)[0].tolist() == [2, 2, 2]
     with pytest.raises(RuntimeError, match=r"create_graph=True: Doubled has no second derivative"):
@@ -44,15 +44,15 @@ def test_the_kernels_without_a_second_derivative_raise(function: type[torch.auto
         function.backward(None, torch.ones(1))
 
 
-def test_there_are_no_others() -> None:
+def test_no_other_autograd_function_exists() -> None:
     found: set[str] = set()
     for source in Path(alexnet_exp.__file__).parent.rglob("*.py"):
         found |= set(re.findall(r"class (\w+)\(torch\.autograd\.Function\)", source.read_text()))
     assert found == {function.__name__ for function in (*OWN, _Response)}
 
 
-@pytest.mark.skipif(not fused.products(), reason="this processor has no kernels for the bfloat16 step")
-def test_a_fused_convolution_raises() -> None:
+@pytest.mark.skipif(not fused.has_bfloat16_products(), reason="this processor has no kernels for the bfloat16 step")
+def test_the_second_derivative_of_a_fused_convolution_raises() -> None:
     x = torch.ones(1, 64, 4, 4, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
     y = fused.convolution(x, torch.ones(64, 64, 3, 3, requires_grad=True), None, 1)
     with pytest.raises(RuntimeError, match="Convolution has no second derivative; set ALEXNET_EXP_NATIVE=0"):

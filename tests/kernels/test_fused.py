@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet_exp.kernels import fused
-from alexnet_exp.model import stage
-from alexnet_exp.model.stage import FusedStage, fused_path
+from alexnet_exp.kernels.selection import fused_path
+from alexnet_exp.model.stage import FusedStage
 
 ROUNDED = 2**-8  # bfloat16 keeps 8 bits: the bound of a value, relative, and so of a whole tensor in the Euclidean norm
 SUMMED = 1e-5  # of what is summed in float32 and stays it
@@ -20,7 +20,7 @@ SUMMED = 1e-5  # of what is summed in float32 and stays it
 
 @pytest.fixture(autouse=True)
 def _needs_the_kernels() -> None:
-    if not fused.products():
+    if not fused.has_bfloat16_products():
         pytest.skip(fused_path("cpu", "bf16-mixed", True)[1])
 
 
@@ -358,10 +358,10 @@ def test_one_value_a_channel_is_refused_as_torch_refuses_it() -> None:
     ("given", "why"),
     [
         (("cpu", "bf16-mixed", True), "native kernels"),
-        (("cuda", "bf16-mixed", True), "the step's are for the CPU"),
-        (("cpu", "32-true", True), "the step's are for bf16-mixed, not 32-true"),
-        (("cpu", "bf16-mixed", False), "the step's are for channels_last"),
-        (("cpu", "bf16-mixed", True, True), "the step is torch.compile's"),
+        (("cuda", "bf16-mixed", True), "fused kernels need the CPU"),
+        (("cpu", "32-true", True), "fused kernels need trainer.precision=bf16-mixed"),
+        (("cpu", "bf16-mixed", False), "fused kernels need trainer.channels_last=true"),
+        (("cpu", "bf16-mixed", True, True), "fused kernels need trainer.compile=false"),
     ],
 )
 def test_the_path_and_why(given: tuple[str, str, bool], why: str) -> None:
@@ -369,10 +369,10 @@ def test_the_path_and_why(given: tuple[str, str, bool], why: str) -> None:
 
 
 def test_switched_off(monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> None:
-    monkeypatch.setattr(fused, "products", lambda: False)
+    monkeypatch.setattr(fused, "has_bfloat16_products", lambda: False)
     run(plain_stage())
     assert ran == []
-    assert stage.fused_path("cpu", "bf16-mixed", True) == (
+    assert fused_path("cpu", "bf16-mixed", True) == (
         False,
-        "the step's need a processor that multiplies bfloat16",
+        "fused kernels need a processor with AVX512_BF16",
     )

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_exp.kernels import lrn
+from alexnet_exp.kernels import bindings, lrn
+from alexnet_exp.kernels.bindings import library
 from alexnet_exp.kernels.lrn import Formula
 from alexnet_exp.kernels.native import native
 
@@ -60,15 +61,15 @@ def test_it_takes_no_formula_whose_d_may_be_0(change: dict[str, float]) -> None:
 
 
 def test_without_a_library_it_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lrn, "native", lambda: SimpleNamespace(library=None))
-    lrn._function.cache_clear()
+    monkeypatch.setattr(bindings, "native", lambda: SimpleNamespace(library=None))
+    library.cache_clear()
     assert not lrn.takes(torch.ones(2, 3), FORMULA)
     monkeypatch.undo()
-    lrn._function.cache_clear()
+    library.cache_clear()
     assert lrn.takes(torch.ones(2, 3), FORMULA)
 
 
-def test_no_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lrn, "_function", lambda: lambda *arguments: 1)
+def test_a_kernel_without_memory_raises_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lrn, "library", lambda: SimpleNamespace(lrn=lambda *arguments: 1))
     with pytest.raises(MemoryError, match="local response normalization"):
         lrn.forward(torch.ones(2, 3), FORMULA)

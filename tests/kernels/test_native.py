@@ -1,4 +1,4 @@
-"""Kernels are compiled once, whoever else compiles them; where they are not there, a word says why."""
+"""Kernels are compiled once, also by several processes; where there are none, the reason is given."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.kernels import native as module
-from alexnet_exp.kernels.native import SWITCH, Native, native
+from alexnet_exp.kernels.native import NATIVE_VARIABLE, Native, native
 
 TWICE = "int twice(int x) { return 2 * x; }\n"
 STARTED = """
 from pathlib import Path
 from alexnet_exp.kernels import native
-native.HERE = Path({sources!r})
+native.SOURCE_FOLDER = Path({sources!r})
 print(native.native().library.twice(21))
 """
 
@@ -30,14 +30,15 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip(native().why)
     folder = tmp_path / "sources"
     folder.mkdir()
-    (folder / "twice.c").write_text(TWICE)
-    monkeypatch.setattr(module, "HERE", folder)
+    (folder / "common.h").write_text("enum { LANES = 16 };\n")
+    (folder / "twice.c").write_text('#include "common.h"\n' + TWICE)
+    monkeypatch.setattr(module, "SOURCE_FOLDER", folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return folder
 
 
 def again() -> Native:
-    """As a new process would find it."""
+    """Returns what a new process would load."""
     return native.__wrapped__()
 
 
@@ -56,18 +57,20 @@ def test_a_kernel_is_compiled_once(sources: Path, tmp_path: Path) -> None:
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
-@pytest.mark.parametrize("change", ["source", "new file", "flags", "processor"])
-def test_what_it_was_compiled_from_and_for_gives_it_its_name(
+@pytest.mark.parametrize("change", ["source", "header", "new file", "flags", "processor"])
+def test_the_cached_file_is_named_by_sources_headers_flags_and_processor(
     change: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again()
     match change:
         case "source":
             (sources / "twice.c").write_text(TWICE.replace("2", "4 / 2"))
+        case "header":
+            (sources / "common.h").write_text("enum { LANES = 8 };\n")
         case "new file":
             (sources / "thrice.c").write_text(TWICE.replace("twice", "thrice"))
         case "flags":
-            monkeypatch.setattr(module, "FLAGS", (*module.FLAGS, "-O2"))
+            monkeypatch.setattr(module, "COMPILER_FLAGS", (*module.COMPILER_FLAGS, "-O2"))
         case "processor":
             monkeypatch.setattr(module, "_processor", lambda: "flags: another")
     assert again().library is not None
@@ -81,7 +84,7 @@ def test_several_processes_at_once_compile_one_library(sources: Path, tmp_path: 
     assert [file.suffix for file in cached(tmp_path)] == [".so"]
 
 
-def test_without_a_compiler(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_compiler(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert again() == Native(None, "no C compiler (cc) on this machine")
@@ -89,7 +92,7 @@ def test_without_a_compiler(sources: Path, tmp_path: Path, monkeypatch: pytest.M
     assert again() == Native(None, "no C compiler (gcc-0) on this machine")
 
 
-def test_a_compiler_that_fails(sources: Path, tmp_path: Path) -> None:
+def test_a_failing_compiler_is_reported(sources: Path, tmp_path: Path) -> None:
     (sources / "broken.c").write_text("int broken(void) { return")
     found = again()
     assert found.library is None
@@ -114,9 +117,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_a_compiler_that_never_ends(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_compiler_is_ended(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", str(slow_compiler(tmp_path)))
-    monkeypatch.setattr(module, "PATIENCE", 1)
+    monkeypatch.setattr(module, "COMPILER_TIMEOUT_S", 1)
     assert "timed out" in again().why
     assert not is_running(int((tmp_path / "worker").read_text()))
     assert Path((tmp_path / "tmpdir").read_text().strip()).parent == tmp_path / "cache" / "alexnet_exp" / "kernels"
@@ -139,7 +142,7 @@ def test_an_interrupted_compiler_leaves_nothing(sources: Path, tmp_path: Path, m
     assert cached(tmp_path) == []
 
 
-def test_what_a_killed_compiler_left_is_removed_in_time(sources: Path, tmp_path: Path) -> None:
+def test_files_of_a_killed_compiler_are_removed_after_an_hour(sources: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "alexnet_exp" / "kernels"
     old, new = folder / "1.old.part", folder / "2.new.part"
     for left in (old, new):
@@ -152,7 +155,7 @@ def test_what_a_killed_compiler_left_is_removed_in_time(sources: Path, tmp_path:
 
 
 @pytest.mark.parametrize("place", ["cache", "cache/alexnet_exp"])
-def test_a_folder_above_that_others_may_write_is_not_used(place: str, sources: Path, tmp_path: Path) -> None:
+def test_a_parent_folder_that_others_may_write_is_rejected(place: str, sources: Path, tmp_path: Path) -> None:
     """They could put another folder in its place."""
     again()
     (tmp_path / place).chmod(0o777)
@@ -166,7 +169,7 @@ def test_a_folder_above_that_others_may_write_is_not_used(place: str, sources: P
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_a_folder_above_of_another_user_is_not_used(sources: Path, tmp_path: Path) -> None:
+def test_a_parent_folder_of_another_user_is_rejected(sources: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o1777)
     (tmp_path / "cache" / "alexnet_exp").mkdir()
@@ -175,7 +178,7 @@ def test_a_folder_above_of_another_user_is_not_used(sources: Path, tmp_path: Pat
     assert again().why.startswith(f"{tmp_path / 'cache' / 'alexnet_exp'}: others may write it")
 
 
-def test_a_link_to_the_cache_is_followed_to_where_it_leads(sources: Path, tmp_path: Path) -> None:
+def test_a_linked_cache_is_checked_at_its_target(sources: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "cache").symlink_to(tmp_path / "disk")
     assert again().library is not None
@@ -184,7 +187,7 @@ def test_a_link_to_the_cache_is_followed_to_where_it_leads(sources: Path, tmp_pa
 
 
 @pytest.mark.parametrize("content", [b"", b"not a library"])
-def test_a_library_that_cannot_be_loaded(content: bytes, sources: Path, tmp_path: Path) -> None:
+def test_a_damaged_library_is_compiled_again(content: bytes, sources: Path, tmp_path: Path) -> None:
     again()
     (file,) = cached(tmp_path)
     file.unlink()  # another file: the loaded one is mapped
@@ -194,8 +197,8 @@ def test_a_library_that_cannot_be_loaded(content: bytes, sources: Path, tmp_path
     assert library.twice(21) == 42
 
 
-def test_a_library_that_others_may_have_written_is_not_loaded(sources: Path, tmp_path: Path) -> None:
-    """Whoever may write it runs what he likes in this process: it is compiled again."""
+def test_a_library_that_others_could_have_written_is_compiled_again(sources: Path, tmp_path: Path) -> None:
+    """Whoever can write a library can run code in this process."""
     again()
     (file,) = cached(tmp_path)
     (sources / "other.c").write_text(TWICE.replace("2 * x", "13"))
@@ -220,7 +223,7 @@ def test_a_link_in_place_of_the_library_is_not_followed(sources: Path, tmp_path:
     assert not file.is_symlink()
 
 
-def test_a_cache_folder_that_others_may_write_is_closed_to_them(sources: Path, tmp_path: Path) -> None:
+def test_a_cache_folder_that_others_may_write_loses_that_permission(sources: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "alexnet_exp" / "kernels"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
@@ -229,7 +232,7 @@ def test_a_cache_folder_that_others_may_write_is_closed_to_them(sources: Path, t
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_a_cache_folder_of_another_user_is_not_used(sources: Path, tmp_path: Path) -> None:
+def test_a_cache_folder_of_another_user_is_rejected(sources: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "alexnet_exp" / "kernels"
     folder.mkdir(parents=True)
     os.chown(folder, 12345, 12345)
@@ -238,7 +241,7 @@ def test_a_cache_folder_of_another_user_is_not_used(sources: Path, tmp_path: Pat
     assert found.why == f"{folder}: others may write it, so nothing is loaded from there"
 
 
-def test_a_cache_that_cannot_be_written(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_reported(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     found = again()
@@ -246,19 +249,19 @@ def test_a_cache_that_cannot_be_written(sources: Path, tmp_path: Path, monkeypat
     assert str(tmp_path / "file") in found.why
 
 
-def test_switched_off(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SWITCH, "0")
-    assert again() == Native(None, f"{SWITCH}=0")
-    monkeypatch.setenv(SWITCH, "1")
+def test_the_environment_variable_disables_the_kernels(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NATIVE_VARIABLE, "0")
+    assert again() == Native(None, f"{NATIVE_VARIABLE}=0")
+    monkeypatch.setenv(NATIVE_VARIABLE, "1")
     assert again().library is not None
 
 
-def test_another_system(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_have_no_kernels(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert again() == Native(None, "native kernels are made on Linux only")
+    assert again() == Native(None, "native kernels are compiled on Linux only")
 
 
-def test_there_is_one_openmp_for_torch_and_the_kernels() -> None:
+def test_torch_and_the_kernels_share_one_openmp() -> None:
     if not isinstance(native().library, ctypes.CDLL):
         pytest.skip(native().why)
     # in a process of its own: scikit-learn brings another one
