@@ -6,7 +6,7 @@
     python -m benchmarks --write-docs           measures nothing: the tables and pictures of docs/ from the JSON files
 
 Alone on the machine: what else computes is seen, and told beside each figure. Exit code 1 where a group failed; one
-whose peer is not installed is passed over. docs/background/performance.md says what the figures mean.
+whose peer is not installed is passed over. docs/background/measuring.md says what the figures mean.
 """
 
 from __future__ import annotations
