@@ -24,10 +24,10 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
 
     Runs are referred to by their index in `comparison.runs`. A value that all runs share is in `common` only.
     """
-    places = {run.name: place for place, run in enumerate(comparison.runs)}
+    indexes = {run.name: index for index, run in enumerate(comparison.runs)}
     settings = [_settings(run) for run in comparison.runs]
     results = [_results(run) for run in comparison.runs]
-    table = _every_run(comparison)
+    table = _table_of_all_runs(comparison)
     common = {"settings": _common(settings), "results": _common(results)}
     content = {
         "metric": {
@@ -38,8 +38,8 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
         "arms": [
             {
                 "label": arm.label,
-                "runs": [places[run.name] for run in arm.runs if run.name in places],
-                "uncounted": [places[run.name] for run in arm.uncounted if run.name in places],
+                "runs": [indexes[run.name] for run in arm.runs if run.name in indexes],
+                "uncounted": [indexes[run.name] for run in arm.uncounted if run.name in indexes],
             }
             for arm in comparison.arms
         ],
@@ -51,10 +51,10 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
                 "value": run.metrics.get(comparison.metric.key) if run.status == Status.DONE else None,
                 "error": _last_line(run.facts.get("error")),
                 "note": str(run.facts.get("note") or ""),
-                "settings": _own(settings[place], common["settings"]),
-                "results": _own(results[place], common["results"]),
+                "settings": _without_common(settings[index], common["settings"]),
+                "results": _without_common(results[index], common["results"]),
             }
-            for place, run in enumerate(comparison.runs)
+            for index, run in enumerate(comparison.runs)
         ],
         "table": {
             "columns": [
@@ -62,7 +62,7 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
                 for key, title in zip(table.keys, table.titles, strict=True)
             ],
             "rows": table.rows,
-            "runs": [places.get(row[table.keys.index("run")]) for row in table.rows],
+            "runs": [indexes.get(row[table.keys.index("run")]) for row in table.rows],
         },
         "varying": [_varying(key, comparison.runs) for key in comparison.varying if key != "seed"],
         "curves": {
@@ -71,36 +71,36 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
             "stride": curves.stride,
         },
     }
-    return {key: _plain(value) for key, value in content.items()}
+    return {key: _plain(item) for key, item in content.items()}
 
 
 def _settings(run: Run) -> dict[str, Any]:
     """Returns the options by group and the settings by dotted key."""
     choices = {f"{group} (option)": option for group, option in run.choices.items()}
-    return choices | {key: _short(had) for key, had in run.config.items()}
+    return choices | {key: _short(item) for key, item in run.config.items()}
 
 
 def _results(run: Run) -> dict[str, Any]:
     """Returns the metrics, and the environment in which the run was made."""
-    facts = flatten({key: had for key, had in run.facts.items() if key not in _EXCLUDED_KEYS})
-    return {**run.metrics, **{key: _short(had) for key, had in facts.items()}}
+    info = flatten({key: item for key, item in run.facts.items() if key not in _EXCLUDED_KEYS})
+    return {**run.metrics, **{key: _short(item) for key, item in info.items()}}
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the keys that have the same value in all runs."""
     first, *others = settings or [{}]
     return {
-        key: had
-        for key, had in first.items()
-        if all(key in other and other[key] == had and type(other[key]) is type(had) for other in others)
+        key: item
+        for key, item in first.items()
+        if all(key in other and other[key] == item and type(other[key]) is type(item) for other in others)
     }
 
 
-def _own(described: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: had for key, had in described.items() if key not in common}
+def _without_common(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in values.items() if key not in common}
 
 
-def _every_run(comparison: Comparison) -> Table:
+def _table_of_all_runs(comparison: Comparison) -> Table:
     """Returns the table of all runs with their names, including those that --top or --columns hides in the terminal."""
     table = comparison.runs_table
     if "run" in table.keys and len(table.rows) >= len(comparison.runs):
@@ -119,17 +119,17 @@ def _last_line(error: Any) -> str:
     return lines[-1][:_VALUE_CHARACTERS] if lines else ""
 
 
-def _short(had: Any) -> Any:
-    if isinstance(had, str | Mapping | list | tuple) and len(text := str(had)) > _VALUE_CHARACTERS:
+def _short(item: Any) -> Any:
+    if isinstance(item, str | Mapping | list | tuple) and len(text := str(item)) > _VALUE_CHARACTERS:
         return f"{text[:_VALUE_CHARACTERS]}… ({len(text)} characters)"
-    return had
+    return item
 
 
-def _plain(had: Any) -> Any:
-    if isinstance(had, float):
-        return had if math.isfinite(had) else None
-    if isinstance(had, Mapping):
-        return {str(key): _plain(item) for key, item in had.items()}
-    if isinstance(had, list | tuple):
-        return [_plain(item) for item in had]
-    return had
+def _plain(item: Any) -> Any:
+    if isinstance(item, float):
+        return item if math.isfinite(item) else None
+    if isinstance(item, Mapping):
+        return {str(key): _plain(each) for key, each in item.items()}
+    if isinstance(item, list | tuple):
+        return [_plain(each) for each in item]
+    return item

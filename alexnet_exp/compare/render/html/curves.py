@@ -75,8 +75,8 @@ def _by_epoch(rows: Sequence[Mapping[str, float | None]], percent: Sequence[str]
         }
         if kept:
             table.setdefault(int(epoch), {}).update(kept)
-    for had in table.values():
-        had.update({name: value / 100 for name, value in had.items() if name in percent})
+    for values in table.values():
+        values.update({name: value / 100 for name, value in values.items() if name in percent})
     return table
 
 
