@@ -437,7 +437,7 @@ def test_a_job_of_a_sweep_lies_in_its_folder(
 
 def test_a_claim_of_somebody_elses_ends_no_process(run: Path) -> None:
     """It names a process of this machine, as a claim of ours would."""
-    from alexnet_exp.sweep.execute.job_lock import Claims, _machine, _start_of
+    from alexnet_exp.sweep.execute.job_lock import JobLocks, _machine, _start_of_process
 
     victim = subprocess.Popen(["sleep", "600"])
     try:
@@ -449,8 +449,8 @@ def test_a_claim_of_somebody_elses_ends_no_process(run: Path) -> None:
 
         plan.jobs = [Job(1, folder, ())]
         plan.write()
-        with Claims(plan.folder).alone():
-            owner = {"host": "here", "machine": _machine(), "pid": victim.pid, "start": _start_of(victim.pid)}
+        with JobLocks(plan.folder).exclusive():
+            owner = {"host": "here", "machine": _machine(), "pid": victim.pid, "start": _start_of_process(victim.pid)}
             owner |= {"scheduler": "slurm:--help", "restarts": 0, "queued": False, "token": "x"}
             (plan.folder / "claims" / "job.json").write_text(json.dumps(owner))
         assert main(["resume", str(plan.folder)]) == 0
@@ -568,13 +568,13 @@ FROM_INSIDE = {
     "bench.py": ("'\\n'.join(lines(found))",),
     "check.py": ("one_batch(config)",),
     "complete.py": ("' '.join(",),  # read by the shell
+    "output.py": ("'Next steps",),
     "plot.py": ("f'{doing}: about",),
     "ranks.py": ("f'{given} in the environment",),
-    "report.py": ("'Type next",),
+    "report.py": ("'Next steps",),
     "runs.py": ("f'{len(lines) - len(newest):,} older", "text.markdown_table(", "'\\n'.join(terminal.aligned("),
     "summary.py": ("'\\n'.join(", "_own("),
     "sweep.py": ("'python -m alexnet_exp",),
-    "output.py": ("'Type next",),
     "launch.py": ("text",),
 }
 

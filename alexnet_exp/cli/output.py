@@ -59,7 +59,7 @@ def print_result(path: Path, code: int) -> None:
     table.add_row("run", Text(one_line(_short(path))))
     Console().print(table)
     if code == 0:  # not by rich, which would fold the lines that are to be copied
-        print("Type next:", *(f"  {line}" for line in _next(result)), sep="\n")
+        print("Next steps:", *(f"  {line}" for line in _next(result)), sep="\n")
 
 
 def _margin(result: dict[str, Any], key: str) -> str:

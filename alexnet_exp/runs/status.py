@@ -38,6 +38,14 @@ class Status(StrEnum):
         return {Status.DIED: "killed", Status.PENDING: "pending"}.get(self, self.value)
 
 
+def status_label(status: str) -> str:
+    """Returns `Status.label` of a status read from a file; a text that is not a `Status` is returned as it is."""
+    try:
+        return Status(status).label
+    except ValueError:
+        return status
+
+
 class NotFiniteError(RuntimeError):
     """The loss became NaN or infinite. It is reported in one line, without a traceback."""
 

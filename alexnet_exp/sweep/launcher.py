@@ -24,7 +24,7 @@ from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 
 if TYPE_CHECKING:
     from alexnet_exp.config.schema import Config
-    from alexnet_exp.sweep.execute.pool import Pool
+    from alexnet_exp.sweep.execute.pool import JobPool
     from alexnet_exp.sweep.execute.scheduler import Outcome
     from alexnet_exp.sweep.plan.compose import Composed
 
@@ -104,54 +104,61 @@ class JobsLauncher(Launcher):
         check_devices(configs)
 
     @abstractmethod
-    def make_pool(self) -> Pool:
+    def make_pool(self) -> JobPool:
         """Where the jobs run. Raises UserError for settings that cannot be used."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """How each job ended. Raises UserError, with nothing left on disk, where any of them cannot be used."""
-        from alexnet_exp.sweep.execute.job_lock import Claims
-        from alexnet_exp.sweep.execute.scheduler import outcome_of, run_jobs
+        from alexnet_exp.sweep.execute.job_lock import JobLocks
+        from alexnet_exp.sweep.execute.scheduler import read_outcome, run_jobs
         from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, lay_out
-        from alexnet_exp.sweep.report import Teller, told_beforehand
-        from alexnet_exp.sweep.results import add, write_all
+        from alexnet_exp.sweep.report import SweepReporter, opening_lines
+        from alexnet_exp.sweep.results import add_result, write_results
 
         composer = JobComposer(self.context.config_loader, self.config)
         composed = compose_jobs(composer, job_overrides, self.check_devices)
         pool = None if self.only_plans else self.make_pool()
-        with Claims(Path(self.config.hydra.sweep.dir)).alone():  # another grid may come into the same folder now
+        with JobLocks(Path(self.config.hydra.sweep.dir)).exclusive():  # another grid may come into the same folder now
             plan = plan_of(self.config)
             jobs = lay_out(plan, composed)
         distinct = list({job.folder: job for job in jobs}.values())
         by_folder = {job.folder: each for job, each in zip(jobs, composed, strict=True)}
-        teller = Teller(plan)
+        reporter = SweepReporter(plan)
         returns: dict[Path, JobReturn] = {}
         listened = bool(self.context.callbacks.callbacks)
-        write_all(plan, map(outcome_of, plan.jobs))
-        for line in told_beforehand(distinct, len(jobs)):
-            teller.say(line)
+        write_results(plan, map(read_outcome, plan.jobs))
+        for line in opening_lines(distinct, len(jobs)):
+            reporter.print_line(line)
 
-        def started(job: Job) -> None:
+        def on_start(job: Job) -> None:
             self.context.callbacks.on_job_start(config=by_folder[job.folder].config, task_function=self.task_function)
 
-        def told(outcome: Outcome) -> None:
+        def on_end(outcome: Outcome) -> None:
             note_ran(outcome)
-            add(plan, outcome)
-            teller.ended(outcome)
+            add_result(plan, outcome)
+            reporter.print_job(outcome)
             each = by_folder[outcome.job.folder]
             if listened:
                 returned = job_return(each, outcome, plan.objective, whole=True)
                 self.context.callbacks.on_job_end(config=each.config, job_return=returned)
             returns[outcome.job.folder] = job_return(each, outcome, plan.objective)
 
-        outcomes = list(map(outcome_of, distinct))
+        outcomes = list(map(read_outcome, distinct))
         if pool is not None:
             try:
                 outcomes = run_jobs(
-                    plan, distinct, pool, again=True, wait=self.waits, told=told, started=started, looked=teller.looked
+                    plan,
+                    distinct,
+                    pool,
+                    retry_failed=True,
+                    wait=self.waits,
+                    on_end=on_end,
+                    on_start=on_start,
+                    on_poll=reporter.print_progress,
                 )
             finally:
-                teller.clear()
-        write_all(plan, map(outcome_of, plan.jobs))
+                reporter.clear_progress()
+        write_results(plan, map(read_outcome, plan.jobs))
         ended = {outcome.job.folder: outcome for outcome in outcomes}
         return [
             # of two jobs with one configuration, each has its own overrides

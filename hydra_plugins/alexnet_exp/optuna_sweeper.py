@@ -11,7 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.sweep.search.settings import Settings
+from alexnet_exp.sweep.search.settings import SearchSettings
 
 
 class OptunaSweeper(Sweeper):
@@ -38,4 +38,4 @@ class OptunaSweeper(Sweeper):
         search(arguments, given, self.launcher, self.context, self.task_function, self.config)
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=Settings, provider="alexnet_exp")
+ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=SearchSettings, provider="alexnet_exp")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hydra.core.config_store import ConfigStore
 
 from alexnet_exp.config.schema import Config
-from alexnet_exp.sweep.execute.pool import Pool
+from alexnet_exp.sweep.execute.pool import JobPool
 from alexnet_exp.sweep.launcher import JobsLauncher
 
 
@@ -34,7 +34,7 @@ class ProcessLauncher(JobsLauncher):
         if not self.only_plans:
             super().check_devices(configs)
 
-    def make_pool(self) -> Pool:
+    def make_pool(self) -> JobPool:
         from alexnet_exp.sweep.execute.worker import local_pool
 
         return local_pool(self.jobs, "hydra.launcher.jobs")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from alexnet_exp.sweep.execute.pool import Pool
+from alexnet_exp.sweep.execute.pool import JobPool
 from alexnet_exp.sweep.execute.slurm_settings import SlurmSettings
 from alexnet_exp.sweep.launcher import JobsLauncher
 
@@ -31,12 +31,12 @@ class SlurmLauncher(JobsLauncher):
         return self.settings.wait
 
     def check_devices(self, configs: "Sequence[Config]") -> None:
-        from alexnet_exp.sweep.execute.slurm import check, need_submitit
+        from alexnet_exp.sweep.execute.slurm import check_resources, require_slurm
 
-        need_submitit()
-        check((vars(config.trainer) for config in configs), self.settings)
+        require_slurm()
+        check_resources((vars(config.trainer) for config in configs), self.settings)
 
-    def make_pool(self) -> Pool:
+    def make_pool(self) -> JobPool:
         from alexnet_exp.sweep.execute.slurm import SlurmPool
 
         return SlurmPool(Path(self.config.hydra.sweep.dir), self.settings, str(self.config.name))

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.reader import read_metrics, read_result
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
-from alexnet_exp.sweep.execute.job_lock import Claims
+from alexnet_exp.sweep.execute.job_lock import JobLocks
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -109,7 +109,7 @@ def told(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
 
 def number_of(shell: Shell, folder: Path) -> str:
     """SLURM's number of the job that has the claim on a folder."""
-    owner = Claims(folder.parent).owner(Job(0, folder, ()))
+    owner = JobLocks(folder.parent).owner(Job(0, folder, ()))
     return owner.scheduler.removeprefix("slurm:") if owner and owner.queued else ""
 
 
@@ -215,7 +215,7 @@ def test_ctrl_c_cancels_what_was_submitted(shell: Shell) -> None:
     assert (code, summary["status"], summary["counts"]) == (130, "interrupted", {"interrupted": 1, "open": 1}), errors
     assert read_result(folder)["status"] == "interrupted"
     until(lambda: not shell.queue())
-    claims = Claims(folder.parent)
+    claims = JobLocks(folder.parent)
     assert all(claims.owner(Job(0, each, ())) is None for each in shell.folders().values())
 
 

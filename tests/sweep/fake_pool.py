@@ -7,7 +7,7 @@ from collections.abc import Callable
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.execute.pool import Ended
+from alexnet_exp.sweep.execute.pool import EndedJob
 
 
 class FakePool:
@@ -30,7 +30,7 @@ class FakePool:
         self._running.append(job)
         self.most = max(self.most, len(self._running))
 
-    def wait(self, timeout: float) -> list[Ended]:
+    def wait(self, timeout: float) -> list[EndedJob]:
         if self.on_wait is not None:
             self.on_wait()
         return [self._end(self._running[0], self.endings.get(self._running[0].number, "done"))]
@@ -41,12 +41,12 @@ class FakePool:
     def stop(self, job: Job, reason: str) -> None:
         raise NotImplementedError
 
-    def close(self) -> list[Ended]:
+    def close(self) -> list[EndedJob]:
         self.closed = True
         return [self._end(job, "interrupted") for job in self.running()]
 
-    def _end(self, job: Job, status: str) -> Ended:
+    def _end(self, job: Job, status: str) -> EndedJob:
         self._running.remove(job)
         facts = {"error": "ValueError: boom"} if status == "failed" else {}
         RunFolder(job.folder).finish(status, metrics={"val/top1": job.number / 10, "train/loss": 1.0}, **facts)
-        return Ended(job, Ending(status, int(status != "done")), 1.0)
+        return EndedJob(job, Ending(status, int(status != "done")), 1.0)

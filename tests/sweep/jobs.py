@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from alexnet_exp.config.compose import compose
 from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.local import LocalPool
-from alexnet_exp.sweep.execute.pool import Ended
+from alexnet_exp.sweep.execute.pool import EndedJob
 from tests.conftest import TINY
 
 
@@ -29,9 +29,9 @@ def tiny_job(folder: Path, *overrides: str) -> Job:
     return plain_job(folder, compose([*TINY, *overrides]))
 
 
-def run_all(pool: LocalPool, *jobs: Job, seconds: float = 120) -> dict[str, Ended]:
+def run_all(pool: LocalPool, *jobs: Job, seconds: float = 120) -> dict[str, EndedJob]:
     """Runs all jobs, as many at once as the pool has room for; by the names of their folders."""
-    ended: dict[str, Ended] = {}
+    ended: dict[str, EndedJob] = {}
     left, until = list(jobs), time.monotonic() + seconds
     while len(ended) < len(jobs):
         assert time.monotonic() < until

@@ -1,4 +1,4 @@
-"""A sweep over a grid as a command: what is refused, which folders it makes, what it prints; without training."""
+"""Tests of the command of a grid without training: rejected sweeps, folders, output."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_experiments_are_chosen_by_glob(pools: Pools, capsys: pytest.CaptureFixt
 
 def test_a_sweep_of_one_run_says_so(pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "seed=1", *TINY]) == 0
-    assert "-m: a sweep of one run; list several values, such as seed=1,2" in capsys.readouterr().err
+    assert "-m: this sweep has a single run; list several values, such as seed=1,2" in capsys.readouterr().err
 
 
 def test_jobs_of_several_names_are_one_sweep(swept: Swept) -> None:
@@ -177,7 +177,7 @@ def test_equal_jobs_are_run_once(swept: Swept, pools: Pools, capsys: pytest.Capt
     assert main(["-m", "optim.lr=0.1,0.10,1e-1", "seed=1,2", *TINY]) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)["runs"]) == 2
-    assert err.splitlines()[1] == "4 of 6 jobs have the configuration of another: they are run once"
+    assert err.splitlines()[1] == "4 of 6 jobs have the same configuration as another job and run only once"
 
 
 def test_every_job_has_a_line(pools: Pools, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,7 +308,7 @@ def test_resume_and_work_take_a_sweeps_folder_or_that_of_a_job(
             assert main([*word, folder]) == 0
             out, err = capsys.readouterr()
             assert json.loads(out)["sweep"] == sweep
-            assert err == f"2 jobs in {sweep}, 2 done already\n"
+            assert err == f"2 jobs in {sweep}, 2 already done\n"
     assert len(pools) == 1, "where all is done no process is started"
 
 

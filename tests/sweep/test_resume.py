@@ -16,7 +16,7 @@ from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_result, state
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep.execute import scheduler
-from alexnet_exp.sweep.execute.scheduler import goes_on, make_ready
+from alexnet_exp.sweep.execute.scheduler import is_resumable, prepare_folder
 from tests.training.test_resume import assert_equal, wait_for
 
 SWEEP = ("seed=1,2", "trainer.max_epochs=12", "checkpoint.every=1 steps")
@@ -60,15 +60,15 @@ def cut_off(tmp_path: Path) -> Job:
 
 
 def test_what_can_be_gone_on_with_stays(cut_off: Job) -> None:
-    assert goes_on(cut_off.folder)
-    assert make_ready(cut_off) is None
+    assert is_resumable(cut_off.folder)
+    assert prepare_folder(cut_off) is None
     assert (cut_off.folder / "checkpoints" / "last.ckpt").exists()
     assert not (cut_off.folder / "earlier").exists()
 
 
 def test_a_damaged_result_costs_no_checkpoint(cut_off: Job) -> None:
     (cut_off.folder / "result.json").write_text('{"status": "runn')
-    assert make_ready(cut_off) is None
+    assert prepare_folder(cut_off) is None
     assert (cut_off.folder / "checkpoints" / "last.ckpt").exists()
 
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_gone_on_with_is_set_aside(change: str, cut_off: Job, mon
         (folder / "checkpoints" / "last.ckpt").unlink()
     else:
         (folder / "result.json").unlink()
-    assert not goes_on(folder)
-    assert make_ready(cut_off) is None
+    assert not is_resumable(folder)
+    assert prepare_folder(cut_off) is None
     assert not (folder / "checkpoints").exists()
     assert (folder / "earlier" / "1").is_dir()

@@ -19,7 +19,7 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.runs.lock import in_use
 from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
-from alexnet_exp.sweep.execute.scheduler import status_of
+from alexnet_exp.sweep.execute.scheduler import read_status
 from tests.conftest import TINY
 from tests.sweep.fake_pool import FakePool
 from tests.sweep.jobs import wait_until
@@ -71,7 +71,7 @@ def jobs() -> list[Job]:
 
 
 def statuses() -> list[str]:
-    return [status_of(job.folder) for job in jobs()]
+    return [read_status(job.folder) for job in jobs()]
 
 
 def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 180) -> int:
@@ -131,7 +131,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(command: Command, tmp_path:
     (tmp_path / "hold").unlink()
     code, told, lines = ended(command(*line))
     assert code == 0, lines
-    assert re.fullmatch(r"3 jobs in \S+, 1 done already", lines[0])
+    assert re.fullmatch(r"3 jobs in \S+, 1 already done", lines[0])
     assert told["counts"] == {"done": 3}
     assert read_result(jobs()[0].folder) == first, "not run again"
     earlier = jobs()[1].folder / "earlier" / "1" / "result.json"

@@ -1,11 +1,11 @@
-"""Who runs a job: a file each, so that several processes, on several machines, share a sweep and start none twice.
+"""Locks the jobs of a sweep, so that several processes on several machines share it and start no job twice.
 
-    <sweep>/claims/<job>.json    host, process, scheduler's id and a token of whoever runs the job; its time of
-                                 modification is the heartbeat
-    <sweep>/claims/.lock         held (flock) while a claim is looked at, taken, beaten or let go
+    <sweep>/claims/<job>.json    host, process, scheduler job and token of the owner; its modification time is the
+                                 heartbeat
+    <sweep>/claims/.lock         held (flock) while a lock file is read, created, touched or removed
 
-A claim whose owner is dead is free. On this machine the system knows whether a process lives; of another machine the
-heartbeat tells; of a job in a SLURM queue, the queue.
+The lock of a dead owner is free. An owner on this machine is dead if its process does not exist; an owner on another
+machine, if its heartbeat has stopped; an owner in a SLURM queue, if the queue no longer has the job.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.execute.slurm_queue import Queue, own_id, own_restarts
+from alexnet_exp.sweep.execute.slurm_queue import SlurmQueue, own_job_id, own_restart_count
 
-FOLDER = "claims"
-# Seconds between two heartbeats, and without one after which an owner elsewhere is taken for dead.
-BEAT = 10.0
-SILENCE = 60.0
-SLURM = "slurm:"
-_queue = Queue()
+LOCKS_FOLDER = "claims"
+HEARTBEAT_SECONDS = 10.0
+# An owner on another machine is considered dead after this time without a heartbeat.
+DEAD_AFTER_SECONDS = 60.0
+SLURM_PREFIX = "slurm:"
+_slurm_queue = SlurmQueue()
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Who holds a claim. machine: this host since it was started, and its processes as seen from here.
+class LockOwner:
+    """The owner of a job lock. The fields, except `silent_seconds`, are those of the lock file.
 
-    start: of the process, in what units the system has; a process number alone may have been given again. scheduler:
-    `slurm:123`, and restarts, how often that was started again. queued: the claim is that job's, whether it runs or
-    waits, and the process only submitted it. silence: seconds since the last heartbeat, by the file system's clock.
+    machine: the host since its last boot, and its process namespace. start: the start time of the process, in the unit
+    of the system; the number of a process alone may be reused. scheduler: the scheduler's job, `slurm:123`. restarts:
+    how often the scheduler has restarted that job. queued: True if the lock belongs to the scheduler's job, which may
+    still wait in the queue, and `pid` only submitted it. silent_seconds: time since the last heartbeat, by the clock of
+    the file system.
     """
 
     host: str
@@ -52,65 +54,65 @@ class Owner:
     restarts: int
     queued: bool
     token: str
-    silence: float = 0.0
+    silent_seconds: float = 0.0
 
     def __str__(self) -> str:
-        where = f"process {self.pid} on {self.host}"
-        return f"{self.scheduler} ({where})" if self.scheduler else where
+        process = f"process {self.pid} on {self.host}"
+        return f"{self.scheduler} ({process})" if self.scheduler else process
 
 
-class Claims:
-    """The claims on the jobs of the sweep in `folder`."""
+class JobLocks:
+    """The locks of the jobs of the sweep in `folder`."""
 
     def __init__(self, folder: Path):
-        self.folder = folder / FOLDER
+        self.folder = folder / LOCKS_FOLDER
 
-    def take(self, job: Job, scheduler: str | None = None) -> Claim | None:
-        """The claim on a job for this process; None where another that lives has it.
+    def acquire(self, job: Job, scheduler: str | None = None) -> JobLock | None:
+        """Locks a job for this process; returns None if another owner, which is alive, has the lock.
 
-        scheduler: the id of the scheduler's job that runs it, where that is not this process's own.
+        scheduler: the scheduler's job that runs the job, if it is not the one that this process is part of.
         """
-        with self.alone():
+        with self.exclusive():
             owner = self._read(job)
-            if owner is not None and self.is_alive(owner) and not _is_of_this_job(owner):
+            if owner is not None and self.is_alive(owner) and not self.is_own_scheduler_job(owner):
                 return None
             file = self._file(job)
             file.unlink(missing_ok=True)
-            mine = _myself(scheduler)
-            _create(file, mine)
-            return Claim(self, job, mine)
+            new_owner = _this_process(scheduler)
+            _create(file, new_owner)
+            return JobLock(self, job, new_owner)
 
-    def owner(self, job: Job) -> Owner | None:
-        """Whoever has the claim, alive or not; None where nobody has."""
+    def owner(self, job: Job) -> LockOwner | None:
+        """Returns the owner of a job's lock, dead or alive; None if the job is not locked."""
         if not self._file(job).exists():
             return None
-        with self.alone():
+        with self.exclusive():
             return self._read(job)
 
-    def mine(self, job: Job) -> Claim | None:
-        """The claim that this process has taken on a job; None where it has none."""
+    def own_lock(self, job: Job) -> JobLock | None:
+        """Returns the lock that this process has on a job; None if it has none."""
         owner = self.owner(job)
-        return Claim(self, job, owner) if owner is not None and _is_this_process(owner) else None
+        return JobLock(self, job, owner) if owner is not None and _is_this_process(owner) else None
 
-    def is_of_this_job(self, owner: Owner) -> bool:
-        """Whether it is the claim of the scheduler's job that this process is, made when that was submitted."""
-        return _is_of_this_job(owner)
+    def is_own_scheduler_job(self, owner: LockOwner) -> bool:
+        """Whether the lock was created, when it was submitted, for the scheduler's job that this process runs in."""
+        return owner.queued and owner.scheduler == _own_scheduler_job()[0]
 
-    def is_alive(self, owner: Owner) -> bool:
-        """Whether the owner of a claim still runs, or waits in a queue."""
-        here, restarts = _scheduler()
-        if owner.scheduler is not None and here == owner.scheduler and restarts > owner.restarts:
-            return False  # an earlier life of the job that asks
+    def is_alive(self, owner: LockOwner) -> bool:
+        """Whether the owner still runs, or waits in a queue."""
+        own_job, restarts = _own_scheduler_job()
+        if owner.scheduler is not None and own_job == owner.scheduler and restarts > owner.restarts:
+            return False  # it is this same job before its restart
         if owner.machine == _machine() and not owner.queued:
-            return bool(owner.start) and _start_of(owner.pid) == owner.start
-        known = _queued(owner.scheduler) if owner.scheduler is not None else None
-        if owner.queued and known is not None:
-            return known
-        return known is not False and owner.silence < SILENCE
+            return bool(owner.start) and _start_of_process(owner.pid) == owner.start
+        in_queue = _is_in_queue(owner.scheduler) if owner.scheduler is not None else None
+        if owner.queued and in_queue is not None:
+            return in_queue
+        return in_queue is not False and owner.silent_seconds < DEAD_AFTER_SECONDS
 
     @contextmanager
-    def alone(self) -> Iterator[int]:
-        """Inside, no other process looks at the claims or changes them."""
+    def exclusive(self) -> Iterator[int]:
+        """Within it, no other process reads or changes the locks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -122,98 +124,95 @@ class Claims:
     def _file(self, job: Job) -> Path:
         return self.folder / f"{job.folder.name}.json"
 
-    def _read(self, job: Job) -> Owner | None:
-        """The owner, with the lock held. A file that was cut short is nobody's: its writer held the lock, and died."""
+    def _read(self, job: Job) -> LockOwner | None:
+        """Returns the owner; `exclusive` is held. A truncated file has no owner: its writer died while it held it."""
         file = self._file(job)
         try:
-            owner = Owner(**json.loads(file.read_text(encoding="utf-8")))
-            return replace(owner, silence=self._now() - file.stat().st_mtime)
+            owner = LockOwner(**json.loads(file.read_text(encoding="utf-8")))
+            return replace(owner, silent_seconds=self._now() - file.stat().st_mtime)
         except (OSError, ValueError, TypeError):
             return None
 
     def _now(self) -> float:
-        """The file system's time: the clocks of two machines may differ by more than a heartbeat."""
+        """Returns the file system's time: the clocks of two machines may differ by more than a heartbeat."""
         clock = self.folder / ".lock"
         os.utime(clock)
         return clock.stat().st_mtime
 
 
-class Claim:
-    """A job that this process may run, until it lets go or another takes it for dead."""
+class JobLock:
+    """The lock of a job that this process may run, until it is released or another process takes it over."""
 
-    def __init__(self, claims: Claims, job: Job, owner: Owner):
-        self._claims = claims
+    def __init__(self, locks: JobLocks, job: Job, owner: LockOwner):
+        self._locks = locks
         self._owner = owner
         self.job = job
 
     @property
     def token(self) -> str:
-        """What no other claim has."""
+        """A text that no other lock has."""
         return self._owner.token
 
-    def beat(self) -> bool:
-        """Says that the owner lives; False where the claim has been lost to another."""
-        with self._claims.alone():
-            if not self._is_mine():
+    def refresh(self) -> bool:
+        """Writes a heartbeat; returns False if another process has taken over the lock."""
+        with self._locks.exclusive():
+            if not self._is_own():
                 return False
-            os.utime(self._claims._file(self.job))
+            os.utime(self._locks._file(self.job))
             return True
 
-    def hand_over(self, scheduler: str, let_go: bool = False) -> bool:
-        """Makes it the claim of a scheduler's job (`slurm:123`), which lives on in the queue without this process.
+    def hand_over(self, scheduler: str, detach: bool = False) -> bool:
+        """Makes a scheduler's job (`slurm:123`) the owner, which stays alive in the queue without this process.
 
-        let_go: it is not this process's any more; `release` then does nothing.
+        detach: this process gives up the lock; `release` then has no effect. Returns False if the lock was lost.
         """
-        with self._claims.alone():
-            if not self._is_mine():
+        with self._locks.exclusive():
+            if not self._is_own():
                 return False
             owner = replace(self._owner, scheduler=scheduler, restarts=0, queued=True)
-            if let_go:
+            if detach:
                 owner = replace(owner, token=uuid.uuid4().hex)
-            file = self._claims._file(self.job)
+            file = self._locks._file(self.job)
             file.unlink()
             _create(file, owner)
             return True
 
     def release(self) -> None:
-        """Lets go, where it is still this one's."""
-        with self._claims.alone():
-            if self._is_mine():
-                self._claims._file(self.job).unlink(missing_ok=True)
+        """Removes the lock, unless another process has taken it over."""
+        with self._locks.exclusive():
+            if self._is_own():
+                self._locks._file(self.job).unlink(missing_ok=True)
 
-    def _is_mine(self) -> bool:
-        owner = self._claims._read(self.job)
+    def _is_own(self) -> bool:
+        owner = self._locks._read(self.job)
         return owner is not None and owner.token == self.token
 
 
-def _create(file: Path, owner: Owner) -> None:
+def _create(file: Path, owner: LockOwner) -> None:
     stored: dict[str, Any] = asdict(owner)
-    del stored["silence"]
+    del stored["silent_seconds"]
     with file.open("x", encoding="utf-8") as opened:
         json.dump(stored, opened)
         opened.flush()
         os.fsync(opened.fileno())
 
 
-def _myself(scheduler: str | None) -> Owner:
+def _this_process(scheduler: str | None) -> LockOwner:
     pid = os.getpid()
-    here, restarts = (scheduler, 0) if scheduler else _scheduler()
+    job, restarts = (scheduler, 0) if scheduler else _own_scheduler_job()
     token = uuid.uuid4().hex
-    return Owner(socket.gethostname(), _machine(), pid, _start_of(pid), here, restarts, bool(scheduler), token)
+    return LockOwner(
+        socket.gethostname(), _machine(), pid, _start_of_process(pid), job, restarts, bool(scheduler), token
+    )
 
 
-def _is_of_this_job(owner: Owner) -> bool:
-    """Whether it is the claim of the scheduler's job that this process is, made when that was submitted."""
-    return owner.queued and owner.scheduler == _scheduler()[0]
-
-
-def _is_this_process(owner: Owner) -> bool:
-    return owner.machine == _machine() and owner.pid == os.getpid() and owner.start == _start_of(owner.pid)
+def _is_this_process(owner: LockOwner) -> bool:
+    return owner.machine == _machine() and owner.pid == os.getpid() and owner.start == _start_of_process(owner.pid)
 
 
 @cache
 def _machine() -> str:
-    """What two processes share that see each other: the host, since it was started, and the space of their numbers."""
+    """Returns what processes share that see each other: the host since its last boot, and the process namespace."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -221,25 +220,27 @@ def _machine() -> str:
     return " ".join(parts)
 
 
-def _start_of(pid: int) -> str:
-    """When a process was started; empty where there is none, or one that has ended and is not yet buried."""
+def _start_of_process(pid: int) -> str:
+    """Returns the start time of a process; empty if it does not exist, or is a zombie process."""
     if Path("/proc/self/stat").exists():
         try:
-            # behind the name, which may hold spaces and brackets: the state is the third field, the start the 22nd
+            # The name may contain spaces and brackets. After it, the state is field 3, and the start time field 22.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return ""
         return "" if fields[0] in "ZX" else fields[19]
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+    done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
-def _scheduler() -> tuple[str | None, int]:
-    """The scheduler's job that this process is part of, and how often that was started again."""
-    job = own_id()
-    return (f"{SLURM}{job}" if job else None), own_restarts()
+def _own_scheduler_job() -> tuple[str | None, int]:
+    """Returns the scheduler's job that this process is part of (None outside of one), and its number of restarts."""
+    job = own_job_id()
+    return (f"{SLURM_PREFIX}{job}" if job else None), own_restart_count()
 
 
-def _queued(scheduler: str) -> bool | None:
-    """Whether the queue knows a job as waiting or running; None where it cannot be asked."""
-    return _queue.is_alive(scheduler.removeprefix(SLURM)) if scheduler.startswith(SLURM) else None
+def _is_in_queue(scheduler: str) -> bool | None:
+    """Whether the queue has the job, waiting or running; None if the queue does not answer."""
+    if not scheduler.startswith(SLURM_PREFIX):
+        return None
+    return _slurm_queue.is_alive(scheduler.removeprefix(SLURM_PREFIX))

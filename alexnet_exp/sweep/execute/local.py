@@ -31,8 +31,8 @@ from alexnet_exp.runs.reader import read_result
 from alexnet_exp.runs.result import record
 from alexnet_exp.runs.status import Ending, Status
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.execute.gpus import VISIBLE, Gpus, Share, visible
-from alexnet_exp.sweep.execute.pool import Ended
+from alexnet_exp.sweep.execute.gpus import VISIBLE_GPUS_VARIABLE, GpuAllocator, GpuShare, visible_gpus
+from alexnet_exp.sweep.execute.pool import EndedJob
 from alexnet_exp.sweep.plan import env
 from alexnet_exp.training.launch import Group, Work, threads, warm
 
@@ -51,7 +51,7 @@ def run_job(container: Mapping[str, Any], folder: Path) -> Ending:
 
 @dataclass(frozen=True)
 class Need:
-    """What a job asks of a machine: processes, and for each a GPU; `gpus` as `Gpus.take` has it."""
+    """What a job asks of a machine: processes, and for each a GPU; `gpus` as `GpuAllocator.acquire` has it."""
 
     ranks: int = 1
     gpus: int | tuple[int, ...] = 0
@@ -68,12 +68,12 @@ class _Running:
     job: Job
     container: dict[str, Any]
     group: Group
-    share: Share
+    share: GpuShare
     started: float
 
 
 class LocalPool:
-    """`jobs` at once, each with GPUs of its own or its share of the CPU's threads. See `pool.Pool`.
+    """`jobs` at once, each with GPUs of its own or its share of the CPU's threads. See `pool.JobPool`.
 
     work: what a job's process does. Starts the fork server at once, which imports torch while this process plans.
     """
@@ -82,10 +82,10 @@ class LocalPool:
         self.jobs = jobs
         self._work = work
         self._running: list[_Running] = []
-        self._ended: list[Ended] = []
+        self._ended: list[EndedJob] = []
         self._asked: dict[Path, tuple[dict[str, Any], Need]] = {}  # of jobs that are to be started next
         self._needs: dict[str, Need] = {}  # by the settings that they follow from, which most jobs share
-        self._gpus: Gpus | None = None
+        self._gpus: GpuAllocator | None = None
         warm()
         # or Python would wait for the jobs at its own end, if nobody has closed the pool
         atexit.register(self.close)
@@ -98,7 +98,7 @@ class LocalPool:
             self._asked[job.folder] = asked = self._look_at(job)
         except UserError:  # the job will say what is wrong with it
             return True
-        return self.gpus.fits(asked[1].gpus)
+        return self.gpus.has_free(asked[1].gpus)
 
     def start(self, job: Job) -> None:
         """Starts it, where there is room. What goes wrong with it here is its ending, which `wait` tells."""
@@ -120,10 +120,10 @@ class LocalPool:
     ) -> None:
         if need.nodes > 1:
             raise UserError(f"trainer.num_nodes={need.nodes}: needs a cluster; write hydra/launcher=slurm")
-        share = self.gpus.take(need.gpus)
+        share = self.gpus.acquire(need.gpus)
         environment[CORES_VARIABLE] = str(max(1, cores() // self.jobs))
         if share.names is not None:
-            environment[VISIBLE] = share.names
+            environment[VISIBLE_GPUS_VARIABLE] = share.names
         try:
             group = Group(
                 self._work,
@@ -136,11 +136,11 @@ class LocalPool:
                 own_log=True,
             )
         except BaseException:
-            self.gpus.give_back(share)
+            self.gpus.release(share)
             raise
         self._running.append(_Running(job, container, group, share, begun))
 
-    def wait(self, timeout: float) -> list[Ended]:
+    def wait(self, timeout: float) -> list[EndedJob]:
         """Those that ended since the last call; sleeps until one does, for at most `timeout` seconds."""
         until = time.monotonic() + timeout
         while True:
@@ -162,13 +162,13 @@ class LocalPool:
         with atomic_write(job.folder / PRUNE_FILE) as file:
             file.write(f"{reason}\n".encode())
 
-    def close(self) -> list[Ended]:
+    def close(self) -> list[EndedJob]:
         """Passes on the signal that asked this process to stop, and waits until what runs has saved and said so.
 
         What takes longer than `launch.GRACE` is killed, and all at once when this process is asked a second time.
         """
         atexit.unregister(self.close)
-        ended: list[Ended] = []
+        ended: list[EndedJob] = []
         with defer_signals(later=False):
             for running in self._running:
                 running.group.interrupt(signals.stop_signal() or signal.SIGTERM)
@@ -180,13 +180,13 @@ class LocalPool:
         return ended
 
     @property
-    def gpus(self) -> Gpus:
+    def gpus(self) -> GpuAllocator:
         """The GPUs of this machine that this process may use, and which of them are free."""
         if self._gpus is None:
             import torch
 
             # counted through NVML: CUDA is not initialised in this process
-            self._gpus = Gpus(visible(os.environ, torch.cuda.device_count()))
+            self._gpus = GpuAllocator(visible_gpus(os.environ, torch.cuda.device_count()))
         return self._gpus
 
     def _look_at(self, job: Job) -> tuple[dict[str, Any], Need]:
@@ -210,7 +210,7 @@ class LocalPool:
                 ending = running.group.poll()
                 if ending is not None:
                     self._running.remove(running)
-                    self.gpus.give_back(running.share)
+                    self.gpus.release(running.share)
                     self._settle(running.job, running.container, ending, running.started, running.group)
 
     def _settle(
@@ -222,7 +222,7 @@ class LocalPool:
                 ending = _recorded(job.folder, container, ending, group)
             except (UserError, OSError) as error:  # held by a process that is alive, or a disk that is full
                 log.warning(f"{job.folder.name}: how it ended could not be recorded: {error}")
-        self._ended.append(Ended(job, ending, time.monotonic() - started))
+        self._ended.append(EndedJob(job, ending, time.monotonic() - started))
 
 
 def need_of(container: Mapping[str, Any]) -> Need:

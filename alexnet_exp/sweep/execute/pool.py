@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep run: what the loop over jobs needs of a place, be it this machine or a cluster."""
+"""Defines where the jobs of a sweep run: the interface of a pool, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from alexnet_exp.runs.sweep_plan import Job
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A job that has ended. Its result.json says so too, also where its process was killed."""
+class EndedJob:
+    """A job that has ended. Its result.json has the ending too, even if its process was killed."""
 
     job: Job
     ending: Ending
     seconds: float
 
 
-class Pool(Protocol):
-    """Starts jobs and tells which have ended. Used by one thread."""
+class JobPool(Protocol):
+    """Starts jobs and reports which have ended. Used by one thread."""
 
     def has_room(self, job: Job) -> bool:
-        """Whether `job` could start now, with the devices it asks for."""
+        """Whether `job` could start now, with the devices that it asks for."""
 
     def start(self, job: Job) -> None:
-        """Starts it; returns at once. Its folder has `.hydra/`, and the caller has claimed it."""
+        """Starts a job and returns at once. Its folder has `.hydra/`, and the caller holds its lock."""
 
-    def wait(self, timeout: float) -> list[Ended]:
-        """Those that ended since the last call; sleeps until one does, for at most `timeout` seconds."""
+    def wait(self, timeout: float) -> list[EndedJob]:
+        """Returns the jobs that ended since the last call; waits for one for at most `timeout` seconds."""
 
     def running(self) -> list[Job]:
-        """Started and not yet told as ended."""
+        """Returns the jobs that were started and that `wait` has not returned yet."""
 
     def stop(self, job: Job, reason: str) -> None:
-        """Asks a running job to end after its epoch, with status `pruned`; `wait` tells when it has."""
+        """Asks a running job to end after its epoch with status `pruned`; `wait` returns it when it has ended."""
 
-    def close(self) -> list[Ended]:
-        """Interrupts what runs, as Ctrl-C does; no process of it is left. Returns how they ended."""
+    def close(self) -> list[EndedJob]:
+        """Interrupts the running jobs, as Ctrl-C does, and returns them; none of their processes is left."""

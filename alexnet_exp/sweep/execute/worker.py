@@ -12,9 +12,9 @@ from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.runs.status import Status, ending_of
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 from alexnet_exp.sweep import results
-from alexnet_exp.sweep.execute.pool import Pool
-from alexnet_exp.sweep.execute.scheduler import WELL, Outcome, in_queue, outcome_of, run_jobs, status_of
-from alexnet_exp.sweep.report import Teller, exit_code, tell, told_beforehand
+from alexnet_exp.sweep.execute.pool import JobPool
+from alexnet_exp.sweep.execute.scheduler import SUCCEEDED, Outcome, read_outcome, read_status, run_jobs, with_queued
+from alexnet_exp.sweep.report import SweepReporter, exit_code_of, opening_lines, print_results
 from alexnet_exp.training.loggers.mlflow_runs import settle
 
 
@@ -33,7 +33,7 @@ def sweep_folder(text: str, outputs: Path) -> Path:
     raise UserError(f"{text} is {what}: only a sweep's folder, in which sweep.json lies, can be gone on with")
 
 
-def local_pool(jobs: int, key: str) -> Pool:
+def local_pool(jobs: int, key: str) -> JobPool:
     """Processes of this machine, `jobs` at once; `key` is the setting to blame where that cannot be."""
     from alexnet_exp.sweep.execute.local import LocalPool
 
@@ -53,31 +53,33 @@ def work(plan: SweepPlan, jobs: int, *, again: bool, wait: bool, whole: bool) ->
     whole: whether the end is told, and judged, of every job of the sweep, or only of those that were run here.
     """
     at_least_one(jobs, "--jobs")
-    to_do = [job for job in plan.jobs if status_of(job.folder) not in WELL]
+    to_do = [job for job in plan.jobs if read_status(job.folder) not in SUCCEEDED]
     check(to_do)
-    teller = Teller(plan)
-    results.write_all(plan, map(outcome_of, plan.jobs))
-    for line in told_beforehand(plan.jobs, len(plan.jobs)):
-        teller.say(line)
+    reporter = SweepReporter(plan)
+    results.write_results(plan, map(read_outcome, plan.jobs))
+    for line in opening_lines(plan.jobs, len(plan.jobs)):
+        reporter.print_line(line)
     ran: dict[Path, Outcome] = {}
 
-    def told(outcome: Outcome) -> None:
+    def on_end(outcome: Outcome) -> None:
         ran[outcome.job.folder] = outcome
-        results.add(plan, outcome)
-        teller.ended(outcome)
+        results.add_result(plan, outcome)
+        reporter.print_job(outcome)
 
     stopped: KeyboardInterrupt | None = None
     with stop_on_signals():
         try:
             if to_do:
                 pool = local_pool(jobs, "--jobs")
-                run_jobs(plan, plan.jobs, pool, again=again, wait=wait, told=told, looked=teller.looked)
+                run_jobs(
+                    plan, plan.jobs, pool, retry_failed=again, wait=wait, on_end=on_end, on_poll=reporter.print_progress
+                )
         except KeyboardInterrupt as stop:
             stopped = stop
-        teller.clear()
+        reporter.clear_progress()
         if not ran and not whole and to_do:
-            failed = sum(status_of(job.folder) == Status.FAILED for job in to_do)
-            teller.say(f"nothing to run here: {len(to_do)} of {len(plan.jobs)} are not done, {failed} of them failed")
+            failed = sum(read_status(job.folder) == Status.FAILED for job in to_do)
+            reporter.print_line(f"no job to run: {len(to_do)} of {len(plan.jobs)} are not done ({failed} failed)")
         return end(plan, ran, stopped, whole)
 
 
@@ -87,17 +89,17 @@ def end(plan: SweepPlan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt
     ran: what this process has seen of the jobs that it ran, by their folders; a folder that cannot be written cannot
     tell. whole: whether it is told of all jobs, or of those alone.
     """
-    stand = [_seen(outcome_of(job), ran) for job in plan.jobs]
-    results.write_all(plan, stand)
-    outcomes = in_queue(plan, stand if whole else ran.values())
+    stand = [_seen(read_outcome(job), ran) for job in plan.jobs]
+    results.write_results(plan, stand)
+    outcomes = with_queued(plan, stand if whole else ran.values())
     settle(plan.folder)
-    tell(plan, outcomes, "interrupted" if stopped else None)
-    return ending_of(stopped).code if stopped else exit_code(outcomes)
+    print_results(plan, outcomes, "interrupted" if stopped else None)
+    return ending_of(stopped).code if stopped else exit_code_of(outcomes)
 
 
 def _seen(told: Outcome, ran: Mapping[Path, Outcome]) -> Outcome:
     seen = ran.get(told.job.folder)
-    return seen if seen is not None and seen.status == Status.FAILED and told.status not in WELL else told
+    return seen if seen is not None and seen.status == Status.FAILED and told.status not in SUCCEEDED else told
 
 
 def check(jobs: list[Job]) -> None:

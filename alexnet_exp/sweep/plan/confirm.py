@@ -17,7 +17,7 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import SweepPlan
-from alexnet_exp.sweep.execute.scheduler import Outcome, outcome_of
+from alexnet_exp.sweep.execute.scheduler import Outcome, read_outcome
 from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, lay_out
 from alexnet_exp.sweep.plan.folder import flags_of
 from alexnet_exp.sweep.plan.naming import settings_of, sweep_name
@@ -36,7 +36,7 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> SweepPlan:
     searched = SweepPlan.read(folder)
     if searched.command[:2] == COMMAND:
         raise UserError(f"{folder}: confirms another sweep already; for more seeds, confirm that one with --seeds")
-    outcomes = [outcome_of(job) for job in searched.jobs]
+    outcomes = [read_outcome(job) for job in searched.jobs]
     with searched.objective_declared():
         winners = list(itertools.islice(_winners(outcomes, searched.objective), top))
     if not winners:

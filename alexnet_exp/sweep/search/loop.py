@@ -1,7 +1,7 @@
-"""A search: trials are asked for one by one, run as jobs, watched epoch by epoch, and told to the study.
+"""Runs a search: asks the study for trials, runs each as a job, and reports its epochs and its result to the study.
 
-The study knows what was tried; the job's folder knows what came of it. Whatever is cut off between the two is put right
-from the folder by the search that follows, so that nothing that is done runs twice.
+The study has what was tried; the folder of a job has what it resulted in. If a search is stopped between the two, the
+next one updates the study from the folders, so that no finished job runs twice.
 """
 
 from __future__ import annotations
@@ -19,238 +19,234 @@ from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.reader import read_metrics
 from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
-from alexnet_exp.sweep.execute.job_lock import BEAT, Claim, Claims
-from alexnet_exp.sweep.execute.pool import Ended, Pool
-from alexnet_exp.sweep.execute.scheduler import LOOK_ELSEWHERE, Outcome, make_ready, outcome_of, status_of
-from alexnet_exp.sweep.search.space import Value
-from alexnet_exp.sweep.search.study import RUN, Study
+from alexnet_exp.sweep.execute.job_lock import HEARTBEAT_SECONDS, JobLock, JobLocks
+from alexnet_exp.sweep.execute.pool import EndedJob, JobPool
+from alexnet_exp.sweep.execute.scheduler import FOREIGN_POLL_SECONDS, Outcome, prepare_folder, read_outcome, read_status
+from alexnet_exp.sweep.search.space import SearchValue
+from alexnet_exp.sweep.search.study import RUN_ATTRIBUTE, Study
 
-LOOK = 0.25  # seconds between two looks at the epochs of what runs
-# The outcome of such a job is final. Any other job is run again.
-CLOSED = (
-    Status.DONE,
-    Status.PRUNED,
-    Status.FAILED,
-)
+EPOCH_POLL_SECONDS = 0.25
+# A job with one of these statuses is not run again by a search; any other is.
+FINAL_STATUSES = (Status.DONE, Status.PRUNED, Status.FAILED)
 
 
 @dataclass
-class _Trial:
-    """An open trial and its job. others: trials of the same job, which is run once for all of them."""
+class _TrialJob:
+    """A trial that has not ended, and its job. duplicates: trials with the same job, which runs once for all."""
 
     number: int
     job: Job
-    claim: Claim | None = None
-    others: list[int] = field(default_factory=list)
-    epochs: int = 0  # how many have been reported
-    hopeless: bool = False
-    size: int = 0  # of metrics.csv when it was last read
+    lock: JobLock | None = None
+    duplicates: list[int] = field(default_factory=list)
+    epochs: int = 0  # the last epoch that the study has
+    pruned: bool = False
+    metrics_size: int = 0  # of metrics.csv when it was last read, in bytes
 
 
 class Search:
-    """Runs the trials of a study until there are as many as are wanted.
+    """Runs the trials of a study until it has as many as are wanted.
 
-    make: the job of a trial's number and values, composed and checked, in the plan and with `.hydra/` in its folder;
-    raises UserError where the values do not go together. told, started, looked: as in `run_jobs`. said: is given a
-    line about a trial that is no job of its own. at_once: how many trials run, where the pool has room for more: of
-    what has not ended nothing can be learned.
+    make_job: returns the job of a trial's number and values, composed and validated, in the plan and with `.hydra/` in
+    its folder; raises UserError if the values are incompatible. on_start, on_end, on_poll: as in `run_jobs`.
+    print_line: called with a line about a trial that has no job of its own. max_running: the number of trials at once
+    if the pool has room for more; the sampler learns only from trials that have ended.
     """
 
     def __init__(
         self,
         study: Study,
         plan: SweepPlan,
-        pool: Pool,
-        make: Callable[[int, dict[str, Value]], Job],
-        told: Callable[[Outcome], None],
-        started: Callable[[Job], None] = lambda job: None,
-        looked: Callable[[list[Job], int], None] = lambda running, left: None,
-        said: Callable[[str], None] = lambda line: None,
-        at_once: int | None = None,
+        pool: JobPool,
+        make_job: Callable[[int, dict[str, SearchValue]], Job],
+        on_end: Callable[[Outcome], None],
+        on_start: Callable[[Job], None] = lambda job: None,
+        on_poll: Callable[[list[Job], int], None] = lambda running, waiting: None,
+        print_line: Callable[[str], None] = lambda line: None,
+        max_running: int | None = None,
     ):
-        self.at_once = at_once
-        self.study, self.plan, self.pool, self.make = study, plan, pool, make
-        self.told, self.started, self.looked, self.said = told, started, looked, said
-        self.claims = Claims(plan.folder)
-        self._waiting: list[_Trial] = []  # for room
-        self._running: dict[str, _Trial] = {}  # by the name of the job's folder
-        self._elsewhere: dict[str, _Trial] = {}
-        self._last: Job | None = None
-        self._beaten = time.monotonic()
-        self._looked_elsewhere = 0.0
+        self.max_running = max_running
+        self.study, self.plan, self.pool, self.make_job = study, plan, pool, make_job
+        self.on_end, self.on_start, self.on_poll, self.print_line = on_end, on_start, on_poll, print_line
+        self.locks = JobLocks(plan.folder)
+        self._waiting: list[_TrialJob] = []  # until there is room
+        self._running: dict[str, _TrialJob] = {}  # by the names of the jobs' folders
+        self._foreign: dict[str, _TrialJob] = {}  # run by another process, by the names of the jobs' folders
+        self._last_job: Job | None = None
+        self._last_heartbeat = time.monotonic()
+        self._last_foreign_check = 0.0
 
     def run(self) -> None:
-        """Returns when all trials have ended. After Ctrl-C what ran is interrupted, and its trials stay open."""
+        """Returns when all trials have ended. Ctrl-C interrupts the running jobs; their trials stay unfinished."""
         try:
-            for left in self.study.left_open():
-                self._place(left.number, left.values)
+            for unfinished in self.study.unfinished_trials():
+                self._add(unfinished.number, unfinished.values)
             while True:
-                self._start()
-                if not (self._running or self._waiting or self._elsewhere):
+                self._start_trials()
+                if not (self._running or self._waiting or self._foreign):
                     return
-                self.looked(self.pool.running(), max(0, self.study.wanted - self.study.counted()))
+                self.on_poll(self.pool.running(), max(0, self.study.wanted - self.study.count_started()))
                 if self.pool.running():
-                    for ended in self.pool.wait(LOOK):
-                        self._ended(ended)
+                    for ended in self.pool.wait(EPOCH_POLL_SECONDS):
+                        self._finish(ended)
                 else:
-                    time.sleep(LOOK)
-                self._watch()
+                    time.sleep(EPOCH_POLL_SECONDS)
+                self._poll()
         finally:
             for ended in self.pool.close():
-                self._ended(ended)
+                self._finish(ended)
             for trial in self._running.values():
                 _release(trial)
 
-    def _start(self) -> None:
-        """Starts what there is room for. A trial is not asked for earlier: it would know less of those before it."""
+    def _start_trials(self) -> None:
+        """Starts as many trials as there is room for; a trial asked for earlier would know less of those before it."""
         while True:
             if self._waiting:
                 trial = self._waiting[0]
                 if not self._has_room(trial.job):
                     return
                 self._waiting.pop(0)
-                self._begin(trial)
-            elif self.study.counted() < self.study.wanted and self._has_room(self._last):
-                self._place(*self.study.ask())
+                self._start(trial)
+            elif self.study.count_started() < self.study.wanted and self._has_room(self._last_job):
+                self._add(*self.study.ask())
             else:
                 return
 
     def _has_room(self, job: Job | None) -> bool:
-        """Whether a job could start; before the next one is known, one like the last."""
-        if self.at_once is not None and len(self._running) + len(self._elsewhere) >= self.at_once:
+        """Whether a job could start; before the next job is known, one like the last."""
+        if self.max_running is not None and len(self._running) + len(self._foreign) >= self.max_running:
             return False
-        # with nothing running there will never be more room: the job itself will say what it lacks
+        # An empty pool never gets more room: the job itself reports which devices are missing.
         return job is None or not self.pool.running() or self.pool.has_room(job)
 
-    def _place(self, number: int, values: dict[str, Value]) -> None:
-        """Finds the job of a trial, and where it stands: to be run, run for another trial, ended, or not possible."""
+    def _add(self, number: int, values: dict[str, SearchValue]) -> None:
+        """Makes the job of a trial. Its values may be invalid, or its job may run or have run for another trial."""
         try:
-            job = self.make(number, values)
+            job = self.make_job(number, values)
         except UserError as error:
             line = "; ".join(str(error).splitlines())
-            self.study.failed(number, line)
-            self.said(f"trial {number + 1} failed: {line}")
+            self.study.fail(number, line)
+            self.print_line(f"trial {number + 1} failed: {line}")
             return
         name = job.folder.name
-        self.study.note(number, {RUN: name})
-        for other in (*self._waiting, *self._running.values(), *self._elsewhere.values()):
+        self.study.set_attributes(number, {RUN_ATTRIBUTE: name})
+        for other in (*self._waiting, *self._running.values(), *self._foreign.values()):
             if other.job.folder == job.folder:
-                other.others.append(number)
+                other.duplicates.append(number)
                 return
-        twin = self.study.close_as_twin(number, name)
-        if twin is not None:
-            self.said(f"trial {number + 1}: the same as trial {twin + 1}")
+        original = self.study.close_duplicate(number, name)
+        if original is not None:
+            self.print_line(f"trial {number + 1}: has the same values as trial {original + 1}, and its result")
             return
-        trial = _Trial(number, job)
-        if self._lives_elsewhere(job):
-            self._elsewhere[name] = trial
+        trial = _TrialJob(number, job)
+        if self._is_foreign(job):
+            self._foreign[name] = trial
         else:
-            self._settle(trial)
+            self._close_or_wait(trial)
 
-    def _settle(self, trial: _Trial) -> None:
-        """Tells what has come of a job that nobody runs, or puts it among those to be run."""
-        if status_of(trial.job.folder) in CLOSED:
-            self._close(trial, outcome_of(trial.job))
+    def _close_or_wait(self, trial: _TrialJob) -> None:
+        """Closes the trial of a job that has ended, or puts it among those that wait. No process runs the job."""
+        if read_status(trial.job.folder) in FINAL_STATUSES:
+            self._close(trial, read_outcome(trial.job))
         else:
             self._waiting.append(trial)
 
-    def _begin(self, trial: _Trial) -> None:
+    def _start(self, trial: _TrialJob) -> None:
         job = trial.job
-        trial.claim = self.claims.take(job)
-        if trial.claim is None or in_use(job.folder):
+        trial.lock = self.locks.acquire(job)
+        if trial.lock is None or in_use(job.folder):
             _release(trial)
-            self._elsewhere[job.folder.name] = trial
+            self._foreign[job.folder.name] = trial
             return
-        self._last = job
+        self._last_job = job
         self._running[job.folder.name] = trial
-        unusable = make_ready(job)
-        self.started(job)
-        if unusable:
+        failure = prepare_folder(job)
+        self.on_start(job)
+        if failure:
             del self._running[job.folder.name]
             _release(trial)
-            self._close(trial, unusable)
+            self._close(trial, failure)
         else:
             self.pool.start(job)
 
-    def _lives_elsewhere(self, job: Job) -> bool:
-        """Whether a process that an earlier search started still has the job, here or in a queue."""
-        owner = self.claims.owner(job)
-        return in_use(job.folder) or (owner is not None and self.claims.is_alive(owner))
+    def _is_foreign(self, job: Job) -> bool:
+        """Whether a process that an earlier search started still runs the job, here or in a queue."""
+        owner = self.locks.owner(job)
+        return in_use(job.folder) or (owner is not None and self.locks.is_alive(owner))
 
-    def _watch(self) -> None:
-        """Reports new epochs, ends what is hopeless, looks after claims and what runs elsewhere."""
-        for trial in (*self._running.values(), *self._elsewhere.values()):
-            self._report(trial)
-        if time.monotonic() - self._looked_elsewhere > LOOK_ELSEWHERE:
-            self._looked_elsewhere = time.monotonic()
-            for name, trial in list(self._elsewhere.items()):
-                if not self._lives_elsewhere(trial.job):
-                    del self._elsewhere[name]
-                    self._settle(trial)
-        if time.monotonic() - self._beaten > BEAT:
-            self._beaten = time.monotonic()
+    def _poll(self) -> None:
+        """Reports new epochs, prunes trials, refreshes locks and checks the jobs that other processes run."""
+        for trial in (*self._running.values(), *self._foreign.values()):
+            self._report_epochs(trial)
+        if time.monotonic() - self._last_foreign_check > FOREIGN_POLL_SECONDS:
+            self._last_foreign_check = time.monotonic()
+            for name, trial in list(self._foreign.items()):
+                if not self._is_foreign(trial.job):
+                    del self._foreign[name]
+                    self._close_or_wait(trial)
+        if time.monotonic() - self._last_heartbeat > HEARTBEAT_SECONDS:
+            self._last_heartbeat = time.monotonic()
             for trial in self._running.values():
-                if trial.claim is not None:
-                    trial.claim.beat()
+                if trial.lock is not None:
+                    trial.lock.refresh()
 
-    def _report(self, trial: _Trial) -> None:
-        """Tells the study the epochs that are new in the job's metrics.csv."""
+    def _report_epochs(self, trial: _TrialJob) -> None:
+        """Reports the new epochs in the job's metrics.csv to the study, and prunes the trial if its pruner says so."""
         file = trial.job.folder / "metrics.csv"
         size = file.stat().st_size if file.exists() else 0
-        if size == trial.size:
+        if size == trial.metrics_size:
             return
-        trial.size = size
-        with suppress(UserError):  # damaged: how the job ends will tell
+        trial.metrics_size = size
+        with suppress(UserError):  # a damaged file; the job's ending reports it
             for row in read_metrics(trial.job.folder):
                 epoch, value = int(row["epoch"] or 0), row.get(self.plan.objective)
                 if epoch > trial.epochs and value is not None and math.isfinite(value):
                     trial.epochs = epoch
-                    if self.study.report(trial.number, epoch, value) and not trial.hopeless:
-                        trial.hopeless = True
-                        self._stop(trial, epoch, value)
+                    if self.study.report_epoch(trial.number, epoch, value) and not trial.pruned:
+                        trial.pruned = True
+                        self._prune(trial, epoch, value)
 
-    def _stop(self, trial: _Trial, epoch: int, value: float) -> None:
+    def _prune(self, trial: _TrialJob, epoch: int, value: float) -> None:
         objective = self.plan.objective
         shown = f"{label(objective)} {value_text(objective, value)} after epoch {epoch}"
-        reason = f"{shown} is hopeless ({self.study.settings.pruner} pruner)"
+        reason = f"by the {self.study.settings.pruner} pruner: {shown}"
         if trial.job.folder.name in self._running:
             self.pool.stop(trial.job, reason)
         else:
             (trial.job.folder / PRUNE_FILE).write_text(reason + "\n", encoding="utf-8")
 
-    def _ended(self, ended: Ended) -> None:
+    def _finish(self, ended: EndedJob) -> None:
         trial = self._running.pop(ended.job.folder.name)
         _release(trial)
-        outcome = outcome_of(ended.job)
-        if in_use(ended.job.folder):  # it was refused: a process of an earlier search is still at its end
-            self._elsewhere[ended.job.folder.name] = trial
+        outcome = read_outcome(ended.job)
+        if in_use(ended.job.folder):  # rejected, because the process of an earlier search has not ended yet
+            self._foreign[ended.job.folder.name] = trial
             return
-        if outcome.status in (Status.PENDING, Status.RUNNING, Status.DIED):  # refused before it began
+        if outcome.status in (Status.PENDING, Status.RUNNING, Status.DIED):  # rejected before it started
             status = Status.INTERRUPTED if ended.ending.status == Status.INTERRUPTED else Status.FAILED
             outcome = Outcome(ended.job, status, outcome.metrics, ended.seconds, ended.ending.reason or None)
         self._close(trial, outcome)
 
-    def _close(self, trial: _Trial, outcome: Outcome) -> None:
-        """Tells the study and the user. What was interrupted stays open in the study, for the search that follows."""
-        self._report(trial)
+    def _close(self, trial: _TrialJob, outcome: Outcome) -> None:
+        """Reports a job's outcome to the study and the user. An interrupted trial stays unfinished in the study."""
+        self._report_epochs(trial)
         value = outcome.metrics.get(self.plan.objective)
         if outcome.status == Status.DONE and (value is None or not math.isfinite(value)):
             outcome = replace(outcome, status=Status.FAILED, error=f"no {self.plan.objective} was recorded")
-        if outcome.status in CLOSED:
-            self.study.note(trial.number, {"seconds": outcome.seconds, **outcome.metrics})
+        if outcome.status in FINAL_STATUSES:
+            self.study.set_attributes(trial.number, {"seconds": outcome.seconds, **outcome.metrics})
         if outcome.status == Status.DONE and value is not None:
             self.study.complete(trial.number, value)
         elif outcome.status == Status.PRUNED:
-            self.study.pruned(trial.number)
+            self.study.prune(trial.number)
         elif outcome.status == Status.FAILED:
-            self.study.failed(trial.number, outcome.error or "it ended without a word")
-        if outcome.status in CLOSED:
-            for other in trial.others:
-                self.study.close_as_twin(other, trial.job.folder.name)
-        self.told(outcome)
+            self.study.fail(trial.number, outcome.error or "it ended without an error message")
+        if outcome.status in FINAL_STATUSES:
+            for duplicate in trial.duplicates:
+                self.study.close_duplicate(duplicate, trial.job.folder.name)
+        self.on_end(outcome)
 
 
-def _release(trial: _Trial) -> None:
-    if trial.claim is not None:
-        trial.claim.release()
-        trial.claim = None
+def _release(trial: _TrialJob) -> None:
+    if trial.lock is not None:
+        trial.lock.release()
+        trial.lock = None

@@ -1,4 +1,4 @@
-"""What a search can be told: `hydra.sweeper.*` of `hydra/sweeper=optuna`. No Optuna here."""
+"""Provides the settings of a search: `hydra.sweeper.*` of `hydra/sweeper=optuna`. Does not import Optuna."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 from alexnet_exp.errors import Checks
 
-GRID = "grid"
-SAMPLERS = ("tpe", "random", GRID)
+GRID_SAMPLER = "grid"
+SAMPLERS = ("tpe", "random", GRID_SAMPLER)
 PRUNERS = ("none", "median", "hyperband")
 DIRECTIONS = ("maximize", "minimize")
-TRIALS = 20  # unless said otherwise; a grid has as many as it has
+DEFAULT_TRIALS = 20  # of a grid: all its combinations
 
 
 @dataclass
-class Settings:
+class SearchSettings:
     """`hydra.sweeper.*` of `hydra/sweeper=optuna`.
 
-    n_trials: how many in all, those of earlier searches in the same folder included; null = 20, of a grid all.
-    seed: of the sampler; null = another one every time. direction: null = as the objective's name says.
-    storage: the address of a database for SQLAlchemy; null = the file study.db in the sweep's folder.
-    study_name: null = the name of the sweep's folder.
-    startup_trials: complete ones before any is pruned (median). warmup_epochs: how many a trial has in any case.
-    params: the space, as one would type it: `{optim.lr: "interval(0.001,0.1)"}`; the command line goes first.
+    n_trials: the number of trials, including those of earlier searches in the same folder; null = 20, of a grid all
+    combinations. seed: of the sampler; null = a new seed each time. direction: null = derived from the name of the
+    objective: losses are minimized, all other metrics maximized. storage: the SQLAlchemy URL of a database; null = the
+    file study.db in the sweep's folder. study_name: null = the name of the sweep's folder. startup_trials: the number
+    of complete trials before the first is pruned (median). warmup_epochs: a trial is not pruned before this epoch.
+    params: the search space, `{optim.lr: "interval(0.001,0.1)"}`; the command line takes precedence.
     """
 
     _target_: str = "hydra_plugins.alexnet_exp.optuna_sweeper.OptunaSweeper"

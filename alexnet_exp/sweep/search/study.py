@@ -1,6 +1,6 @@
-"""An Optuna study as a search sees it: what to try next, what came of it, what an earlier search left open.
+"""Provides the Optuna study of a search: the next trial, the results of trials, and unfinished trials.
 
-Optuna takes half a second to import, and is an extra: this module is imported when a search begins, not before.
+Optuna is an optional dependency and takes half a second to import: this module is imported when a search starts.
 """
 
 from __future__ import annotations
@@ -18,109 +18,112 @@ from sqlalchemy.engine import URL
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
-from alexnet_exp.sweep.search.settings import GRID, TRIALS, Settings
-from alexnet_exp.sweep.search.space import Choice, Dimension, Space, Value, Whole
+from alexnet_exp.sweep.search.settings import DEFAULT_TRIALS, GRID_SAMPLER, SearchSettings
+from alexnet_exp.sweep.search.space import Choice, Dimension, IntegerRange, SearchValue, Space
 
-FILE = "study.db"
-PATIENCE = 60  # seconds that SQLite waits for another program, such as a dashboard, to let go of the file
+STUDY_FILE = "study.db"
+SQLITE_TIMEOUT_SECONDS = 60  # for another program, such as a dashboard, to release the file
 
-# What a trial's user attributes are called.
-RUN, ERROR, SAME_AS, VOID = "run", "error", "same as trial", "void"
+# The names of a trial's user attributes in the study.
+RUN_ATTRIBUTE, ERROR_ATTRIBUTE, DUPLICATE_ATTRIBUTE, VOID_ATTRIBUTE = "run", "error", "same as trial", "void"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @dataclass(frozen=True)
-class Left:
-    """A trial that an earlier search began and did not see the end of. run: its job's folder, where it had one."""
+class UnfinishedTrial:
+    """A trial that an earlier search started and did not finish. run: the name of its job's folder, if it has one."""
 
     number: int
-    values: dict[str, Value]
+    values: dict[str, SearchValue]
     run: str | None
 
 
 @dataclass(frozen=True)
-class Best:
+class BestTrial:
     """The best of the complete trials."""
 
     number: int
     value: float
-    values: dict[str, Value]
+    values: dict[str, SearchValue]
     run: str
 
 
 class Study:
-    """Asks Optuna for trials and tells it what came of them. Used by one thread of one process at a time.
+    """Asks Optuna for trials and reports their results to it. Used by one thread of one process at a time.
 
-    Raises UserError where the storage cannot be used, or the study in it is another search's.
+    Raises UserError if the storage cannot be used, or if its study belongs to another search.
     """
 
-    def __init__(self, settings: Settings, space: Space, folder: Path, objective: str, max_epochs: int | None = None):
+    def __init__(
+        self, settings: SearchSettings, space: Space, folder: Path, objective: str, max_epochs: int | None = None
+    ):
         self.settings, self.space = settings, space
-        self._combinations = list(space.combinations()) if settings.sampler == GRID else []
+        self._combinations = list(space.combinations()) if settings.sampler == GRID_SAMPLER else []
         self.maximize = (settings.direction or _direction(objective)) == "maximize"
         self._distributions = {key: self._distribution(dimension) for key, dimension in space.dimensions.items()}
         name = settings.study_name or folder.resolve().name
-        self.study = self._open(settings.storage or _file(folder / FILE), name, max_epochs)
+        self.study = self._open(settings.storage or _sqlite_url(folder / STUDY_FILE), name, max_epochs)
         self._trials: dict[int, Trial] = {}
-        self._refuse_other_space()
+        self._check_space()
 
     @property
     def wanted(self) -> int:
-        """How many trials there are to be in all."""
-        if self.settings.sampler == GRID:
+        """The number of trials in all."""
+        if self.settings.sampler == GRID_SAMPLER:
             return min(len(self._combinations), self.settings.n_trials or len(self._combinations))
-        return self.settings.n_trials or TRIALS
+        return self.settings.n_trials or DEFAULT_TRIALS
 
-    def counted(self) -> int:
-        """The trials begun so far, however they ended."""
+    def count_started(self) -> int:
+        """Returns the number of trials that were started, whatever their status."""
         waiting = TrialState.WAITING
-        return sum(trial.state != waiting and VOID not in trial.user_attrs for trial in self._all())
+        return sum(trial.state != waiting and VOID_ATTRIBUTE not in trial.user_attrs for trial in self._all())
 
-    def finished(self) -> int:
-        """The trials that have ended, however they did."""
-        return sum(trial.state.is_finished() and VOID not in trial.user_attrs for trial in self._all())
+    def count_finished(self) -> int:
+        """Returns the number of trials that have ended, whatever their status."""
+        return sum(trial.state.is_finished() and VOID_ATTRIBUTE not in trial.user_attrs for trial in self._all())
 
-    def ask(self) -> tuple[int, dict[str, Value]]:
-        """Begins a trial: its number and values.
+    def ask(self) -> tuple[int, dict[str, SearchValue]]:
+        """Starts a trial; returns its number and values.
 
-        The sampler is a function of (seed, trials before, what came of them), never of which process asks: a search
-        that was cut off and goes on proposes what it would have proposed.
+        The proposal depends on the seed and on the trials before and their results, not on the process that asks: a
+        search that was stopped and resumed proposes the same values as one that was not.
         """
-        if self.settings.sampler == GRID:
+        if self.settings.sampler == GRID_SAMPLER:
             self._enqueue_next()
         self.study.sampler = self._sampler(len(self._all()))
         trial = self.study.ask(self._distributions)
         self._trials[trial.number] = trial
         return trial.number, self._values(trial.params)
 
-    def left_open(self) -> list[Left]:
-        """The trials that an earlier search left running, to be gone on with.
+    def unfinished_trials(self) -> list[UnfinishedTrial]:
+        """Returns the trials that an earlier search left running.
 
-        One that was cut off before all its values were chosen is closed, and does not count.
+        A trial that was stopped before all its values were chosen is closed, and does not count.
         """
-        left = []
+        unfinished = []
         for frozen in self._all():
             if frozen.state != TrialState.RUNNING:
                 continue
             trial = self._trials[frozen.number] = Trial(self.study, frozen._trial_id)
             if set(frozen.params) < set(self.space.dimensions):
-                trial.set_user_attr(VOID, True)
-                self.failed(frozen.number, "cut off before its values were chosen")
+                trial.set_user_attr(VOID_ATTRIBUTE, True)
+                self.fail(frozen.number, "stopped before its values were chosen")
             else:
-                left.append(Left(frozen.number, self._values(frozen.params), frozen.user_attrs.get(RUN)))
-        return left
+                run = frozen.user_attrs.get(RUN_ATTRIBUTE)
+                unfinished.append(UnfinishedTrial(frozen.number, self._values(frozen.params), run))
+        return unfinished
 
-    def note(self, number: int, facts: Mapping[str, Any]) -> None:
-        """Notes facts of an open trial for whoever looks at the study: `run`, `seconds`, metrics."""
-        for key, value in facts.items():
+    def set_attributes(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Writes user attributes of an unfinished trial, for readers of the study: `run`, `seconds`, metrics."""
+        for key, value in attributes.items():
             self._trials[number].set_user_attr(key, value)
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
-        """Tells an epoch's value of an open trial, once; returns whether the trial is hopeless.
+    def report_epoch(self, number: int, epoch: int, value: float) -> bool:
+        """Reports the value of an epoch of an unfinished trial, once; returns whether the trial should be pruned.
 
-        One that was cut off and runs again is judged from where it had got to: its values are known up to there.
+        A trial that was stopped and runs again is not pruned in the epochs whose values the study already has.
         """
         trial = self._trials[number]
         known = self._frozen(number).intermediate_values
@@ -132,45 +135,45 @@ class Study:
         """Closes a trial with its value."""
         self.study.tell(number, value)
 
-    def pruned(self, number: int) -> None:
-        """Closes a trial that was ended early; its value is the last that was reported."""
+    def prune(self, number: int) -> None:
+        """Closes a trial as pruned; its value is the last that was reported."""
         self.study.tell(number, state=TrialState.PRUNED)
 
-    def failed(self, number: int, error: str) -> None:
-        """Closes a trial that has no value."""
-        self._trials[number].set_user_attr(ERROR, error)
+    def fail(self, number: int, error: str) -> None:
+        """Closes a trial as failed; it has no value."""
+        self._trials[number].set_user_attr(ERROR_ATTRIBUTE, error)
         self.study.tell(number, state=TrialState.FAIL)
 
-    def close_as_twin(self, number: int, run: str) -> int | None:
-        """Closes a trial as another of the same run ended; that one's number, or None where there is none."""
+    def close_duplicate(self, number: int, run: str) -> int | None:
+        """Closes a trial with the result of a finished trial of the same run; returns that one's number, or None."""
         for other in self._all():
-            if other.number != number and other.state.is_finished() and other.user_attrs.get(RUN) == run:
-                self._trials[number].set_user_attr(SAME_AS, other.number)
+            if other.number != number and other.state.is_finished() and other.user_attrs.get(RUN_ATTRIBUTE) == run:
+                self._trials[number].set_user_attr(DUPLICATE_ATTRIBUTE, other.number)
                 if other.state == TrialState.COMPLETE and other.value is not None:
                     self.complete(number, other.value)
                 elif other.state == TrialState.PRUNED:
                     for epoch, value in other.intermediate_values.items():
                         self._trials[number].report(value, epoch)
-                    self.pruned(number)
+                    self.prune(number)
                 else:
-                    self.failed(number, other.user_attrs.get(ERROR, ""))
+                    self.fail(number, other.user_attrs.get(ERROR_ATTRIBUTE, ""))
                 return int(other.number)
         return None
 
-    def best(self) -> Best | None:
-        """The best complete trial, of equals the first; None before there is one."""
+    def best(self) -> BestTrial | None:
+        """Returns the best complete trial, the first of equal ones; None if no trial is complete."""
         complete = [
-            Best(trial.number, trial.value, self._values(trial.params), trial.user_attrs.get(RUN, ""))
+            BestTrial(trial.number, trial.value, self._values(trial.params), trial.user_attrs.get(RUN_ATTRIBUTE, ""))
             for trial in self._all()
             if trial.state == TrialState.COMPLETE and trial.value is not None
         ]
         return (max if self.maximize else min)(complete, key=lambda trial: trial.value) if complete else None
 
-    def states(self) -> dict[str, int]:
-        """How many trials ended how: complete, pruned, fail; running are those left open."""
+    def count_states(self) -> dict[str, int]:
+        """Returns the number of trials in each state of Optuna, in lower case: complete, pruned, fail, running."""
         count: dict[str, int] = {}
         for trial in self._all():
-            if VOID not in trial.user_attrs:
+            if VOID_ATTRIBUTE not in trial.user_attrs:
                 count[trial.state.name.lower()] = count.get(trial.state.name.lower(), 0) + 1
         return count
 
@@ -180,7 +183,7 @@ class Study:
     def _frozen(self, number: int) -> FrozenTrial:
         return next(trial for trial in self._all() if trial.number == number)
 
-    def _values(self, params: Mapping[str, Any]) -> dict[str, Value]:
+    def _values(self, params: Mapping[str, Any]) -> dict[str, SearchValue]:
         return {key: params[key] for key in self.space.dimensions}
 
     def _texts(self, params: Mapping[str, Any]) -> tuple[str, ...]:
@@ -189,7 +192,7 @@ class Study:
     def _open(self, url: str, name: str, max_epochs: int | None) -> optuna.Study:
         direction = "maximize" if self.maximize else "minimize"
         try:
-            arguments = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else None
+            arguments = {"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}} if url.startswith("sqlite") else None
             storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
             study = optuna.create_study(
                 storage=storage,
@@ -198,34 +201,38 @@ class Study:
                 pruner=self._pruner(max_epochs),
                 load_if_exists=True,
             )
-        except Exception as error:  # SQLAlchemy's, a driver's, Optuna's: each has its own
-            kept = FILE if self.settings.storage is None else "hydra.sweeper.storage"  # an address may hold a password
-            raise UserError(f"{kept}: cannot be used ({_line(error)})") from error
+        except Exception as error:  # SQLAlchemy, its drivers and Optuna raise exceptions of their own
+            # Not the URL, which may contain a password.
+            source = STUDY_FILE if self.settings.storage is None else "hydra.sweeper.storage"
+            raise UserError(f"{source}: cannot be opened as a study ({_first_line(error)})") from error
         if study.direction.name.lower() != direction:
             raise UserError(
-                f"hydra.sweeper.study_name={name}: that study is to {study.direction.name.lower()}, and this search to "
-                f"{direction}; give this one another name"
+                f"hydra.sweeper.study_name={name}: the study with this name is set to {study.direction.name.lower()}, "
+                f"this search to {direction}; write another name"
             )
         return study
 
-    def _refuse_other_space(self) -> None:
-        """A shared storage may have another search of this name; an experiment's file may have changed."""
-        other = f"the study {self.study.study_name} has other values of {{}}; "
-        other += "write another hydra.sweeper.study_name" if self.settings.storage else "move the sweep's folder away"
-        compatible = optuna.distributions.check_distribution_compatibility
+    def _check_space(self) -> None:
+        """Raises UserError if the study has other dimensions.
+
+        A shared storage may have another search of this name, or the file of the experiment was changed.
+        """
+        remedy = "write another hydra.sweeper.study_name" if self.settings.storage else "write another hydra.sweep.dir"
+        check_compatible = optuna.distributions.check_distribution_compatibility
         for trial in self._all():
-            for key, ours in self._distributions.items():
+            for key, distribution in self._distributions.items():
                 if key in trial.distributions:
                     try:
-                        compatible(trial.distributions[key], ours)
+                        check_compatible(trial.distributions[key], distribution)
                     except ValueError:
-                        raise UserError(other.format(key)) from None
+                        message = f"{key}: the study {self.study.study_name} searches other values of it; {remedy}"
+                        raise UserError(message) from None
 
     def _enqueue_next(self) -> None:
-        """The first combination that no trial has; none, where one waits that a search has left so."""
+        """Enqueues the first combination without a trial, unless an earlier search has enqueued one."""
         if any(trial.state == TrialState.WAITING for trial in self._all()):
             return
-        tried = {self._texts(trial.params) for trial in self._all() if VOID not in trial.user_attrs}
+        tried = {self._texts(trial.params) for trial in self._all() if VOID_ATTRIBUTE not in trial.user_attrs}
         for values in self._combinations:
             if self._texts(values) not in tried:
                 self.study.enqueue_trial(values)
@@ -234,7 +241,7 @@ class Study:
     def _distribution(self, dimension: Dimension) -> BaseDistribution:
         if isinstance(dimension, Choice):
             return CategoricalDistribution(dimension.texts)
-        if isinstance(dimension, Whole):
+        if isinstance(dimension, IntegerRange):
             return IntDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
         return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
@@ -243,7 +250,7 @@ class Study:
         seed = None if self.settings.seed is None else (self.settings.seed * 1_000_003 + before) % 2**32
         if self.settings.sampler == "tpe":
             return samplers.TPESampler(seed=seed)
-        return samplers.RandomSampler(seed=seed)  # of a grid it is never asked: every value is given
+        return samplers.RandomSampler(seed=seed)  # not used for a grid, whose values are all enqueued
 
     def _pruner(self, max_epochs: int | None) -> optuna.pruners.BasePruner:
         pruners, settings = optuna.pruners, self.settings
@@ -255,8 +262,8 @@ class Study:
         return pruners.NopPruner()
 
 
-def _file(path: Path) -> str:
-    """The address of an SQLite file; its path may hold anything."""
+def _sqlite_url(path: Path) -> str:
+    """Returns the URL of an SQLite file; its path may contain any character."""
     return URL.create("sqlite", database=str(path.resolve())).render_as_string()
 
 
@@ -264,5 +271,5 @@ def _direction(objective: str) -> str:
     return "maximize" if higher_is_better(objective) else "minimize"
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]

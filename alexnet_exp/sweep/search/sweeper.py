@@ -1,6 +1,6 @@
-"""`hydra/sweeper=optuna`: what is searched is checked, the sweep's folder and study are opened, the search is run.
+"""Implements `hydra/sweeper=optuna`: validates the search, opens its folder and study, and runs it.
 
-Optuna is imported once nothing is left to refuse.
+Optuna is imported after everything else has been validated.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from alexnet_exp.errors import Problem, Refused, UserError, missing_package
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.execute.pool import Pool
-from alexnet_exp.sweep.execute.scheduler import Outcome, outcome_of
+from alexnet_exp.sweep.execute.pool import JobPool
+from alexnet_exp.sweep.execute.scheduler import Outcome, read_outcome
 from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, note_ran, plan_of
 from alexnet_exp.sweep.plan.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
 from alexnet_exp.sweep.plan.folder import MULTIRUN, make
-from alexnet_exp.sweep.report import Teller
-from alexnet_exp.sweep.results import add, write_all
-from alexnet_exp.sweep.search.settings import GRID, Settings
-from alexnet_exp.sweep.search.space import Space, Value, parse
+from alexnet_exp.sweep.report import SweepReporter
+from alexnet_exp.sweep.results import add_result, write_results
+from alexnet_exp.sweep.search.settings import GRID_SAMPLER, SearchSettings
+from alexnet_exp.sweep.search.space import SearchValue, Space, parse
 
-NODE = "hydra.sweeper"
-QUEUED = 4  # trials in a cluster's queue, unless hydra.launcher.jobs says otherwise
+SWEEPER_KEY = "hydra.sweeper"
+DEFAULT_QUEUED_TRIALS = 4  # in the queue of a cluster at once, unless hydra.launcher.jobs is set
 
 
 def search(
@@ -45,35 +45,35 @@ def search(
 ) -> None:
     """Runs a search to its end, in the folder `hydra.sweep.dir`.
 
-    arguments: the overrides that were typed. given: the settings of the sweeper. master: Hydra's configuration of the
-    sweep. Raises UserError, with nothing left on disk, where any of it cannot be used.
+    arguments: the overrides of the command. given: the settings of the sweeper. master: Hydra's configuration of the
+    sweep. Raises UserError, with nothing left on disk, if any of it is invalid.
     """
     settings = _settings(given)
     if find_spec("optuna") is None:
         raise UserError(f"hydra/sweeper=optuna: {missing_package('optuna')}")
     params = (exact(f"{key}={value}") for key, value in settings.params.items())
     space = parse([*params, *arguments], context.config_loader)
-    if settings.sampler == GRID:
+    if settings.sampler == GRID_SAMPLER:
         space.combinations()
     configs = space.check(config_dir(master))
     _check_objective(str(master.objective), configs)
     if not isinstance(launcher, JobsLauncher) or not launcher.waits:
-        instead = "a search waits for each trial; choose hydra/launcher=process, or slurm with hydra.launcher.wait=true"
+        instead = "a search waits for its trials; write hydra/launcher=process, or slurm with hydra.launcher.wait=true"
         raise Refused([Problem("hydra/launcher", master.hydra.runtime.choices.get("hydra/launcher"), instead)])
     launcher.check_devices(configs)
     pool = launcher.make_pool()
     folder = make(master)
     with locked(folder):
         OmegaConf.save(master, folder / MULTIRUN)
-        _Command(settings, space, launcher, context, task_function, master, _longest(configs)).run(pool)
+        _Command(settings, space, launcher, context, task_function, master, _max_epochs(configs)).run(pool)
 
 
 class _Command:
-    """One search: Hydra's side of it, and what the user is told."""
+    """Connects one search to Hydra, and prints its progress."""
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SearchSettings,
         space: Space,
         launcher: JobsLauncher,
         context: HydraContext,
@@ -88,64 +88,64 @@ class _Command:
         )
         self.plan = plan_of(master, SEARCH)
         if self.plan.kind != SEARCH:
-            raise Refused(
-                [Problem("hydra.sweep.dir", self.plan.folder, "holds a sweep that is no search; write another")]
-            )
+            instead = "the folder contains a sweep that is not a search; write another folder"
+            raise Refused([Problem("hydra.sweep.dir", self.plan.folder, instead)])
         self.plan.direction = settings.direction
         self.study = Study(settings, space, self.plan.folder, self.plan.objective, max_epochs)
         self.compose = JobComposer(context.config_loader, master)
         self.composed: dict[Path, Composed] = {}
-        self.teller = Teller(self.plan, self.study.wanted)
+        self.reporter = SweepReporter(self.plan, self.study.wanted)
 
-    def run(self, pool: Pool) -> None:
+    def run(self, pool: JobPool) -> None:
         from alexnet_exp.sweep.search.loop import Search
 
         self.plan.write()
-        write_all(self.plan, map(outcome_of, self.plan.jobs))
-        before = self.study.finished()
-        if before:
-            self.teller.say(f"{before} of {self.study.wanted} trials have ended already")
+        write_results(self.plan, map(read_outcome, self.plan.jobs))
+        finished = self.study.count_finished()
+        if finished:
+            self.reporter.print_line(f"{finished} of {self.study.wanted} trials already finished")
         try:
             Search(
                 self.study,
                 self.plan,
                 pool,
-                self.make,
-                self.told,
-                started=self.started,
-                looked=self.teller.looked,
-                said=self.teller.say,
-                at_once=_at_once(self.launcher),
+                self.make_job,
+                self.on_end,
+                on_start=self.on_start,
+                on_poll=self.reporter.print_progress,
+                print_line=self.reporter.print_line,
+                max_running=_max_running(self.launcher),
             ).run()
         finally:
-            self.teller.clear()
-            write_all(self.plan, map(outcome_of, self.plan.jobs))
-            for line in self.lines():
-                self.teller.say(line)
+            self.reporter.clear_progress()
+            write_results(self.plan, map(read_outcome, self.plan.jobs))
+            for line in self.closing_lines():
+                self.reporter.print_line(line)
 
-    def make(self, number: int, values: dict[str, Value]) -> Job:
+    def make_job(self, number: int, values: dict[str, SearchValue]) -> Job:
         overrides = self.space.overrides(values)
         [composed] = compose_jobs(self.compose, [overrides], self.launcher.check_devices)
         [job] = lay_out(self.plan, [composed], varying=list(self.space.dimensions), number=number + 1)
         self.composed[job.folder] = composed
         return job
 
-    def started(self, job: Job) -> None:
+    def on_start(self, job: Job) -> None:
         config = self.composed[job.folder].config
         self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
 
-    def told(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: Outcome) -> None:
         note_ran(outcome)
-        add(self.plan, outcome)
-        self.teller.ended(outcome)
+        add_result(self.plan, outcome)
+        self.reporter.print_job(outcome)
         if self.context.callbacks.callbacks:
             composed = self.composed[outcome.job.folder]
             returned = job_return(composed, outcome, self.plan.objective, whole=True)
             self.context.callbacks.on_job_end(config=composed.config, job_return=returned)
 
-    def lines(self) -> list[str]:
-        """What is said at the end: how the trials ended, which was best, and the command that runs it alone."""
-        count = ", ".join(f"{number} {state}" for state, number in self.study.states().items())
+    def closing_lines(self) -> list[str]:
+        """Returns the last lines: the trials by state, the best trial, and the command that runs it alone."""
+        states = self.study.count_states().items()
+        count = ", ".join(f"{number} {'failed' if state == 'fail' else state}" for state, number in states)
         objective, best = self.plan.objective, self.study.best()
         if best is None:
             return [f"trials: {count or 'none'}"]
@@ -158,30 +158,30 @@ class _Command:
         ]
 
 
-def _at_once(launcher: JobsLauncher) -> int | None:
-    """How many trials may be begun at once; None where the launcher's pool knows. A queue takes any number."""
-    queue = getattr(launcher, "settings", None)
-    return None if queue is None else getattr(queue, "jobs", None) or QUEUED
+def _max_running(launcher: JobsLauncher) -> int | None:
+    """Returns how many trials may run at once; None if the launcher's pool limits them. A queue takes any number."""
+    slurm = getattr(launcher, "settings", None)
+    return None if slurm is None else getattr(slurm, "jobs", None) or DEFAULT_QUEUED_TRIALS
 
 
-def _settings(given: Mapping[str, Any]) -> Settings:
+def _settings(given: Mapping[str, Any]) -> SearchSettings:
     try:
-        return Settings(**given)
+        return SearchSettings(**given)
     except Refused as refused:
-        raise Refused([problem.under(NODE) for problem in refused.problems]) from None
+        raise Refused([problem.under(SWEEPER_KEY) for problem in refused.problems]) from None
 
 
 def _check_objective(objective: str, configs: Sequence[Config]) -> None:
-    """A search follows a metric that each epoch has, and never the test images: they would be no test any more."""
+    """Raises `Refused` unless each epoch has the objective. A metric of the test set is rejected: it would be tuned."""
     if objective.startswith("test/"):
-        instead = "a search would choose by the test images; write val/top1 or val/loss"
+        instead = "a search must not use the test set; write val/top1 or val/loss"
         raise Refused([Problem("objective", objective, instead)])
     without = [config for config in configs if not isinstance(config.data, UserClass) and not config.data.has_val]
     if objective.startswith("val/") and without:
-        raise Refused([Problem("objective", objective, "there is no validation; write data.val=split")])
+        raise Refused([Problem("objective", objective, "the data has no validation set; write data.val=split")])
 
 
-def _longest(configs: Sequence[Config]) -> int | None:
-    """The most epochs that a trial may have; None where they are not limited."""
+def _max_epochs(configs: Sequence[Config]) -> int | None:
+    """Returns the largest number of epochs of a trial; None if a trial has no limit."""
     lengths = [config.trainer.max_epochs for config in configs]
     return None if None in lengths else max(lengths)

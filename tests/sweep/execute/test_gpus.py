@@ -1,10 +1,10 @@
-"""GPUs given to jobs: none twice, whatever they are called and however they are asked for."""
+"""Tests that no GPU is assigned twice, whatever its name and however it is requested."""
 
 from __future__ import annotations
 
 import pytest
 
-from alexnet_exp.sweep.execute.gpus import Gpus, visible
+from alexnet_exp.sweep.execute.gpus import GpuAllocator, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -18,38 +18,38 @@ from alexnet_exp.sweep.execute.gpus import Gpus, visible
         ({"CUDA_VISIBLE_DEVICES": ""}, 0, []),
     ],
 )
-def test_what_is_visible(environment: dict[str, str], count: int, names: list[str]) -> None:
-    assert visible(environment, count) == names
+def test_visible_gpus(environment: dict[str, str], count: int, names: list[str]) -> None:
+    assert visible_gpus(environment, count) == names
 
 
-def test_each_job_gets_gpus_of_its_own() -> None:
-    gpus = Gpus(["4", "5", "7"])
-    one, two = gpus.take(1), gpus.take(2)
+def test_each_job_gets_its_own_gpus() -> None:
+    gpus = GpuAllocator(["4", "5", "7"])
+    one, two = gpus.acquire(1), gpus.acquire(2)
     assert (one.names, two.names) == ("4", "5,7")
-    assert not gpus.fits(1)
+    assert not gpus.has_free(1)
     with pytest.raises(ValueError, match="not free"):
-        gpus.take(1)
-    gpus.give_back(one)
-    assert gpus.take(1).names == "4"
+        gpus.acquire(1)
+    gpus.release(one)
+    assert gpus.acquire(1).names == "4"
 
 
-def test_named_gpus_keep_their_numbers() -> None:
-    gpus = Gpus(["4", "5", "7"])
-    named = gpus.take([0, 2])
+def test_gpus_requested_by_position_keep_their_numbers() -> None:
+    gpus = GpuAllocator(["4", "5", "7"])
+    named = gpus.acquire([0, 2])
     assert named.names == "4,5,7"
-    assert not gpus.fits([2])
-    assert gpus.take(1).names == "5"
-    gpus.give_back(named)
-    assert gpus.fits([2, 0])
+    assert not gpus.has_free([2])
+    assert gpus.acquire(1).names == "5"
+    gpus.release(named)
+    assert gpus.has_free([2, 0])
 
 
-def test_a_job_of_the_cpu_gets_none_and_always_fits() -> None:
-    gpus = Gpus(["0"])
-    gpus.take(1)
-    assert gpus.fits(0)
-    assert gpus.take(0).names == ""
+def test_a_cpu_job_sees_no_gpu_and_always_has_room() -> None:
+    gpus = GpuAllocator(["0"])
+    gpus.acquire(1)
+    assert gpus.has_free(0)
+    assert gpus.acquire(0).names == ""
 
 
-def test_without_gpus_nothing_is_said_of_them() -> None:
-    assert Gpus([]).take(0).names is None
-    assert not Gpus([]).fits(1)
+def test_without_gpus_the_variable_is_not_set() -> None:
+    assert GpuAllocator([]).acquire(0).names is None
+    assert not GpuAllocator([]).has_free(1)

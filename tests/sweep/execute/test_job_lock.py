@@ -1,4 +1,4 @@
-"""Claims: one owner at a time, whoever asks; the dead lose theirs, the living do not."""
+"""Tests of job locks: one owner at a time; dead owners lose their lock, living owners keep it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from alexnet_exp.runs.sweep_plan import Job
-from alexnet_exp.sweep.execute.job_lock import SILENCE, Claims
+from alexnet_exp.sweep.execute.job_lock import DEAD_AFTER_SECONDS, JobLocks
 
 TAKE_ALL = """
 import sys, time
 from pathlib import Path
-from alexnet_exp.sweep.execute.job_lock import Claims
+from alexnet_exp.sweep.execute.job_lock import JobLocks
 from alexnet_exp.runs.sweep_plan import Job
 sweep = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-taken = [number for number in range(50) if Claims(sweep).take(Job(number, sweep / f"job{number}", ()))]
+taken = [number for number in range(50) if JobLocks(sweep).acquire(Job(number, sweep / f"job{number}", ()))]
 print(*taken, flush=True)
 sys.stdin.readline()
 """
@@ -35,36 +35,36 @@ def job(tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def claims(tmp_path: Path) -> Claims:
-    return Claims(tmp_path)
+def locks(tmp_path: Path) -> JobLocks:
+    return JobLocks(tmp_path)
 
 
-def change(claims: Claims, job: Job, **facts: Any) -> None:
-    """Rewrites a claim as if somebody else had made it; its heartbeat is now."""
-    file = claims.folder / f"{job.folder.name}.json"
+def change(locks: JobLocks, job: Job, **facts: Any) -> None:
+    """Rewrites a lock file as another owner would; its heartbeat is now."""
+    file = locks.folder / f"{job.folder.name}.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | facts))
 
 
-def silent(claims: Claims, job: Job, seconds: float) -> None:
+def set_heartbeat_age(locks: JobLocks, job: Job, seconds: float) -> None:
     then = time.time() - seconds
-    os.utime(claims.folder / f"{job.folder.name}.json", (then, then))
+    os.utime(locks.folder / f"{job.folder.name}.json", (then, then))
 
 
-def test_a_claim_is_held_until_it_is_let_go(claims: Claims, job: Job) -> None:
-    assert claims.owner(job) is None
-    claim = claims.take(job)
-    assert claim is not None
-    owner = claims.owner(job)
+def test_a_lock_is_held_until_it_is_released(locks: JobLocks, job: Job) -> None:
+    assert locks.owner(job) is None
+    lock = locks.acquire(job)
+    assert lock is not None
+    owner = locks.owner(job)
     assert owner is not None
-    assert (owner.pid, owner.token) == (os.getpid(), claim.token)
-    assert claims.is_alive(owner)
-    assert claims.take(job) is None
-    claim.release()
-    assert claims.owner(job) is None
-    assert claims.take(job) is not None
+    assert (owner.pid, owner.token) == (os.getpid(), lock.token)
+    assert locks.is_alive(owner)
+    assert locks.acquire(job) is None
+    lock.release()
+    assert locks.owner(job) is None
+    assert locks.acquire(job) is not None
 
 
-def test_two_processes_that_take_fifty_claims_at_once(tmp_path: Path) -> None:
+def test_two_processes_acquire_fifty_locks_once_each(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TAKE_ALL, str(tmp_path)]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for each in both:
@@ -83,74 +83,74 @@ def test_two_processes_that_take_fifty_claims_at_once(tmp_path: Path) -> None:
         each.communicate("end\n")
 
 
-def test_a_dead_process_loses_its_claim_and_a_new_one_of_its_number_does_not_keep_it(claims: Claims, job: Job) -> None:
+def test_a_dead_process_loses_its_lock_even_if_its_number_is_reused(locks: JobLocks, job: Job) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     for facts in ({"pid": ended.pid}, {"start": "1"}):
-        claim = claims.take(job)
-        assert claim is not None
-        change(claims, job, **facts)
-        owner = claims.owner(job)
+        lock = locks.acquire(job)
+        assert lock is not None
+        change(locks, job, **facts)
+        owner = locks.owner(job)
         assert owner is not None
-        assert not claims.is_alive(owner)
-        other = claims.take(job)
+        assert not locks.is_alive(owner)
+        other = locks.acquire(job)
         assert other is not None
-        assert not claim.beat()
-        claim.release()
-        assert claims.owner(job) is not None, "one that was lost is not let go"
+        assert not lock.refresh()
+        lock.release()
+        assert locks.owner(job) is not None, "releasing a lost lock has no effect"
         other.release()
 
 
-def test_of_another_host_the_heartbeat_tells(claims: Claims, job: Job) -> None:
-    claim = claims.take(job)
-    assert claim is not None
-    change(claims, job, machine="elsewhere", host="elsewhere", pid=1)
-    silent(claims, job, SILENCE / 2)
-    assert claims.take(job) is None
-    silent(claims, job, SILENCE * 2)
-    assert claim.beat()
-    assert claims.take(job) is None, "it has a heartbeat again"
-    silent(claims, job, SILENCE * 2)
-    assert claims.take(job) is not None
+def test_an_owner_on_another_host_is_alive_while_it_has_a_heartbeat(locks: JobLocks, job: Job) -> None:
+    lock = locks.acquire(job)
+    assert lock is not None
+    change(locks, job, machine="elsewhere", host="elsewhere", pid=1)
+    set_heartbeat_age(locks, job, DEAD_AFTER_SECONDS / 2)
+    assert locks.acquire(job) is None
+    set_heartbeat_age(locks, job, DEAD_AFTER_SECONDS * 2)
+    assert lock.refresh()
+    assert locks.acquire(job) is None, "it has a heartbeat again"
+    set_heartbeat_age(locks, job, DEAD_AFTER_SECONDS * 2)
+    assert locks.acquire(job) is not None
 
 
-def test_a_claim_that_was_cut_short_is_nobodys(claims: Claims, job: Job) -> None:
-    claims.folder.mkdir()
-    (claims.folder / "job.json").write_text('{"host": "a')
-    assert claims.take(job) is not None
+def test_a_truncated_lock_file_has_no_owner(locks: JobLocks, job: Job) -> None:
+    locks.folder.mkdir()
+    (locks.folder / "job.json").write_text('{"host": "a')
+    assert locks.acquire(job) is not None
 
 
-def queue(monkeypatch: pytest.MonkeyPatch, answer: bool | None) -> None:
-    """A queue that answers so when it is asked for a job."""
-    monkeypatch.setattr("alexnet_exp.sweep.execute.job_lock._queued", lambda scheduler: answer)
+def set_queue_answer(monkeypatch: pytest.MonkeyPatch, answer: bool | None) -> None:
+    """Has the queue give this answer for every job."""
+    monkeypatch.setattr("alexnet_exp.sweep.execute.job_lock._is_in_queue", lambda scheduler: answer)
 
 
-def test_a_claim_of_a_job_in_a_queue(claims: Claims, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim = claims.take(job)
-    assert claim is not None
-    assert claim.hand_over("slurm:7")
-    change(claims, job, pid=2**22 + 1, start="0")  # who submitted it has gone
-    silent(claims, job, SILENCE * 10)
-    queue(monkeypatch, True)
-    assert claims.take(job) is None, "it waits in the queue"
+def test_the_lock_of_a_queued_job_depends_on_the_queue(
+    locks: JobLocks, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = locks.acquire(job)
+    assert lock is not None
+    assert lock.hand_over("slurm:7")
+    change(locks, job, pid=2**22 + 1, start="0")  # the process that submitted it does not exist
+    set_heartbeat_age(locks, job, DEAD_AFTER_SECONDS * 10)
+    set_queue_answer(monkeypatch, True)
+    assert locks.acquire(job) is None, "it waits in the queue"
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    own = claims.take(job)
-    assert own is not None, "that job itself takes it up"
+    own = locks.acquire(job)
+    assert own is not None, "that SLURM job itself acquires it"
     own.release()
     monkeypatch.delenv("SLURM_JOB_ID")
-    assert claims.take(job, "slurm:8") is not None
-    silent(claims, job, SILENCE * 10)
-    queue(monkeypatch, False)
-    assert claims.take(job) is not None, "the queue has forgotten it"
+    assert locks.acquire(job, "slurm:8") is not None
+    set_heartbeat_age(locks, job, DEAD_AFTER_SECONDS * 10)
+    set_queue_answer(monkeypatch, False)
+    assert locks.acquire(job) is not None, "the queue has forgotten it"
 
 
-def test_a_job_that_was_requeued_takes_its_own_claim_up(
-    claims: Claims, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue(monkeypatch, True)
+def test_a_requeued_job_acquires_its_own_lock(locks: JobLocks, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_queue_answer(monkeypatch, True)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert claims.take(job) is not None
-    change(claims, job, machine="elsewhere")
-    assert claims.take(job) is None
+    assert locks.acquire(job) is not None
+    change(locks, job, machine="elsewhere")
+    assert locks.acquire(job) is None
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert claims.take(job) is not None
+    assert locks.acquire(job) is not None

@@ -1,4 +1,4 @@
-"""What SLURM is asked for, and how its answers are read; without a cluster. `tests/slurm/` has one."""
+"""Tests of SLURM requests and answers without a cluster; `tests/slurm/` has tests with one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.processes.ranks import is_rank
 from alexnet_exp.sweep.execute import slurm_queue
-from alexnet_exp.sweep.execute.slurm import Resources, _requeue, check, need_submitit, resources
-from alexnet_exp.sweep.execute.slurm_queue import FORGOTTEN, Queue, own_id, states
+from alexnet_exp.sweep.execute.slurm import SlurmResources, check_resources, require_slurm, resources_of
+from alexnet_exp.sweep.execute.slurm_job import _requeue
+from alexnet_exp.sweep.execute.slurm_queue import FORGOTTEN_STATE, SlurmQueue, own_job_id, query_states
 from alexnet_exp.sweep.execute.slurm_settings import SlurmSettings
 from alexnet_exp.training.launch import rank_environment
 
@@ -20,47 +21,47 @@ from alexnet_exp.training.launch import rank_environment
 @pytest.mark.parametrize(
     ("trainer", "asked"),
     [
-        ({}, Resources(1, 1, None)),
-        ({"gpus": 0}, Resources(1, 1, 0)),
-        ({"gpus": 2}, Resources(1, 2, 2)),
-        ({"gpus": [0, 1]}, Resources(1, 2, 2)),
-        ({"gpus": 4, "num_nodes": 3}, Resources(3, 4, 4)),
-        ({"accelerator": "cpu", "devices": 2}, Resources(1, 2, None)),
-        ({"accelerator": "gpu", "devices": 2}, Resources(1, 2, 2)),
-        ({"accelerator": "cpu", "devices": "auto"}, Resources(1, 1, None)),
-        ({"strategy": "columns"}, Resources(1, 2, None)),
-        ({"strategy": "columns", "gpus": 0}, Resources(1, 2, 0)),
-        ({"strategy": "columns", "accelerator": "gpu"}, Resources(1, 2, 2)),
-        ({"strategy": "columns", "gpus": 4}, Resources(1, 4, 4)),
+        ({}, SlurmResources(1, 1, None)),
+        ({"gpus": 0}, SlurmResources(1, 1, 0)),
+        ({"gpus": 2}, SlurmResources(1, 2, 2)),
+        ({"gpus": [0, 1]}, SlurmResources(1, 2, 2)),
+        ({"gpus": 4, "num_nodes": 3}, SlurmResources(3, 4, 4)),
+        ({"accelerator": "cpu", "devices": 2}, SlurmResources(1, 2, None)),
+        ({"accelerator": "gpu", "devices": 2}, SlurmResources(1, 2, 2)),
+        ({"accelerator": "cpu", "devices": "auto"}, SlurmResources(1, 1, None)),
+        ({"strategy": "columns"}, SlurmResources(1, 2, None)),
+        ({"strategy": "columns", "gpus": 0}, SlurmResources(1, 2, 0)),
+        ({"strategy": "columns", "accelerator": "gpu"}, SlurmResources(1, 2, 2)),
+        ({"strategy": "columns", "gpus": 4}, SlurmResources(1, 4, 4)),
     ],
 )
-def test_a_task_for_each_device(trainer, asked):
-    assert resources(trainer, SlurmSettings()) == asked
+def test_each_device_is_a_task(trainer, asked):
+    assert resources_of(trainer, SlurmSettings()) == asked
 
 
-def test_where_the_trainer_says_no_number_the_settings_do():
-    assert resources({"gpus": -1}, SlurmSettings(gpus_per_node=8)) == Resources(1, 8, 8)
-    assert resources({}, SlurmSettings(gpus_per_node=1)) == Resources(1, 1, 1)
+def test_gpus_per_node_is_used_if_the_trainer_has_no_number():
+    assert resources_of({"gpus": -1}, SlurmSettings(gpus_per_node=8)) == SlurmResources(1, 8, 8)
+    assert resources_of({}, SlurmSettings(gpus_per_node=1)) == SlurmResources(1, 1, 1)
     with pytest.raises(Refused, match=r"trainer\.gpus=-1: .*hydra\.launcher\.gpus_per_node"):
-        resources({"gpus": -1}, SlurmSettings())
+        resources_of({"gpus": -1}, SlurmSettings())
 
 
-def test_what_trainer_and_settings_say_differently_is_refused_together():
+def test_settings_that_contradict_the_trainer_are_reported_together():
     settings = SlurmSettings(nodes=2, tasks_per_node=4)
     with pytest.raises(Refused) as refused:
-        check([{"gpus": 2}, {"gpus": 2, "optim": 1}, {"gpus": [2, 3]}], settings)
+        check_resources([{"gpus": 2}, {"gpus": 2, "optim": 1}, {"gpus": [2, 3]}], settings)
     assert [problem.key for problem in refused.value.problems] == [
         *("hydra.launcher.tasks_per_node", "hydra.launcher.nodes", "trainer.gpus")
     ]
 
 
-def test_settings_out_of_range_are_refused_together():
+def test_settings_out_of_range_are_reported_together():
     with pytest.raises(Refused) as refused:
         SlurmSettings(timeout_min=0, mem_gb=-1.0, jobs=0)
     assert [problem.key for problem in refused.value.problems] == ["timeout_min", "jobs", "mem_gb"]
 
 
-def test_without_submitit_the_extra_is_named(monkeypatch):
+def test_without_submitit_the_error_names_the_extra(monkeypatch):
     real = builtins.__import__
 
     def without(name, *rest):
@@ -70,7 +71,7 @@ def test_without_submitit_the_extra_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"^hydra/launcher=slurm: .*pip install -e '\.\[slurm\]'$"):
-        need_submitit()
+        require_slurm()
 
 
 @pytest.mark.parametrize(
@@ -82,20 +83,20 @@ def test_without_submitit_the_extra_is_named(monkeypatch):
         ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_NAME": "bash"}, False),  # srun --pty bash
     ],
 )
-def test_a_rank_of_srun_is_told_from_a_process_in_an_allocation(variables, several, monkeypatch):
+def test_a_rank_of_srun_is_distinguished_from_a_process_in_an_allocation(variables, several, monkeypatch):
     for key in [key for key in os.environ if key.startswith("SLURM_")]:
         monkeypatch.delenv(key)
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
     assert is_rank() is several
-    # a worker may be one of several tasks of an srun; its jobs are not
+    # A worker may be one of several tasks of srun; its jobs are not.
     monkeypatch.setattr(os, "environ", rank_environment(dict(os.environ), 0, 1))
     assert not is_rank()
 
 
 @pytest.fixture
 def squeue(tmp_path, monkeypatch):
-    """A squeue that answers from a file, and notes what it was asked."""
+    """Replaces squeue by a script with a fixed answer that logs its arguments."""
 
     def answers(lines: str, code: int = 0, error: str = "") -> Path:
         program = tmp_path / "squeue"
@@ -109,33 +110,33 @@ def squeue(tmp_path, monkeypatch):
     return answers
 
 
-def test_all_jobs_are_asked_for_at_once_and_what_is_not_there_has_ended(squeue):
+def test_one_query_asks_for_all_jobs_and_omits_unknown_ones(squeue):
     asked = squeue("12_0|RUNNING\n12_1|CANCELLED\n15|COMPLETING")
-    assert states(["12_0", "12_1", "15", "9"]) == {"12_0": "RUNNING", "12_1": "CANCELLED", "15": "COMPLETING"}
+    assert query_states(["12_0", "12_1", "15", "9"]) == {"12_0": "RUNNING", "12_1": "CANCELLED", "15": "COMPLETING"}
     assert asked.read_text().count("--jobs=12,15,9") == 1
 
 
-def test_a_forgotten_job_is_told_from_a_queue_that_does_not_answer(squeue):
+def test_a_forgotten_job_is_distinguished_from_a_queue_without_answer(squeue):
     squeue("", 1, "slurm_load_jobs error: Invalid job id specified")
-    queue = Queue()
-    assert (queue.state("7"), queue.is_alive("7")) == (FORGOTTEN, False)
+    queue = SlurmQueue()
+    assert (queue.state("7"), queue.is_alive("7")) == (FORGOTTEN_STATE, False)
     squeue("", 1, "slurm_load_jobs error: Unable to contact slurm controller")
-    queue = Queue()
+    queue = SlurmQueue()
     assert (queue.state("7"), queue.is_alive("7")) == (None, None)
 
 
-def test_an_answer_holds_for_a_while_and_longer_when_nothing_happens(squeue, monkeypatch):
+def test_queries_become_less_frequent_while_nothing_changes(squeue, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(slurm_queue.time, "monotonic", lambda: now[0])
     asked = squeue("7|RUNNING")
-    queue = Queue()
+    queue = SlurmQueue()
     for _ in range(100):
         assert queue.is_alive("7")
         now[0] += 1.0
     assert 8 <= len(asked.read_text().splitlines()) <= 30
     squeue("8|PENDING")
-    assert queue.is_alive("8")  # one that was not asked for yet is asked for at once
-    assert queue.state("7") == FORGOTTEN
+    assert queue.is_alive("8")  # a new job is queried at once
+    assert queue.state("7") == FORGOTTEN_STATE
 
 
 @pytest.mark.parametrize(
@@ -146,18 +147,18 @@ def test_an_answer_holds_for_a_while_and_longer_when_nothing_happens(squeue, mon
         ({"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "3", "SLURM_ARRAY_TASK_ID": "2"}, "3_2"),
     ],
 )
-def test_a_job_of_an_array_goes_by_the_number_that_it_had_while_it_waited(variables, number, monkeypatch):
+def test_the_id_of_a_job_in_an_array_is_that_of_its_time_in_the_queue(variables, number, monkeypatch):
     for key in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(key, raising=False)
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
-    assert own_id() == number
+    assert own_job_id() == number
 
 
 @pytest.fixture
 def scontrol(tmp_path, squeue, monkeypatch):
-    """A controller in whose queue job 7 is as `be` says, and the folder of that job; what it is asked is in `told`."""
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\n')
+    """Replaces scontrol by a script that logs its arguments; yields a function that requeues job 7, and its folder."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/requests\n')
     (tmp_path / "scontrol").chmod(0o755)
     for key in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(key, raising=False)
@@ -166,34 +167,34 @@ def scontrol(tmp_path, squeue, monkeypatch):
     folder.mkdir(parents=True)
     (tmp_path / "sweep" / "slurm").mkdir()
 
-    def requeued(state: str, new: bool) -> str:
+    def requeue(state: str, has_progress: bool) -> str:
         squeue(f"7|{state}")
-        _requeue(folder, new)
-        told = tmp_path / "told"
-        return told.read_text().strip() if told.exists() else ""
+        _requeue(folder, has_progress)
+        requests = tmp_path / "requests"
+        return requests.read_text().strip() if requests.exists() else ""
 
-    return requeued, folder
+    return requeue, folder
 
 
 def test_a_job_that_saved_is_requeued(scontrol):
-    requeued, folder = scontrol
-    assert requeued("RUNNING", new=True) == "requeue 7"
+    requeue, folder = scontrol
+    assert requeue("RUNNING", has_progress=True) == "requeue 7"
     assert "SLURM job 7: requeued" in (folder / "train.log").read_text()
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "PENDING", "CANCELLED", "PREEMPTED"])
-def test_a_job_that_slurm_has_taken_back_or_cancelled_is_left_to_it(scontrol, state):
-    requeued, _ = scontrol
-    assert requeued(state, new=True) == ""
+def test_a_job_that_slurm_requeued_or_cancelled_is_not_requeued(scontrol, state):
+    requeue, _ = scontrol
+    assert requeue(state, has_progress=True) == ""
 
 
-def test_a_job_that_is_stopped_for_good_is_not_requeued(scontrol):
-    requeued, folder = scontrol
+def test_a_job_of_a_stopped_sweep_is_not_requeued(scontrol):
+    requeue, folder = scontrol
     (folder.parent / "slurm" / "7.stop").touch()
-    assert requeued("RUNNING", new=True) == ""
+    assert requeue("RUNNING", has_progress=True) == ""
 
 
-def test_a_job_that_saves_nothing_within_its_limit_does_not_begin_for_ever(scontrol):
-    requeued, folder = scontrol
-    assert requeued("RUNNING", new=False) == ""
+def test_a_job_that_saved_nothing_is_not_requeued(scontrol):
+    requeue, folder = scontrol
+    assert requeue("RUNNING", has_progress=False) == ""
     assert "not requeued: nothing was saved within the time limit" in (folder / "train.log").read_text()

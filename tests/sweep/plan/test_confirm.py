@@ -13,9 +13,9 @@ from alexnet_exp.compare.runs_list import entries
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
-from alexnet_exp.sweep.execute.scheduler import outcome_of
+from alexnet_exp.sweep.execute.scheduler import read_outcome
 from alexnet_exp.sweep.plan.confirm import plan_confirmation
-from alexnet_exp.sweep.report import summary
+from alexnet_exp.sweep.report import results_as_json
 
 Searched = Callable[..., Path]
 
@@ -80,8 +80,8 @@ def test_what_the_search_was_told_of_its_objective_goes_before_the_name(searched
     assert SweepPlan.read(folder).direction == "minimize"
     plan = plan_confirmation(folder, top=1, seeds=1)
     assert [winner for winner, _ in asked(plan)][-1] == "model=lrn"
-    outcomes = [outcome_of(job) for job in told.jobs]
-    assert summary(told, outcomes)["best"]["run"].endswith("job-2")
+    outcomes = [read_outcome(job) for job in told.jobs]
+    assert results_as_json(told, outcomes)["best"]["run"].endswith("job-2")
     (line,) = entries(folder, list(read_runs(folder)), sweeps=True)
     assert line.value == 0.2
 

@@ -1,4 +1,4 @@
-"""Spaces in Hydra's grammar: what they mean, the texts that go back to Hydra, and what is refused."""
+"""Tests of search spaces in Hydra's grammar: their dimensions, their overrides, and rejected spaces."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from alexnet_exp.config.compose import composed, each_job
 from alexnet_exp.errors import UserError
-from alexnet_exp.sweep.search.space import Choice, Real, Whole, parse
+from alexnet_exp.sweep.search.space import Choice, IntegerRange, RealRange, parse
 
 TYPED = {
     "model=lrn,bn": Choice("model", "lrn,bn", ("lrn", "bn")),
@@ -18,29 +18,31 @@ TYPED = {
     "trainer.max_time=null,'0:0:1:0'": Choice("trainer.max_time", "null,'0:0:1:0'", ("null", "'0:0:1:0'")),
     "model=lrn,lrn": Choice("model", "lrn,lrn", ("lrn",)),
     "+a.b=1,2": Choice("+a.b", "1,2", ("1", "2")),
-    "data.batch_size=range(32,257,32)": Whole("data.batch_size", "range(32,257,32)", 32, 256, 32),
-    "data.batch_size=range(32,250,32)": Whole("data.batch_size", "range(32,250,32)", 32, 224, 32),
-    "seed=range(5)": Whole("seed", "range(5)", 0, 4),
-    "seed=range(10,0,-3)": Whole("seed", "range(10,0,-3)", 1, 10, 3),
-    "seed=int(interval(1,64))": Whole("seed", "int(interval(1,64))", 1, 64),
-    "seed=tag(log,int(interval(1,64)))": Whole("seed", "tag(log,int(interval(1,64)))", 1, 64, log=True),
-    "seed=tag(log,range(1,9))": Whole("seed", "tag(log,range(1,9))", 1, 8, log=True),
-    "model.dropout=interval(0,0.8)": Real("model.dropout", "interval(0,0.8)", 0.0, 0.8),
-    "optim.lr=tag(log, interval(1e-4,1e-1))": Real("optim.lr", "tag(log, interval(1e-4,1e-1))", 1e-4, 0.1, log=True),
-    "model.dropout=range(0,1,0.1)": Real("model.dropout", "range(0,1,0.1)", 0.0, 0.9, 0.1),
-    "model.dropout=range(0,0.95,0.1)": Real("model.dropout", "range(0,0.95,0.1)", 0.0, 0.9, 0.1),
+    "data.batch_size=range(32,257,32)": IntegerRange("data.batch_size", "range(32,257,32)", 32, 256, 32),
+    "data.batch_size=range(32,250,32)": IntegerRange("data.batch_size", "range(32,250,32)", 32, 224, 32),
+    "seed=range(5)": IntegerRange("seed", "range(5)", 0, 4),
+    "seed=range(10,0,-3)": IntegerRange("seed", "range(10,0,-3)", 1, 10, 3),
+    "seed=int(interval(1,64))": IntegerRange("seed", "int(interval(1,64))", 1, 64),
+    "seed=tag(log,int(interval(1,64)))": IntegerRange("seed", "tag(log,int(interval(1,64)))", 1, 64, log=True),
+    "seed=tag(log,range(1,9))": IntegerRange("seed", "tag(log,range(1,9))", 1, 8, log=True),
+    "model.dropout=interval(0,0.8)": RealRange("model.dropout", "interval(0,0.8)", 0.0, 0.8),
+    "optim.lr=tag(log, interval(1e-4,1e-1))": RealRange(
+        "optim.lr", "tag(log, interval(1e-4,1e-1))", 1e-4, 0.1, log=True
+    ),
+    "model.dropout=range(0,1,0.1)": RealRange("model.dropout", "range(0,1,0.1)", 0.0, 0.9, 0.1),
+    "model.dropout=range(0,0.95,0.1)": RealRange("model.dropout", "range(0,0.95,0.1)", 0.0, 0.9, 0.1),
 }
 
 
 @pytest.mark.parametrize(("typed", "dimension"), TYPED.items(), ids=TYPED)
-def test_what_is_typed_becomes_a_dimension(typed, dimension):
+def test_an_override_becomes_a_dimension(typed, dimension):
     space = parse(["trainer.max_epochs=2", typed])
     assert space.dimensions == {dimension.key: dimension}
     assert space.fixed == ("trainer.max_epochs=2",)
 
 
 @pytest.mark.parametrize("typed", [typed for typed in TYPED if "interval" not in typed and "-3" not in typed])
-def test_the_values_are_those_of_hydras_own_sweep(typed):
+def test_values_equal_those_of_hydras_sweeper(typed):
     [dimension] = parse([typed]).dimensions.values()
     ours = [f"{dimension.key}={dimension.text(value)}" for value in dimension.values()]
 
@@ -58,23 +60,23 @@ def test_a_range_of_fractions_has_round_numbers():
 
 
 @pytest.mark.parametrize("value", [1e-05, 0.1 + 0.2, 3.14159e-12, 1e16, 123456.789, 1e-4])
-def test_hydra_reads_a_number_back_to_the_same_bits(value):
-    text = Real("optim.lr", "", 0.0, 1e20).text(value)
+def test_hydra_parses_a_number_to_the_same_bits(value):
+    text = RealRange("optim.lr", "", 0.0, 1e20).text(value)
     assert OverridesParser.create().parse_override(f"optim.lr={text}").value() == value
 
 
-def test_the_last_of_two_overrides_of_a_key_counts():
+def test_the_last_override_of_a_key_counts():
     space = parse(["optim.lr=interval(0,1)", "seed=1,2", "seed=7", "optim.lr=interval(0.1,0.2)"])
-    assert space.dimensions == {"optim.lr": Real("optim.lr", "interval(0.1,0.2)", 0.1, 0.2)}
+    assert space.dimensions == {"optim.lr": RealRange("optim.lr", "interval(0.1,0.2)", 0.1, 0.2)}
     assert space.fixed == ("seed=7",)
 
 
 def test_dimensions_become_distributions(tmp_path):
-    from alexnet_exp.sweep.search.settings import Settings
+    from alexnet_exp.sweep.search.settings import SearchSettings
     from alexnet_exp.sweep.search.study import Study
 
     space = parse(["model=lrn,bn", "data.batch_size=range(32,257,32)", "optim.lr=tag(log,interval(1e-4,1e-1))"])
-    study = Study(Settings(), space, tmp_path, "val/top1")
+    study = Study(SearchSettings(), space, tmp_path, "val/top1")
     study.ask()
     [trial] = study.study.trials
     assert trial.distributions == {
@@ -84,7 +86,7 @@ def test_dimensions_become_distributions(tmp_path):
     }
 
 
-def test_combinations_are_the_product_in_hydras_order():
+def test_combinations_are_the_product_in_the_order_of_hydra():
     typed = ["model=lrn,bn", "seed=range(1,4)", "optim.lr=0.1,0.01"]
     space = parse([*typed, "data.subset=96"])
     ours = [space.varied(values) for values in space.combinations()]
@@ -95,26 +97,26 @@ def test_combinations_are_the_product_in_hydras_order():
     ]
 
 
-def test_a_grid_over_what_cannot_be_counted_is_refused():
-    with pytest.raises(UserError, match=r"^optim\.lr=interval\(0,1\): a grid needs values that can be counted"):
+def test_a_grid_over_an_interval_is_rejected():
+    with pytest.raises(UserError, match=r"^optim\.lr=interval\(0,1\): a grid needs countable values"):
         parse(["optim.lr=interval(0,1)", "seed=1,2"]).combinations()
 
 
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("optim.lr=interval(1,0.1)", "the lower end comes first"),
-        ("optim.lr=tag(log,interval(0,0.1))", "starts above 0"),
+        ("optim.lr=interval(1,0.1)", "write the lower end first"),
+        ("optim.lr=tag(log,interval(0,0.1))", "must be above 0"),
         ("optim.lr=interval(0,inf)", "must be finite"),
         ("seed=range(5,1)", "there is no value in it"),
-        ("seed=range(1,5,0)", "the step must not be 0"),
-        ("seed=tag(log,range(1,9,2))", "takes no step"),
-        ("model=tag(log,choice(1,2))", "leave out tag"),
-        ("seed=tag(logg,range(1,9))", "the tag logg means nothing here"),
+        ("seed=range(1,5,0)", "the step is 0"),
+        ("seed=tag(log,range(1,9,2))", "has no step"),
+        ("model=tag(log,choice(1,2))", "leave it out for a list"),
+        ("seed=tag(logg,range(1,9))", "the tag logg is unknown"),
         ("optim.lr=interval(1", "cannot be read"),
     ],
 )
-def test_a_space_that_means_nothing_is_refused_naming_it(typed, words):
+def test_an_invalid_dimension_is_rejected_with_its_override(typed, words):
     with pytest.raises(UserError) as refused:
         parse(["seed=1,2", typed])
     [line] = str(refused.value).splitlines()
@@ -122,12 +124,12 @@ def test_a_space_that_means_nothing_is_refused_naming_it(typed, words):
     assert words in line
 
 
-def test_a_command_that_searches_nothing_is_refused():
-    with pytest.raises(UserError, match="nothing is searched over"):
+def test_a_search_without_dimensions_is_rejected():
+    with pytest.raises(UserError, match="no setting has several values"):
         parse(["seed=1"])
 
 
-def test_all_that_validation_refuses_at_the_corners_is_told_at_once():
+def test_all_problems_at_the_corners_are_reported_at_once():
     typed = [
         "data.batch_size=interval(32,64)",
         "model=lrn,lnr,xyz",
@@ -152,7 +154,7 @@ def test_all_that_validation_refuses_at_the_corners_is_told_at_once():
         assert sum(line.startswith(words) for line in lines) == 1, (words, lines)
 
 
-def test_the_corners_are_the_ends_and_choices_one_at_a_time():
+def test_corners_vary_one_dimension_at_a_time():
     space = parse(["model=lrn,bn,none", "optim.lr=interval(0.001,0.1)", "data.subset=96"])
     configs = space.check(None)
     assert [(config.model.norm.name, config.optim.lr) for config in configs] == [
