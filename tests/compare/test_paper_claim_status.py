@@ -325,7 +325,7 @@ def test_all_views_show_figure_status_and_analogue(tmp_path):
     assert (content["status"], content["analogue"], content["difference"]) == ("reproduced", True, -0.014)
     write_report(found, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert "<strong>reproduced</strong>" in page
+    assert '<strong class="claim">reproduced</strong>' in page
     assert "ANALOGUE" in page
 
 
