@@ -1,6 +1,6 @@
-"""Arrays that took a while to read, kept as .npy files in the user's cache folder and mapped into memory from there.
+"""Provides a cache of arrays that are slow to read, as memory-mapped .npy files in the user's cache folder.
 
-Behind its array, where readers of .npy files do not look, each file has the checksum of it.
+After its array, where readers of .npy files ignore it, each file has the checksum of the array.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def map_arrays(folder: Path, stem: str, names: tuple[str, ...], make: Callable[[], Arrays]) -> tuple[Arrays, str]:
-    """The arrays `names` of the files `stem`-NAME.npy in `folder`; what is missing or damaged there is made anew.
+    """Returns the arrays `names` of the files `stem`-NAME.npy in `folder`, and a text for the log.
 
-    Mapped, all processes share one copy of them. Where the folder cannot be written they are this process's own, and
-    the text says why.
+    If a file is missing or damaged, `make` creates all of them. All processes share one copy of the mapped files. If
+    the folder is not writable, the arrays stay in this process, and the text gives the reason; otherwise it is empty.
     """
     paths = {name: folder / f"{stem}-{name}.npy" for name in names}
     with suppress(OSError, ValueError, EOFError):  # missing, damaged, empty
@@ -37,12 +37,12 @@ def map_arrays(folder: Path, stem: str, names: tuple[str, ...], make: Callable[[
         return _read(paths), ""
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        return made, f"{folder} cannot be written ({reason}), so each process holds a copy of the images"
+        return made, f"{folder} is not writable ({reason}), so each process has its own copy of the images"
 
 
 def _read(paths: Mapping[str, Path]) -> Arrays:
-    """Raises ValueError for a file that is damaged."""
-    # "c": torch warns of an array that it could not write to
+    """Returns the mapped arrays. Raises ValueError for a damaged file."""
+    # mode "c" (copy on write): torch warns about read-only arrays
     arrays = {name: np.load(path, mmap_mode="c") for name, path in paths.items()}
     for name, path in paths.items():
         with path.open("rb") as file:

@@ -1,6 +1,6 @@
-"""Images decoded once: a plain .npy file, named by what it was made from, so that a stale one is never read.
+"""Provides a cache of decoded images in an .npy file whose name depends on its sources, so that it is never stale.
 
-Behind the pixels, where readers of .npy files do not look, it has a checksum of each image, for `MappedImages`.
+After the array, where readers of .npy files ignore it, the file has the checksum of each image for `MappedImages`.
 """
 
 from __future__ import annotations
@@ -29,52 +29,52 @@ from alexnet_exp.data.spec import Decode
 from alexnet_exp.errors import UserError
 
 BYTES_PER_GB = 10**9
-# What `data.decode=auto` keeps: a minute or two of decoding on two cores, which an evaluation can wait for as well.
+# Limits of `data.decode=auto`: a minute or two of decoding on two cores, acceptable before an evaluation too, and a
+# share of the free disk.
 AUTO_BYTES = 8 * BYTES_PER_GB
 AUTO_DISK_FRACTION = 0.1
-# Pixels wait to be written to the disk up to this many bytes of them.
+# Written pixels are synced to the disk after this many bytes.
 SYNC_BYTES = 1 << 28
-# Of the way from a file's bytes to pixels (data/images.py), and of the cache file: counted up with every change.
+# Version of data/decode.py and of the cache file. Increase it with every change of pixels or format.
 DECODER_VERSION = f"4, torchvision {torchvision.__version__}"
 
 
 def load_decoded(files: ImageFiles, size: int, folder: Path) -> Tensor:
-    """uint8 [N, 3, size, size] of `files`, from the cache in `folder` or decoded and put there; each image is checked.
+    """Returns `files` as uint8 [N, 3, size, size], from the cache in `folder`, which is created first if needed.
 
-    An older file of the same folder (an image was added, removed or touched since) is deleted when the new one stands.
-    Raises UserError where it cannot be written, or read.
+    Each image is checked. Older cache files of the same folder (before an image was added, removed or touched) are
+    deleted after the new one is complete. Raises UserError if the cache cannot be written or read.
     """
-    cached = _CacheFile(files, size, folder)
+    cache_file = _CacheFile(files, size, folder)
     try:
-        images = cached.opened()
+        images = cache_file.open()
     except OSError as error:
         raise UserError(_unusable_message(folder, error)) from error
     for row in images.damaged(torch.arange(len(files.names))).tolist():
-        images.mend(row, read_image(files.folder / files.names[row], size, files.stamp(row)))
+        images.repair(row, read_image(files.folder / files.names[row], size, files.stamp(row)))
     return images.array
 
 
 def open_cache(files: ImageFiles, size: int, decode: Decode, folder: Path) -> tuple[MappedImages | None, str]:
-    """The images as far as `decode` keeps them, or None: to be decoded at each use; and which it is, in a few words.
+    """Returns the cached images (None if `decode` says that they are decoded at each use) and a text for the log.
 
-    Raises UserError where `decode` is once and the disk has no room, or `folder` cannot be written, or read.
+    Raises UserError if `decode` is `once` and the disk is too small, or if `folder` cannot be written or read.
     """
     if decode is Decode.always:
-        return None, "decoded at each use, as data.decode=always asks"
-    cached = _CacheFile(files, size, folder)
+        return None, "decoded at each use (data.decode=always)"
+    cache_file = _CacheFile(files, size, folder)
     try:
-        if not cached.ready():
+        if not cache_file.is_complete():
             free = _free_bytes(folder)
-            needed = (
-                f"{cached.bytes / BYTES_PER_GB:.3g} GB of decoded images, {free / BYTES_PER_GB:.3g} GB free in {folder}"
-            )
-            if decode is Decode.once and cached.bytes > free:
+            needed = f"{cache_file.bytes / BYTES_PER_GB:.3g} GB of decoded images"
+            space = f"{needed}, {free / BYTES_PER_GB:.3g} GB free in {folder}"
+            if decode is Decode.once and cache_file.bytes > free:
                 raise UserError(
-                    f"data.decode=once: {needed}; write data.cache=FOLDER on a disk with room, or data.decode=always"
+                    f"data.decode=once: {space}; write data.cache=FOLDER on a larger disk, or data.decode=always"
                 )
-            if decode is Decode.auto and cached.bytes > min(AUTO_BYTES, AUTO_DISK_FRACTION * free):
-                return None, f"decoded at each use ({needed}; data.decode=once keeps them)"
-        return cached.opened(), f"decoded once, into {folder}"
+            if decode is Decode.auto and cache_file.bytes > min(AUTO_BYTES, AUTO_DISK_FRACTION * free):
+                return None, f"decoded at each use ({space}; data.decode=once caches them)"
+        return cache_file.open(), f"decoded once into {folder}"
     except OSError as error:
         if decode is Decode.auto:
             return None, f"decoded at each use ({_unusable_message(folder, error)})"
@@ -82,16 +82,16 @@ def open_cache(files: ImageFiles, size: int, decode: Decode, folder: Path) -> tu
 
 
 def _unusable_message(folder: Path, error: OSError) -> str:
-    return f"data.cache={folder}: cannot be used ({error.strerror or error}); write data.cache=FOLDER"
+    return f"data.cache={folder}: not usable ({error.strerror or error}); write another data.cache=FOLDER"
 
 
 def short_hash(*texts: str) -> str:
-    """A short name for these texts."""
+    """Returns a short hexadecimal hash of the texts, for file names."""
     return hashlib.blake2b("\n".join(texts).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
 
 
 class _CacheFile:
-    """The file that holds `files` at `size`, in `folder`."""
+    """The cache file of `files` with stored side `size` in `folder`."""
 
     def __init__(self, files: ImageFiles, size: int, folder: Path):
         self.files, self.size, self.folder = files, size, folder
@@ -101,58 +101,58 @@ class _CacheFile:
         self.image_bytes = 3 * size * size
         self.bytes = len(files.names) * self.image_bytes
 
-    def ready(self) -> bool:
-        """Whether it stands, whole as far as header and length tell. Raises OSError where it cannot be read."""
+    def is_complete(self) -> bool:
+        """Returns whether the file exists and is complete by header and length. Raises OSError if it cannot be read."""
         header = self._header()
         try:
             with self.path.open("rb") as file:
                 length = file.seek(0, os.SEEK_END)
                 file.seek(0)
-                whole = length == len(header) + self.bytes + len(self.files.names) * CHECKSUM_DTYPE.itemsize
-                return whole and file.read(len(header)) == header
+                has_length = length == len(header) + self.bytes + len(self.files.names) * CHECKSUM_DTYPE.itemsize
+                return has_length and file.read(len(header)) == header
         except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def opened(self) -> MappedImages:
-        """What is in it; it is written before where it does not stand yet, by this process or one that began before.
+    def open(self) -> MappedImages:
+        """Returns the images, after this or another process has written the file if it was not complete.
 
-        Raises OSError where it cannot be written or read, and UserError for a damaged image.
+        Raises OSError if it cannot be written or read, and UserError for a damaged source image.
         """
-        if not self.ready():
-            self._make()
+        if not self.is_complete():
+            self._create()
         return MappedImages(self.path, self.shape, len(self._header()))
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(self.path.with_suffix(".part")) as file:
             part = Path(file.name)
             sums = part.with_suffix(".sums")
             try:
-                if not self.ready():
-                    with sums.open("a+b", buffering=0) as beside:
-                        self._write(file, beside)
+                if not self.is_complete():
+                    with sums.open("a+b", buffering=0) as sums_file:
+                        self._write(file, sums_file)
                     part.replace(self.path)
             except (OSError, UserError):
-                # not continued: the disk needs the room, or an image will be another
+                # not resumable: the disk is full, or an image has to be replaced
                 part.unlink(missing_ok=True)
                 sums.unlink(missing_ok=True)
                 raise
             part.unlink(missing_ok=True)
             sums.unlink(missing_ok=True)
-        # the finished ones: what another process is writing is its own
+        # complete files only: an incomplete one belongs to the process that writes it
         for stale in set(self.folder.glob(f"{escape(self.stem)}-*.npy")) - {self.path}:
-            with suppress(OSError):  # of another user's, in a folder for all
+            with suppress(OSError):  # of another user, in a shared folder
                 stale.unlink()
 
-    def _write(self, file: BinaryIO, beside: BinaryIO) -> None:
-        """Image after image, each one's checksum to `beside`; at the end the checksums behind the images.
+    def _write(self, file: BinaryIO, sums_file: BinaryIO) -> None:
+        """Writes the images to `file` and their checksums to `sums_file`; appends the checksums at the end.
 
-        Written, not mapped: a full disk then is an error, where it would kill a process that maps the file.
+        The file is not memory-mapped here, because a full disk would then kill the process instead of raising OSError.
         """
         header = self._header()
-        done = self._done(file, beside)
+        done = self._count_written(file, sums_file)
         file.truncate(len(header) + done * self.image_bytes if done else 0)
-        beside.truncate(done * CHECKSUM_DTYPE.itemsize)
+        sums_file.truncate(done * CHECKSUM_DTYPE.itemsize)
         file.seek(0, os.SEEK_END)
         if not done:
             file.write(header)
@@ -160,24 +160,24 @@ class _CacheFile:
         block = max(1, SYNC_BYTES // self.image_bytes)  # images
         for number, image in enumerate(read_images(todo, self.size, f"Decoding {self.files.folder.name}"), done + 1):
             file.write(image.numpy().data)
-            beside.write(CHECKSUM_DTYPE.type(checksum(image)).tobytes())
+            sums_file.write(CHECKSUM_DTYPE.type(checksum(image)).tobytes())
             if number % block == 0:
                 file.flush()
                 os.fsync(file.fileno())
-        beside.seek(0)
-        file.write(beside.read())
+        sums_file.seek(0)
+        file.write(sums_file.read())
         file.flush()
         os.fsync(file.fileno())
 
-    def _done(self, file: BinaryIO, beside: BinaryIO) -> int:
-        """How many images of an interrupted writer are there: those before the first that is not what it wrote."""
+    def _count_written(self, file: BinaryIO, sums_file: BinaryIO) -> int:
+        """Returns the number of valid images of an interrupted writer, before the first damaged or missing one."""
         file.seek(0)
         header = self._header()
         if file.read(len(header)) != header:
             return 0
-        beside.seek(0)
-        noted = beside.read()
-        sums = np.frombuffer(noted, CHECKSUM_DTYPE, len(noted) // CHECKSUM_DTYPE.itemsize)[: len(self.files.names)]
+        sums_file.seek(0)
+        content = sums_file.read()
+        sums = np.frombuffer(content, CHECKSUM_DTYPE, len(content) // CHECKSUM_DTYPE.itemsize)[: len(self.files.names)]
         for done, wanted in enumerate(sums):
             image = file.read(self.image_bytes)
             if len(image) < self.image_bytes or crc32(image) != wanted:
@@ -191,9 +191,9 @@ class _CacheFile:
 
 
 def _free_bytes(folder: Path) -> int:
-    """Bytes free on the disk where `folder` is, or will be made."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    return shutil.disk_usage(there).free
+    """Returns the free bytes of the disk of `folder`, which may not exist yet."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    return shutil.disk_usage(existing).free
 
 
 def _file_keys(files: ImageFiles) -> Iterator[str]:

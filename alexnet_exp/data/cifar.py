@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from Krizhevsky's archives: found, or downloaded, and read without being extracted."""
+"""Provides CIFAR-10 and CIFAR-100 from Krizhevsky's archives, which are downloaded but never extracted."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from alexnet_exp.data.split import ResidentSplit, Source, fingerprint
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import cache_folder
 
-# What is kept of an archive, each in a file of its own; the fingerprint as the bytes of its text.
+# Cached arrays of an archive, one file each; the fingerprint is stored as the bytes of its text.
 CACHED_ARRAYS = ("train-labels", "test-labels", "fingerprint", "test", "train")
-# What reading a damaged archive or batch raises.
+# Exceptions of reading a damaged archive or batch.
 ARCHIVE_ERRORS = (
     *(OSError, EOFError, tarfile.TarError, zlib.error, pickle.UnpicklingError, MemoryError),
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, ImportError),
 )
-MOST_ARCHIVE_BYTES = 1 << 30  # bytes of an archive, unpacked, or of a batch; the official ones have 178 MB
-MOST_BATCH_IMAGES = 50_000  # of one batch: CIFAR-100's training images
+MOST_ARCHIVE_BYTES = 1 << 30  # of an unpacked archive or a batch; the official archives have 178 MB
+MOST_BATCH_IMAGES = 50_000  # the training images of CIFAR-100 are one batch
 GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
 class CifarArchive:
-    """Names inside one of the archives, and those that Keras gives to the archive and to its folder."""
+    """Names in one of the archives, and the names that Keras gives to the archive and its folder."""
 
     file: str
     folder: str
@@ -50,7 +50,7 @@ class CifarArchive:
     keras: str
 
     def places(self, root: Path) -> Iterator[Path]:
-        """Where the archive or the folder extracted from it may lie: under `root`, `root` itself, in Keras's folder."""
+        """Yields possible paths of the archive or its extracted folder: in `root`, `root` itself, in Keras's folder."""
         yield from (root / self.folder, root / self.file)
         if root.name in (self.folder, self.file):
             yield root
@@ -74,9 +74,9 @@ CIFAR100 = CifarArchive(
 
 
 def open_cifar(spec: Cifar) -> Source:
-    """50,000 training and 10,000 test images, uint8 [3, 32, 32], from the first place that has them.
+    """Returns the source of 50,000 training and 10,000 test images, uint8 [3, 32, 32], from the first path with them.
 
-    The archive is unpacked once, into arrays in the user's cache folder, named by its path, size and time.
+    The archive is read once, into arrays in the user's cache folder whose names depend on its path, size and time.
     """
     archive = _archive(spec)
     place = _find(spec) or download(spec, archive, cache_folder(spec.root))
@@ -101,29 +101,29 @@ def open_cifar(spec: Cifar) -> Source:
 
 
 def is_available(spec: Cifar) -> bool:
-    """Whether it lies in one of its places, so that opening it downloads nothing."""
+    """Returns whether the data exists locally, so that opening it downloads nothing."""
     return _find(spec) is not None
 
 
 def download(spec: Cifar, archive: CifarArchive, root: Path) -> Path:
-    """Fetches the archive into `root`: under another name first, checked by `spec.md5`; progress goes to stderr.
+    """Downloads the archive into `root` and returns its path; progress is printed to stderr.
 
-    Once, where several processes want it. Raises UserError that says what to place where, if it may not or cannot be
-    downloaded.
+    It has a temporary name until `spec.md5` is checked. Of several processes one downloads it. Raises UserError, with
+    the file to place by hand, if the download is disabled or fails.
     """
     target = root / archive.file
-    by_hand = f"put {archive.file} from {spec.url} into {root}, or write data.root=FOLDER with it"
+    by_hand = f"put {archive.file} from {spec.url} into {root}, or write data.root=FOLDER of an existing copy"
     if not spec.download:
-        raise UserError(f"data.download=false: {spec.name} is neither in {root} nor where Keras keeps it; {by_hand}")
+        raise UserError(f"data.download=false: {spec.name} is neither in {root} nor in Keras's folder; {by_hand}")
     from torchvision.datasets.utils import download_url
 
     part = target.with_name(f"{archive.file}.{os.getpid()}.part")
     try:
         with best_effort_lock(target.with_name(f"{archive.file}.lock")):
-            if not target.exists():  # another process has fetched it meanwhile
+            if not target.exists():  # another process may have downloaded it
                 download_url(spec.url, root, part.name, spec.md5)
                 part.replace(target)
-    # torchvision raises RuntimeError for a wrong checksum; a connection that breaks, HTTPException
+    # torchvision raises RuntimeError for a wrong checksum; a broken connection raises HTTPException
     except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(f"{spec.name} could not be downloaded ({error}); {by_hand}") from error
     finally:
@@ -132,9 +132,9 @@ def download(spec: Cifar, archive: CifarArchive, root: Path) -> Path:
 
 
 def read_batches(path: Path, archive: CifarArchive, classes: int) -> dict[str, ResidentSplit]:
-    """The batches in `path`, by name: a folder, or an archive, whose members are read without writing any of them.
+    """Returns the batches of a folder or an archive by name. Members of an archive are read without extraction.
 
-    Raises UserError with `path` if it is damaged, lacks a batch, or holds a pickle of anything but arrays.
+    Raises UserError with `path` if it is damaged, lacks a batch, or contains a pickle of anything but arrays.
     """
     names = {*archive.train, archive.test}
     try:
@@ -148,7 +148,7 @@ def read_batches(path: Path, archive: CifarArchive, classes: int) -> dict[str, R
 
 
 def _file_keys(place: Path, archive: CifarArchive) -> list[str]:
-    """What changes when the archive, or a batch of the folder, does."""
+    """Returns keys that change with the archive, or with a batch of the folder."""
     files = [place / name for name in (*archive.train, archive.test)] if place.is_dir() else [place]
     return [f"{file.resolve()}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}" for file in files]
 
@@ -157,41 +157,41 @@ def _files(path: Path, names: set[str]) -> Iterator[tuple[str, Any]]:
     if path.is_dir():
         for name in sorted(names):
             with (path / name).open("rb") as file:
-                yield name, _Bounded(file)
+                yield name, _LimitedFile(file)
         return
     with path.open("rb") as packed:
         begins = packed.read(len(GZIP_MAGIC))
         packed.seek(0)
-        content: Any = _Bounded(gzip.GzipFile(fileobj=packed) if begins == GZIP_MAGIC else packed)
+        content: Any = _LimitedFile(gzip.GzipFile(fileobj=packed) if begins == GZIP_MAGIC else packed)
         with tarfile.open(fileobj=content, mode="r:") as tar:
             for member in tar:
                 name = member.name.rpartition("/")[2]
-                # no link, which could lead to itself
+                # no links, which could refer to themselves
                 if name in names and member.isreg() and (inner := tar.extractfile(member)) is not None:
                     yield name, inner
 
 
-class _Bounded:
-    """A binary file of which at most MOST bytes are read: a small archive can unpack to any number of them."""
+class _LimitedFile:
+    """A binary file with a limit of `MOST_ARCHIVE_BYTES`, because a small archive can unpack to any size."""
 
     def __init__(self, file: Any):
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        self._refuse(self.tell() + max(0, size))
+        self._check(self.tell() + max(0, size))
         return bytes(self._file.read(size if size >= 0 else MOST_ARCHIVE_BYTES))
 
     def readline(self) -> bytes:
         return bytes(self._file.readline(MOST_ARCHIVE_BYTES))
 
     def seek(self, position: int) -> int:
-        self._refuse(position)
+        self._check(position)
         return int(self._file.seek(position))
 
     def tell(self) -> int:
         return int(self._file.tell())
 
-    def _refuse(self, position: int) -> None:
+    def _check(self, position: int) -> None:
         if position > MOST_ARCHIVE_BYTES:
             raise ValueError(f"it unpacks to more than {MOST_ARCHIVE_BYTES >> 20} MB")
 
@@ -199,13 +199,13 @@ class _Bounded:
 def _batch(file: Any, labels_key: str, classes: int) -> ResidentSplit:
     batch = read_batch(file)
     pixels, labels = batch["data"], batch[labels_key]
-    # lists of lists of one list are a billion numbers to who makes an array of them
+    # nested references to one list could become an array of a billion numbers
     if isinstance(labels, PickledArray):
         labels = labels.array
     elif not isinstance(labels, list) or not all(type(label) is int for label in labels[: MOST_BATCH_IMAGES + 1]):
         raise ValueError("labels are not a list of numbers")
     if not isinstance(pixels, PickledArray) or len(labels) > MOST_BATCH_IMAGES:
-        raise ValueError(f"not an array of pixels, or more than {MOST_BATCH_IMAGES:,} labels")
+        raise ValueError(f"pixels are not an array, or there are more than {MOST_BATCH_IMAGES:,} labels")
     pixels, labels = pixels.array, np.asarray(labels)
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * 32 * 32):
         raise ValueError(f"pixels of {pixels.dtype} {pixels.shape} instead of uint8 ({len(labels)}, 3072)")

@@ -1,8 +1,8 @@
-"""A reader of CIFAR's pickled batches: plain values and arrays of whole numbers, checked before numpy sees them.
+"""Provides a safe reader of CIFAR's pickled batches: plain values and integer arrays, checked before numpy is used.
 
-numpy trusts a pickle: an array of dtype `object` is a list of addresses, and a dtype's state sets where its fields are.
-So the pickle builds no numpy object at all. The names in it lead to the stand-ins below, which keep what they are
-given; an array is made at the end, from bytes whose count is that of its shape.
+numpy trusts pickles: an array of dtype `object` is a list of addresses, and the state of a dtype sets the offsets of
+its fields. The pickle therefore creates no numpy objects. Its names refer to the stand-ins below, which store their
+arguments. An array is created at the end, from bytes whose number matches its shape.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WHOLE_NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
+INTEGER_DTYPES = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
 BYTE_ORDERS = "<>=|"
 MOST_DIMENSIONS = 2
-# What follows the byte order in the state of a dtype without fields, shape, alignment and flags.
+# The state of a dtype without fields, shape, alignment and flags, after its byte order.
 PLAIN_DTYPE = (None, None, None, -1, -1, 0)
 
 
 def read_batch(file: Any) -> Any:
-    """The object that `file` holds; its arrays are `PickledArray`s.
+    """Returns the object in `file`; its arrays are `PickledArray`s.
 
-    Raises UnpicklingError, or what else reading a damaged pickle raises, for anything but plain values and arrays of
-    whole numbers.
+    Raises UnpicklingError, or another exception of a damaged pickle, for anything but plain values and integer arrays.
     """
-    # the batches were pickled by Python 2: latin1 is how its byte strings become keys and array contents
+    # the batches are from Python 2, whose byte strings (keys and array contents) latin1 decodes without loss
     return _Unpickler(file, encoding="latin1").load()
 
 
 class PickledArray:
-    """What a pickle says of an array. `array` is empty until the pickle has given its contents."""
+    """An array in a pickle. `array` is empty until the pickle sets its state."""
 
     __slots__ = ("array",)
 
@@ -40,31 +39,31 @@ class PickledArray:
         self.array: NDArray[Any] = np.empty(0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
-        """Takes version, shape, dtype, whether it is in Fortran's order, and the bytes."""
+        """Accepts version, shape, dtype, whether the order is Fortran's, and the bytes."""
         _, shape, dtype, fortran, content = _parts(state, 5, "an array")
         self.array = _array(content, dtype, shape, "F" if fortran else "C")
 
 
 class _Dtype:
-    """A dtype of whole numbers, such as u1."""
+    """An integer dtype, such as u1."""
 
     __slots__ = ("dtype",)
 
     def __init__(self, name: Any):
-        if not isinstance(name, str) or name not in WHOLE_NUMBERS:
-            raise pickle.UnpicklingError(f"it has an array of {name!r:.40}; whole numbers alone are read")
+        if not isinstance(name, str) or name not in INTEGER_DTYPES:
+            raise pickle.UnpicklingError(f"it has an array of {name!r:.40}; only integers are supported")
         self.dtype: np.dtype[Any] = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
-        """Takes version and byte order; refuses fields, a shape, or flags, which a dtype of whole numbers has not."""
+        """Accepts version and byte order; rejects fields, a shape and flags, which integer dtypes do not have."""
         _, order, *rest = _parts(state, 8, "a dtype")
         if not isinstance(order, str) or len(order) != 1 or order not in BYTE_ORDERS or tuple(rest) != PLAIN_DTYPE:
-            raise pickle.UnpicklingError("it has a dtype with fields, a shape or flags; whole numbers alone are read")
+            raise pickle.UnpicklingError("it has a dtype with fields, a shape or flags; only integers are supported")
         self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
 
 
 class _Function:
-    """A function that a pickle may call. An object without attributes: a pickle cannot change it."""
+    """A function that a pickle may call. It has no attributes, so that a pickle cannot change it."""
 
     __slots__ = ()
 
@@ -79,18 +78,18 @@ class _MakeDtype(_Function):
 
 
 class _Reconstruct(_Function):
-    """`_reconstruct(ndarray, (0,), b"b")`: an array that its state will fill."""
+    """`_reconstruct(ndarray, (0,), b"b")`: an array whose state follows."""
 
     __slots__ = ()
 
     def __call__(self, cls: Any, shape: Any, _: Any) -> PickledArray:
         if cls is not NDARRAY or shape != (0,):
-            raise pickle.UnpicklingError("it makes an array in an unknown way")
+            raise pickle.UnpicklingError("it creates an array in an unknown way")
         return PickledArray()
 
 
 class _FromBuffer(_Function):
-    """`_frombuffer(bytes, dtype, shape, order)`, which protocol 5 writes."""
+    """`_frombuffer(bytes, dtype, shape, order)`, as written by protocol 5."""
 
     __slots__ = ()
 
@@ -100,8 +99,8 @@ class _FromBuffer(_Function):
         return made
 
 
-NDARRAY = _Function()  # it is only named, never called
-# What a pickled array names: under numpy 1 and 2, and by any protocol.
+NDARRAY = _Function()  # only referenced, never called
+# Names in a pickled array, of numpy 1 and 2 and of all protocols.
 STAND_INS: dict[tuple[str, str], _Function] = {
     ("numpy", "ndarray"): NDARRAY,
     ("numpy", "dtype"): _MakeDtype(),
@@ -111,12 +110,12 @@ STAND_INS: dict[tuple[str, str], _Function] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads plain values and arrays; a pickle that names anything else is refused before it can run it."""
+    """Reads plain values and arrays; rejects a pickle with any other name before it is loaded."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in STAND_INS:
             return STAND_INS[module, name]
-        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
 
 def _parts(state: Any, count: int, of: str) -> tuple[Any, ...]:
@@ -131,13 +130,13 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
     sizes = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
     if not sizes or len(shape) > MOST_DIMENSIONS:
         raise pickle.UnpicklingError(
-            f"it has an array of shape {shape!r:.40}; at most {MOST_DIMENSIONS} sizes are read"
+            f"it has an array of shape {shape!r:.40}; at most {MOST_DIMENSIONS} dimensions are supported"
         )
     if isinstance(content, str):
         content = content.encode("latin1")  # a byte string of Python 2
     count = math.prod(shape) * dtype.dtype.itemsize
     if not isinstance(content, bytes | bytearray) or len(content) != count:
         held = f"{len(content):,} bytes" if isinstance(content, bytes | bytearray) else "no bytes"
-        raise pickle.UnpicklingError(f"it has an array of {shape} that needs {count:,} bytes, and holds {held}")
+        raise pickle.UnpicklingError(f"it has an array of {shape} that needs {count:,} bytes, but contains {held}")
     native = dtype.dtype.newbyteorder("=")
     return np.frombuffer(content, dtype.dtype).reshape(shape, order=order).astype(native, order="C")

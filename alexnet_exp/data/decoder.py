@@ -1,4 +1,4 @@
-"""Decoding the files of batches in processes of their own, which are replaced where one of them is killed."""
+"""Provides the decoding of batches by worker processes, which are restarted if one of them is killed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from alexnet_exp.processes.children import init_loader_worker, shorten_socket_pa
 
 log = logging.getLogger(__name__)
 
-# In one epoch. A worker that was killed once too often is killed for a reason that stays.
+# In one epoch. More kills have a permanent cause.
 MOST_RESTARTS = 3
-# Seconds in which a worker's end shows, after what it was sending has failed.
+# Time until the exit code of a worker is available, after its batch has failed to arrive.
 EXIT_WAIT_SECONDS = 1.0
-LOST_SERVER_EXIT_CODE = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
-UNSENT_EXIT_CODE = 74  # EX_IOERR, the exit code of a worker that could not send a batch
+LOST_SERVER_EXIT_CODE = 255  # of multiprocessing if the exit code is unknown, because the fork server has ended
+UNSENT_EXIT_CODE = 74  # EX_IOERR: of a worker that could not send a batch
 SIGNAL_REASONS = {
     "SIGKILL": "it may have been out of memory",
     "SIGBUS": "the shared memory, /dev/shm, may be full",
@@ -45,7 +45,7 @@ BatchRequest = Sequence[tuple[str, FileStamp]]  # the files of one batch
 
 @dataclass(frozen=True)
 class PipedBatch:
-    """A batch that is sent through a pipe, because there is no shared memory for it (`reason`)."""
+    """A batch that is sent through a pipe, because there is no shared memory for it, and the reason."""
 
     images: NDArray[np.uint8]
     reason: str
@@ -55,10 +55,10 @@ DecodedBatch = Tensor | PipedBatch | UserError
 
 
 class Decoder:
-    """Batches of a split's images, uint8 [B, 3, size, size], by `workers` processes that outlive an epoch.
+    """Decodes batches of a split, uint8 [B, 3, size, size], in `workers` persistent processes (0 = in this process).
 
-    With 0 workers this process decodes. A batch depends on its files alone, so that the workers can be started anew
-    wherever they are: what they had not delivered is asked for again.
+    A batch depends on its files only. Workers can therefore be restarted at any point: missing batches are requested
+    again.
     """
 
     def __init__(self, split: StreamedSplit, workers: int, pin_memory: bool = False):
@@ -73,12 +73,12 @@ class Decoder:
             pin_memory=pin_memory,
             multiprocessing_context=_context() if workers else None,
             worker_init_fn=_init_worker if workers else None,
-            # the loader draws a seed for its workers, which use none: not from the run's random numbers
+            # the loader draws a seed for its workers, which is not used and must not come from the run's random stream
             generator=torch.Generator(),
         )
 
     def decode(self, shares: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The images at each share's indices, in order. Raises UserError, naming the file, for one that is damaged."""
+        """Yields the images at the indices of each share, in order. Raises UserError (path first) for a bad file."""
         delivered = restarts = 0
         while delivered < len(shares):
             self._requests.left = shares[delivered:]
@@ -92,19 +92,19 @@ class Decoder:
                     yield images
                     delivered += 1
                 return
-            # what torch raises of a dead worker, and what a message raises that it could not finish
+            # torch raises the first for a dead worker; an incomplete message raises the others
             except (RuntimeError, OSError, EOFError) as error:
-                reason = self._death(error)
+                reason = self._failure_reason(error)
                 self.close()
                 if reason is None:
                     raise
                 if restarts == MOST_RESTARTS:
                     raise UserError(
                         f"data.workers={self.workers}: {reason}, {restarts + 1} times in this epoch; "
-                        "write fewer, or a smaller data.batch_size"
+                        "write fewer workers or a smaller data.batch_size"
                     ) from error
                 restarts += 1
-                log.warning(f"{reason}; restarted, nothing is lost")
+                log.warning(f"{reason}; restarted without loss of data")
 
     def _iterator(self) -> Iterator[DecodedBatch]:
         iterator = iter(self._loader)
@@ -115,38 +115,38 @@ class Decoder:
         return iterator
 
     def close(self) -> None:
-        """Ends the workers, also in the middle of an epoch: whoever holds an iterator of it would keep them alive."""
+        """Ends the workers, also within an epoch; an iterator that is still referenced would keep them alive."""
         iterator = self._loader._iterator
         if iterator is None:
             return
         self._loader._iterator = None
-        for process in _processes(iterator):  # they have nothing to put in order
+        for process in _processes(iterator):  # they have no state to save
             process.kill()
         iterator._shutdown_workers()  # type: ignore[attr-defined] # torch has no public name for it
 
-    def _death(self, error: Exception) -> str | None:
-        """What ended a worker, if one has ended; None where the error is of another kind."""
+    def _failure_reason(self, error: Exception) -> str | None:
+        """Returns the reason why a worker ended, or None if the error has another cause."""
         processes = _processes(self._loader._iterator)
         if processes:
             wait([process.sentinel for process in processes], EXIT_WAIT_SECONDS)
         ended = [process.exitcode for process in processes if process.exitcode is not None]
         if ended:
             return _exit_reason(ended)
-        # before it had an iterator: while the processes were started
+        # no iterator yet: the error occurred during the start of the processes
         if self.workers and self._loader._iterator is None and isinstance(error, OSError | EOFError):
             return f"a loader worker could not be started ({error})"
         return None
 
 
 class _LocklessEvent:
-    """In place of the event by which torch tells its workers to end: ours are killed.
+    """Replaces the event by which torch asks its workers to end; `Decoder` kills them instead.
 
-    A worker that is killed in the moment in which it looks at that event takes the event's lock along, and whoever
-    looks next, to find out which worker is dead, would wait for ever.
+    A worker that is killed while it checks the event keeps the lock of the event. The next check, by which torch finds
+    the dead worker, would wait forever.
     """
 
     def __init__(self, event: object):
-        self.event = event  # kept: workers that are still starting look for it by its name
+        self.event = event  # starting workers open it by its name, so it must stay referenced
         self._is_set = False
 
     def is_set(self) -> bool:
@@ -157,7 +157,7 @@ class _LocklessEvent:
 
 
 class _RequestSampler(Sampler[BatchRequest]):
-    """What is still to be decoded. It goes to the workers batch by batch: these hold no list of all files."""
+    """Yields the remaining requests. Workers receive them batch by batch and do not hold the list of all files."""
 
     def __init__(self, split: StreamedSplit) -> None:
         self.split = split
@@ -180,16 +180,16 @@ class _BatchDataset(Dataset[DecodedBatch]):
         try:
             images = torch.stack([read_image(path, self.size, stamp) for path, stamp in request])
         except UserError as error:
-            # raised here, it would reach the user wrapped in the worker's traceback
+            # not raised: torch would wrap it in the traceback of the worker
             return error
         return images if get_worker_info() is None else _share(images)
 
 
 def _share(images: Tensor) -> Tensor | PipedBatch:
-    """A worker's batch in shared memory, or where there is none to be had, for a pipe.
+    """Moves a worker's batch to shared memory, or returns it as a `PipedBatch` if there is not enough.
 
-    torch would ask for the memory in the thread that sends, where a failure (Docker gives /dev/shm 64 MB) loses the
-    batch: the worker lives on, and the training process waits for it for ever.
+    torch would allocate the memory in the sending thread. A failure there (Docker gives /dev/shm 64 MB) loses the
+    batch while the worker stays alive, and the training process waits for it forever.
     """
     try:
         images.share_memory_()  # type: ignore[no-untyped-call]
@@ -200,28 +200,28 @@ def _share(images: Tensor) -> Tensor | PipedBatch:
 
 @cache
 def _warn_of_shared_memory(reason: str) -> None:
-    """Warns once: the loaders of all splits have the same /dev/shm."""
+    """Warns once, because the loaders of all splits share /dev/shm."""
     log.warning(
-        f"no shared memory for the batches of the loader workers ({reason}): they are sent through pipes, which is "
-        "slower; give the container more (docker run --shm-size=8g), or write a smaller data.workers or data.batch_size"
+        f"not enough shared memory for the batches of the loader workers ({reason}); they are sent through pipes, "
+        "which is slower; increase it (docker run --shm-size=8g), or write a smaller data.workers or data.batch_size"
     )
 
 
 def _init_worker(number: int) -> None:
-    """What a worker does first (`worker_init_fn`)."""
+    """Initializes a worker (`worker_init_fn`)."""
     init_loader_worker(number)
-    # multiprocessing would print a traceback and drop the batch, for which the training process would wait for ever
+    # multiprocessing would print a traceback and drop the batch, and the training process would wait for it forever
     queues.Queue._on_queue_feeder_error = staticmethod(_exit_unsent)  # type: ignore[attr-defined]
 
 
 def _exit_unsent(error: Exception, batch: object) -> None:
     with suppress(OSError):
-        os.write(2, f"a loader worker cannot send a batch: {type(error).__name__}: {error}\n".encode())
+        os.write(2, f"a loader worker could not send a batch: {type(error).__name__}: {error}\n".encode())
     os._exit(UNSENT_EXIT_CODE)
 
 
 def _context() -> BaseContext:
-    """A fork of a process with threads or a CUDA context may hang; a fork server has neither and imports torch once."""
+    """Returns a fork server context: a fork of a process with threads or CUDA may hang, and a server has neither."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     shorten_socket_paths()
@@ -235,7 +235,7 @@ def _processes(iterator: object) -> list[BaseProcess]:
 
 
 def _exit_reason(codes: list[int]) -> str:
-    """In words, how workers with these exit codes ended: by a signal, if one did."""
+    """Returns why workers with these exit codes ended, with preference for a signal."""
     code = UNSENT_EXIT_CODE if UNSENT_EXIT_CODE in codes else min(codes)
     if code == LOST_SERVER_EXIT_CODE:
         return "the fork server of the loader workers was killed"

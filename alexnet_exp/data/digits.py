@@ -1,4 +1,4 @@
-"""The handwritten digits that ship with scikit-learn: 8x8 pixels of 0..16."""
+"""Provides the handwritten digits of scikit-learn: 8x8 pixels with values 0..16."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from alexnet_exp.data.split import ResidentSplit, Source, fingerprint
 from alexnet_exp.data.stratified import stratified_order
 
 TEST_IMAGES = 360
-# The test images are the same whatever the run's seed.
+# The test images do not depend on the run's seed.
 TEST_SEED = 2012
 
 
 @cache
 def load_pixels_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The images [1797, 64], 0..16, and their digits, as scikit-learn reads them from its text file; not to be changed.
+    """Returns images [1797, 64] with values 0..16, and their digits [1797]; callers must not modify them.
 
-    Read once: a fork server has them for all the jobs of a sweep.
+    They are read once per process; a fork server has them for all jobs of a sweep.
     """
     from sklearn.datasets import load_digits
 
@@ -32,7 +32,7 @@ def load_pixels_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def open_digits(spec: Digits) -> Source:
-    """1,437 training and 360 test images, uint8 [1, size, size]."""
+    """Returns the source of 1,437 training and 360 test images, uint8 [1, size, size]."""
     pixels, targets = load_pixels_and_labels()
     small = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     everything = ResidentSplit(resize(small, spec.size), torch.from_numpy(targets).long())

@@ -1,4 +1,4 @@
-"""Folders of images, a folder a class; ImageNet is one of them."""
+"""Provides the sources of image folders with one folder per class, and of ImageNet."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from alexnet_exp.paths import cache_folder
 
 
 def open_folder(spec: Folder) -> Source:
-    """The images under `spec.root`: in memory up to a side of 64, else decoded once or at each use.
+    """Returns the source under `spec.root`: in memory up to a side of 64 pixels, else decoded once or at each use.
 
-    Without a `test` folder there are no test images; `data.val=test` takes those of `val/` as both.
+    Without a `test` folder there are no test images; `data.val=test` then uses those of `val/` as both.
     """
     layout = find_layout(spec.root)
     size = stored_side(spec, layout)
@@ -36,16 +36,16 @@ def open_folder(spec: Folder) -> Source:
     notes = _empty_note(layout)
     ignored = layout.unused_images()
     if ignored:
-        notes.append(f"images that are not used: {one_line(', '.join(ignored))}")
+        notes.append(f"unused images: {one_line(', '.join(ignored))}")
     if test is None:
-        advice = f"; data.val=test takes {layout.val.name}/ for it" if layout.val else ""
+        advice = f"; data.val=test uses {layout.val.name}/ as test set" if layout.val else ""
         notes.append(f"no test folder, so no test images{advice}")
     val_from = f"the {layout.val.name} folder" if layout.val else ""
     return Source(train, val, test, layout.classes, fingerprint(train, test), val_from, notes, _join_unique(how))
 
 
 def open_imagenet(spec: ImageNet) -> Source:
-    """ILSVRC-2012 under `spec.root`; the test images are those of `val/`, in class folders or flat, as published."""
+    """Returns ILSVRC-2012 under `spec.root`; the test images are those of `val/`, in class folders or flat."""
     layout = find_imagenet(spec)
     devkit = open_devkit(spec, layout)
     files = list_files(layout.train, layout.classes)
@@ -62,22 +62,22 @@ def open_imagenet(spec: ImageNet) -> Source:
 
 
 def open_large(files: ImageFiles, size: int, spec: Folder | ImageNet, how: list[str]) -> StreamedSplit:
-    """`files` as squares of side `size`, decoded once or at each use, as `spec` has it; `how` is told which."""
+    """Returns `files` as squares of side `size`, decoded as `spec.decode` says; appends a description to `how`."""
     images, note = open_cache(files, size, spec.decode, cache_folder(spec.cache))
     how.append(note)
-    labels, noted = torch.tensor(files.labels), torch.tensor(files.stamps).view(-1, 2)
+    labels, stamps = torch.tensor(files.labels), torch.tensor(files.stamps).view(-1, 2)
     if images is None:
-        return StreamedSplit(files.paths(), labels, size, noted)
-    return CachedSplit(files.paths(), labels, images, noted)
+        return StreamedSplit(files.paths(), labels, size, stamps)
+    return CachedSplit(files.paths(), labels, images, stamps)
 
 
 def _join_unique(how: list[str]) -> str:
-    """The ways in which the splits are read, each once."""
+    """Returns the distinct descriptions of how the splits are read."""
     return "; ".join(dict.fromkeys(how))
 
 
 def _splits(layout: FolderLayout, build: Callable[[ImageFiles], Split]) -> list[Split | None]:
-    """The training, validation and test images; raises one BrokenImagesError for the files of all three."""
+    """Returns the training, validation and test splits; raises one BrokenImagesError for the files of all three."""
     splits: list[Split | None] = []
     broken: list[BrokenImagesError] = []
     for folder in (layout.train, layout.val, layout.test):
@@ -91,4 +91,4 @@ def _splits(layout: FolderLayout, build: Callable[[ImageFiles], Split]) -> list[
 
 
 def _empty_note(layout: FolderLayout) -> list[str]:
-    return [f"class folders without images are left out: {', '.join(layout.empty)}"] if layout.empty else []
+    return [f"class folders without images are ignored: {', '.join(layout.empty)}"] if layout.empty else []

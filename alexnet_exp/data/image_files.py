@@ -1,4 +1,7 @@
-"""Which image files a folder of classes holds. No torch here: a folder is checked before torch is imported."""
+"""Provides the image files and classes of a folder.
+
+It does not import torch, because a folder is checked before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,14 @@ from typing import NamedTuple
 
 from alexnet_exp.errors import UserError, nfc, one_line
 
-# HEIC is listed so that it is refused by name, not silently left out.
+# HEIC is listed so that it is rejected by name, not silently ignored.
 HEIC_SUFFIXES = {".heic", ".heif"}
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif"),
     *HEIC_SUFFIXES,
 }
 
-
-# The names of a split's folder, in any case: torchvision's and Keras's, Roboflow's, Hugging Face's.
+# Names of the folder of a split, case-insensitive: those of torchvision, Keras, Roboflow and Hugging Face.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -32,9 +34,9 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """The folders of class folders under one root, and the classes: those of the training folder that hold an image.
+    """The folders of the splits under one root, and the classes.
 
-    empty: class folders of the training folder without images.
+    classes: sorted names of the class folders in `train` that contain an image. empty: those without images.
     """
 
     root: Path
@@ -45,10 +47,10 @@ class FolderLayout:
     empty: list[str]
 
     def unused_images(self) -> list[str]:
-        """What holds images that are not used: folders beside train/, and images outside class folders."""
+        """Returns the places of unused images: other folders in the root, and images outside class folders."""
         used = {folder for folder in (self.train, self.val, self.test) if folder}
         beside = [] if self.train == self.root else [self.root / name for name in class_folders(self.root)]
-        found = [f"{folder.name}/" for folder in beside if folder not in used and _holds_images(folder)]
+        found = [f"{folder.name}/" for folder in beside if folder not in used and _contains_images(folder)]
         for folder in sorted({self.root, *used}):
             count = len(loose_images(folder))
             if count:
@@ -57,7 +59,7 @@ class FolderLayout:
 
 
 class FileStamp(NamedTuple):
-    """What tells a file from what it is after a change: its size in bytes and the time when it was last written."""
+    """Size in bytes and time of modification of a file, by which a change of it is detected."""
 
     size: int
     mtime_ns: int
@@ -69,9 +71,9 @@ class FileStamp(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files under `folder`, as `CLASS/FILE` in sorted order, and the index of each one's class.
+    """Image files under a folder, and the index of each one's class.
 
-    A file deeper in a class's folder is `CLASS/FOLDER/FILE`.
+    names: sorted paths relative to `folder`: `CLASS/FILE`, or `CLASS/FOLDER/FILE` for a nested file.
     """
 
     folder: Path
@@ -79,70 +81,70 @@ class ImageFiles:
     labels: list[int]
 
     def paths(self) -> list[str]:
-        """The files' full paths."""
-        return [os.path.join(self.folder, name) for name in self.names]  # noqa: PTH118 (a million of them)
+        """Returns the full paths of the files."""
+        return [os.path.join(self.folder, name) for name in self.names]  # noqa: PTH118 (fast for a million files)
 
     @cached_property
     def stamps(self) -> array[int]:
-        """Each file's size and time of change, one after the other; they are looked up once, with one call a file."""
+        """Size and modification time of each file in turn: int64 [2 N], read once, by one call per file."""
         return read_stamps(self.paths())
 
     def stamp(self, row: int) -> FileStamp:
-        """What file number `row` was when this was first asked of any of them."""
+        """Returns the stamp of file number `row` at the first use of `stamps`."""
         return FileStamp(*self.stamps[2 * row : 2 * row + 2])
 
 
 def read_stamps(paths: list[str]) -> array[int]:
-    """`Files.stamps` of these. Raises UserError for a file that is not there, or is none: a folder, a pipe."""
-    noted = array("q")
+    """Returns `ImageFiles.stamps` of `paths`. Raises UserError for a missing file, a folder or a pipe."""
+    stamps = array("q")
     for path in paths:
         try:
-            status = os.stat(path)  # noqa: PTH116 (a million of them)
+            status = os.stat(path)  # noqa: PTH116 (fast for a million files)
         except OSError as error:
             raise UserError(unreadable_message(path, error)) from error
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{one_line(path)}: is named as an image, but is no file; remove it")
-        noted.extend(FileStamp.of(status))
-    return noted
+            raise UserError(f"{one_line(path)}: has the name of an image but is not a file; remove it")
+        stamps.extend(FileStamp.of(status))
+    return stamps
 
 
 def find_layout(root: str | None) -> FolderLayout:
-    """How images are laid out under `root`: `train/CLASS/*` (`val/`, `test/` optional) or `CLASS/*`.
+    """Returns the layout of the images under `root`: `train/CLASS/*` (`val/`, `test/` optional) or `CLASS/*`.
 
-    A split's folder may have any name of `SPLIT_NAMES`. Images are found at any depth below their class folder, as
-    torchvision's ImageFolder finds them. Raises UserError for a folder that is missing, holds no images in class
-    folders, has one class only, or two folders for one split, and where `val` or `test` has a class that `train` lacks.
+    The folder of a split may have any of `SPLIT_NAMES`. Images are found at any depth below their class folder, as by
+    torchvision's ImageFolder. Raises UserError for a folder that is missing, contains no images in class folders, has
+    one class only or two folders for one split, and if `val` or `test` has a class that `train` lacks.
     """
     if root is None:
         raise UserError(
-            "data.root=null: must be a folder of images, as train/CLASS/* or CLASS/*; write data.root=FOLDER"
+            "data.root=null: must be a folder of images arranged as train/CLASS/* or CLASS/*; write data.root=FOLDER"
         )
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise UserError(f"data.root={root}: there is no such folder")
-    # a folder `train` without folders in it is a class of that name
+        raise UserError(f"data.root={root}: folder not found; write the path of an existing folder")
+    # a folder `train` without subfolders is a class of that name
     parted = _split_folder(base, "train", root)
     train = parted or base
     folders = class_folders(train)
-    classes = [name for name in folders if _holds_images(train / name)]
+    classes = [name for name in folders if _contains_images(train / name)]
     for name in classes:
         _check_name(train / name)
-    twice = next((name for name in classes if name != nfc(name) and nfc(name) in classes), None)
-    if twice is not None:
+    duplicate = next((name for name in classes if name != nfc(name) and nfc(name) in classes), None)
+    if duplicate is not None:
         raise UserError(
-            f"data.root={root}: two class folders have the same name, {one_line(nfc(twice))}, in two Unicode forms; "
-            "rename or join them"
+            f"data.root={root}: two class folders have the same name, {one_line(nfc(duplicate))}, in two Unicode "
+            "forms; rename or merge them"
         )
     if not classes:
-        raise UserError(f"data.root={root}: no images in class folders; lay them as train/CLASS/* or CLASS/*")
+        raise UserError(f"data.root={root}: no images in class folders; arrange them as train/CLASS/* or CLASS/*")
     if not parted and all(_split_of(name) and class_folders(base / name) for name in classes):
         found = one_line(", ".join(classes))
         raise UserError(
-            f"data.root={root}: has {found}, but no training folder; name the folder of training images train"
+            f"data.root={root}: contains {found}, but no training folder; rename the folder of training images to train"
         )
     if len(classes) == 1:
         deeper = class_folders(train / classes[0])
-        instead = f"; if {one_line(', '.join(deeper[:3]))} are classes, write data.root={train / classes[0]}"
+        instead = f"; if {one_line(', '.join(deeper[:3]))} are the classes, write data.root={train / classes[0]}"
         raise UserError(
             f"data.root={root}: only one class, {one_line(classes[0])}, in {train}; at least two are needed"
             f"{instead if len(deeper) > 1 else ''}"
@@ -155,13 +157,13 @@ def find_layout(root: str | None) -> FolderLayout:
 
 
 def list_files(folder: Path, classes: list[str]) -> ImageFiles:
-    """The image files of each class under `folder`, at any depth; a class may have none.
+    """Returns the image files of each class under `folder`, at any depth; a class may have none.
 
     Raises UserError for a HEIC file.
     """
     names: list[str] = []
     labels: list[int] = []
-    # an archive made on macOS may spell an accent otherwise than the training images' folder does
+    # folders from macOS may have accents in another Unicode form than the training folder
     accented = not all(map(str.isascii, classes))
     spelled = {nfc(name): name for name in class_folders(folder)} if accented else {}
     for label, known in enumerate(classes):
@@ -177,7 +179,7 @@ def list_files(folder: Path, classes: list[str]) -> ImageFiles:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Sorted names of the folders in `folder`; none where there is no such folder."""
+    """Returns the sorted names of the folders in `folder`; none if `folder` does not exist."""
     if not folder.is_dir():
         return []
     with _scan(folder) as entries:
@@ -185,93 +187,93 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def images_under(folder: Path) -> list[str]:
-    """Sorted names of the image files in `folder` and in the folders below it, relative to it."""
+    """Returns the sorted paths of the image files in and below `folder`, relative to it."""
     return sorted(_images_under(folder))
 
 
 def loose_images(folder: Path) -> list[str]:
-    """Sorted names of the image files directly in `folder`; none where there is no such folder."""
+    """Returns the sorted names of the image files directly in `folder`; none if `folder` does not exist."""
     return sorted(_images_under(folder, nested=False)) if folder.is_dir() else []
 
 
 def reject_heic_name(path: Path) -> None:
-    """Raises UserError if the name of `path` says that it is HEIC."""
+    """Raises UserError if `path` has a HEIC suffix."""
     if path.suffix.lower() in HEIC_SUFFIXES:
         raise UserError(heic_message(path))
 
 
 def unreadable_message(path: str | Path, error: OSError, instead: str = "replace or remove it") -> str:
-    """The line for a file that the system does not give."""
+    """Returns the error message for a file that the system cannot read."""
     return f"{one_line(path)}: cannot be read ({error.strerror or error}); {instead}"
 
 
 def heic_message(path: str | Path) -> str:
-    """The line that a HEIC file gets."""
-    return (
-        f"{one_line(path)}: HEIC images cannot be read; convert it to JPEG (for instance: magick photo.heic photo.jpg)"
-    )
+    """Returns the error message for a HEIC file."""
+    advice = "convert it to JPEG (for example: magick photo.heic photo.jpg)"
+    return f"{one_line(path)}: HEIC images are not supported; {advice}"
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a folder of this name holds: train, val or test."""
+    """Returns the split of a folder of this name: train, val, test or None."""
     return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
 def _split_folder(base: Path, split: str, root: str) -> Path | None:
-    """The folder of `split` in `base`, if it holds class folders; for val and test, class folders with images.
+    """Returns the folder of `split` in `base` if it contains class folders (with images, for val and test), or None.
 
-    Raises UserError where two folders are named so.
+    Raises UserError if there are two such folders.
     """
     named = [base / name for name in class_folders(base) if _split_of(name) == split]
     found = [
         folder
         for folder in named
-        if any(split == "train" or _holds_images(folder / name) for name in class_folders(folder))
+        if any(split == "train" or _contains_images(folder / name) for name in class_folders(folder))
     ]
     if len(found) > 1:
         names = " and ".join(f"{folder.name}/" for folder in found)
-        raise UserError(f"data.root={root}: {names} both hold {split} images; keep one of them")
+        raise UserError(f"data.root={root}: {names} both contain {split} images; keep one of them")
     return found[0] if found else None
 
 
 def _check_classes(folder: Path | None, classes: list[str], root: str) -> None:
-    """Raises UserError where `folder` holds images of a class that is not among `classes`."""
+    """Raises UserError if `folder` contains images of a class that is not in `classes`."""
     if folder is None:
         return
     known = set(map(nfc, classes))
-    unknown = sorted(name for name in class_folders(folder) if nfc(name) not in known and _holds_images(folder / name))
+    unknown = sorted(
+        name for name in class_folders(folder) if nfc(name) not in known and _contains_images(folder / name)
+    )
     if unknown:
         named = one_line(", ".join(unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise UserError(f"data.root={root}: {folder.name}/ has classes that train/ lacks: {named}; move or remove them")
 
 
 def _check_name(folder: Path) -> None:
-    """The classes' names go into files of text. Raises UserError for one that is no text."""
+    """Raises UserError for a class name that is not UTF-8, because class names are written to text files."""
     try:
         folder.name.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{one_line(folder)}: the folder's name is not in UTF-8, and is a class's; rename it") from None
+        raise UserError(f"{one_line(folder)}: the name of this class folder is not UTF-8; rename it") from None
 
 
-def _holds_images(folder: Path) -> bool:
+def _contains_images(folder: Path) -> bool:
     return next(_images_under(folder), None) is not None
 
 
 def _images_under(folder: Path, nested: bool = True, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Names of the image files in `folder`, relative to it, and at any depth below it unless `nested` is false.
+    """Yields the paths of the image files in `folder`, relative to it, at any depth if `nested`.
 
-    Hidden files (.DS_Store, ._x.jpg), other types, and links to a folder that holds them are left out: `above` has the
-    real paths of the folders on the way down. Raises UserError for what is named as an image, but is a folder, a pipe
-    or a link that leads nowhere.
+    Hidden files (.DS_Store, ._x.jpg), other types and links to a parent folder are skipped; `above` has the real paths
+    of the parent folders. Raises UserError for a folder, a pipe or a broken link with the name of an image.
     """
     inside = []
     with _scan(folder) as entries:
         for entry in entries:
             if _is_hidden(entry.name):
                 continue
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 (a million of them)
+            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 (fast for a million files)
                 if not entry.is_file():
-                    raise UserError(f"{one_line(entry.path)}: is named as an image, but is no file; remove it")
+                    raise UserError(f"{one_line(entry.path)}: has the name of an image but is not a file; remove it")
                 yield entry.name
             elif nested and entry.is_dir():
                 inside.append(entry.name)
@@ -288,9 +290,9 @@ def _is_hidden(name: str) -> bool:
 
 @contextmanager
 def _scan(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """The entries of `folder`. Raises UserError where it cannot be read."""
+    """Yields the entries of `folder`. Raises UserError if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             yield entries
     except OSError as error:
-        raise UserError(unreadable_message(folder, error, "make it readable, or remove it")) from error
+        raise UserError(unreadable_message(folder, error, "make it readable or remove it")) from error

@@ -1,4 +1,4 @@
-"""What a network must know of the data before any image is loaded: classes, channels, sizes. No torch here."""
+"""Provides classes, channels and sizes of a data source before any image is loaded. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from alexnet_exp.data.imagenet import class_names, find_imagenet
 from alexnet_exp.data.spec import Cifar10, Cifar100, Data, Digits, Folder, ImageNet, Random
 from alexnet_exp.errors import Problem, Refused, UserError, nearest_name, one_line
 
-# Images up to this side are decoded once and held in memory; larger ones are read from their files every epoch.
+# Images up to this side are decoded once and kept in memory; larger ones are read from their files in every epoch.
 RESIDENT_SIDE_PIXELS = 64
-DEFAULT_SIDE_PIXELS = 256
-SAMPLED_HEADERS = 32
-# So many broken files are named at once: it is known then that they are not a few.
-MOST_REPORTED_FILES = 20
+DEFAULT_SIDE_PIXELS = 256  # stored side of larger images
+SAMPLED_HEADERS = 32  # files per split whose size is read
+MOST_REPORTED_FILES = 20  # unreadable files in one error message
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_NAMES = """
@@ -35,7 +34,11 @@ willow_tree wolf woman worm
 
 @dataclass(frozen=True)
 class DataInfo:
-    """size: side of the stored images; input_size, width: what a network gets that leaves them null."""
+    """What a network is built from.
+
+    size: side of the stored images in pixels. input_size, width: the values of a network that leaves them null.
+    note: remark for the log.
+    """
 
     classes: list[str]
     channels: int
@@ -45,12 +48,12 @@ class DataInfo:
     note: str = ""
 
 
-# What the facts of a user's data module look like, as a line of its YAML.
+# Example for error messages: the facts of a user's data module, as a line of its YAML.
 DATA_INFO_EXAMPLE = "facts: {classes: 10, channels: 3, size: 32}"
 
 
 def parse_data_info(node: Any, key: str) -> DataInfo:
-    """The facts that a mapping of `classes` (a number, or the names), `channels` and `size` states.
+    """Returns the info in a mapping of `classes` (a number or a list of names), `channels` and `size` (pixels).
 
     Raises `Refused`, with settings under `key`, for anything else.
     """
@@ -61,7 +64,7 @@ def parse_data_info(node: Any, key: str) -> DataInfo:
     for name in map(str, node):
         if name not in known:
             near = nearest_name(name, known)
-            advice = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+            advice = f"did you mean {near}?" if near else f"the settings are {', '.join(known)}"
             problems.append(Problem(f"{key}.{name}", node[name], f"unknown setting; {advice}"))
     classes, channels, size = (node.get(name) for name in known)
     named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
@@ -82,9 +85,9 @@ def _is_integer(value: Any, low: int) -> bool:
 
 
 def data_info(spec: Data) -> DataInfo:
-    """The facts of the data that `spec` describes. May list a folder and read the headers of some images.
+    """Returns the info of the source of `spec`. It may list a folder and read the headers of some images.
 
-    Raises UserError, one line, for a folder that cannot serve, or a crop larger than the images.
+    Raises UserError, one line, for an unusable folder or a crop larger than the images.
     """
     width, note = 1.0, ""
     if isinstance(spec, Digits):
@@ -109,13 +112,13 @@ def data_info(spec: Data) -> DataInfo:
 
 
 def check_crop(spec: Data, size: int) -> None:
-    """Raises UserError if `spec.crop` does not fit into images of side `size`."""
+    """Raises UserError if `spec.crop` is larger than `size`, the stored side in pixels."""
     if spec.crop is not None and spec.crop > size:
         raise UserError(f"data.crop={spec.crop}: the images are stored at {size}x{size}; write at most {size}")
 
 
 def stored_side(spec: Folder, layout: FolderLayout) -> int:
-    """The side at which the images of a folder are stored (see `Folder.size`), by the headers of up to 32 of them."""
+    """Returns the stored side of a folder's images in pixels (see `Folder.size`), by the headers of some images."""
     if spec.size is not None:
         return spec.size
     try:
@@ -127,13 +130,13 @@ def stored_side(spec: Folder, layout: FolderLayout) -> int:
 
 
 def _sample_paths(folder: Path, layout: FolderLayout) -> list[Path]:
-    """Some `PEEKS` images of a split, evenly spaced; all where there are few."""
+    """Returns the paths of about `SAMPLED_HEADERS` evenly spaced images of a split; of all if there are few."""
     names = list_files(folder, layout.classes).names
     return [folder / name for name in names[:: max(1, len(names) // SAMPLED_HEADERS)]]
 
 
 def _raise_unreadable(layout: FolderLayout, first: UserError) -> NoReturn:
-    """Raises one UserError for every image of those looked at, in all splits, that cannot be read."""
+    """Raises one UserError with a line for each unreadable image among the sampled ones of all splits."""
     lines = []
     for folder in (layout.train, layout.val, layout.test):
         for path in _sample_paths(folder, layout) if folder else ():
@@ -145,24 +148,24 @@ def _raise_unreadable(layout: FolderLayout, first: UserError) -> NoReturn:
 
 
 def _default_input(size: int, spec: Data) -> int:
-    """256 leaves room for random crops of 224, as in the paper; small images are used whole."""
+    """Returns the input size for stored side `size`: 7/8 of it (224 of 256, as in the paper), small images whole."""
     return size if size <= RESIDENT_SIDE_PIXELS or isinstance(spec, Random) else size * 7 // 8
 
 
 def _image_size(path: Path, whole: bool = False) -> tuple[int, int]:
-    """Width and height, by the header. whole: the pixels are decoded too, since a file may end behind its header."""
+    """Returns width and height by the header. whole: decodes the pixels too, because a file may be truncated."""
     from PIL import Image
 
     reject_heic_name(path)
     try:
-        # half of what is refused Pillow only warns of
+        # Pillow warns from half of its pixel limit on
         with warnings.catch_warnings(action="ignore"), open_picture(path) as image:
             if whole:
                 image.load()
             return image.size
     except Image.DecompressionBombError as error:
         many = str(error).partition(",")[0]  # "Image size (N pixels) exceeds limit of M pixels"
-        raise UserError(f"{one_line(path)}: {many}; make it smaller, or remove it") from error
-    # a damaged header makes Pillow raise almost anything
+        raise UserError(f"{one_line(path)}: {many}; reduce its size or remove it") from error
+    # Pillow raises many types for a damaged header
     except Exception as error:
-        raise UserError(f"{one_line(path)}: not an image that can be read; replace or remove it") from error
+        raise UserError(f"{one_line(path)}: unreadable image; replace or remove it") from error

@@ -1,9 +1,9 @@
-"""Which images make up which batch, on which rank; and the loaders that yield them.
+"""Provides the batches of an epoch on each rank, and the loaders that yield them.
 
-The order of an epoch is a function of seed and epoch. A global batch is a run of that order, and rank r of w takes
-every w-th image of it from the r-th on. A last batch too small to give every rank an image (two, where a batch norm of
-the network needs them) joins the batch before it.
-So each image of an epoch counts exactly once, nothing is padded or dropped, and all ranks have equally many batches.
+The order of an epoch is a function of seed and epoch. A global batch is a slice of that order; rank r of w takes every
+w-th image of it, starting at the r-th. A last batch that is too small to give every rank an image (two, if a batch norm
+of the network needs them) is merged into the previous one. Each image of an epoch is therefore used exactly once,
+nothing is padded or dropped, and all ranks have the same number of batches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
-    """The order in which the n images of a split are used in an epoch: int64 [n]."""
+    """Returns the order of the n images of a split in an epoch: int64 [n]."""
     if not shuffle:
         return torch.arange(n)
     return torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
@@ -49,32 +49,33 @@ class EpochPlan:
     def __post_init__(self) -> None:
         least = self.world * self.min_images
         if self.batch_size < least:
-            each = "an image" if self.min_images == 1 else "two images, as a batch norm of the network needs,"
+            each = "an image" if self.min_images == 1 else "two images, which a batch norm of the network needs,"
             raise UserError(f"data.batch_size={self.batch_size}: must be at least {least}, {each} for each process")
 
     def __len__(self) -> int:
-        """Batches of this rank."""
+        """Returns the number of batches of this rank."""
         if self.rank >= self.n:
             return 0
         whole, left = divmod(self.n, self.batch_size)
         return max(1, whole + (left >= self.world * self.min_images))
 
     def global_size(self, batch: int) -> int:
-        """Images of global batch number `batch`, all ranks together."""
+        """Returns the number of images of global batch number `batch` over all ranks."""
         start = batch * self.batch_size
         return (self.n if batch == len(self) - 1 else start + self.batch_size) - start
 
     def share(self, order: Tensor, batch: int) -> Tensor:
-        """The part of `order` [n] that this rank uses in batch number `batch`."""
+        """Returns the part of `order` [n] that this rank uses in batch number `batch`."""
         start = batch * self.batch_size
         return order[start : start + self.global_size(batch)][self.rank :: self.world]
 
 
 class ResidentLoader:
-    """Batches `(images, labels)` of a rank, taken straight from memory: uint8 [B, C, H, W] and int64 [B].
+    """Yields the batches `(images, labels)` of a rank from memory: uint8 [B, C, H, W] and int64 [B].
 
-    `order` and `start` (the number of the first batch, in a run that goes on in mid-epoch) are called when the first
-    batch is asked for, not when the iterator is made: Lightning makes two before it knows where the run stands.
+    order: returns the order of the epoch. start: returns the number of the first batch, above 0 for a run that is
+    resumed within an epoch. Both are called at the first batch, not when the iterator is created, because Lightning
+    creates two iterators before it knows the resume point.
     """
 
     def __init__(self, split: Split, plan: EpochPlan, order: Callable[[], Tensor], start: Callable[[], int] = int):
@@ -88,11 +89,11 @@ class ResidentLoader:
             yield self.split.images(share), self.split.labels[share.to(self.split.labels.device)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the place in the epoch is what `start` says. Lightning takes a loader without one for lost."""
+        """Returns no state, because `start` gives the position. Lightning warns about loaders without this method."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to load, as `state_dict` has nothing."""
+        """Does nothing, because `state_dict` is empty."""
 
     def _shares(self) -> Iterator[Tensor]:
         order = self.order()
@@ -101,7 +102,7 @@ class ResidentLoader:
 
 
 class StreamedLoader(ResidentLoader):
-    """The same batches, decoded from files by `workers` processes that outlive the epoch (0: in this process)."""
+    """Yields the same batches, decoded from files by `workers` persistent processes (0 = by this process)."""
 
     split: StreamedSplit
 
@@ -124,5 +125,5 @@ class StreamedLoader(ResidentLoader):
             yield images, self.split.labels[share]
 
     def close(self) -> None:
-        """Ends the workers, also in the middle of an epoch."""
+        """Ends the workers, also within an epoch."""
         self.decoder.close()

@@ -1,4 +1,4 @@
-"""Random pixels and labels, the same in every run, for timing."""
+"""Provides random pixels and labels for timing; they are the same in every run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alexnet_exp.data.split import ResidentSplit, Source, fingerprint
 
 
 def open_random(spec: Random) -> Source:
-    """`spec.n` training images and an eighth as many for the test; labels go round the classes."""
+    """Returns the source of `spec.n` training and `spec.n // 8` test images; labels cycle through the classes."""
     generator = torch.Generator().manual_seed(0)
     train, test = (_images(spec, count, generator) for count in (spec.n, spec.n // 8))
     return Source(train, None, test, data_info(spec).classes, fingerprint(train, test))

@@ -1,4 +1,4 @@
-"""Opening a data source: its images are found, and validation is arranged, by the run's seed."""
+"""Provides the opening of a data source, with validation images chosen by the run's seed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from alexnet_exp.seeds import derive
 
 
 def open_source(spec: Data, seed: int) -> Source:
-    """The data that `spec` describes, with validation images as `spec.val` asks for them.
+    """Returns the source of `spec`, with the validation images of `spec.val`.
 
-    `seed` chooses which training images become validation, and which a `subset` keeps; the test images never depend on
-    it. Raises UserError for data that is not there or cannot be read.
+    seed: chooses the training images that become validation images, and those of a `subset`. The test images do not
+    depend on it. Raises UserError for data that is missing or unreadable.
     """
     if isinstance(spec, Digits):
         found = open_digits(spec)
@@ -38,9 +38,9 @@ def open_source(spec: Data, seed: int) -> Source:
 
 
 def arrange(found: Source, spec: Data, seed: int) -> Source:
-    """`found` with its validation images chosen, and its training images cut down to `spec.subset`.
+    """Returns `found` with validation images, and with its training images reduced to `spec.subset`.
 
-    A source's own validation images are used before any are split off.
+    The validation images of the source itself are used if it has any; otherwise they are split off.
     """
     check_crop(spec, min(found.train.shape[1:]))
     source = _with_validation(found, spec, seed)
@@ -53,12 +53,14 @@ def arrange(found: Source, spec: Data, seed: int) -> Source:
 
 def _with_validation(found: Source, spec: Data, seed: int) -> Source:
     if spec.val is Val.none:
-        return replace(found, val=None, val_from="none, as data.val=none asks")
+        return replace(found, val=None, val_from="none (data.val=none)")
     if spec.val is Val.test:
         test = found.test or found.val
         if test is None:
-            raise UserError("data.val=test: there are no test images; write data.val=split, or none")
-        return replace(found, val=test, test=test, val_from="the test images themselves: it chooses by what it reports")
+            raise UserError("data.val=test: the data has no test images; write data.val=split or data.val=none")
+        return replace(
+            found, val=test, test=test, val_from="the test set (data.val=test), so test scores are optimistic"
+        )
     if found.val is not None:
         return found
     rest, held = split_stratified(found.train.labels, spec.val_fraction, derive(seed, "val"))

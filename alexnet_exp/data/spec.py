@@ -1,4 +1,4 @@
-"""Settings of the data sources. No torch here."""
+"""Provides the settings of the data sources. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alexnet_exp.errors import Checks
 
 
 class Val(Enum):
-    """Where validation images come from: split off the training images, the test images themselves, or nowhere."""
+    """Source of the validation images: split off the training images, the test images, or none."""
 
     split = "split"
     test = "test"
@@ -18,7 +18,7 @@ class Val(Enum):
 
 
 class Pca(StrEnum):
-    """Whose principal components the colour noise follows: nobody's (no noise), ImageNet's, the training images'."""
+    """Principal components of the colour noise: none (no noise), those of ImageNet, or of the training images."""
 
     none = "none"
     imagenet = "imagenet"
@@ -26,16 +26,16 @@ class Pca(StrEnum):
 
 
 class PcaReading(StrEnum):
-    """What the colour noise is multiplied by: standard deviations (the 2012 code), or eigenvalues (the paper)."""
+    """Factors of the colour noise: standard deviations (the 2012 code) or eigenvalues (the paper)."""
 
     code = "code"
     paper = "paper"
 
 
 class Decode(StrEnum):
-    """When image files that are stored larger than 64 are decoded: at each use, or once, into a file in `data.cache`.
+    """When image files with a stored side above 64 are decoded: at each use, or once into a file in `data.cache`.
 
-    auto: once, where that file takes 8 GB (40,000 images of 256) and a tenth of the free disk, at most.
+    auto: once if that file takes at most 8 GB (40,000 images of 256) and at most a tenth of the free disk.
     """
 
     auto = "auto"
@@ -45,21 +45,22 @@ class Decode(StrEnum):
 
 @dataclass
 class Data:
-    """What every data source has.
+    """Settings of every data source.
 
-    batch_size: images of one step over all ranks; each rank gets its share.
-    val, val_fraction: see `Val`; the part of each class's training images that is split off, by the run's seed.
-    crop: side of the square cut out, at random in training and at the centre otherwise; null = the network's input
-        size, or the whole image where that is smaller. A crop that differs from the input size is resized to it.
-    random_crop: whether a training image is cropped at a random place; else at its centre, as in an evaluation.
-    pad: zeros put around a training image before its random crop, in pixels.
-    mirror: whether a training image is mirrored left to right every other time.
-    pca, pca_reading, pca_std: the colour noise of training images, see `Pca` and `PcaReading`; the standard deviation
-        of the numbers that are drawn. The code's reading also shrinks an image about the mean one, by 1 + pca_std.
-    pca_epochs: the colour noise ends after so many epochs; null = it never ends.
-    workers: processes that decode images at each use; null = the CPU cores of this rank, 16 at most; 0 = decode where
-        the training runs.
-    subset: train on this many images only (stratified, chosen by the seed), for a quick look; null = all.
+    batch_size: images of one step over all ranks; each rank gets an equal share.
+    val: source of the validation images, see `Val`.
+    val_fraction: fraction of each class's training images that is split off, chosen by the run's seed.
+    crop: side of the square crop in pixels, random in training and central otherwise; null = the network's input size,
+        or the whole image if it is smaller. A crop that differs from the input size is resized to it.
+    random_crop: crop training images at a random place; false = at the centre, as in an evaluation.
+    pad: width in pixels of the zeros around a training image before its random crop.
+    mirror: mirror a training image left to right with probability 1/2.
+    pca, pca_reading, pca_std: colour noise of training images, see `Pca` and `PcaReading`, and the standard deviation
+        of its random numbers. The reading `code` also scales an image about the mean image by 1 / (1 + pca_std).
+    pca_epochs: number of epochs with colour noise; null = all.
+    workers: processes that decode images at each use; null = the CPU cores of this rank, at most 16; 0 = decode in the
+        training process.
+    subset: number of training images to use (stratified, chosen by the seed), for quick tests; null = all.
     """
 
     name: str = ""
@@ -79,20 +80,22 @@ class Data:
 
     @property
     def has_val(self) -> bool:
-        """Whether validation images are asked for."""
+        """Whether validation images are configured."""
         return self.val is not Val.none
 
     def __post_init__(self) -> None:
         self.checks().done()
 
     def checks(self) -> Checks:
-        """What is wrong with these settings; a subclass adds to it."""
+        """Returns the checks of these settings; a subclass adds its own."""
         checks = Checks(self)
         own_name = str(type(self).__dataclass_fields__["name"].default)
-        checks.that("name", self.name == own_name, f"must stay {own_name}; choose another source with data=NAME")
+        checks.that("name", self.name == own_name, f"must be {own_name}; choose another source with data=NAME")
         checks.at_least("batch_size", 1)
         checks.that(
-            "val_fraction", 0 < self.val_fraction < 1, "must be above 0 and below 1; for none write data.val=none"
+            "val_fraction",
+            0 < self.val_fraction < 1,
+            "must be above 0 and below 1; write data.val=none for no validation images",
         )
         checks.at_least("crop", 1)
         checks.at_least("pad", 0)
@@ -105,7 +108,7 @@ class Data:
 
 @dataclass
 class Digits(Data):
-    """The 1,797 handwritten digits that scikit-learn ships, 8x8 grey, enlarged once to `size`; 360 are the test."""
+    """The 1,797 handwritten digits of scikit-learn, 8x8 grey, resized to `size`; 360 of them are the test set."""
 
     name: str = "digits"
     size: int = 32
@@ -118,11 +121,12 @@ class Digits(Data):
 
 @dataclass
 class Cifar(Data):
-    """What both CIFAR sets have.
+    """Settings of both CIFAR data sets.
 
-    root: folder with the archive or the folder extracted from it; null = the user's cache folder. Keras's folder is
-        looked in next; the archive is downloaded into `root` where neither has it.
-    url, md5: what is downloaded if `download`, and its checksum (null: not checked, for a mirror that packed it anew).
+    root: folder with the archive or its extracted folder; null = the user's cache folder. Keras's folder is searched
+        next; if neither has the data, the archive is downloaded into `root`.
+    url, md5: address and checksum of the archive (null = not checked, for a mirror with a repacked archive).
+    download: allow the download.
     """
 
     root: str | None = None
@@ -133,9 +137,9 @@ class Cifar(Data):
     def checks(self) -> Checks:
         checks = super().checks()
         web = self.url.startswith(("http://", "https://"))
-        checks.that("url", web, "must begin with https:// or http://; put a file that you have into data.root")
+        checks.that("url", web, "must begin with https:// or http://; put an existing file into data.root")
         checksum = self.md5 is None or re.fullmatch("[0-9a-f]{32}", self.md5) is not None
-        checks.that("md5", checksum, "must be 32 hexadecimal digits, or null for no check")
+        checks.that("md5", checksum, "must be 32 hexadecimal digits, or null to skip the check")
         return checks
 
 
@@ -165,9 +169,9 @@ class Cifar100(Cifar):
 class Folder(Data):
     """A folder of images: `train/CLASS/*` with `val/` and `test/` optional, or `CLASS/*` alone.
 
-    size: side at which images are stored: the short side is resized to it, the centre square kept. null = the side they
-        have, if all have the same one and it is 64 or less; else 256. Up to 64 they are decoded once, into memory.
-    decode: whether larger ones are decoded at each use or once, see `Decode`.
+    size: stored side in pixels: the short side is resized to it and the central square is cut out. null = the side of
+        the images if all have the same one of at most 64, else 256. Up to 64 they are decoded once, into memory.
+    decode: when larger images are decoded, see `Decode`.
     cache: folder of decoded images; null = the user's cache folder.
     """
 
@@ -186,15 +190,16 @@ class Folder(Data):
 
 @dataclass
 class ImageNet(Data):
-    """ILSVRC-2012: `train/WNID/*` and `val/` under `root`. Its official validation set is the test here.
+    """ILSVRC-2012: `train/WNID/*` and `val/` under `root`. Its official validation set is the test set here.
 
-    The official val images have no public test labels beside them, so the paper's "val" errors are to be compared with
-    `test`; what chooses the best epoch is split off the training images.
+    The labels of the official test set are not public, so the paper reports errors on the official validation set.
+    Compare them with `test`. The validation set, which selects the best epoch, is split off the training images.
 
-    `val/` holds the images as published, all in one folder, or sorted into `val/WNID/*`.
-    devkit: folder or .tar.gz of ILSVRC2012_devkit_t12: the labels of a `val/` in one folder, and the classes' words.
-        null = looked for in `root`.
-    decode: whether images are decoded at each use or once, see `Decode`; all of ILSVRC-2012 takes 262 GB at 256.
+    `val/` contains the images as published, all in one folder, or sorted into `val/WNID/*`.
+    devkit: folder or .tar.gz of ILSVRC2012_devkit_t12, with the labels of a flat `val/` and the words of the classes;
+        null = searched for in `root`.
+    size: stored side in pixels, as for a folder.
+    decode: when images are decoded, see `Decode`; all of ILSVRC-2012 takes 262 GB at 256.
     cache: folder of decoded images; null = the user's cache folder.
     """
 
@@ -215,7 +220,7 @@ class ImageNet(Data):
 
 @dataclass
 class Random(Data):
-    """Random pixels and labels, for timing: `n` training images, and an eighth as many for the test."""
+    """Random pixels and labels, for timing: `n` training images and n / 8 test images."""
 
     name: str = "random"
     size: int = 224

@@ -1,4 +1,4 @@
-"""Images with labels, held in memory or read from files, and the splits that make up one data source."""
+"""Provides splits (images with labels, in memory or in files), their statistics, and data sources made of splits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from alexnet_exp.data.decode import read_image, read_images
 from alexnet_exp.data.image_files import FileStamp, read_stamps
 from alexnet_exp.data.memmap import MappedImages
 
-# Statistics of images that are read from files come from this many of them, evenly spaced.
+# Number of evenly spaced images for the statistics of images that are read from files.
 STATISTICS_SAMPLE = 4096
-# Images in memory are gone through by this many bytes at a time.
+# Statistics of images in memory are computed in chunks of this size.
 CHUNK_BYTES = 1 << 24
 
 
 class Moments(NamedTuple):
-    """float32 on 0..255: mean and standard deviation of each channel [C], mean of each pixel [C, H, W]."""
+    """Moments of images, float32 on 0..255: mean and standard deviation per channel [C], mean per pixel [C, H, W]."""
 
     channel_mean: Tensor
     channel_std: Tensor
@@ -42,22 +42,22 @@ class Split(ABC):
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] of the images at `indices` [B]."""
+        """Returns the images at `indices` [B]: uint8 [B, C, H, W]."""
 
     @abstractmethod
     def select(self, indices: Tensor) -> Split:
-        """The images at `indices` as a split of their own; pixels are not copied."""
+        """Returns the images at `indices` as a split; pixels are not copied."""
 
     @abstractmethod
     def digest(self) -> bytes:
-        """A hash that tells these images from others."""
+        """Returns a hash of the images and labels."""
 
     @abstractmethod
     def _chunks(self) -> Iterator[Tensor]:
-        """The images that statistics are taken of, uint8 [B, C, H, W] at a time."""
+        """Yields the images for the statistics in chunks, uint8 [B, C, H, W]."""
 
     def statistics(self) -> Moments:
-        """Moments over all images of the split; over 4,096 evenly spaced ones where they are read from files."""
+        """Returns the moments of all images; of `STATISTICS_SAMPLE` evenly spaced ones if they are read from files."""
         count, total, squares = (
             0,
             torch.zeros(self.shape, dtype=torch.float64),
@@ -74,7 +74,7 @@ class Split(ABC):
         return Moments(channel_mean.float(), variance.clamp(min=0).sqrt().float(), pixel_mean.float())
 
     def covariance(self) -> Tensor:
-        """Covariance of the channels [C, C] over all pixels of the same images, float64 on 0..255."""
+        """Returns the covariance of the channels over all pixels of the same images: float64 [C, C], on 0..255."""
         count, channels = 0, self.shape[0]
         total = torch.zeros(channels, dtype=torch.float64)
         products = torch.zeros((channels, channels), dtype=torch.float64)
@@ -88,7 +88,7 @@ class Split(ABC):
 
 
 class ResidentSplit(Split):
-    """Images in one array [M, C, H, W], of which `rows` [N] are this split's: train and validation share the array."""
+    """Images at `rows` [N] of an array [M, C, H, W] in memory, which training and validation images share."""
 
     def __init__(self, array: Tensor, labels: Tensor, rows: Tensor | None = None):
         self.array, self.labels = array, labels
@@ -97,7 +97,7 @@ class ResidentSplit(Split):
         self.shape = (channels, height, width)
 
     def images(self, indices: Tensor) -> Tensor:
-        # not array[rows]: that takes an image's bytes one by one
+        # not array[rows]: indexing copies an image byte by byte
         return self.array.index_select(0, self.rows[indices.to(self.array.device)])
 
     def select(self, indices: Tensor) -> ResidentSplit:
@@ -105,7 +105,7 @@ class ResidentSplit(Split):
         return ResidentSplit(self.array, self.labels[indices], self.rows[indices])
 
     def with_array(self, array: Tensor) -> ResidentSplit:
-        """The same split on a copy of its array that lies on another device."""
+        """Returns the same split with `array`, a copy of its array on another device."""
         return ResidentSplit(array, self.labels.to(array.device), self.rows.to(array.device))
 
     def digest(self) -> bytes:
@@ -121,10 +121,10 @@ class ResidentSplit(Split):
 
 
 class StreamedSplit(Split):
-    """Images decoded from their files whenever they are asked for, as RGB squares of side `size`.
+    """Images decoded from their files at each use, as RGB squares of side `size` pixels.
 
-    `noted` [N, 2], int64: each file's `Stamp` when the data were opened. A file that is another one by the time it is
-    read is refused: the run's fingerprint, its statistics and its earlier epochs were of what it was.
+    stamps: the `FileStamp` of each file when the data was opened: int64 [N, 2]. A file that has changed since is
+    rejected, because the run's fingerprint, statistics and earlier epochs belong to its former content.
     """
 
     def __init__(self, paths: list[str], labels: Tensor, size: int, stamps: Tensor | None = None):
@@ -136,7 +136,7 @@ class StreamedSplit(Split):
         return torch.stack([read_image(path, self.size, stamp) for path, stamp in self.files(indices)])
 
     def files(self, indices: Tensor) -> list[tuple[str, FileStamp]]:
-        """The files of the images at `indices`, and what each was when the data were opened."""
+        """Returns the paths of the images at `indices`, with their stamps when the data was opened."""
         return [
             (self.paths[i], FileStamp(*stamp))
             for i, stamp in zip(indices.tolist(), self.stamps[indices].tolist(), strict=True)
@@ -148,10 +148,9 @@ class StreamedSplit(Split):
         )
 
     def digest(self) -> bytes:
-        """Of names, sizes in bytes, labels and the stored side: reading every pixel would take minutes.
+        """Returns a hash of names, sizes in bytes, labels and the stored side; hashing every pixel would take minutes.
 
-        So it does not tell a file from another one of the same name and size, such as one with a pixel painted over.
-        Within a run the files' times of change do that.
+        It does not detect an edited file of the same name and size. Within a run the times of modification do.
         """
         digest = hashlib.blake2b(str(self.shape).encode(), digest_size=16)
         for path, size in zip(self.paths, self.stamps[:, 0].tolist(), strict=True):
@@ -165,16 +164,17 @@ class StreamedSplit(Split):
             yield image[None]
 
     def _sample(self) -> Tensor:
-        """Of which images the statistics are."""
+        """Returns the indices of the images for the statistics."""
         return torch.arange(0, len(self.paths), math.ceil(len(self.paths) / STATISTICS_SAMPLE))
 
 
 class CachedSplit(StreamedSplit):
-    """Images of files that were decoded once, into `kept`, of which `rows` [N] are this split's.
+    """Images decoded once, at `rows` [N] of a cache file.
 
-    To all who ask it is what it would be if the files were decoded anew: its hash is of the files, its statistics are
-    of the same ones of them. `array` [M, 3, size, size]: the same pixels, on the device where they lie. An image that
-    is damaged in the cache is decoded anew, as long as its file is what it was.
+    It has the digest and the statistics of the `StreamedSplit` of the same files. An image that is damaged in the cache
+    is decoded again, if its file has not changed.
+
+    array: the pixels [M, 3, size, size] on their device, those of `cache` or a copy of them.
     """
 
     def __init__(
@@ -203,23 +203,23 @@ class CachedSplit(StreamedSplit):
         )
 
     def with_array(self, array: Tensor) -> CachedSplit:
-        """The same split on a copy of its array that lies on another device; `check` comes before the copying."""
+        """Returns the same split with `array`, a copy of its array on another device; call `check` before copying."""
         return CachedSplit(
             self.paths, self.labels.to(array.device), self.cache, self.stamps, self.rows.to(array.device), array
         )
 
     def check(self, indices: Tensor | None = None) -> None:
-        """Mends those of the images at `indices` (None: of all) that are damaged in the cache. Once for each of them.
+        """Repairs the images at `indices` (None = all) that are damaged in the cache. Each image is checked once.
 
-        Raises UserError where the file of one cannot be read, or has changed.
+        Raises UserError if the file of a damaged image cannot be read or has changed.
         """
         if self.array is not self.cache.array:
-            return  # a copy, of what was checked
+            return  # a copy of checked images
         chosen = torch.arange(len(self.paths)) if indices is None else indices
         for number in self.cache.damaged(self.rows[chosen]).tolist():
             index = chosen[number]
             (image,) = super().images(index[None])
-            self.cache.mend(int(self.rows[index]), image)
+            self.cache.repair(int(self.rows[index]), image)
 
     def _chunks(self) -> Iterator[Tensor]:
         for part in torch.split(self._sample(), max(1, CHUNK_BYTES // math.prod(self.shape))):
@@ -228,10 +228,11 @@ class CachedSplit(StreamedSplit):
 
 @dataclass(frozen=True)
 class Source:
-    """One data source, open: its splits, its classes in the order of the labels, and what should be said of it.
+    """An open data source.
 
-    `fingerprint` (hexadecimal) is equal for equal training and test images, whatever the seed split off for validation.
-    `val_from` says in words where validation comes from, `reading` how the images are read where there is a choice.
+    classes: names in the order of the labels. fingerprint: hexadecimal hash of the training and test images, before
+    validation images are split off. For the log: val_from, the source of the validation images; reading, how images
+    are read if there is a choice; notes, further remarks.
     """
 
     train: Split
@@ -245,6 +246,6 @@ class Source:
 
 
 def fingerprint(train: Split, test: Split | None) -> str:
-    """The fingerprint of a source with these images, before any are split off."""
+    """Returns the fingerprint of a source with these images, before validation images are split off."""
     parts = [train.digest(), test.digest() if test else b""]
     return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()

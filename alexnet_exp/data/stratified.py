@@ -1,4 +1,4 @@
-"""Splits and orders that keep the proportions of the classes."""
+"""Provides splits and orders that preserve the proportions of the classes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """A random order of the indices of `labels` [N], any beginning of which has the classes in proportion.
+    """Returns a random order of the indices of `labels` [N]: int64 [N]; every prefix has the classes in proportion.
 
-    The k-th image of a class of n, in random order, stands at (k + 1/2) / n of the way.
+    Image k of the n images of a class, in random order, gets the relative position (k + 1/2) / n.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
@@ -17,14 +17,14 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     for label in torch.unique(labels):
         members = order[labels[order] == label]
         place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    # sorted from the random order, and stably: which class is first among equals is random as well
+    # a stable sort of the random order, so that the order of classes with equal positions is random too
     return order[place[order].argsort(stable=True)]
 
 
 def split_stratified(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images that stay and of those held out, both ascending: `fraction` of each class, at random.
+    """Returns the indices of the remaining and of the held-out images, ascending: a random `fraction` of each class.
 
-    Every class keeps an image and gives one. Where a class has one image only, nothing is held out.
+    At least one image per class remains and at least one is held out. If a class has one image only, none is held out.
     """
     generator = torch.Generator().manual_seed(seed)
     everything = torch.arange(len(labels))

@@ -101,7 +101,7 @@ class Classifier(nn.Module):
     @torch.inference_mode()
     def _batch(self, paths: Sequence[str | Path]) -> Tensor:
         device = next(self.parameters()).device
-        images = torch.stack([read_image(Path(path), self.stored_size, instead="leave it out") for path in paths])
+        images = torch.stack([read_image(Path(path), self.stored_size, advice="leave it out") for path in paths])
         if self.in_channels == 1:
             images = _grey(images)
         images = to_network_input(center_crop(images, self.crop), self.in_channels, self.input_size)

@@ -41,14 +41,17 @@ BAD = [
     ("optim.lr=abc", "optim.lr=abc: must be a number"),
     ("optim.lr=-1", "optim.lr=-1.0: must be greater than 0"),
     ("model.width=0", "model.width=0.0: must be greater than 0"),
-    ("data=folder", "data.root=null: must be a folder of images, as train/CLASS/* or CLASS/*; write data.root=FOLDER"),
-    ("data=folder data.root=nowhere", "data.root=nowhere: there is no such folder"),
+    (
+        "data=folder",
+        "data.root=null: must be a folder of images arranged as train/CLASS/* or CLASS/*; write data.root=FOLDER",
+    ),
+    ("data=folder data.root=nowhere", "data.root=nowhere: folder not found; write the path of an existing folder"),
     (
         "data=folder data.root=empty",
-        "data.root=empty: no images in class folders; lay them as train/CLASS/* or CLASS/*",
+        "data.root=empty: no images in class folders; arrange them as train/CLASS/* or CLASS/*",
     ),
     ("data=folder data.root=one", "data.root=one: only one class, a, in one; at least two are needed"),
-    ("data=folder data.root=text", "text/a/0.png: not an image that can be read; replace or remove it"),
+    ("data=folder data.root=text", "text/a/0.png: unreadable image; replace or remove it"),
     (
         "model=paper model.num_classes=10 model.input_size=32",
         "model.input_size=32: nothing is left after conv5; the smallest that fits is 64",
@@ -345,7 +348,7 @@ def test_a_pickle_that_wants_to_run_code_does_not(run: Path, capsys: pytest.Capt
 def test_a_file_that_is_no_image_and_one_that_is_not_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "run", "text/a/0.png"]) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert told == "text/a/0.png: not an image that can be read; leave it out (no format that is known)"
+    assert told == "text/a/0.png: unreadable image (unknown format); leave it out"
     assert main(["predict", "run", "image.pgn"]) == 2
     assert capsys.readouterr().err == "predict: image.pgn: no such file\n"
 

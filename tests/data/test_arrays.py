@@ -61,5 +61,5 @@ def test_a_truncated_file_is_noticed(tmp_path: Path, make: Callable[[], Arrays],
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, make: Callable[[], Arrays]) -> None:
     (tmp_path / "file").touch()
     arrays, note = map_arrays(tmp_path / "file", "stem", NAMES, make)
-    assert "cannot be written" in note
+    assert "is not writable" in note
     assert np.array_equal(arrays["labels"], np.arange(10))

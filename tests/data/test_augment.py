@@ -114,7 +114,7 @@ def test_views_are_squares_of_each_image_and_ten_have_mirrors(views: int) -> Non
 
 
 def test_no_other_number_of_views() -> None:
-    with pytest.raises(ValueError, match="5 views: 1, 9 or 10"):
+    with pytest.raises(ValueError, match="views=5: must be 1, 9 or 10"):
         crop_views(IMAGES, 6, 5)
 
 

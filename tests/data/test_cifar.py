@@ -132,7 +132,7 @@ def test_without_a_cache_folder_it_is_in_memory(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_right(spec(tmp_path / "root"))
-    assert "cannot be written" in open_cifar(spec(tmp_path / "root")).reading
+    assert "is not writable" in open_cifar(spec(tmp_path / "root")).reading
 
 
 def test_an_extracted_folder(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_pickle_that_wants_to_run_something_does_not(tmp_path: Path, place: st
         write_folder(tmp_path / "cifar-10-batches-py", evil)
     else:
         write_archive(tmp_path / "cifar-10-python.tar.gz", evil)
-    assert "it wants to load" in failure(spec(tmp_path))
+    assert "it refers to" in failure(spec(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 
@@ -221,7 +221,7 @@ def test_a_pickle_names_nothing_but_arrays(function: Callable[..., object], tmp_
     """Steps by which an unpickler that knows a little too much has been led to a shell."""
     batch = pickle.dumps({"data": Calls(function, str(tmp_path / "ran")), "labels": [0]}, protocol=2)
     write_folder(tmp_path / "cifar-10-batches-py", batches() | {"data_batch_1": batch})
-    assert "it wants to load" in failure(spec(tmp_path))
+    assert "it refers to" in failure(spec(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 
@@ -234,7 +234,7 @@ def test_by_no_way_of_naming_it(name: str, protocol: int, tmp_path: Path) -> Non
     texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, attribute)]
     found = f"c{name}\n".encode() if protocol == 0 else b"\x80\x04" + b"".join(texts) + b"\x93"
     write_folder(tmp_path / "cifar-10-batches-py", batches() | {"data_batch_1": found + b"."})
-    assert f"it wants to load {module}.{attribute}" in failure(spec(tmp_path))
+    assert f"it refers to {module}.{attribute}" in failure(spec(tmp_path))
 
 
 def test_labels_that_are_lists_of_lists_are_not_made_an_array(tmp_path: Path) -> None:

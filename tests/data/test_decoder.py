@@ -87,7 +87,7 @@ def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
 def test_an_epoch_goes_on_where_a_worker_was_killed(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
     epochs.check(through(epochs, {7: lambda: kill(epochs.workers()[:1])}))
     assert warnings_of(caplog) == [
-        "a loader worker was killed by SIGKILL; it may have been out of memory; restarted, nothing is lost"
+        "a loader worker was killed by SIGKILL; it may have been out of memory; restarted without loss of data"
     ]
     # of the new ones, which stay for the next epoch
     epochs.epoch, before = 1, sorted(epochs.workers())
@@ -149,7 +149,7 @@ def test_when_the_fork_server_is_killed(epochs: Epochs, caplog: pytest.LogCaptur
     epochs.check(list(epochs.loader))
     # it may be heard of while workers are still ending, so that one is told of as well
     assert 1 <= len(warnings_of(caplog)) <= 2
-    assert all(line.endswith("restarted, nothing is lost") for line in warnings_of(caplog))
+    assert all(line.endswith("restarted without loss of data") for line in warnings_of(caplog))
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_killed_again_and_again_is_refused(
         through(epochs, {3: lambda: kill(epochs.workers()), 9: lambda: kill(epochs.workers(), signal.SIGBUS)})
     assert str(error.value) == (
         "data.workers=2: a loader worker was killed by SIGBUS; the shared memory, /dev/shm, may be full, "
-        "2 times in this epoch; write fewer, or a smaller data.batch_size"
+        "2 times in this epoch; write fewer workers or a smaller data.batch_size"
     )
     assert len(warnings_of(caplog)) == 1
     # counted by the epoch
@@ -246,9 +246,9 @@ def test_a_batch_for_which_there_is_no_shared_memory_is_sent_through_the_pipe(
     got = torch.cat(list(decoder.decode([torch.arange(3), torch.arange(3, 5)])))
     assert torch.equal(got, streamed.images(torch.arange(5)))
     assert warnings_of(caplog) == [
-        "no shared memory for the batches of the loader workers (No space left on device (28)): they are sent through "
-        "pipes, which is slower; give the container more (docker run --shm-size=8g), or write a smaller data.workers "
-        "or data.batch_size"
+        "not enough shared memory for the batches of the loader workers (No space left on device (28)); they are sent "
+        "through pipes, which is slower; increase it (docker run --shm-size=8g), or write a smaller data.workers or "
+        "data.batch_size"
     ]
 
 
@@ -291,9 +291,9 @@ def test_a_worker_that_cannot_send_ends(streamed: StreamedSplit, tmp_path: Path)
     done = run_alone(tmp_path, "lose")
     assert done.stdout == (
         "data.workers=2: a loader worker could not send a batch, 4 times in this epoch; "
-        "write fewer, or a smaller data.batch_size\n"
+        "write fewer workers or a smaller data.batch_size\n"
     )
-    assert "a loader worker cannot send a batch: " in done.stderr
+    assert "a loader worker could not send a batch: " in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -304,7 +304,10 @@ def test_a_full_shared_memory_loses_nothing(streamed: StreamedSplit, tmp_path: P
         pytest.skip("mounting is not allowed here")
     done = run_alone(tmp_path, before=mount)
     assert done.stdout == "True\n", done.stderr
-    assert done.stderr.count("no shared memory for the batches of the loader workers (No space left on device") == 1
+    assert (
+        done.stderr.count("not enough shared memory for the batches of the loader workers (No space left on device")
+        == 1
+    )
     assert "Traceback" not in done.stderr
 
 

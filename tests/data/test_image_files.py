@@ -72,13 +72,15 @@ def test_two_folders_for_one_split_are_refused(tmp_path: Path, make_images: Make
         make_images(tmp_path / split, {"cat": 1, "dog": 1})
     with pytest.raises(UserError) as error:
         find_layout(str(tmp_path))
-    assert str(error.value) == f"data.root={tmp_path}: val/ and valid/ both hold val images; keep one of them"
+    assert str(error.value) == f"data.root={tmp_path}: val/ and valid/ both contain val images; keep one of them"
 
 
 def test_splits_without_a_training_folder_are_no_classes(tmp_path: Path, make_images: MakeImages) -> None:
     for split in ("valid", "test"):
         make_images(tmp_path / split, {"cat": 1, "dog": 1})
-    with pytest.raises(UserError, match="has test, valid, but no training folder; name the folder of training images"):
+    with pytest.raises(
+        UserError, match="contains test, valid, but no training folder; rename the folder of training images"
+    ):
         find_layout(str(tmp_path))
 
 
@@ -94,7 +96,7 @@ def test_images_that_are_not_used_are_named(tmp_path: Path, make_images: MakeIma
 
 
 def test_images_in_folders_of_a_class_are_the_class_s(tmp_path: Path, make_images: MakeImages) -> None:
-    """What torchvision's ImageFolder finds, in its order, hidden files left out."""
+    """What torchvision's ImageFolder finds, in its order, without hidden files."""
     from torchvision.datasets import ImageFolder
 
     make_images(tmp_path / "cat", {"indoors": 2, "outdoors/2024": 1, ".cache": 1})
@@ -122,7 +124,7 @@ def test_a_root_that_is_one_folder_too_high(tmp_path: Path, make_images: MakeIma
         find_layout(str(tmp_path))
     assert str(error.value) == (
         f"data.root={tmp_path}: only one class, photos, in {tmp_path}; at least two are needed; "
-        f"if cat, dog are classes, write data.root={tmp_path}/photos"
+        f"if cat, dog are the classes, write data.root={tmp_path}/photos"
     )
 
 
@@ -169,7 +171,7 @@ def test_a_class_whose_name_is_no_text_is_refused(tmp_path: Path, make_images: M
     make_images(tmp_path, {"cat": 1, "dog": 1, os.fsdecode(b"caf\xe9"): 1})
     with pytest.raises(UserError) as error:
         find_layout(str(tmp_path))
-    assert str(error.value) == f"{tmp_path}/caf\\udce9: the folder's name is not in UTF-8, and is a class's; rename it"
+    assert str(error.value) == f"{tmp_path}/caf\\udce9: the name of this class folder is not UTF-8; rename it"
 
 
 LISTED = """

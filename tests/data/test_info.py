@@ -65,7 +65,7 @@ def one_line(root: Path | None) -> str:
 
 def test_a_folder_that_cannot_serve_is_refused_in_one_line(tmp_path: Path, make_images: MakeImages) -> None:
     assert "data.root=null: must be a folder of images" in one_line(None)
-    assert "there is no such folder" in one_line(tmp_path / "missing")
+    assert "folder not found; write the path of an existing folder" in one_line(tmp_path / "missing")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     assert "no images in class folders" in one_line(tmp_path / "empty")
     make_images(tmp_path / "one", {"cat": 3})
@@ -93,7 +93,7 @@ def test_a_bomb_is_named_with_its_size(
     (tmp_path / "a" / "000.png").write_bytes(b"P6 30000 30000 255 ")
     assert one_line(tmp_path) == (
         f"{tmp_path}/a/000.png: Image size (900000000 pixels) exceeds limit of 178956970 pixels; "
-        "make it smaller, or remove it"
+        "reduce its size or remove it"
     )
     (tmp_path / "a" / "000.png").write_bytes(b"P6 30000 3000 255 ")
     assert of_folder(tmp_path).size == 256

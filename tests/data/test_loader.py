@@ -139,5 +139,5 @@ def test_no_rank_has_a_batch_of_one_image_where_two_are_needed(n: int, world: in
     assert len({len(of_rank) for of_rank in shares}) == 1
     assert min(len(share) for of_rank in shares for share in of_rank) >= 2
     assert sorted(torch.cat([share for of_rank in shares for share in of_rank]).tolist()) == list(range(n))
-    with pytest.raises(UserError, match="two images, as a batch norm of the network needs, for each process"):
+    with pytest.raises(UserError, match="two images, which a batch norm of the network needs, for each process"):
         EpochPlan(n, 2 * world - 1, 0, world, min_images=2)

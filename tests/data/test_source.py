@@ -103,7 +103,7 @@ def test_a_bare_folder_gives_validation_and_no_test(tmp_path: Path, make_images:
     assert torch.bincount(source.train.labels).tolist() == [9, 18]
     assert source.test is None
     assert "no test folder, so no test images" in source.notes
-    with pytest.raises(UserError, match=r"data\.val=test: there are no test images"):
+    with pytest.raises(UserError, match=r"data\.val=test: the data has no test images"):
         folder(tmp_path, val=Val.test)
 
 
@@ -130,7 +130,7 @@ def test_val_stands_in_for_the_test_when_asked(tmp_path: Path, make_images: Make
     make_images(tmp_path / "val", {"cat": 1, "dog": 1}, seed=1)
     source = folder(tmp_path)
     assert source.test is None
-    assert any("data.val=test takes val/ for it" in note for note in source.notes)
+    assert any("data.val=test uses val/ as test set" in note for note in source.notes)
     both = folder(tmp_path, val=Val.test)
     assert pixels(both.test) == pixels(both.val) == pixels(source.val)
 
@@ -157,7 +157,7 @@ def test_the_folder_of_validation_images_is_called_by_its_name(tmp_path: Path, m
         make_images(tmp_path / part, {"cat": 2, "dog": 2})
     source = folder(tmp_path)
     assert source.val_from == "the Valid folder"
-    assert any("data.val=test takes Valid/ for it" in note for note in source.notes)
+    assert any("data.val=test uses Valid/ as test set" in note for note in source.notes)
 
 
 def test_large_images_are_streamed_and_a_broken_one_is_named(tmp_path: Path, make_images: MakeImages) -> None:
@@ -166,5 +166,5 @@ def test_large_images_are_streamed_and_a_broken_one_is_named(tmp_path: Path, mak
     assert isinstance(source.train, StreamedSplit)
     assert source.train.images(torch.tensor([0, 1])).shape == (2, 3, 66, 66)
     (tmp_path / "cat" / "000.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"cat.000\.png: not an image"):
+    with pytest.raises(UserError, match=r"cat.000\.png: unreadable image"):
         folder(tmp_path, size=66, decode=Decode.always, val=Val.none).train.images(torch.tensor([0]))

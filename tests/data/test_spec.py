@@ -31,8 +31,8 @@ def test_every_problem_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("cls", "setting", "said"),
     [
-        (Digits, {"name": "cifar10"}, "name=cifar10: must stay digits"),
-        (Cifar10, {"url": "file:///tmp/cifar"}, "put a file that you have into data.root"),
+        (Digits, {"name": "cifar10"}, "name=cifar10: must be digits"),
+        (Cifar10, {"url": "file:///tmp/cifar"}, "put an existing file into data.root"),
         (Cifar10, {"md5": "c58f"}, "md5=c58f: must be 32 hexadecimal digits"),
         (Folder, {"size": 0}, "size=0: must be at least 1"),
         (ImageNet, {"size": 0}, "size=0: must be at least 1"),
