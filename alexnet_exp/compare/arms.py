@@ -41,7 +41,8 @@ from alexnet_exp.runs.status import Status
 # So many settings of one node that always change together are named one by one; of more, the first stands for all.
 TOGETHER = 3
 VALUES = 4  # of a setting, in a message
-# Where a run computes and lies, not what it computes: the same experiment. What differs in it is told under "look out".
+# Where a run computes and lies, not what it computes: the same experiment. Differences in it are reported under
+# "Caveats".
 PLACEMENT = (
     *("trainer.gpus", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes"),
     *("trainer.benchmark", "trainer.profiler", "trainer.detect_anomaly", "trainer.num_sanity_val_steps"),

@@ -1,4 +1,4 @@
-"""What to look out for before a comparison is believed: one line each, the most serious first."""
+"""Lists the caveats of a comparison, one line each, the most serious first."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _OF_ONE_RUN = ("name", "choices", "overrides", "versions", "start", "end", "pid"
 _PAUSE = timedelta(hours=1)  # between two runs that were started one by one: a new batch
 
 
-def look_out(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
-    """About `arms`, those that are shown of what was folded."""
+def caveats(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
+    """Returns the caveats about `arms`, the printed ones of `folded`."""
     return [
         *_data(folded, arms),
         *(line for fact in _FACTS for line in _fact(arms, folded.factors, *fact)),

@@ -20,7 +20,7 @@ from alexnet_exp.compare.arms import (
     own_arm_each,
     parse_settings,
 )
-from alexnet_exp.compare.caveats import look_out
+from alexnet_exp.compare.caveats import caveats
 from alexnet_exp.compare.paper_claim_status import ANALOGUE, figure_text, status_text
 from alexnet_exp.compare.power import plan
 from alexnet_exp.compare.result import Arm, Claim, Comparison, Difference, Metric, Table, Verdict
@@ -102,7 +102,7 @@ class Options:
 def compare(
     runs: Sequence[Run], options: Options | None = None, skipped: Sequence[str] = (), guessed: Sequence[str] = ()
 ) -> Comparison:
-    """What the runs say. They are selected (`--where`) before; `skipped` is passed on, `guessed` ends `look_out`.
+    """What the runs say. They are selected (`--where`) before; `skipped` is passed on, `guessed` ends the caveats.
 
     Raises UserError where an option fits none of the runs.
     """
@@ -151,7 +151,7 @@ def compare(
         differences=differences,
         table=_arms_table(shown_arms, differences, folded.factors, metric, rank, options) if several else listed,
         runs_table=listed,
-        look_out=[*notes, *_about_images(metric, differences), *look_out(folded, arms, metric.key), *guessed],
+        caveats=[*notes, *_about_images(metric, differences), *caveats(folded, arms, metric.key), *guessed],
         varying=folded.factors,
         runs=list(runs),
         skipped=list(skipped),
@@ -481,13 +481,18 @@ def _of_claim(claim: Claim, key: str) -> Any:
 
 
 def verdict_text(difference: Difference, metric: Metric) -> str:
-    """The verdict in a few words: `better`, `worse on these images`, `cannot tell below 0.9 points`."""
+    """The verdict in a few words:
+
+    `better`, `worse on these images`, `inconclusive (detectable difference: 0.9 points)`.
+    """
     word = difference.verdict.value
     if difference.verdict in (Verdict.better, Verdict.worse):
         return f"{word} on these images" if _on_these_images(difference) else word
     if difference.bound is None:
-        return word.removesuffix(" below")
-    return f"{word} {difference_text(metric.key, difference.bound)}{' points' if metric.percent else ''}"
+        return word
+    bound = f"{difference_text(metric.key, difference.bound)}{' points' if metric.percent else ''}"
+    inconclusive = difference.verdict is Verdict.inconclusive
+    return f"{word} (detectable difference: {bound})" if inconclusive else f"{word} {bound}"
 
 
 def _status(arm: Arm) -> str:
@@ -515,13 +520,13 @@ def _sentence(
             return f"No run that is done has {metric.label}; {others}."
         return f"No run with {metric.label} is done: {told}."
     text = _verdicts(metric, differences) if differences else _ranking(metric, counted, rank)
-    # a ranking goes by `rank`, a verdict by the metric; "cannot tell" says nothing of a direction
-    if len(counted) > 1 and not text.startswith(("cannot", "no ")):
+    # a ranking goes by `rank`, a verdict by the metric; "inconclusive" has no direction
+    if len(counted) > 1 and not text.startswith(("inconclusive", "no ")):
         told = direction_text(metric.key if differences else rank)
         text += f". {told}" if told else ""
     if options.best_of and chosen:
         text += f". Each arm is at its own best {', '.join(options.best_of)} by {label(rank)}"
-    return f"{text[0].upper()}{text[1:]}." if text.startswith(("cannot", "no ")) else f"{text}."
+    return f"{text[0].upper()}{text[1:]}." if text.startswith(("inconclusive", "no ")) else f"{text}."
 
 
 def _other_metrics(arms: Sequence[Arm]) -> str:
@@ -590,7 +595,7 @@ def _verdicts(metric: Metric, differences: Sequence[Difference]) -> str:
         Verdict.better: ("is", "are", "better"),
         Verdict.worse: ("is", "are", "worse"),
         Verdict.no_difference: ("is", "are", "no different"),
-        Verdict.cannot_tell: ("cannot", "cannot", "be told from the baseline"),
+        Verdict.inconclusive: ("cannot", "cannot", "be told from the baseline"),
     }
 
     def told(verdict: Verdict, number: int, who: str) -> str:

@@ -10,14 +10,14 @@ leaves 0 out exactly where the verdict is "better" or "worse". Then the claim is
 - same direction: it leaves 0 out, on the claimed side, and holds no value of P: the effect is there, and smaller or
   larger than the paper's, which is said;
 - contradicted: it leaves 0 out, on the other side;
-- cannot tell: it holds 0, or there is none, for want of seeds or of spread between them;
+- inconclusive: the interval includes 0, or there are too few seeds or no spread between them;
 - not run: one of the two has no finished run with the metric.
 
-An interval that holds 0 but nothing of P is "cannot tell" too. It rules out the paper's size, and that is said beside
+An interval that holds 0 but nothing of P is "inconclusive" too. It rules out the paper's size, and that is said beside
 the status; but which way the effect goes is open. The status is about the direction first and the size second.
 [0.1, 0.2] against a claim of 1.4 is "same direction, smaller"; [-0.1, 0.2] knows less, so it cannot be called by the
 stronger word, "contradicted". Seen from the claimed side to the other, the statuses go from reproduced or same
-direction over cannot tell to contradicted, and never jump. The size of an analogue, on other data, need not be the
+direction over inconclusive to contradicted, and never jump. The size of an analogue, on other data, need not be the
 paper's at all.
 
 The paper's figure is taken as it is printed. It is one run against one run, and has a spread that nobody knows.
@@ -61,7 +61,7 @@ def claim_of(arm: Arm, baseline: Arm, metric: Metric) -> PaperClaim | None:
     try:
         claims = [one for run in [*arm.runs, *arm.uncounted][:1] for one in stated(run)]
     except Refused:
-        return None  # told under "Look out"
+        return None  # reported under "Caveats"
     for said in claims:
         sides = [said, said.turned()] if said.arm is not None and said.against is not None else [said]
         for side in sides:
@@ -76,7 +76,7 @@ def judged(said: PaperClaim, arm: Arm, baseline: Arm, test: st.Test | None, why_
         return Claim(said, ClaimStatus.not_run, _unfinished(arm if not arm.n else baseline, said.metric))
     measured = _measured(said, arm, baseline, test)
     if test is None:
-        return Claim(said, ClaimStatus.cannot_tell, why_not or few_seeds(arm, baseline) or "no spread", measured)
+        return Claim(said, ClaimStatus.inconclusive, why_not or few_seeds(arm, baseline) or "no spread", measured)
     status, why = status_of(said, test.interval, test.decided)
     interval = tuple(math.exp(end) for end in test.interval) if said.is_ratio else test.interval
     lost = _without_value(arm, baseline, said.metric)
@@ -93,7 +93,7 @@ def status_of(said: PaperClaim, interval: Interval, decided: bool) -> tuple[Clai
         (least, most), (low, high) = (-most, -least), (-high, -low)
     too_small, too_large = high < least, low > most
     if not decided:
-        return ClaimStatus.cannot_tell, f"rules out the paper's size: {_at_most(said, high)}" if too_small else ""
+        return ClaimStatus.inconclusive, f"rules out the paper's size: {_at_most(said, high)}" if too_small else ""
     if high <= 0:
         return ClaimStatus.contradicted, "the other way round"
     if too_small or too_large:
@@ -138,7 +138,7 @@ def interval_text(claim: Claim) -> str:
 
 
 def status_text(claim: Claim) -> str:
-    """`cannot tell (1 seed)`, `same direction (smaller than the paper's)`, `reproduced`."""
+    """`inconclusive (1 seed)`, `same direction (smaller than the paper's)`, `reproduced`."""
     return claim.status.value + (f" ({claim.why})" if claim.why else "")
 
 

@@ -68,10 +68,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Claims:
-    """All rows, those with runs first. look_out: a line each."""
+    """All rows, those with runs first. caveats: a line each."""
 
     rows: list[Row]
-    look_out: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
 
     @property
     def tested(self) -> list[Row]:
@@ -106,7 +106,7 @@ class Claims:
                 f"{ANALOGUE}: not the paper's experiment but one like it, on other images or with a smaller network; "
                 "the size of the effect need not be the paper's"
             )
-        return [*lines, *self.look_out]
+        return [*lines, *self.caveats]
 
     def _holm(self) -> str:
         shown = [row for row in self.tested if row.claim.status in DIRECTIONS]
@@ -128,14 +128,14 @@ def table_of_claims(
     where a shipped file states no usable claim.
     """
     rows: list[Row] = []
-    look_out: list[str] = []
+    caveats: list[str] = []
     groups: dict[tuple[str, str], list[Run]] = {}
     claims_of: dict[tuple[str, str], list[PaperClaim]] = {}
     for run in runs:
         try:
             said = stated(run)
         except Refused as refused:
-            look_out.append(f"{run.name}: left out, since {'; '.join(map(str, refused.problems))}")
+            caveats.append(f"{run.name}: left out, since {'; '.join(map(str, refused.problems))}")
             continue
         if said:
             key = str(run.config.get("name", "")), repr(said)
@@ -145,11 +145,11 @@ def table_of_claims(
         for one in claims_of[key]:
             found, tuning = _rows(one, members, paired, best_of)
             rows += found
-            look_out += tuning
+            caveats += tuning
     rows = _once(rows)
     for row in rows:
         if row.precisions:
-            look_out.append(f"{row.experiment}: runs in {', '.join(row.precisions)}; a reproduction pins 32-true")
+            caveats.append(f"{row.experiment}: runs in {', '.join(row.precisions)}; a reproduction pins 32-true")
     if shipped:
         begun = {str(run.choices.get("experiment")) for run in runs}
         known = {repr(one) for found in claims_of.values() for one in found}
@@ -160,7 +160,7 @@ def table_of_claims(
                     for one in claims
                     if repr(one) not in known
                 ]
-    return Claims(rows, list(dict.fromkeys(look_out)))
+    return Claims(rows, list(dict.fromkeys(caveats)))
 
 
 def shipped_claims(folder: Path | None = None) -> Iterator[tuple[str, list[PaperClaim]]]:
@@ -252,7 +252,7 @@ def _rows(
         return [Row(Claim(said, status, why), experiment)], []
 
     if said.against is None:
-        return without(ClaimStatus.cannot_tell, "it names no `against`")
+        return without(ClaimStatus.inconclusive, "it names no `against`")
     for side in filter(None, (said.arm, said.against)):
         if not any(counts(run, said.metric) for run in _having(side, runs)):
             ended = any(run.status == Status.DONE for run in _having(side, runs))
@@ -266,10 +266,10 @@ def _rows(
         comparison = compare(ours, options)
     except UserError as error:  # told without the options that do not go with --claims
         told = str(error).removeprefix("--baseline ").partition(", or write --baseline")[0]
-        return without(ClaimStatus.cannot_tell, told)
+        return without(ClaimStatus.inconclusive, told)
     found = [_row(difference, experiment) for difference in comparison.differences if difference.claim is not None]
     if not found:
-        return without(ClaimStatus.cannot_tell, "no two arms that it is about were measured on the same images")
+        return without(ClaimStatus.inconclusive, "no two arms that it is about were measured on the same images")
     return found, [f"{experiment}: {line}" for line in comparison.tuning]
 
 

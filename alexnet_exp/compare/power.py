@@ -34,7 +34,7 @@ def plan(metric: Metric, families: Sequence[Family], margin: float) -> str:
     of_all = f" for each of {together} arms" if together > 1 else ""
     designs = [f"{even} in every arm" if even <= st.MOST_SEEDS else f"more than {st.MOST_SEEDS} in every arm"]
     if twice <= st.MOST_SEEDS:
-        designs.append(f"{twice} in each arm and {2 * twice} of the baseline")
+        designs.append(f"{twice} in each arm and {2 * twice} in the baseline")
     return (
         f"seeds for a difference of {difference_text(metric.key, margin)} {unit(metric.key)}, to show in 8 of 10 sweeps"
         f"{of_all}, if seeds spread by {spread}: {'; or '.join(designs)}"

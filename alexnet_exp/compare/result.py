@@ -1,4 +1,4 @@
-"""What a comparison found, in plain values: every view (terminal, Markdown, JSON, HTML) shows one of these."""
+"""Provides the result of a comparison as plain values, from which every output format is made."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ Interval = tuple[float, float]
 
 
 class Verdict(Enum):
-    """The only four things that are ever said of a difference."""
+    """The verdict on a difference."""
 
     better = "better"
     worse = "worse"
     no_difference = "no difference above"
-    cannot_tell = "cannot tell below"
+    inconclusive = "inconclusive"
 
 
 class ClaimStatus(Enum):
-    """The only five things that are ever said of a claim; `compare.claim` defines them."""
+    """The status of a claim, as defined in `paper_claim_status`."""
 
     reproduced = "reproduced"
     same_direction = "same direction"
-    cannot_tell = "cannot tell"
+    inconclusive = "inconclusive"
     contradicted = "contradicted"
     not_run = "not run"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`key` as in result.json (`test/top1`), `label` for people, whether more is better, and whether it is shown in
-    percent and differences of it in points (accuracies)."""
+    """A metric: `key` as in result.json (`test/top1`) and `label` as printed.
+
+    percent: whether it is printed in percent, with differences in points (accuracies).
+    """
 
     key: str
     label: str
@@ -44,12 +46,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ only in the seed.
 
-    settings: what tells it from the other arms, dotted key or group to value. label: the same for people (`model=lrn`).
-    runs, values, seeds: what is counted, one of each seed, in the order of the seeds. sd: over seeds, with n - 1; None
-    for one. interval: 95% t interval of the mean; None below three.
-    uncounted: failed, running, interrupted runs of the arm. repeated: further runs of a seed that is counted.
+    settings: what distinguishes it from the other arms, dotted key or group to value. label: the same as text
+    (`model=lrn`). runs, values, seeds: the counted runs, one per seed, in the order of the seeds. sd: over seeds, with
+    n - 1; None for one seed. interval: 95% t interval of the mean; None for fewer than three seeds. uncounted: failed,
+    running and interrupted runs. repeated: further runs of a counted seed.
     """
 
     settings: dict[str, Any]
@@ -65,16 +67,16 @@ class Arm:
 
     @property
     def n(self) -> int:
-        """Seeds that count."""
+        """The number of counted seeds."""
         return len(self.values)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of an arm against its baseline, and what was found (see `compare.claim`).
+    """A claim of a paper about an arm and its baseline, and its status (see `paper_claim_status`).
 
-    why: what is to be said beside the status, in a few words. measured, interval: on the claim's own scale, a
-    difference in the metric's units or a ratio. p: of the test that made the interval.
+    why: the reason for the status, in a few words. measured, interval: on the scale of the claim, a difference in the
+    metric's units or a ratio. p: of the test that gave the interval.
     """
 
     said: PaperClaim
@@ -85,7 +87,7 @@ class Claim:
     p: float | None = None
 
     def place(self, baseline: float) -> float | None:
-        """Where the paper has the arm if the baseline is where it is; None where it only claims a direction."""
+        """Returns the arm's value by the paper's claim for this baseline; None if it only claims a direction."""
         said = self.said
         if said.ratio is not None:
             return baseline * said.ratio
@@ -95,14 +97,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm against the baseline. All numbers in the metric's units (an accuracy's in 0..1), arm minus baseline.
+    """An arm against the baseline. All numbers are arm minus baseline in the metric's units (accuracies in 0..1).
 
-    interval: 95%, over seeds, of `method`, adjusted where several arms are compared. bound: M of `no_difference`, X of
-    `cannot_tell`; None where even that cannot be said. images_interval: over new test images and seeds.
-    correlation: over the seeds, where pairs were asked for. more_seeds: how many more each arm needs to show the
-    margin, or without one the measured difference, in 8 of 10 cases; None where `statistics.MOST_SEEDS` are too few.
-    more_seeds_range: the same if the sds are at either end of their 80% interval. command: runs `more_seeds`.
-    sentence: all of it for people.
+    interval: 95%, over seeds, of `method`, adjusted for the number of arms. bound: the margin of `no_difference`, the
+    detectable difference of `inconclusive`; None if unknown. images_interval: over new test images and seeds.
+    correlation: over the seeds of a paired comparison. more_seeds: the seeds that each arm needs in addition to detect
+    the margin, or without one the measured difference, with 80% power; None if `statistics.MOST_SEEDS` are too few.
+    more_seeds_range: the same for the ends of the 80% interval of the sds. command: runs `more_seeds`. sentence: the
+    finding as text.
     """
 
     arm: Arm
@@ -124,7 +126,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are, numbers as numbers; whoever shows them formats. `keys`: the columns' names in result.json."""
+    """A table of unformatted cells. `keys`: the names of the columns in result.json."""
 
     keys: list[str]
     titles: list[str]
@@ -133,13 +135,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that there is to show, in the order in which it is shown.
+    """The result of a comparison.
 
     sentence: the finding. arms: best first. differences: of every other arm against the baseline; empty without one.
-    table: of the arms where seeds were folded, else of the runs. runs_table: every run. look_out: one line each.
-    varying: settings in which the runs differ. skipped: folders that could not be read, one line each. tuning:
-    those of `look_out` that are about `--best-of`'s values. plan: how many
-    seeds the margin needs, for the next sweep.
+    table: of the arms, or of the runs if seeds were not averaged. runs_table: of every run. caveats: one line each.
+    varying: settings in which the runs differ. skipped: folders that could not be read, one line each. tuning: the
+    caveats about the values of `--best-of`. plan: how many seeds the margin needs, for the next sweep.
     """
 
     metric: Metric
@@ -148,7 +149,7 @@ class Comparison:
     differences: list[Difference]
     table: Table
     runs_table: Table
-    look_out: list[str]
+    caveats: list[str]
     varying: list[str]
     runs: list[Run]
     skipped: list[str] = field(default_factory=list)

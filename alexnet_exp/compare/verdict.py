@@ -1,4 +1,4 @@
-"""What may be said of the difference between an arm and the baseline, and saying it."""
+"""Tests the difference between each arm and the baseline, and words the verdict."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from alexnet_exp.compare.result import Arm, Claim, Difference, Interval, Metric,
 from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import difference_text, unit, value_text
 
-NAMED = 3  # settings that two arms have in common and a sentence names
+MAX_NAMED_SETTINGS = 3  # common settings of two arms that a sentence names
 REPEATED_LOOKS = (
-    f"Testing all seeds again afterwards gives a false verdict in {st.REPEATED_LOOKS} of 100 cases, not in 5"
+    f"Testing all seeds again afterwards gives a false verdict in {st.REPEATED_LOOKS} of 100 cases instead of 5"
 )
 
 
 @dataclass(frozen=True)
 class Family:
-    """Arms that are set against one baseline. unlike: those of them that were measured on other images."""
+    """Arms compared with one baseline. unlike: those that were measured on other images."""
 
     baseline: Arm
     arms: list[Arm]
@@ -35,9 +35,9 @@ class Family:
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges families of one comparison; see `compare.Options` for margin and paired.
+    """Tests the families of one comparison; see `compare.Options` for margin and paired.
 
-    alpha: how often a comparison without a true difference may show one; the families share it between them.
+    alpha: the rate of false differences, which the families share.
     """
 
     metric: Metric
@@ -48,7 +48,7 @@ class Judge:
     alpha: float = st.ALPHA
 
     def judge(self, families: Sequence[Family]) -> list[Difference]:
-        """Every arm of every family, in their order."""
+        """Returns the difference of every arm of every family, in order."""
         answers = bootstrap.Answers(self.metric.key)
         tested = sum(any(_ready(family.baseline, arm) for arm in family.arms) for family in families)
         alpha = self.alpha / max(1, tested)
@@ -61,8 +61,8 @@ class Judge:
                 found.append(_Case(self, family.baseline, arm, unlike, how, log, alpha, answers, tested).difference())
         return found
 
-    def _of_logarithms(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _Told]:
-        """The same tests of the values' logarithms, where a claim is about a ratio; not of arms with values up to 0."""
+    def _of_logarithms(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _ArmTest]:
+        """Tests the logarithms of the values if a claim is about a ratio, except for arms with values of 0 or less."""
         claims = (claim_of(arm, baseline, self.metric) for arm in arms)
         usable = [arm for arm in arms if min(arm.values) > 0]
         if not any(claim and claim.is_ratio for claim in claims) or min(baseline.values) <= 0:
@@ -71,8 +71,8 @@ class Judge:
         told = self._tests(first, others, alpha)
         return {id(arm): told[id(log)] for arm, log in zip(usable, others, strict=True) if id(log) in told}
 
-    def _tests(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _Told]:
-        """Of each arm by its id: how it was tested."""
+    def _tests(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _ArmTest]:
+        """Returns the test of each arm by its id."""
         if not arms:
             return {}
         control = st.Sample.of(baseline.values)
@@ -87,19 +87,19 @@ class Judge:
             for place, test, values in zip(usable, tests, differences, strict=True):
                 first, second = zip(*pairs[place], strict=True)
                 design = st.Design.of_pairs(st.Sample.of(values), alpha / len(usable))
-                told[id(arms[place])] = _Told(method, test, design, len(usable), st.correlation(first, second))
+                told[id(arms[place])] = _ArmTest(method, test, design, len(usable), st.correlation(first, second))
             return told
         samples = [st.Sample.of(arm.values) for arm in arms]
         method, tests = st.against(control, samples, alpha)
         return {
-            id(arm): _Told(method, test, st.Design(control, sample, alpha / len(arms), len(arms) > 1), len(arms))
+            id(arm): _ArmTest(method, test, st.Design(control, sample, alpha / len(arms), len(arms) > 1), len(arms))
             for arm, sample, test in zip(arms, samples, tests, strict=True)
         }
 
 
 @dataclass(frozen=True)
-class _Told:
-    """test: None where nothing varied. together: how many arms were tested with it, itself included."""
+class _ArmTest:
+    """The test of an arm. test: None without variation. together: the number of arms tested together."""
 
     method: str
     test: st.Test | None
@@ -110,28 +110,28 @@ class _Told:
 
 @dataclass(frozen=True)
 class _Case:
-    """One arm against the baseline, while the words for it are found."""
+    """One arm against the baseline; words its difference."""
 
     judge: Judge
     baseline: Arm
     arm: Arm
     unlike: bool
-    told: _Told | None
-    log: _Told | None
+    told: _ArmTest | None
+    log: _ArmTest | None
     alpha: float
     answers: bootstrap.Answers
     families: int
 
     def difference(self) -> Difference:
         if self.unlike:
-            return self._untold("not compared", "they were measured on different images")
+            return self._undecided("not compared", "they were measured on different images")
         if self.told is None:
             return self._too_few()
         if self.told.test is None:
-            return self._untold(self.told.method, self._without_spread())
+            return self._undecided(self.told.method, self._without_spread())
         return self._tested(self.told, self.told.test)
 
-    def _tested(self, told: _Told, test: st.Test) -> Difference:
+    def _tested(self, told: _ArmTest, test: st.Test) -> Difference:
         margin = self.judge.margin
         gain = test.difference if self.judge.metric.higher_is_better else -test.difference
         bound = needed = runs_more = None
@@ -143,7 +143,7 @@ class _Case:
             verdict, bound = Verdict.no_difference, margin
             sentence = self._equal(test, margin)
         else:
-            verdict, bound = Verdict.cannot_tell, told.design.detectable()
+            verdict, bound = Verdict.inconclusive, told.design.detectable()
             sought = test.difference if margin is None else margin
             needed = told.design.next_seeds(sought, either_way=margin is not None)
             runs_more = self._command(needed.number if needed else None)
@@ -175,7 +175,7 @@ class _Case:
         text = f"{first} {verb} {second}{here} by {self._amount(abs(test.difference))} ({self._evidence(ends)})"
         margin = self.judge.margin
         if margin is not None and test.within(margin):
-            text += f"; it is less than the margin of {self._plain(margin)}"
+            text += f"; this is less than the margin of {self._plain(margin)}"
         return text
 
     def _equal(self, test: st.Test, margin: float) -> str:
@@ -193,11 +193,11 @@ class _Case:
     def _open(self, test: st.Test, bound: float | None, needed: st.NextSeeds | None, sought: float) -> str:
         first, second = names(self.arm, self.baseline)
         text = (
-            f"cannot tell {first} from {second}: {self._number(test.difference)} {unit(self.judge.metric.key)} "
+            f"inconclusive ({first} against {second}): {self._number(test.difference)} {unit(self.judge.metric.key)} "
             f"({self._evidence(test.interval)})"
         )
         if bound is not None:
-            text += f"; these seeds cannot tell below {self._plain(bound)}"
+            text += f"; detectable difference: {self._plain(bound)}"
         return text + self._needed(needed, sought)
 
     def _needed(self, needed: st.NextSeeds | None, sought: float) -> str:
@@ -207,13 +207,13 @@ class _Case:
         if self.judge.margin is None:
             goal += ", if that is the true difference"
         if needed.number > st.MOST_SEEDS:
-            return f". Even {st.MOST_SEEDS} more seeds in each arm are too few {goal}"
+            return f". Even {st.MOST_SEEDS} more seeds per arm are too few {goal}"
         if needed.low == needed.high:
-            number = f"{_count(needed.number, 'more seed')} in each arm {'is' if needed.number == 1 else 'are'}"
+            number = f"{_count(needed.number, 'more seed')} per arm {'is' if needed.number == 1 else 'are'}"
         else:
             high = f"more than {st.MOST_SEEDS}" if needed.high > st.MOST_SEEDS else str(needed.high)
             number = (
-                f"{needed.low} to {high} more seeds in each arm ({needed.number} on average over the likely spread) are"
+                f"{needed.low} to {high} more seeds per arm ({needed.number} on average over the likely spread) are"
             )
         return f". {number} needed {goal}. {REPEATED_LOOKS}"
 
@@ -225,18 +225,18 @@ class _Case:
             missing = first if not self.arm.n else second
             reason = f"{missing} has no finished run"
         elif counts == (1, 1):
-            reason = f"{self._values()}, one run each: this cannot separate the change from luck"
+            reason = f"{self._values()}, one run each, which does not separate the change from chance"
         elif self.judge.paired and min(counts) >= st.FEWEST:
             shared = len(_pairs(self.arm, self.baseline))
-            reason = f"they share {_count(shared, 'seed')}, and pairs need at least three"
+            reason = f"they share {_count(shared, 'seed')}; pairs need at least three"
         else:
-            reason = f"{self._values()}: an interval needs at least three seeds in each arm"
+            reason = f"{self._values()}: an interval needs at least three seeds per arm"
         if 0 not in counts and min(counts) < st.FEWEST:
             more = st.FEWEST - min(counts)
-            reason += f". At least {_count(more, 'more seed')} in each arm {'is' if more == 1 else 'are'} needed"
-        return self._untold("none", reason, more)
+            reason += f". At least {_count(more, 'more seed')} per arm {'is' if more == 1 else 'are'} needed"
+        return self._undecided("none", reason, more)
 
-    def _untold(self, method: str, reason: str, more: int | None = None) -> Difference:
+    def _undecided(self, method: str, reason: str, more: int | None = None) -> Difference:
         first, second = names(self.arm, self.baseline)
         a, b = self.arm.mean, self.baseline.mean
         return Difference(
@@ -246,16 +246,16 @@ class _Case:
             interval=None,
             p=None,
             method=method,
-            verdict=Verdict.cannot_tell,
+            verdict=Verdict.inconclusive,
             bound=None,
-            sentence=f"cannot tell {first} from {second}: {reason}",
+            sentence=f"inconclusive ({first} against {second}): {reason}",
             more_seeds=more,
             command=self._command(more),
             claim=self._claim(),
         )
 
     def _claim(self) -> Claim | None:
-        """What the paper says of the two, and what became of it; runs on different images say nothing of it."""
+        """Returns the paper's claim about the two arms with its status; None for runs on different images."""
         said = None if self.unlike else claim_of(self.arm, self.baseline, self.judge.metric)
         if said is None:
             return None
@@ -270,10 +270,10 @@ class _Case:
     def _without_spread(self) -> str:
         a, b = self.arm.mean, self.baseline.mean
         if a == b:
-            return f"every run gave {self._value(a)}: there is no spread to judge a difference by"
+            return f"every run gave {self._value(a)}: without spread a difference cannot be tested"
         return (
             f"every seed gave the same, {self._value(a)} and {self._value(b)}: "
-            "there is no spread to judge the difference by; check that the seed reaches the training"
+            "without spread the difference cannot be tested; check that the seed affects training"
         )
 
     def _command(self, more: int | None) -> str | None:
@@ -292,7 +292,7 @@ class _Case:
         return bootstrap.interval(self.arm.runs, self.baseline.runs, self.answers, self.alpha)
 
     def _evidence(self, ends: Interval) -> str:
-        """What stands in brackets: the interval, for how many it holds together, and the seeds."""
+        """Returns the text in parentheses: the interval, the number of arms it covers, and the seeds."""
         together = self.told.together if self.told is not None else 1
         shared = f" for {together} arms together" if together > 1 else ""
         if self.families > 1:
@@ -309,7 +309,7 @@ class _Case:
         return f"{_count(a, 'seed')} each" if a == b else f"{a} and {b} seeds"
 
     def _values(self) -> str:
-        """Both arms' values, as far as they are few."""
+        """Returns the values of both arms, or their means if there are many."""
         parts = []
         for name, arm in zip(names(self.arm, self.baseline), (self.arm, self.baseline), strict=True):
             few = arm.values if arm.n <= 5 else [arm.mean]
@@ -334,12 +334,12 @@ class _Case:
 
 
 def includes_zero(interval: Interval) -> bool:
-    """Whether an interval of a difference leaves its direction open."""
+    """Returns whether an interval of a difference includes zero."""
     return interval[0] <= 0 <= interval[1]
 
 
 def images_text(metric: Metric, difference: Difference) -> str:
-    """The second interval, of a difference that has one."""
+    """Returns the interval over new test images as text."""
     assert difference.images_interval is not None
     ends = " to ".join(difference_text(metric.key, end, sign=True) for end in difference.images_interval)
     first, second = names(difference.arm, difference.baseline)
@@ -349,10 +349,10 @@ def images_text(metric: Metric, difference: Difference) -> str:
 
 
 def names(arm: Arm, baseline: Arm) -> tuple[str, str]:
-    """What to call the two: by what differs between them alone, and that by its value where this is a word.
+    """Returns names of the two arms: the settings that differ, or only their values if these are words.
 
-    `lrn` and `none`; `optim.lr=0.1` and `optim.lr=0.01`. What they have in common follows: `lrn at optim.lr=0.1`, or
-    how much it is, where that is more than `NAMED` settings.
+    `lrn` and `none`; `optim.lr=0.1` and `optim.lr=0.01`. The common settings follow: `lrn at optim.lr=0.1`, or
+    their number if there are more than three settings.
     """
     keys = [key for key in arm.settings if yaml_text(arm.settings[key]) != yaml_text(baseline.settings.get(key))]
     same = [key for key in arm.settings if key not in keys]
@@ -363,7 +363,7 @@ def names(arm: Arm, baseline: Arm) -> tuple[str, str]:
             " ".join(f"{key}={yaml_text(one.settings.get(key))}" for key in keys) or one.label
             for one in (arm, baseline)
         )
-    if len(same) > NAMED and keys:
+    if len(same) > MAX_NAMED_SETTINGS and keys:
         first += f" with {len(same)} other settings equal"
     elif same and keys:
         first += " at " + " ".join(f"{key}={yaml_text(arm.settings[key])}" for key in same)
@@ -375,7 +375,7 @@ def _ready(baseline: Arm, arm: Arm) -> bool:
 
 
 def _pairs(arm: Arm, baseline: Arm) -> list[tuple[float, float]]:
-    """The values of both at the seeds that both have."""
+    """Returns the values of both arms at their common seeds."""
     other = {seed: value for seed, value in zip(baseline.seeds, baseline.values, strict=True) if seed is not None}
     return [
         (value, other[seed])
@@ -385,7 +385,7 @@ def _pairs(arm: Arm, baseline: Arm) -> list[tuple[float, float]]:
 
 
 def _is_word(had: Any) -> bool:
-    """Whether a value says by itself what it is of: `lrn`, but not 0.1, true or null."""
+    """Returns whether a value is a word, such as `lrn`, and not 0.1, true or null."""
     if not isinstance(had, str) or not had or had.lower() in ("true", "false", "null"):
         return False
     try:

@@ -19,7 +19,7 @@ from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.run import Run
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5", "seconds")
-VERDICTS = (Verdict.better, Verdict.cannot_tell, Verdict.no_difference, Verdict.worse)
+VERDICTS = (Verdict.better, Verdict.inconclusive, Verdict.no_difference, Verdict.worse)
 CLAIM = Claim(
     PaperClaim("1.4 points of top-1 (section 3.3)", difference=0.014),
     ClaimStatus.same_direction,
@@ -123,7 +123,7 @@ def compared(*paths: Path, verdicts: Sequence[Verdict] = VERDICTS) -> Comparison
         differences=differences,
         table=table,
         runs_table=table,
-        look_out=[
+        caveats=[
             "1 run failed, 1 was interrupted; neither is counted: model-bn_lr-0.1_seed-9, model-lrn_lr-0.01_seed-9",
             "seeds 4 to 6 of model=bn were run in a later batch",
         ],
@@ -157,7 +157,7 @@ def _difference(arm: Arm, baseline: Arm, verdict: Verdict) -> Difference:
     assert arm.mean is not None
     assert baseline.mean is not None
     found = arm.mean - baseline.mean
-    undecided = verdict is Verdict.cannot_tell
+    undecided = verdict is Verdict.inconclusive
     return Difference(
         arm=arm,
         baseline=baseline,
@@ -166,7 +166,7 @@ def _difference(arm: Arm, baseline: Arm, verdict: Verdict) -> Difference:
         p=0.01,
         method="Welch with Holm",
         verdict=verdict,
-        bound={Verdict.no_difference: 0.005, Verdict.cannot_tell: 0.0061}.get(verdict),
+        bound={Verdict.no_difference: 0.005, Verdict.inconclusive: 0.0061}.get(verdict),
         sentence=f"{arm.label}: {verdict.value} {100 * found:.2f} points of test top-1.",
         images_interval=(found - 0.008, found + 0.008) if verdict is Verdict.better else None,
         more_seeds=4 if undecided else None,

@@ -117,7 +117,7 @@ def tried(numbers: Sequence[int], *, known: Sequence[str] = tuple(Options.__data
             truth = _truth(sweep, difference)
             if difference.interval is not None:
                 missed |= not difference.interval[0] - 1e-9 <= truth <= difference.interval[1] + 1e-9
-            if difference.verdict is not Verdict.cannot_tell:
+            if difference.verdict is not Verdict.inconclusive:
                 count.verdicts += 1
                 wrong += _contradicts(difference, truth)
         count.wrong += wrong
@@ -225,7 +225,7 @@ def _unnamed(found: Comparison, difference: Difference) -> set[str]:
     shown = _shown(difference)
     if "experiment" in shown:
         return set()
-    said = " ".join(found.look_out)
+    said = " ".join(found.caveats)
     return {
         key
         for key in _differing(difference)

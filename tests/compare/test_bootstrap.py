@@ -130,7 +130,7 @@ def test_it_stands_in_the_comparison(tmp_path):
     (difference,) = compare([*first, *second], Options(baseline="model=none")).differences
     assert difference.images_interval == interval(first, second, Answers("test/top1"))
     comparison = compare([*first, *second], Options(baseline="model=none"))
-    (told,) = [line for line in [*details(comparison), *comparison.look_out] if "over new test images" in line]
+    (told,) = [line for line in [*details(comparison), *comparison.caveats] if "over new test images" in line]
     assert told.startswith("lrn against none, over new test images as well as new seeds: ")
     assert (told in details(comparison)) == (difference.images_interval[0] > 0)
     (without,) = compare([*first, *second], Options(baseline="model=none", images=False)).differences
@@ -150,6 +150,6 @@ def test_beats_is_said_only_where_other_images_would_say_so_too(tmp_path):
     assert difference.interval[0] > 0 > difference.images_interval[0]
     assert found.sentence.startswith("lrn beats none on these test images by ")
     assert found.table.rows[0][found.table.keys.index("verdict")] == "better on these images"
-    assert any("on other images of the kind there may be no difference" in line for line in found.look_out)
+    assert any("on other images of the kind there may be no difference" in line for line in found.caveats)
     without = compare(runs, Options(baseline="model=none", images=False))
     assert without.sentence.startswith("lrn beats none by ")

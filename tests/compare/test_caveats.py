@@ -9,7 +9,7 @@ VALUES = (0.95, 0.96, 0.97)
 
 
 def lines(runs, **options):
-    return compare(runs, Options(**options)).look_out
+    return compare(runs, Options(**options)).caveats
 
 
 def test_nothing_to_look_out_for():

@@ -56,16 +56,16 @@ def test_less_loss_is_better():
 
 def test_cannot_tell_says_below_what_and_what_to_run():
     found = only([*arm("lrn", (0.97, 0.98, 0.975)), *arm("none", (0.968, 0.979, 0.974))])
-    assert found.verdict is Verdict.cannot_tell
+    assert found.verdict is Verdict.inconclusive
     assert 0.005 < found.bound < 0.1
-    assert f"cannot tell below {100 * found.bound:.2f} points" in found.sentence
+    assert f"detectable difference: {100 * found.bound:.2f} points" in found.sentence
 
 
 def test_so_small_a_difference_that_nobody_runs_the_seeds_has_a_sentence_and_no_command():
     found = only([*arm("lrn", (0.97, 0.98, 0.975)), *arm("none", (0.968, 0.979, 0.974))])
     assert (found.more_seeds, found.more_seeds_range, found.command) == (None, None, None)
     assert found.sentence.endswith(
-        "Even 100 more seeds in each arm are too few to detect a difference of 0.13 points with 80% power, if that is "
+        "Even 100 more seeds per arm are too few to detect a difference of 0.13 points with 80% power, if that is "
         "the true difference"
     )
 
@@ -75,7 +75,7 @@ def test_no_difference_above_the_margin():
     found = only(runs, Options(baseline="model=none", margin=0.005))
     assert (found.verdict, found.bound) == (Verdict.no_difference, 0.005)
     assert found.sentence.startswith("no difference above 0.50 points of test top-1 between lrn and none: -0.003 (90% ")
-    assert only(runs).verdict is Verdict.cannot_tell
+    assert only(runs).verdict is Verdict.inconclusive
 
 
 @pytest.mark.parametrize("overrides", [(), None])
@@ -86,12 +86,12 @@ def test_a_margin_that_seeds_cannot_show_names_the_seeds_that_would(overrides):
     base = "model.norm=none"
     found = only(runs, Options(baseline=base, margin=0.01))
     low, high = found.more_seeds_range
-    assert found.verdict is Verdict.cannot_tell
+    assert found.verdict is Verdict.inconclusive
     assert low < found.more_seeds < high
     assert (
-        f"{low} to {high} more seeds in each arm ({found.more_seeds} on average over the likely spread) are needed to "
+        f"{low} to {high} more seeds per arm ({found.more_seeds} on average over the likely spread) are needed to "
         "detect a difference of 1.00 points with 80% power. Testing all seeds again afterwards gives a false verdict "
-        f"in {REPEATED_LOOKS} of 100 cases, not in 5"
+        f"in {REPEATED_LOOKS} of 100 cases instead of 5"
     ) in found.sentence
     assert found.more_seeds < only(runs, Options(baseline=base, margin=0.005)).more_seeds
     if overrides is not None:
@@ -106,9 +106,9 @@ def test_a_difference_that_shows_is_told_though_it_is_below_the_margin():
 
 def test_one_run_each():
     found = only([made("lrn", 1, 0.97), made("none", 1, 0.96)])
-    assert found.verdict is Verdict.cannot_tell
+    assert found.verdict is Verdict.inconclusive
     assert found.interval is None
-    assert "lrn 97.00%, none 96.00%, one run each: this cannot separate the change from luck" in found.sentence
+    assert "lrn 97.00%, none 96.00%, one run each, which does not separate the change from chance" in found.sentence
     assert found.command == "python -m alexnet_exp -m model=lrn,none optim.lr=0.1 seed=2,3"
 
 
@@ -121,13 +121,13 @@ def test_two_runs_each_show_both_values_and_no_interval():
 def test_an_arm_without_a_finished_run():
     found = only([made("lrn", 1, status="failed"), *arm("none", NONE)])
     assert math.isnan(found.difference)
-    assert found.sentence == "cannot tell lrn from none: lrn has no finished run"
+    assert found.sentence == "inconclusive (lrn against none): lrn has no finished run"
 
 
 def test_values_without_spread():
     found = only([*arm("lrn", (1.0, 1.0, 1.0)), *arm("none", (0.5, 0.5, 0.5))])
-    assert (found.verdict, found.bound) == (Verdict.cannot_tell, None)
-    assert "no spread" in found.sentence
+    assert (found.verdict, found.bound) == (Verdict.inconclusive, None)
+    assert "without spread" in found.sentence
 
 
 def test_several_arms_are_judged_together():
@@ -155,7 +155,7 @@ def test_pairs_only_on_request_and_with_their_correlation():
     shared = [noise.gauss(0, 0.02) for _ in range(6)]
     lrn = arm("lrn", [0.952 + each + noise.gauss(0, 0.0005) for each in shared])
     none = arm("none", [0.950 + each + noise.gauss(0, 0.0005) for each in shared])
-    assert only([*lrn, *none]).verdict is Verdict.cannot_tell
+    assert only([*lrn, *none]).verdict is Verdict.inconclusive
     found = only([*lrn, *none[1:]], Options(baseline="model=none", paired=True))
     assert (found.verdict, found.method) == (Verdict.better, "paired t")
     values = [[run.metrics["test/top1"] for run in runs] for runs in (lrn[1:], none[1:])]
@@ -167,7 +167,7 @@ def test_pairs_only_on_request_and_with_their_correlation():
 def test_pairs_need_seeds_in_common():
     runs = [*arm("lrn", LRN), *[made("none", seed, 0.9) for seed in (5, 6, 7)]]
     found = only(runs, Options(baseline="model=none", paired=True))
-    assert found.verdict is Verdict.cannot_tell
+    assert found.verdict is Verdict.inconclusive
     assert "they share 1 seed" in found.sentence
 
 
@@ -199,7 +199,7 @@ def test_each_arm_at_its_own_best_rate_chosen_on_val():
     assert difference.arm.settings["optim.lr"] == 0.1
     assert difference.baseline.settings["optim.lr"] == 0.01
     assert found.sentence.endswith("Each arm is at its own best optim.lr by val top-1.")
-    assert any("fresh seeds" in line for line in found.look_out)
+    assert any("fresh seeds" in line for line in found.caveats)
 
 
 def test_test_does_not_choose():
@@ -237,7 +237,7 @@ def test_best_of_reports_unequal_tuning_and_a_best_value_at_the_edge():
         "the best optim.lr is the highest of the 3 tried (0.1, 0.2, 0.4) for model=lrn: one beyond it may be better",
         "the best optim.lr is the lowest of the 2 tried (0.1, 0.2) for model=none: one beyond it may be better",
     ]
-    assert set(lines) < set(compare(runs, best).look_out)
+    assert set(lines) < set(compare(runs, best).caveats)
     failed = [made(model, 1, lr=lr, status="failed") for model, lr in (("lrn", 0.8), ("none", 0.05), ("none", 0.4))]
     assert compare([*runs, *failed], best).tuning == []
 
@@ -253,12 +253,12 @@ def test_best_of_chooses_only_among_arms_equal_in_everything_else():
     found = compare(runs, Options(baseline="model=lrn", best_of=["optim.lr"]))
     (difference,) = found.differences
     assert difference.baseline.settings == {"model": "lrn", "optim.lr": 0.1, "model.dropout": 0.5}
-    assert difference.verdict is Verdict.cannot_tell
+    assert difference.verdict is Verdict.inconclusive
     assert (
         "--best-of optim.lr had nothing to choose: no two arms differ in optim.lr alone; those that differ in it "
         "differ in model.dropout too"
-    ) in found.look_out
-    assert any(line.startswith("1 more arm has model=lrn and no arm to compare with") for line in found.look_out)
+    ) in found.caveats
+    assert any(line.startswith("1 more arm has model=lrn and no arm to compare with") for line in found.caveats)
 
 
 def test_where_no_arm_is_like_the_baseline_the_settings_in_the_way_are_named():
@@ -284,13 +284,13 @@ def test_what_goes_with_the_keys_of_group_by_is_compared_and_named_with_them():
 
 
 def test_the_published_question_about_lrn_has_the_published_answer():
-    """docs/background/reproduction.md: -0.08 points (-0.84 to +0.67), cannot tell; 12 seeds against 24."""
+    """docs/background/reproduction.md: -0.08 points (-0.84 to +0.67), inconclusive; 12 seeds against 24."""
     runs = read_runs(ABLATION)
     for difference in compare(runs, Options(baseline="model.norm=lrn", best_of=["optim.lr"])).differences:
         if difference.arm.n == 12 and difference.baseline.n == 24:
             assert [round(100 * end, 2) for end in difference.interval] == [-0.84, 0.67]
             assert round(100 * difference.difference, 2) == -0.08
-            assert difference.verdict is Verdict.cannot_tell
+            assert difference.verdict is Verdict.inconclusive
             break
     else:
         pytest.fail("the two arms were not compared")
@@ -304,7 +304,7 @@ def test_a_column_that_differs_in_every_row_is_named_as_such():
         UserError, match="seconds differs in every run: if it is no setting, add --average-over seconds"
     ):
         compare(runs, BASE)
-    assert any(line.startswith("seconds differs in every run") for line in compare(runs).look_out)
+    assert any(line.startswith("seconds differs in every run") for line in compare(runs).caveats)
 
 
 def test_failed_runs_with_other_settings_are_named_and_change_nothing():
@@ -312,13 +312,13 @@ def test_failed_runs_with_other_settings_are_named_and_change_nothing():
     failed = made("lrn", 6, status="failed", config={"data.root": "x"}, overrides=["data.root=x"])
     found = compare([*runs, failed], BASE)
     assert found.sentence == compare(runs, BASE).sentence
-    assert found.look_out[-1] == f"in no arm, since they do not count and have other settings: 1 failed ({failed.name})"
+    assert found.caveats[-1] == f"in no arm, since they do not count and have other settings: 1 failed ({failed.name})"
 
 
 def test_an_arm_without_a_counterpart_is_named():
     found = compare([*arm("lrn", LRN), *arm("none", NONE), *arm("lrn", LRN, lr=0.3)], BASE)
     assert len(found.differences) == 1
-    assert any("model=lrn optim.lr=0.3" in line and "nothing to compare with" in line for line in found.look_out)
+    assert any("model=lrn optim.lr=0.3" in line and "nothing to compare with" in line for line in found.caveats)
 
 
 def test_the_baseline_speaks_of_the_group_that_decides_its_key():
@@ -329,9 +329,9 @@ def test_the_baseline_speaks_of_the_group_that_decides_its_key():
 def test_runs_on_other_images_get_no_verdict():
     found = compare([*arm("lrn", LRN, fingerprint="cifar"), *arm("none", NONE)], BASE)
     (difference,) = found.differences
-    assert (difference.verdict, difference.interval) == (Verdict.cannot_tell, None)
+    assert (difference.verdict, difference.interval) == (Verdict.inconclusive, None)
     assert "measured on different images" in difference.sentence
-    assert any("different data" in line for line in found.look_out)
+    assert any("different data" in line for line in found.caveats)
 
 
 def test_a_claim_stands_beside_the_measurement():
@@ -373,7 +373,7 @@ def test_without_a_baseline_there_is_a_ranking_and_no_verdict():
         ([made("lrn", 1, status="failed"), made("lrn", 2, status="running")], "is done: 1 failed, 1 running."),
         ([made("lrn", 1, 0.97)], "all runs: test top-1 97.00% (one run)."),
         (arm("lrn", (0.97, 0.98)), "all runs: test top-1 97.00% and 98.00% (2 seeds)."),
-        ([made("lrn", 1, 0.97), made("bn", 1, 0.96)], "one run each: this cannot separate the change from luck."),
+        ([made("lrn", 1, 0.97), made("bn", 1, 0.96)], "one run each, which does not separate the change from chance."),
     ],
 )
 def test_with_few_runs_there_is_still_a_sentence(runs, sentence):
@@ -443,7 +443,7 @@ def test_a_baseline_is_an_arm_all_of_whose_runs_fit():
 def test_a_difference_below_the_margin_is_told_as_such():
     runs = [*arm("lrn", LRN), *arm("none", NONE)]
     sentence = compare(runs, Options(baseline="model=none", margin=0.02)).sentence
-    assert sentence.endswith("; it is less than the margin of 2.00 points.")
+    assert sentence.endswith("; this is less than the margin of 2.00 points.")
     assert "margin" not in compare(runs, Options(baseline="model=none", margin=0.005)).sentence
 
 

@@ -50,15 +50,15 @@ def claims_against(baseline, said, values, **more):
         ({"difference": 1.4}, (1.4, 2.0), ClaimStatus.reproduced, ""),
         ({"difference": 1.4}, (0.1, 1.39), ClaimStatus.same_direction, "smaller than the paper's"),
         ({"difference": 1.4}, (1.41, 2.0), ClaimStatus.same_direction, "larger than the paper's"),
-        ({"difference": 1.4}, (-0.1, 1.4), ClaimStatus.cannot_tell, ""),
-        ({"difference": 1.4}, (-0.1, 1.39), ClaimStatus.cannot_tell, "rules out the paper's size: at most +1.39"),
-        ({"difference": 1.4}, (-3.0, 1e-9), ClaimStatus.cannot_tell, "rules out the paper's size: at most +1e-09"),
+        ({"difference": 1.4}, (-0.1, 1.4), ClaimStatus.inconclusive, ""),
+        ({"difference": 1.4}, (-0.1, 1.39), ClaimStatus.inconclusive, "rules out the paper's size: at most +1.39"),
+        ({"difference": 1.4}, (-3.0, 1e-9), ClaimStatus.inconclusive, "rules out the paper's size: at most +1e-09"),
         ({"difference": 1.4}, (-3.0, -1e-9), ClaimStatus.contradicted, "the other way round"),
         # the same seen from the other arm
         ({"difference": -1.4}, (-1.4, -0.1), ClaimStatus.reproduced, ""),
         ({"difference": -1.4}, (-1.39, -0.1), ClaimStatus.same_direction, "smaller than the paper's"),
         ({"difference": -1.4}, (-2.0, -1.41), ClaimStatus.same_direction, "larger than the paper's"),
-        ({"difference": -1.4}, (-1.39, 0.1), ClaimStatus.cannot_tell, "rules out the paper's size: at least -1.39"),
+        ({"difference": -1.4}, (-1.39, 0.1), ClaimStatus.inconclusive, "rules out the paper's size: at least -1.39"),
         ({"difference": -1.4}, (0.1, 0.2), ClaimStatus.contradicted, "the other way round"),
         # about 2: from 1.5 to 2.5
         ({"difference": 2.0, "about": True}, (0.1, 1.5), ClaimStatus.reproduced, ""),
@@ -73,7 +73,7 @@ def claims_against(baseline, said, values, **more):
         ({"at_most": -1.0}, (-0.9, -0.1), ClaimStatus.same_direction, "smaller than the paper's"),
         # the direction alone
         ({"at_least": 0}, (1e-9, 1.0), ClaimStatus.reproduced, ""),
-        ({"at_least": 0}, (-1e-9, 1.0), ClaimStatus.cannot_tell, ""),
+        ({"at_least": 0}, (-1e-9, 1.0), ClaimStatus.inconclusive, ""),
         ({"at_most": 0}, (1e-9, 1.0), ClaimStatus.contradicted, "the other way round"),
         # a ratio, on logarithms: about 6 is from 5.5 to 6.5, and a sixth is its mirror image
         ({"ratio": 6, "about": True}, (math.log(2), math.log(5.51)), ClaimStatus.reproduced, ""),
@@ -86,7 +86,7 @@ def claims_against(baseline, said, values, **more):
         (
             {"ratio": 6},
             (math.log(0.9), math.log(3)),
-            ClaimStatus.cannot_tell,
+            ClaimStatus.inconclusive,
             "rules out the paper's size: at most 3 times",
         ),
         ({"ratio": 1 / 6, "about": True}, (-math.log(5.51), -math.log(2)), ClaimStatus.reproduced, ""),
@@ -107,16 +107,16 @@ def test_the_statuses_at_their_borders(figure, interval, status, beside):
 def test_holms_later_steps_may_decide_where_the_interval_ends_at_nothing():
     assert status_of(claim(difference=1.4), (0.0, 2.0), True)[0] is ClaimStatus.reproduced
     assert status_of(claim(difference=1.4), (-2.0, 0.0), True)[0] is ClaimStatus.contradicted
-    assert status_of(claim(difference=1.4), (0.0, 2.0), False)[0] is ClaimStatus.cannot_tell
+    assert status_of(claim(difference=1.4), (0.0, 2.0), False)[0] is ClaimStatus.inconclusive
 
 
 def test_the_status_never_jumps_from_the_claimed_side_to_the_other():
-    """Sliding an interval down past 0 goes through "cannot tell", however narrow it is."""
+    """Sliding an interval down past 0 goes through "inconclusive", however narrow it is."""
     order = [
         ClaimStatus.same_direction,
         ClaimStatus.reproduced,
         ClaimStatus.same_direction,
-        ClaimStatus.cannot_tell,
+        ClaimStatus.inconclusive,
         ClaimStatus.contradicted,
     ]
     wide = [*order[:2], *order[3:]]  # holds 0 as soon as it no longer holds the paper's figure
@@ -145,10 +145,10 @@ def test_a_status_comes_from_the_interval_of_the_verdict():
         ({"lrn": GOOD, "none": [one + 0.011 for one in BAD]}, ClaimStatus.same_direction, "smaller than the paper's"),
         ({"lrn": GOOD, "none": [one - 0.03 for one in BAD]}, ClaimStatus.same_direction, "larger than the paper's"),
         ({"lrn": BAD, "none": GOOD}, ClaimStatus.contradicted, "the other way round"),
-        ({"lrn": (0.9, 0.99, 0.95), "none": (0.9, 0.98, 0.94)}, ClaimStatus.cannot_tell, ""),
-        ({"lrn": GOOD[:1], "none": BAD}, ClaimStatus.cannot_tell, "1 seed"),
-        ({"lrn": GOOD, "none": BAD[:2]}, ClaimStatus.cannot_tell, "2 seeds"),
-        ({"lrn": (0.9,) * 3, "none": (0.8,) * 3}, ClaimStatus.cannot_tell, "no spread"),
+        ({"lrn": (0.9, 0.99, 0.95), "none": (0.9, 0.98, 0.94)}, ClaimStatus.inconclusive, ""),
+        ({"lrn": GOOD[:1], "none": BAD}, ClaimStatus.inconclusive, "1 seed"),
+        ({"lrn": GOOD, "none": BAD[:2]}, ClaimStatus.inconclusive, "2 seeds"),
+        ({"lrn": (0.9,) * 3, "none": (0.8,) * 3}, ClaimStatus.inconclusive, "no spread"),
     ],
 )
 def test_every_status_from_runs(values, status, beside):
@@ -245,7 +245,7 @@ def test_a_run_that_never_got_there_is_told():
 def test_a_ratio_of_what_may_be_nothing_cannot_be_told():
     runs = epochs(SOONER, {"none": (31.0, 38.0, 35.0), "lrn": (6.0, -5.0, 6.5)})
     (difference,) = compare(runs, Options(metric=EPOCHS, baseline="model=lrn")).differences
-    assert (difference.claim.status, difference.claim.measured) == (ClaimStatus.cannot_tell, None)
+    assert (difference.claim.status, difference.claim.measured) == (ClaimStatus.inconclusive, None)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_arms_that_differ_in_their_rate_too_are_told_with_what_can_be_done_here(
         for seed, number in enumerate(numbers, start=1)
     ]
     (row,) = table_of_claims(runs, shipped=False).rows
-    assert row.claim.status is ClaimStatus.cannot_tell
+    assert row.claim.status is ClaimStatus.inconclusive
     against = row.claim.said.against
     assert row.claim.why == (
         f"{against}: every other arm differs in more than that, model=none optim.lr=0.01 in optim.lr (0.01 and 0.1); "
@@ -446,7 +446,7 @@ def test_how_many_were_tested_together():
     ]
     runs += of_experiment("none", {**LRN, "difference": -0.014}, {"lrn": GOOD[:1], "none": BAD[:1]})
     found = table_of_claims(runs, shipped=False)
-    assert [row.claim.status for row in found.rows][-1] is ClaimStatus.cannot_tell
+    assert [row.claim.status for row in found.rows][-1] is ClaimStatus.inconclusive
     assert found.notes[0].startswith(
         "4 of 5 claims tested here, each at 95%: if none were true, 0.2 of 4 would be expected to show a direction"
     )
@@ -456,7 +456,7 @@ def test_holm_over_the_claims():
     """p of .010, .020, .030 and .2: 4 x .010 = .04 keeps, 3 x .020 = .06 does not, nor does anything after it."""
     said = claim(difference=1.0)
     rows = [table.Row(Claim(said, ClaimStatus.reproduced, p=p), str(p)) for p in (0.03, 0.01, 0.02)]
-    rows.append(table.Row(Claim(said, ClaimStatus.cannot_tell, p=0.2), "0.2"))
+    rows.append(table.Row(Claim(said, ClaimStatus.inconclusive, p=0.2), "0.2"))
     found = table.Claims([*rows, table.Row(Claim(said, ClaimStatus.not_run), "-")])
     assert [found.adjusted[id(row)] for row in rows] == pytest.approx([0.06, 0.04, 0.06, 0.2])
     assert "1 of 3 keep it" in found.notes[0]
@@ -473,7 +473,7 @@ def test_reproductions_pin_float32():
 
 def test_without_against_it_cannot_be_told():
     (row,) = table_of_claims(of_experiment("e", {"text": "x", "difference": 1}, {"lrn": GOOD}), shipped=False).rows
-    assert (row.claim.status, row.claim.why) == (ClaimStatus.cannot_tell, "it names no `against`")
+    assert (row.claim.status, row.claim.why) == (ClaimStatus.inconclusive, "it names no `against`")
 
 
 def test_an_arm_that_was_not_run():
@@ -555,7 +555,7 @@ def test_the_plan_names_both_designs():
         "seeds for a difference of 0.40 points of test top-1, to show in 8 of 10 sweeps, if seeds spread"
     )
     assert "0.30 points (here; 95% interval 0.16 to 1.89)" in text
-    assert text.endswith(": 10 in every arm; or 8 in each arm and 16 of the baseline")
+    assert text.endswith(": 10 in every arm; or 8 in each arm and 16 in the baseline")
     assert compare(runs, Options(baseline="model=none")).plan == ""
     unlike = [*arm("lrn", [0.95, 0.96, 0.97]), *arm("none", [0.9400, 0.9401, 0.9402])]
     assert compare(unlike, Options(baseline="model=none", margin=0.004)).plan == ""

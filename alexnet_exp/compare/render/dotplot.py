@@ -1,4 +1,4 @@
-"""The dot plot of a comparison: each seed a dot, the bar its interval, grey where it cannot tell, a diamond the claim.
+"""The dot plot of a comparison: each seed a dot, the bar its interval, grey if inconclusive, a diamond the claim.
 
 One picture as text for a terminal and Markdown, and as an inline SVG for HTML, which follows the colours around it.
 """
@@ -39,7 +39,7 @@ PLAIN = Signs("o", "-", "[", "]", "<")  # where the terminal cannot show the oth
 
 @dataclass(frozen=True)
 class Lane:
-    """One arm in the picture. grey: the comparison cannot tell it from the baseline. claim: where the paper has it."""
+    """One arm in the picture. grey: the verdict is inconclusive. claim: where the paper has it."""
 
     arm: Arm
     grey: bool
@@ -68,7 +68,7 @@ def lanes(comparison: Comparison) -> list[Lane]:
         found.append(
             Lane(
                 arm,
-                difference is not None and difference.verdict is Verdict.cannot_tell,
+                difference is not None and difference.verdict is Verdict.inconclusive,
                 claim.place(at) if claim and at is not None else None,
                 f"{claim.said.text} ({claim.status.value})" if claim else "",
             )

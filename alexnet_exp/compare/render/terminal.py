@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alexnet_exp.compare.render.dotplot import PLAIN, Signs, dots_text
 from alexnet_exp.compare.render.text import (
-    LOOK_OUT,
+    CAVEATS,
     RUNS,
     details,
     is_number_column,
@@ -40,7 +40,7 @@ STYLES: dict[str, str] = {
 
 
 def show(comparison: Comparison, limit: int = RUNS) -> None:
-    """Prints it to stdout: sentence, dot plot, one table, what to look out for, everything else."""
+    """Prints it to stdout: sentence, dot plot, one table, the caveats, everything else."""
     if not sys.stdout.isatty():
         print(escape_controls("\n".join(plain_lines(comparison, limit))))
         return
@@ -56,7 +56,7 @@ def plain_lines(comparison: Comparison, limit: int = RUNS) -> list[str]:
         [comparison.sentence],
         [line.text for line in dots_text(comparison, signs=signs())],
         aligned(main, limit, comparison.metric.key),
-        [f"{LOOK_OUT}:", *(f"  {line}" for line in comparison.look_out)] if comparison.look_out else [],
+        [f"{CAVEATS}:", *(f"  {line}" for line in comparison.caveats)] if comparison.caveats else [],
         details(comparison),
         aligned(rest, limit, comparison.metric.key) if rest is not None else [],
     ]
@@ -81,9 +81,9 @@ def show_rich(comparison: Comparison, console: Console, limit: int = RUNS) -> No
         )
     console.print()
     _print_table(main, console, limit, comparison.metric.key)
-    if comparison.look_out:
-        console.print(Text(f"{LOOK_OUT}:", style="bold yellow"))
-        for said in comparison.look_out:
+    if comparison.caveats:
+        console.print(Text(f"{CAVEATS}:", style="bold yellow"))
+        for said in comparison.caveats:
             console.print(Text(f"  {escape_controls(said)}"))
     for said in details(comparison):
         # not folded: commands are among them, to be copied

@@ -24,7 +24,7 @@ from alexnet_exp.runs.status import Status
 from alexnet_exp.sanitize import escape_controls, spreadsheet_cell
 
 RUNS = 50  # of the table of runs, where nobody said how many
-LOOK_OUT = "Look out"
+CAVEATS = "Caveats"
 # Columns of a table of arms that are in its metric's units, and how each is written.
 OF_METRIC = ("values", "interval", "sd", "difference", "difference_interval", "claim")
 
@@ -37,8 +37,8 @@ def markdown(comparison: Comparison, limit: int = RUNS) -> str:
         parts.append("\n".join(["```text", *(line.text for line in dots), "```"]))
     main, rest = main_and_rest(comparison)
     parts.append(markdown_table(main, limit, comparison.metric.key))
-    if comparison.look_out:
-        parts.append("\n".join([f"{LOOK_OUT}:", "", *(f"- {line}" for line in comparison.look_out)]))
+    if comparison.caveats:
+        parts.append("\n".join([f"{CAVEATS}:", "", *(f"- {line}" for line in comparison.caveats)]))
     others = details(comparison)
     if others:
         parts.append("\n".join(f"- {line}" for line in others))
@@ -67,7 +67,7 @@ def as_json(comparison: Comparison) -> str:
         "varying": comparison.varying,
         "arms": [_arm(arm) for arm in comparison.arms],
         "differences": [_difference(difference) for difference in comparison.differences],
-        "look_out": comparison.look_out,
+        "caveats": comparison.caveats,
         "runs": [_run(run, comparison.varying) for run in comparison.runs],
         "skipped": comparison.skipped,
     }
@@ -118,7 +118,7 @@ def details(comparison: Comparison) -> list[str]:
     lines += [
         told
         for told in (images_text(comparison.metric, one) for one in comparison.differences if one.images_interval)
-        if not any(line.startswith(told) for line in comparison.look_out)
+        if not any(line.startswith(told) for line in comparison.caveats)
     ]
     commands = [difference.command for difference in comparison.differences if difference.command]
     lines += [f"run: {command}" for command in commands]

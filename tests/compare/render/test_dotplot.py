@@ -60,12 +60,12 @@ def test_every_line_fits_and_plain_signs_are_ascii():
 def test_grey_where_it_cannot_tell_and_a_diamond_where_the_paper_stands():
     base, same, better = an_arm("none", [0.5]), an_arm("same", [0.5]), an_arm("lrn", [0.6])
     differences = [
-        against(same, base, Verdict.cannot_tell),
+        against(same, base, Verdict.inconclusive),
         against(
             better,
             base,
             Verdict.better,
-            Claim(PaperClaim("1.4 points in section 3.3", difference=0.2), ClaimStatus.cannot_tell),
+            Claim(PaperClaim("1.4 points in section 3.3", difference=0.2), ClaimStatus.inconclusive),
         ),
     ]
     comparison = a_comparison([better, base, same], differences)
@@ -101,7 +101,7 @@ def test_the_svg_has_the_same_things_and_no_request():
     base = an_arm("<none>", [0.50, 0.52, 0.51], (0.48, 0.54))
     arm = an_arm("lrn & co", [0.55, 0.56, 0.54], (0.53, 0.58))
     difference = against(
-        arm, base, Verdict.cannot_tell, Claim(PaperClaim('says "so"', difference=0.014), ClaimStatus.cannot_tell)
+        arm, base, Verdict.inconclusive, Claim(PaperClaim('says "so"', difference=0.014), ClaimStatus.inconclusive)
     )
     text = dots_svg(a_comparison([arm, base], [difference]))
     root = ElementTree.fromstring(text)

@@ -16,7 +16,7 @@ from alexnet_exp.runs.metric import difference_text, value_text
 
 MOST_LISTED_SEEDS = 5  # the values of an arm with more seeds are not listed
 MOST_LISTED_FOLDERS = 50  # further skipped folders are only counted
-VERDICT_SIGNS = {Verdict.better: "▲", Verdict.worse: "▼", Verdict.no_difference: "=", Verdict.cannot_tell: "?"}
+VERDICT_SIGNS = {Verdict.better: "▲", Verdict.worse: "▼", Verdict.no_difference: "=", Verdict.inconclusive: "?"}
 NO_VALUE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
@@ -101,7 +101,7 @@ def details(comparison: Comparison) -> list[Detail]:
 
 def caveats(comparison: Comparison) -> list[str]:
     """Returns the caveats of the comparison and the folders that were skipped, one line each."""
-    lines = [*comparison.look_out, *(f"Skipped: {line}" for line in comparison.skipped[:MOST_LISTED_FOLDERS])]
+    lines = [*comparison.caveats, *(f"Skipped: {line}" for line in comparison.skipped[:MOST_LISTED_FOLDERS])]
     if len(comparison.skipped) > MOST_LISTED_FOLDERS:
         lines.append(f"Skipped: {len(comparison.skipped) - MOST_LISTED_FOLDERS} more")
     return lines

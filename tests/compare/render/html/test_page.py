@@ -87,9 +87,14 @@ def test_page_starts_with_the_finding_and_states_every_verdict_in_words(sweep, t
     )
     order = [page.visible.index(text) for text in parts]
     assert order == sorted(order)
-    for text in ("▲ better", "? cannot tell below 0.61 points", "= no difference above 0.50 points", "baseline"):
+    for text in (
+        "▲ better",
+        "? inconclusive (detectable difference: 0.61 points)",
+        "= no difference above 0.50 points",
+        "baseline",
+    ):
         assert text in page.visible
-    for line in sweep.look_out:
+    for line in sweep.caveats:
         assert line in page.visible
     assert "1.4 points of top-1 (section 3.3)" in page.visible
     assert "python -m alexnet_exp -m model=lrn,bn optim.lr=0.1 seed=4,5,6,7" in page.visible
@@ -98,7 +103,7 @@ def test_page_starts_with_the_finding_and_states_every_verdict_in_words(sweep, t
 def test_undefined_difference_is_shown_without_a_number(sweep, tmp_path):
     unknown = replace(sweep.differences[1], difference=float("nan"), interval=None, bound=None)
     page = write_page(replace(sweep, differences=[unknown]), tmp_path)
-    assert "? cannot tell" in page.visible
+    assert "? inconclusive" in page.visible
     assert not re.search(r"\bnan\b", page.visible.lower())
 
 
@@ -118,7 +123,7 @@ def test_notes_and_errors_are_shown_as_text(tmp_path):
     outputs = tmp_path / "outputs"
     write_run(outputs / "a" / "<b>bold</b>", "lrn", 0.1, 1, note=HOSTILE, device=HOSTILE, tags=[HOSTILE])
     write_run(outputs / "a" / "two", "lrn", 0.1, 2, status="failed", error=HOSTILE)
-    page = write_page(replace(compared(outputs), sentence=HOSTILE, look_out=[HOSTILE], skipped=[HOSTILE]), tmp_path)
+    page = write_page(replace(compared(outputs), sentence=HOSTILE, caveats=[HOSTILE], skipped=[HOSTILE]), tmp_path)
     assert [tag for tag, _ in page.elements].count("script") == 2
     assert not [at for _, at in page.elements if "onerror" in at]
     assert HOSTILE in {run["note"] for run in page.data["runs"]}
