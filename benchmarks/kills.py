@@ -44,7 +44,7 @@ EARLY = 0.2  # of the kills meet a command before it trains
 LEAST = 0.3  # of the run that is taken to be left: behind the last step are a validation, a save and the test
 SLOW = 600.0  # seconds after which a command that nobody kills hangs
 HEARD = 60.0  # seconds in which a command ends of which one rank was killed
-BEGUN = (HEADER, "goes on from")  # what train.log says at the latest where training begins
+BEGUN = (HEADER, "resuming from")  # what train.log says at the latest where training begins
 UNFINISHED = (".*.tmp", ".*.partial", "next.ckpt", ".rendezvous-*")
 
 

@@ -31,11 +31,11 @@ from alexnet_exp.optim.optimizers import build_optimizer
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.training.build import Experiment, build, lay_out, prepare
-from alexnet_exp.training.callbacks.diagnostics import Watch
+from alexnet_exp.training.callbacks.diagnostics import Diagnostics
 from alexnet_exp.training.callbacks.progress import Progress
 from alexnet_exp.training.callbacks.recorder import Recorder
 from alexnet_exp.training.checkpoints.callback import Checkpoints
-from alexnet_exp.training.devices import Placement, no_gpu_looked_for, place
+from alexnet_exp.training.devices import Placement, place, skip_nvml_check
 from alexnet_exp.training.module import AlexNetModule
 from alexnet_exp.training.trainer import build_trainer
 from benchmarks.rows import Goal, Row
@@ -117,14 +117,14 @@ def fit(config: Config, folder: Path, clock: pl.Callback) -> None:
     experiment, placement = opened(config)
     run = RunFolder(folder)
     run.begin({}, {})
-    watch = Watch(len(experiment.card["classes"]), None)
+    diagnostics = Diagnostics(len(experiment.card["classes"]), None)
     every = Interval.read(config.checkpoint.every)
     assert every is not None
     recorder = Recorder(run)
     checkpoints = Checkpoints(run, experiment.card, recorder, every, config.checkpoint.keep)
-    callbacks = [watch, recorder, checkpoints, Silent(), clock]
+    callbacks = [diagnostics, recorder, checkpoints, Silent(), clock]
     trainer = build_trainer(config.trainer, placement, callbacks, [])
-    with no_gpu_looked_for(placement.accelerator):
+    with skip_nvml_check(placement.accelerator):
         trainer.fit(experiment.module, datamodule=experiment.data)
 
 

@@ -161,7 +161,7 @@ def test_a_run_is_not_gone_on_with_from_a_checkpoint_with_code(run: Path, canary
     for name in ("best", "last"):
         poisoned(run / "checkpoints" / f"{name}.ckpt", "optimizer", canary)
     assert main(["resume", str(run), "trainer.max_epochs=3"]) == 0
-    assert "it starts over" in (run / "train.log").read_text()
+    assert "training starts from the beginning" in (run / "train.log").read_text()
 
 
 def torchscript(path: Path, canary: Path) -> None:

@@ -50,23 +50,23 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
     from alexnet_exp import logs
     from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure
     from alexnet_exp.processes.ranks import is_rank, rank
-    from alexnet_exp.training.devices import check_ranks, chosen, count
+    from alexnet_exp.training.devices import check_ranks, device_count, select_devices
     from alexnet_exp.training.launch import run_ranks
 
     config = fitted(container)
     ask = Ask(given.steps, tuple(given.batch or ()), not given.no_layers)
-    accelerator, devices, _ = chosen(config.trainer)
+    accelerator, devices, _ = select_devices(config.trainer)
     check_ranks(config)
     if config.trainer.num_nodes > 1 and not is_rank():
         raise UserError(f"trainer.num_nodes={config.trainer.num_nodes}: bench starts the ranks of one machine; write 1")
-    if count(devices) == 1 or is_rank():
+    if device_count(devices) == 1 or is_rank():
         logs.configure(None, rank())
         found = measure(config, ask)
         return (found if rank() == 0 else None), ExitCode.OK
     with tempfile.TemporaryDirectory(prefix="alexnet_exp-bench-") as scratch:
         both = {"config": dict(container), "ask": vars(ask)}
         backend = "nccl" if accelerator == "cuda" else "gloo"
-        ending = run_ranks(bench_rank, count(devices), backend, both, Path(scratch))
+        ending = run_ranks(bench_rank, device_count(devices), backend, both, Path(scratch))
         if ending.code == ExitCode.OK:
             return json.loads((Path(scratch) / FOUND).read_text(encoding="utf-8")), ExitCode.OK
     if ending.code == ExitCode.BAD_INPUT:

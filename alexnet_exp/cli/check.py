@@ -22,11 +22,11 @@ def one_batch(config: Config) -> str:
     """Builds the experiment and trains one batch of it on one device; returns what to tell of that, one line."""
     from alexnet_exp import logs
     from alexnet_exp.training.build import build, lay_out, prepare
-    from alexnet_exp.training.devices import check_ranks, chosen, place
+    from alexnet_exp.training.devices import check_ranks, place, select_devices
     from alexnet_exp.training.trainer import build_trainer
 
     logs.configure(None)
-    chosen(config.trainer)  # refuses devices that are not there before anything is built
+    select_devices(config.trainer)  # refuses devices that are not there before anything is built
     check_ranks(config)
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)

@@ -27,7 +27,7 @@ from alexnet_exp.runs.status import Status
 from alexnet_exp.sanitize import escape_controls
 
 if TYPE_CHECKING:
-    from alexnet_exp.training.evaluate import Evaluation, Together
+    from alexnet_exp.training.evaluate import Ensemble, Evaluation
 
 METRICS = ("top1", "top5", "loss")
 
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--ckpt", default=None, metavar="best|last|FILE", help="default: the one that the run tested")
     parser.add_argument("--save", metavar="FILE.npz", help="writes the predictions, of several runs their average")
     parser.add_argument(
-        "--gpus", type=int, default=None, help="as trainer.gpus; default: one device, the best there is"
+        "--gpus", type=int, default=None, help="as trainer.gpus; default: one device (fastest available)"
     )
     given = parser.parse_args(arguments)
     runs = _runs(given)
@@ -63,10 +63,10 @@ def run(arguments: list[str]) -> int:
     save = _save_path(given.save)
 
     from alexnet_exp import logs
-    from alexnet_exp.training.evaluate import Together
+    from alexnet_exp.training.evaluate import Ensemble
 
     logs.configure(None)
-    together, several = Together(), len(runs) > 1
+    together, several = Ensemble(), len(runs) > 1
     found = []
     for one in runs:
         evaluation = _evaluate(one, given, together, several)
@@ -145,14 +145,14 @@ def _save_path(text: str | None) -> Path | None:
     return path
 
 
-def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -> Evaluation:
+def _evaluate(one: Given, given: Namespace, together: Ensemble, several: bool) -> Evaluation:
     from alexnet_exp.config.schema import Trainer
     from alexnet_exp.inference.classifier import rebuilt
     from alexnet_exp.processes.memory import keep_freed_memory
     from alexnet_exp.training.build import lay_out, open_data, refuse_other_images, refuse_views
     from alexnet_exp.training.checkpoints.format import CARD, WEIGHTS, read_checkpoint, refuse_another_network
     from alexnet_exp.training.datamodule import ImageData
-    from alexnet_exp.training.devices import chosen, place
+    from alexnet_exp.training.devices import place, select_devices
     from alexnet_exp.training.evaluate import evaluate
 
     config, path = one.config, one.path
@@ -169,11 +169,11 @@ def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -
             raise UserError(f"eval: the data of {path} has no {given.split} images")
     refuse_views(experiment, one.views, "eval: --views ")
     if several:
-        together.same_images(path, experiment.card["classes"], split)
+        together.check_images(path, experiment.card["classes"], split)
     # as the run computed, not as this version would choose: the same number again
     result = read_result(path)
     precision, last = result.get("precision", "auto"), result.get("channels_last", config.trainer.channels_last)
-    if precision.startswith("16") and chosen(Trainer(gpus=given.gpus))[0] == "cpu":
+    if precision.startswith("16") and select_devices(Trainer(gpus=given.gpus))[0] == "cpu":
         precision = "auto"  # a GPU's float16 is evaluated in float32 where there is none
     settings = Trainer(gpus=given.gpus, precision=precision, channels_last=bool(last))
     placement = place(settings, experiment.multiply_adds)
@@ -183,7 +183,7 @@ def _evaluate(one: Given, given: Namespace, together: Together, several: bool) -
     return evaluate(experiment, placement, given.split, one.views, keep=several or given.save is not None)
 
 
-def _tell(found: Sequence[tuple[Given, Evaluation]], together: Together, split: str) -> None:
+def _tell(found: Sequence[tuple[Given, Evaluation]], together: Ensemble, split: str) -> None:
     several = len(found) > 1
     if sys.stdout.isatty():
         _table(found, together.metrics(split) if several else {}, split)

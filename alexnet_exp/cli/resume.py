@@ -23,7 +23,7 @@ from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import SweepPlan
 from alexnet_exp.sanitize import escape_controls
 from alexnet_exp.sweep.execute.worker import sweep_folder, work
-from alexnet_exp.training.continue_run import changed, continue_run
+from alexnet_exp.training.continue_run import continue_run, with_changes
 
 JOBS = "hydra.launcher.jobs="
 
@@ -68,7 +68,7 @@ def _single(folder: Path, given: argparse.Namespace) -> int:
     before = config_of(folder)
     if not is_run(folder) and "${" in str(before):  # as an earlier version left it that was killed before it began
         raise UserError(f"{folder}: was killed before it began, and has nothing to go on with; type its command again")
-    container = changed(before, given.overrides)
+    container = with_changes(before, given.overrides)
     status = state(folder) if is_run(folder) else None
     if status in (Status.DONE, Status.PRUNED):
         if container == before:

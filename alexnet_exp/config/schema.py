@@ -148,7 +148,7 @@ class Test:
 class Trainer:
     """Lightning's Trainer, argument by argument, and `gpus`, `compile`, `channels_last` and `on_nan`, which are ours.
 
-    gpus: null = one device, the best there is; 0 = the CPU; n = n GPUs; -1 = all; a list = those GPUs.
+    gpus: null = one device (fastest available); 0 = the CPU; n = n GPUs; -1 = all; a list = those GPUs.
     accelerator, devices: Lightning's own, for what `gpus` cannot say (e.g. two processes on the CPU).
     strategy: `auto` is data parallel (`ddp`) on more than one device; `columns` gives each of `model.groups` devices
     one column of the network; two devices where no number is given.

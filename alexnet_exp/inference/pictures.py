@@ -83,9 +83,9 @@ class PlotJob:
 
         from alexnet_exp.config.schema import Trainer
         from alexnet_exp.inference.classifier import load
-        from alexnet_exp.training.devices import chosen
+        from alexnet_exp.training.devices import select_devices
 
-        return load(self.run, self.checkpoint).to(chosen(Trainer())[0])
+        return load(self.run, self.checkpoint).to(select_devices(Trainer())[0])
 
     @cached_property
     def data(self) -> ImageData:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path, seen: str) -> Ending:
-    """Validates the configuration and trains from the newest checkpoint that is whole.
+    """Validates the configuration and trains from the newest intact checkpoint.
 
-    container: the configuration to train with. before: the one in the folder. seen: the folder's `digest` when `before`
-    was read. Raises UserError where the run is in use or the changed settings do not allow it to be resumed.
+    container: the configuration to train with. before: the one in the folder. seen: the folder's `digest` when
+    `before` was read. Raises UserError where the run is in use or the changed settings do not allow it to be resumed.
     """
     from omegaconf import OmegaConf
 
@@ -36,7 +36,7 @@ def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path
     from alexnet_exp.training.train import run_experiment
 
     refuse_links_out(folder)
-    with locked(folder):  # refused before anything is looked at, where it is running now
+    with locked(folder):  # a running run is rejected before anything else is checked
         pass
     config = fits(container)
     check_devices([config])
@@ -51,61 +51,61 @@ def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path
 
 
 def _check_length(container: dict[str, Any], point: ResumePoint) -> None:
-    """Refuses a training that would end before the point at which the run point."""
+    """Raises Refused where training would end before the resume point."""
     epochs, steps = container["trainer"].get("max_epochs"), container["trainer"].get("max_steps", -1)
     if epochs is not None and epochs < _begun(point):
-        done = f"{point.epoch} epochs are done" + (", and a part of the next" if point.batch else "")
-        raise Refused([Problem("trainer.max_epochs", epochs, f"{done}; write as many or more")])
+        part = " and a part of the next" if point.batch else ""
+        done = f"the run has trained for {point.epoch} epochs{part}"
+        raise Refused([Problem("trainer.max_epochs", epochs, f"{done}; write at least {_begun(point)}")])
     if steps is not None and 0 <= steps < point.step:
-        raise Refused([Problem("trainer.max_steps", steps, f"{point.step} steps are done; write as many or more")])
+        done = f"the run has trained for {point.step} steps"
+        raise Refused([Problem("trainer.max_steps", steps, f"{done}; write at least {point.step}")])
 
 
 def _check_time(container: dict[str, Any], before: dict[str, Any], point: ResumePoint) -> None:
-    """Refuses another length of a training whose time is over: it would train nothing."""
+    """Raises Refused for another length of a run whose time is over: nothing would be trained."""
     from alexnet_exp.config.schema import seconds_of
 
     lengths = ("max_epochs", "max_steps", "max_time")
     changed = any(container["trainer"].get(key) != before["trainer"].get(key) for key in lengths)
     limit = container["trainer"].get("max_time")
     if changed and limit is not None and point.seconds is not None and point.seconds >= seconds_of(limit):
-        told = (
-            f"the run has trained for {point.seconds:.0f} seconds; write a longer time, that of all attempts, or null"
-        )
-        raise Refused([Problem("trainer.max_time", limit, told)])
+        reason = f"the run has trained for {point.seconds:.0f} seconds; write a longer time (of all attempts) or null"
+        raise Refused([Problem("trainer.max_time", limit, reason)])
 
 
 def _check_rates(config: Config, before: dict[str, Any], point: ResumePoint) -> None:
-    """Refuses restarts with which the epochs that are begun would have been trained at other rates."""
+    """Raises Refused for restarts that would change the learning rates of epochs that have begun."""
     from alexnet_exp.config.validate import typed
     from alexnet_exp.optim.schedules import curve
     from alexnet_exp.optim.spec import SCHEDULES, Falling
 
     schedule, was = config.schedule, typed(SCHEDULES[before["schedule"]["name"]], before["schedule"], "schedule")
-    assert isinstance(schedule, Falling)  # no other has anything that may change
+    assert isinstance(schedule, Falling)  # no other schedule has a setting that may change on resume
     assert isinstance(was, Falling)
     key = "restarts" if schedule.restarts != was.restarts else "restart_from"
     length, old_length = config.trainer.max_epochs, before["trainer"]["max_epochs"]
-    begun, steps = _begun(point), 100  # an epoch: of epochs a schedule is the same function for any number
+    begun, steps = _begun(point), 100  # steps of an epoch: any number, since the schedule is a function of the epoch
     in_steps = config.trainer.max_steps != -1 or before["trainer"].get("max_steps", -1) != -1
     if in_steps or length is None or old_length is None:
-        how = "a length in steps has no restarts that could be added; start a new run"
+        how = "restarts cannot be changed on resume where the length is in steps; start a new run"
     elif curve(schedule, length, steps)[: begun * steps] == curve(was, old_length, steps)[: begun * steps]:
         return
     else:
-        how = f"the {begun} epochs that are begun would have been trained at other rates; "
-        how += f"write [{old_length}], where the run was to end" if key == "restarts" else "start a new run"
+        how = f"would change the learning rates of the {begun} epochs that have begun; "
+        how += f"write [{old_length}], the run's former end" if key == "restarts" else "start a new run"
     raise Refused([Problem(f"schedule.{key}", getattr(schedule, key), how)])
 
 
 def _begun(point: ResumePoint) -> int:
-    """The epochs that are done, and that which the run point in."""
+    """Returns the number of epochs that have begun."""
     return point.epoch + (point.batch > 0)
 
 
-def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of a run's configuration with some of its `CHANGEABLE_ON_RESUME` settings changed;
+def with_changes(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns a copy of a run's configuration with some of the settings `CHANGEABLE_ON_RESUME` changed.
 
-    raises Refused for any other.
+    Raises Refused for any other setting.
     """
     from alexnet_exp.config.composer import parsed_override
     from alexnet_exp.config.overrides import exact
@@ -124,14 +124,13 @@ def changed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         for part in path:
             node = node.get(part) if isinstance(node, dict) else None
         if parsed.is_sweep_override() or parsed.is_delete() or parsed.is_add():
-            problems.append(Problem(text, NO_VALUE, "a run that goes on takes single values: key=value"))
+            problems.append(Problem(text, NO_VALUE, "only key=value can be changed on resume"))
         elif not isinstance(node, dict) or name not in node:
-            problems.append(Problem(key, value, "the run has no such setting"))
-        elif not may_change_on_resume(key) or (
-            path == ["schedule"] and TARGET in node
-        ):  # a user's may mean anything by a name
-            other = f"would make it another experiment than the one with {yaml_text(node[name])}; start a new run"
-            problems.append(Problem(key, value, other))
+            problems.append(Problem(key, value, "not a setting of this run"))
+        # in a user's schedule, any name may mean anything
+        elif not may_change_on_resume(key) or (path == ["schedule"] and TARGET in node):
+            reason = f"cannot be changed on resume (was {yaml_text(node[name])}); start a new run"
+            problems.append(Problem(key, value, reason))
         else:
             node[name] = value
     if problems:

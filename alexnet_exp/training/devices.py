@@ -1,4 +1,4 @@
-"""What Lightning is asked for: accelerator, devices, strategy and precision, from `trainer.gpus` and its neighbours."""
+"""Chooses accelerator, devices, strategy and precision from `trainer.gpus` and related settings."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from alexnet_exp.config.schema import COLUMNS, Config, Trainer
 from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.runs.provenance import cpu_model
 
+# Whether `precision: auto` is bf16-mixed on a CPU with bf16 instructions.
 BF16_ON_CPU = True
-"""Whether `precision: auto` is bf16-mixed on a CPU that computes in it."""
-ENOUGH_FOR_BF16 = 2_000_000
-"""Multiply-adds an image from which bf16 is the faster on such a CPU: below, casting takes more than it saves."""
-
-ASKS_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+# Multiply-adds per image from which bf16 is faster on such a CPU: in smaller networks casting costs more than it saves.
+FEWEST_MULTIPLY_ADDS_FOR_BF16 = 2_000_000
+NVML_CHECK_VARIABLE = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a run computes.
+    """The devices of a run, and how they compute.
 
-    `devices` is a count or a list of indices; `ranks`, how many processes it makes here. `why` says in words what was
-    not asked for.
+    devices: a count or a list of indices. ranks: the number of processes on this machine. why: the reasons for what
+    the settings left open, for the log.
     """
 
     accelerator: str
@@ -40,43 +39,43 @@ class Placement:
 
     @property
     def ranks(self) -> int:
-        return count(self.devices)
+        return device_count(self.devices)
 
 
 def place(trainer: Trainer, multiply_adds: int | None = None) -> Placement:
-    """The placement that the trainer's settings mean on this machine; raises `Refused` when it has not got it.
+    """Returns the placement for the trainer's settings; raises `Refused` where this machine does not have it.
 
-    multiply_adds: of the network, forward, for an image; None for a network of the user's.
+    multiply_adds: of the network, forward, per image; None for a network of the user's.
     """
-    accelerator, devices, why = chosen(trainer)
-    several = count(devices) * trainer.num_nodes > 1
+    accelerator, devices, why = select_devices(trainer)
+    several = device_count(devices) * trainer.num_nodes > 1
     strategy = "ddp" if trainer.strategy == "auto" and several else trainer.strategy
     precision, because = _precision(trainer, accelerator, multiply_adds)
     last = trainer.channels_last
     if last is None:
         last = multiply_adds is not None and _channels_last(accelerator, precision)
-    said = "; ".join(filter(None, (why, because, "channels_last" if last else "")))
-    return Placement(accelerator, devices, strategy, precision, last, device_name(accelerator), said)
+    reasons = "; ".join(filter(None, (why, because, "channels_last" if last else "")))
+    return Placement(accelerator, devices, strategy, precision, last, device_name(accelerator), reasons)
 
 
-def chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
-    """Accelerator, devices, and why where they were not asked for. Touches no GPU: it only counts them.
+def select_devices(trainer: Trainer) -> tuple[str, int | list[int], str]:
+    """Returns accelerator, devices, and the reason where the settings leave them open. Only counts GPUs, uses none.
 
-    Raises `Refused` for devices that are not there, and for a precision in which they do not train.
+    Raises `Refused` for devices that this machine does not have, and for a precision that they do not support.
     """
-    accelerator, devices, why = _chosen(trainer)
+    accelerator, devices, why = _select(trainer)
     if accelerator == "cpu" and trainer.precision in ("16-mixed", "16-true"):
-        # Lightning would train in bf16-mixed instead
-        instead = "this CPU has no float16 training; write bf16-mixed or 32-true"
+        # Lightning would silently train in bf16-mixed.
+        instead = "the CPU does not train in float16; write bf16-mixed or 32-true"
         raise Refused([Problem("trainer.precision", trainer.precision, instead)])
     return accelerator, devices, why
 
 
 def check_ranks(config: Config) -> None:
-    """Refuses a network in columns on another number of devices than it has columns."""
+    """Raises `Refused` for a network in columns on a number of devices other than its columns."""
     trainer, groups = config.trainer, getattr(config.model, "groups", 0)
-    if trainer.strategy == COLUMNS and (found := count(chosen(trainer)[1])) != groups:
-        instead = f"model.groups={groups} columns need a device each, not {found} in all"
+    if trainer.strategy == COLUMNS and (found := device_count(select_devices(trainer)[1])) != groups:
+        instead = f"model.groups={groups} columns need one device each, not {found} in total"
         enough = f"trainer.gpus={groups}, or trainer.accelerator=cpu trainer.devices={groups}"
         raise Refused([Problem("trainer.strategy", COLUMNS, f"{instead}; write {enough}")])
 
@@ -91,7 +90,7 @@ def check_devices(configs: Iterable[Config]) -> None:
             continue
         seen.append(asked)
         try:
-            chosen(trainer)
+            select_devices(trainer)
             check_ranks(config)
         except UserError as error:
             lines |= dict.fromkeys(str(error).splitlines())
@@ -99,14 +98,14 @@ def check_devices(configs: Iterable[Config]) -> None:
         raise UserError("\n".join(lines))
 
 
-def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
+def _select(trainer: Trainer) -> tuple[str, int | list[int], str]:
     gpus = trainer.gpus
     if trainer.strategy == COLUMNS and trainer.devices is None and (gpus is None or gpus == 0):
         return _two_columns(trainer)
     if gpus is None:
         if trainer.accelerator is None and trainer.devices is None:
             best = _best()
-            return best, 1, "one device, the best there is"
+            return best, 1, "one device (fastest available)"
         accelerator = trainer.accelerator if trainer.accelerator not in (None, "auto") else _best()
         accelerator = str(accelerator)
         if accelerator == "gpu":
@@ -124,19 +123,19 @@ def _chosen(trainer: Trainer) -> tuple[str, int | list[int], str]:
 
 
 def _two_columns(trainer: Trainer) -> tuple[str, int | list[int], str]:
-    """Where the paper's two columns go when no number of devices is given: to two GPUs, or two processes on the CPU.
+    """Places the paper's two columns where no number of devices is given: on two GPUs, or in two CPU processes.
 
-    One GPU is refused: whoever has it hardly meant the CPU.
+    One GPU is rejected: its owner hardly meant the CPU.
     """
     there = torch.cuda.device_count()
     on_cpu = trainer.gpus == 0 or trainer.accelerator == "cpu"
     if on_cpu or (there == 0 and trainer.accelerator in (None, "auto")):
-        return "cpu", 2, "two columns, two processes on the CPU" + ("" if on_cpu else ": there is no GPU")
+        return "cpu", 2, "two columns, two processes on the CPU" + ("" if on_cpu else ": this machine has no GPU")
     if there < 2 or trainer.accelerator == "mps":
         has = "one GPU" if there else "no CUDA GPU"
-        instead = f"two columns need two GPUs, and this machine has {has}; add trainer.gpus=0 for the CPU"
+        instead = f"two columns need two GPUs, this machine has {has}; add trainer.gpus=0 for the CPU"
         raise Refused([Problem("trainer.strategy", COLUMNS, instead)])
-    return "cuda", 2, "two columns, a GPU each"
+    return "cuda", 2, "two columns, one GPU each"
 
 
 def _devices(trainer: Trainer, accelerator: str) -> int | list[int]:
@@ -156,8 +155,8 @@ def _devices(trainer: Trainer, accelerator: str) -> int | list[int]:
     return found
 
 
-def count(devices: int | list[int]) -> int:
-    """How many devices, and so ranks, a count or a list of indices is."""
+def device_count(devices: int | list[int]) -> int:
+    """Returns the number of devices, and so of ranks, of a count or a list of indices."""
     return len(devices) if isinstance(devices, list) else devices
 
 
@@ -168,7 +167,7 @@ def _best() -> str:
 
 
 def _precision(trainer: Trainer, accelerator: str, multiply_adds: int | None) -> tuple[str, str]:
-    """The precision to use, and why."""
+    """Returns the precision to use, and the reason."""
     if trainer.precision != "auto":
         return trainer.precision, f"precision {trainer.precision}, as set"
     if accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
@@ -178,16 +177,16 @@ def _precision(trainer: Trainer, accelerator: str, multiply_adds: int | None) ->
     if not cpu_computes_in_bf16():
         return "32-true", "precision 32-true: this CPU does not compute in bf16"
     if trainer.strategy == COLUMNS:
-        return "32-true", "precision 32-true: columns on the CPU are there to be compared with one device"
-    if multiply_adds is not None and multiply_adds < ENOUGH_FOR_BF16:
+        return "32-true", "precision 32-true: columns on the CPU are meant for comparison with one device"
+    if multiply_adds is not None and multiply_adds < FEWEST_MULTIPLY_ADDS_FOR_BF16:
         return "32-true", "precision 32-true: the network is too small to gain from bf16"
     return "bf16-mixed", "precision bf16-mixed: this CPU computes in bf16"
 
 
 def cpu_computes_in_bf16() -> bool:
-    """Whether the CPU has instructions for bf16 (AVX512_BF16 or AMX).
+    """Returns whether the CPU has instructions for bf16 (AVX512_BF16 or AMX).
 
-    torch would compute in it on other CPUs too, by way of float32 and so more slowly. Not measured on ARM.
+    torch computes in bf16 on other CPUs too, by way of float32 and more slowly. Not measured on ARM.
     """
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -195,14 +194,14 @@ def cpu_computes_in_bf16() -> bool:
 
 
 def _channels_last(accelerator: str, precision: str) -> bool:
-    """Whether convolutions are faster in that memory layout; on a CPU those of oneDNN, in bf16 and in float32."""
+    """Returns whether convolutions are faster in that memory layout; on a CPU with oneDNN, in bf16 and in float32."""
     return {"cpu": precision in ("bf16-mixed", "bf16-true", "32-true"), "cuda": "16" in precision}.get(
         accelerator, False
     )
 
 
 def device_name(accelerator: str) -> str:
-    """The processor's name, as a result should tell it."""
+    """Returns the processor's name, as result.json has it."""
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
     if accelerator != "cpu":
@@ -212,21 +211,22 @@ def device_name(accelerator: str) -> str:
 
 
 @contextmanager
-def no_gpu_looked_for(accelerator: str) -> Iterator[None]:
-    """Around a training on the CPU of a machine without a GPU: torch's optimizers ask for one at every step.
+def skip_nvml_check(accelerator: str) -> Iterator[None]:
+    """Makes torch check for GPUs without NVML inside the block, when training on the CPU of a machine without a GPU.
 
-    Lightning has them ask NVML, whose library is then searched on the disk each time: 0.15 ms. CUDA itself knows in 2
-    us; that a look of CUDA's spoils a fork, which is Lightning's reason, is so only where there is a device.
+    torch's optimizers check at every step. Lightning makes them use NVML, whose library is then searched on the disk
+    each time: 0.15 ms. CUDA's own check takes 2 us. Lightning avoids it because it breaks a later fork, but that is
+    so only on a machine with a GPU.
     """
     if accelerator != "cpu" or torch.cuda.is_available():
         yield
         return
-    before = os.environ.get(ASKS_NVML)
-    os.environ[ASKS_NVML] = "0"
+    before = os.environ.get(NVML_CHECK_VARIABLE)
+    os.environ[NVML_CHECK_VARIABLE] = "0"
     try:
         yield
     finally:
         if before is None:
-            del os.environ[ASKS_NVML]
+            del os.environ[NVML_CHECK_VARIABLE]
         else:
-            os.environ[ASKS_NVML] = before
+            os.environ[NVML_CHECK_VARIABLE] = before

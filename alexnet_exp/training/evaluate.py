@@ -1,6 +1,6 @@
-"""One split through the network of a run: its metrics to the last digit, and what it answered to every image.
+"""Evaluates a split with the network of a run: exact metrics, and the predictions for every image.
 
-The test at the end of a run and `eval RUN` both come here, so that the number is the same.
+The test at the end of a run and `eval RUN` both use it, so that they report the same numbers.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from alexnet_exp.training.trainer import build_trainer
 
 @dataclass
 class Predictions:
-    """Of each image of a split, in its order: `labels` [N], and `logs` [N, classes] of its classes' probabilities."""
+    """For the images of a split, in order: `labels` [N], and `logs` [N, classes], the log-probabilities."""
 
     labels: NDArray[np.int64]
     logs: NDArray[np.float32]
 
     def save(self, path: Path) -> None:
-        """Writes them as a run keeps them."""
+        """Writes them in the format of a run's `predictions/`."""
         write_predictions(path, self.labels, np.exp(self.logs).astype(np.float16))
 
 
 @dataclass
 class Evaluation:
-    """`metrics`: `split/loss`, `split/top1`, `split/top5`. `centre`: the same of the central crop, after several views.
+    """metrics: `split/loss`, `split/top1`, `split/top5`. centre: those of the central crop, where views were several.
 
-    `predictions`: on rank 0, where they were asked for, and there were images.
+    predictions: on rank 0, where they were asked for and the split has images.
     """
 
     metrics: dict[str, float]
@@ -54,18 +54,18 @@ class Evaluation:
     predictions: Predictions | None
 
 
-class Together:
-    """Several networks on the same images: the average of their probabilities, each with equal weight."""
+class Ensemble:
+    """Averages the probabilities of several networks for the same images, with equal weights."""
 
     def __init__(self) -> None:
         self.runs = 0
         self._sum: Predictions | None = None
         self._first: tuple[Path, list[str], bytes | None] | None = None
 
-    def same_images(self, run: Path, classes: list[str], split: Split | None) -> None:
-        """Raises `UserError` where `run` answers for other classes, or images, than the runs before it.
+    def check_images(self, run: Path, classes: list[str], split: Split | None) -> None:
+        """Raises `UserError` where `run` has other classes or images than the runs before it.
 
-        `split`: its images; None where a data module of the user's does not tell them.
+        split: its images; None where a user's data module does not provide them.
         """
         images = split.digest() if split is not None else None
         if self._first is None:
@@ -73,36 +73,36 @@ class Together:
             return
         first, their_classes, theirs = self._first
         if list(map(nfc, classes)) != list(map(nfc, their_classes)):
-            raise UserError(f"eval: {run} has other classes than {first}; together they have no answer")
+            raise UserError(f"eval: {run} and {first} have different classes; they cannot be ensembled")
         if images != theirs:
-            raise UserError(f"eval: {run} was to be tested on other images than {first}; together they have no answer")
+            raise UserError(f"eval: {run} and {first} have different images; they cannot be ensembled")
 
     def add(self, predictions: Predictions) -> None:
-        """Adds a run's predictions; raises `UserError` where its labels are not those of the runs before it."""
+        """Adds a run's predictions; raises `UserError` where its labels differ from those of the runs before it."""
         if self._sum is None:
             self._sum = predictions
         elif not np.array_equal(self._sum.labels, predictions.labels):
-            raise UserError("eval: the runs' images have different labels; together they have no answer")
+            raise UserError("eval: the runs have different labels; they cannot be ensembled")
         else:
             self._sum = Predictions(predictions.labels, np.logaddexp(self._sum.logs, predictions.logs))
         self.runs += 1
 
     @property
     def predictions(self) -> Predictions:
-        """The averages."""
+        """The averaged predictions."""
         assert self._sum is not None
         return Predictions(self._sum.labels, self._sum.logs - np.float32(math.log(self.runs)))
 
     def metrics(self, split: str) -> dict[str, float]:
-        """`split/loss` (minus the logarithm of the truth's average), `split/top1`, `split/top5` of the averages."""
+        """Returns `split/loss` (the negative log of the averaged probability of the true class) and top1, top5."""
         logs, labels = torch.from_numpy(self.predictions.logs), torch.from_numpy(self.predictions.labels)
         tally = Tally()
         tally.add(F.nll_loss(logs.double(), labels, reduction="sum"), logs, labels)
         return {f"{split}/{key}": value for key, value in tally.read().items() if key != "images"}
 
 
-class _Collect(pl.Callback):
-    """Keeps each test batch's labels and log-probabilities."""
+class _PredictionCollector(pl.Callback):
+    """Collects the labels and log-probabilities of each test batch."""
 
     def __init__(self) -> None:
         self.labels: list[Tensor] = []
@@ -123,13 +123,13 @@ class _Collect(pl.Callback):
 
 
 def evaluate(experiment: Experiment, placement: Placement, split: str, views: int = 1, keep: bool = True) -> Evaluation:
-    """A split through the network, every image once; `keep`: with the predictions.
+    """Evaluates the network on every image of a split, once; `keep`: with the predictions.
 
-    With several views of each image their probabilities are averaged, the loss is minus the logarithm of the truth's
-    average, and the predictions are the averages. Raises `UserError` where such views cannot be had: `refuse_views`.
-    A LightningModule of the user's gives predictions where its `test_step` returns logits.
+    The probabilities of several views of an image are averaged: the loss is the negative log of the true class's
+    average, and the predictions are the averages. `refuse_views` says which views are possible. A user's
+    LightningModule gives predictions where its `test_step` returns logits.
     """
-    collect = _Collect()
+    collect = _PredictionCollector()
     trainer = build_trainer(experiment.config.trainer, placement, [collect] if keep else [], [])
     if isinstance(experiment.data, ImageData):
         experiment.data.test_on, experiment.data.test_views = split, views
@@ -142,8 +142,10 @@ def evaluate(experiment: Experiment, placement: Placement, split: str, views: in
     return Evaluation(metrics, centre, _gathered(collect, trainer, experiment, split) if keep else None)
 
 
-def _gathered(collect: _Collect, trainer: pl.Trainer, experiment: Experiment, split: str) -> Predictions | None:
-    """All ranks' predictions in the images' own order. A collective: also a rank that saw no image takes part."""
+def _gathered(
+    collect: _PredictionCollector, trainer: pl.Trainer, experiment: Experiment, split: str
+) -> Predictions | None:
+    """Returns all ranks' predictions in the order of the images. A collective, also for a rank without images."""
     mine = None
     if collect.labels:
         labels, logs = torch.cat(collect.labels).numpy(), torch.cat(collect.logs).numpy()
@@ -161,7 +163,7 @@ def _gathered(collect: _Collect, trainer: pl.Trainer, experiment: Experiment, sp
 
 
 def _indices(trainer: pl.Trainer, experiment: Experiment, split: str, count: int) -> NDArray[np.int64]:
-    """Which images of the split this rank has seen, in its order."""
+    """Returns the indices of the images that this rank has evaluated, in its order."""
     if isinstance(experiment.data, ImageData):
         return np.asarray(experiment.data.indices(split)[:count])
     return np.arange(count) * replicas(trainer) + replica(trainer)

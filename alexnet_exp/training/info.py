@@ -1,4 +1,4 @@
-"""What result.json says of a run besides how it went."""
+"""Provides the entries of result.json that are known before training: command, code, machine, network, data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from alexnet_exp.training.build import Experiment
 from alexnet_exp.training.devices import Placement
 
 
-def at_start(config: Config, code: provenance.Code) -> dict[str, Any]:
-    """Known before anything is built: what the user said, the code, the versions and the machine."""
-    said = {key: getattr(config, key) for key in COPIED_SETTINGS}
-    return {**said, "cwd": str(Path.cwd()), "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
+def start_info(config: Config, code: provenance.Code) -> dict[str, Any]:
+    """Returns what is known before anything is built: the user's words, code, versions and machine."""
+    given = {key: getattr(config, key) for key in COPIED_SETTINGS}
+    return {**given, "cwd": str(Path.cwd()), "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
 
 
-def before_training(experiment: Experiment, placement: Placement) -> dict[str, Any]:
-    """Known once it is built, with the data open: the network's size, where and how it computes, which data."""
+def build_info(experiment: Experiment, placement: Placement) -> dict[str, Any]:
+    """Returns what is known once the data is open: the network's size, device and precision, the data."""
     trainer = experiment.config.trainer
     counted = totals(layers(experiment.spec)) if isinstance(experiment.spec, Network) else None
     batch = getattr(experiment.config.data, "batch_size", None)

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-# How many batches a tally lets wait, and how many logits of theirs.
+# The most batches that wait in a tally, and the most logits of theirs.
 BATCHES_AT_ONCE = 50
 LOGITS_AT_ONCE = 2**20
 
@@ -17,23 +17,22 @@ LOGITS_AT_ONCE = 2**20
 class Tally:
     """Sums of loss, top-1 hits, top-5 hits and images since the last `read`, kept on the device.
 
-    Double precision where the device has it, so that 1.2 million images are counted to the last one. What `state` gives
-    in mid-epoch and `restore` takes back leads to the same sums, to the last bit: the same batches are summed up
-    together.
+    Double precision where the device has it, so that 1.2 million images are counted exactly. A state that `state`
+    returns in mid-epoch and `restore` loads leads to bit-identical sums: the same batches are summed together.
     """
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._losses: list[Tensor] = []  # of batches that wait too, whose hits have been counted already
+        self._losses: list[Tensor] = []  # of waiting batches whose hits have been counted already
         self._hits: Tensor | None = None
         self._logits = 0
 
     def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds one batch: the sum of its losses, its logits [N, classes] and its labels [N].
 
-        They wait for others: a dozen small operations cost as much for many batches as for one. None may be changed
-        in place afterwards.
+        They are processed later, together with others: a dozen small operations cost as much for many batches as for
+        one. None may be changed in place afterwards.
         """
         self._waiting.append((loss_sum.detach(), logits.detach(), labels))
         self._logits += logits.numel()
@@ -42,7 +41,7 @@ class Tally:
 
     @torch.no_grad()
     def _count(self) -> None:
-        """Counts the hits of the batches that wait, [top-1, top-5, images], and lets their logits go."""
+        """Counts the hits of the waiting batches, [top-1, top-5, images], and frees their logits."""
         if not self._waiting:
             return
         losses, logits, labels = zip(*self._waiting, strict=True)
@@ -65,22 +64,22 @@ class Tally:
         self.sums = new if self.sums is None else self.sums + new
 
     def state(self) -> dict[str, Any]:
-        """What has been added so far, as plain containers and tensors on the CPU."""
+        """Returns what has been added so far, as plain containers and tensors on the CPU."""
         self._count()
         kept = {"sums": self.sums, "hits": self._hits}
         tensors = {key: value.cpu() for key, value in kept.items() if value is not None}
         return {**tensors, "losses": [loss.cpu() for loss in self._losses], "logits": self._logits}
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Takes back what `state` gave."""
+        """Loads what `state` returned."""
         self.sums, self._hits = (state[key].to(device) if key in state else None for key in ("sums", "hits"))
         self._losses, self._logits = [loss.to(device) for loss in state["losses"]], state["logits"]
         self._waiting = []
 
     def read(self, strategy: Any = None) -> dict[str, float]:
-        """Means of what was added, over all ranks: loss, top1, top5 (0..1) and images; then starts again from nothing.
+        """Returns the means of what was added, over all ranks: loss, top1, top5 (0..1) and images; then resets itself.
 
-        A collective: every rank must call it. Empty where nothing was added anywhere.
+        A collective: every rank must call it. Empty where no rank has added anything.
         """
         self._sum_up()
         device = torch.device("cpu") if strategy is None else strategy.root_device
@@ -114,10 +113,10 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 def rank_of_truth(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes come before the true one, [N]: 0 is right by top-1, below 5 by top-5.
+    """Returns how many classes rank before the true one, [N]: 0 is a top-1 hit, below 5 a top-5 hit.
 
-    Among equal logits the earlier class comes first, so that a network which gives one value for all is right once in
-    `classes`, not always; a logit that is not a number puts the truth last.
+    Among equal logits the earlier class ranks first, so that a network with equal logits is right in one of `classes`
+    cases, not always; with a NaN logit the true class ranks last.
     """
     truth = logits.gather(1, labels[:, None])
     index = torch.arange(logits.shape[1], device=logits.device)
@@ -126,15 +125,15 @@ def rank_of_truth(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def metrics_of(trainer: pl.Trainer, module: pl.LightningModule, splits: tuple[str, ...]) -> dict[str, float]:
-    """The newest `split/metric` values: our module's exact ones, a user's module's as it logged them."""
+    """Returns the newest `split/metric` values: exact ones of our module, the logged ones of a user's module."""
     return _of_splits({**trainer.callback_metrics, **getattr(module, "metrics", {})}, splits)
 
 
 def metrics_of_epoch(trainer: pl.Trainer, module: pl.LightningModule, validated: bool) -> dict[str, float]:
-    """The `train/metric` and `val/metric` values of the epoch that ends; for a callback's `on_train_epoch_end`.
+    """Returns the `train/metric` and `val/metric` values of the ending epoch, for a callback's `on_train_epoch_end`.
 
-    `trainer.callback_metrics` also holds values of earlier epochs, where this one logged none, and rounds all to
-    float32. validated: whether this epoch had a validation; else it has no `val/metric` of one.
+    `trainer.callback_metrics` also has values of earlier epochs, where this one logged none, and rounds all to
+    float32. validated: whether this epoch had a validation; without one it has no `val/metric`.
     """
     of_validation = _of_splits(trainer.callback_metrics, ("val",)) if validated else {}
     logged = trainer._logger_connector.metrics["callback"]  # what the training loop has logged in this epoch

@@ -1,8 +1,8 @@
-"""The LightningModule: network, loss, optimizer and metrics of one experiment.
+"""Provides the LightningModule: network, loss, optimizer and metrics of one experiment.
 
-A batch is `(images, labels)`: uint8 [N, C, H, W] as the data module gives them (float32 on 0..255 with colour noise; in
-a test of several views a list of them), and int64 [N]. Metrics are sums on the device, read once an epoch (`Tally`): no
-step waits for them, and an image of a smaller batch counts like any other.
+A batch is `(images, labels)`: uint8 [N, C, H, W] (float32 on 0..255 with colour noise; a list of them in a test of
+several views), and int64 [N]. Metrics are sums on the device, read once per epoch (`Tally`): no step waits for them,
+and an image of a smaller batch counts like any other.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _seed(seed: int, device: torch.device) -> None:
-    """`torch.manual_seed` for the CPU and this device alone.
+    """Calls `torch.manual_seed` for the CPU and this device only.
 
-    That one goes to every kind of device there could be, and where there is none of a kind it keeps the call, with a
-    traceback as text, for the day there is one: a list that grows with every step.
+    torch's own seeds every kind of device. For a kind that the machine does not have it queues the call, with a
+    traceback as text: a list that would grow with every step.
     """
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
@@ -47,10 +47,10 @@ def _seed(seed: int, device: torch.device) -> None:
 
 
 class AlexNetModule(pl.LightningModule):
-    """Trains `network` on batches that `preprocess` turns from bytes to what the variant wants.
+    """Trains `network` on batches that `preprocess` converts from bytes to the network's input.
 
-    The learning rate of a step is set before it, as `optim.lr` times a pure function of the step: there is no scheduler
-    whose state could be lost. Dropout and noise draw from f(seed, epoch, batch, rank).
+    The learning rate of a step is set before it, as `optim.lr` times a pure function of the step: no scheduler has a
+    state that could be lost. Dropout and noise draw from f(seed, epoch, batch, rank).
     """
 
     def __init__(
@@ -70,29 +70,29 @@ class AlexNetModule(pl.LightningModule):
         self.seed, self.channels_last, self.classes = seed, False, classes
         self.tally = {split: Tally() for split in ("train", "val", "test", "centre")}
         self.history: list[float] = []  # of the monitored metric, for `plateau`
-        self.metrics: dict[str, float] = {}  # the means of this epoch, `split/metric`, to the last digit
+        self.metrics: dict[str, float] = {}  # the exact means of this epoch, `split/metric`
         self.base_lrs: list[float] = []
         self.parts: list[Part] = []  # of the schedule, that the optimizer's groups are
         self.last_loss: Tensor | None = None
-        self.only_finite = False  # whether the epoch's means leave out batches whose loss is no number
+        self.only_finite = False  # whether the epoch's means exclude batches with a non-finite loss
         self.lay_out(channels_last)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes some forty times a step which hook it is in, and torch asks each time if that is a parameter
+        # Lightning sets the current hook some forty times a step, and torch checks each time if it is a parameter.
         if name in ("_current_fx_name", "last_loss"):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def lay_out(self, channels_last: bool) -> None:
-        """Puts the network's weights, and from now on its images, into that memory layout, or back out of it."""
+        """Converts the network's weights, and from now on its images, to channels_last memory layout or back."""
         if channels_last != self.channels_last:
             self.network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.channels_last = channels_last
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, classes] of images [N, C, H, W] on 0..255: uint8, or float32 after colour noise."""
-        dtype = next(self.network.parameters()).dtype  # not float32 in bf16-true and its like
+        """Returns logits [N, classes] of images [N, C, H, W] on 0..255: uint8, or float32 after colour noise."""
+        dtype = next(self.network.parameters()).dtype  # not float32 in bf16-true and similar
         logits: Tensor = self.network(self.preprocess(images, dtype, self.channels_last))
         return logits
 
@@ -114,16 +114,16 @@ class AlexNetModule(pl.LightningModule):
         return loss
 
     def _weight(self, batch_idx: int, here: int) -> float:
-        """What makes a sum over this rank's `here` images its part of the mean over all images of the step.
+        """Returns the factor that makes a sum over this rank's `here` images its part of the mean over the step.
 
         Lightning divides a loss by `accumulate_grad_batches`, also in an epoch's last step, which may have fewer
-        batches, and DDP averages the ranks' gradients. Neither may make an image of an uneven batch weigh more.
+        batches, and DDP averages the ranks' gradients. Neither may give an image of an uneven batch another weight.
         """
         trainer = self.trainer
         together, batches = trainer.accumulate_grad_batches, int(min(trainer.num_training_batches, 2**62))
         first = batch_idx - batch_idx % together
         global_size = getattr(trainer.datamodule, "global_size", None)  # type: ignore[attr-defined]
-        if global_size is None:  # a data module of the user's does not tell how large the other batches are
+        if global_size is None:  # the sizes of the other batches of a user's data module are unknown
             return 1 / here
         images = sum(global_size("train", batch) for batch in range(first, min(first + together, batches)))
         return float(replicas(trainer) * together / images)
@@ -132,7 +132,7 @@ class AlexNetModule(pl.LightningModule):
         self._evaluate("val", batch)
 
     def test_step(self, batch: tuple[Tensor | list[Tensor], Tensor], batch_idx: int) -> Tensor:
-        """Logits [N, classes]; of a list of views, the logarithms of their averaged probabilities."""
+        """Returns logits [N, classes]; for a list of views, the logarithms of their averaged probabilities."""
         images, labels = batch
         if isinstance(images, Tensor):
             return self._evaluate("test", (images, labels))
@@ -147,14 +147,14 @@ class AlexNetModule(pl.LightningModule):
         return averaged
 
     def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The network's answer to a batch, at least float32; refuses one that cannot be its classes' logits."""
+        """Returns the network's logits for a batch, at least float32; raises UserError for another output or shape."""
         logits = self(images)
         classes = self.classes or "classes"
         fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(labels)
         if not fits or logits.shape[1] != (self.classes or logits.shape[1]):
             gave = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            told = f"gave {gave} of {len(labels)} images; a network gives logits [N, {classes}]"
-            raise UserError(f"{type(self.network).__name__} {told}")
+            wrong = f"returned {gave} for {len(labels)} images; return logits [N, {classes}]"
+            raise UserError(f"{type(self.network).__name__}: {wrong}")
         return _wide(logits)
 
     def _evaluate(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -177,9 +177,9 @@ class AlexNetModule(pl.LightningModule):
             self.history.append(self.metrics[self.schedule.monitor])
 
     def _log(self, split: str) -> None:
-        """Means over the epoch, as `split/loss` and so on, where Lightning and its callbacks find them."""
+        """Logs the means of the epoch as `split/loss` and so on, for Lightning and its callbacks."""
         means = self.tally[split].read(self.trainer.strategy if replicas(self.trainer) > 1 else None)
-        # a training image's top-5 says nothing that its top-1 does not: it is neither a column nor a curve
+        # The top-5 of training images adds nothing to their top-1: it is neither a column nor a curve.
         wanted = ("loss", "top1") if split == "train" else ("loss", "top1", "top5")
         named = {f"{split}/{key}": value for key, value in means.items() if key in wanted}
         self.metrics |= named
@@ -192,7 +192,7 @@ class AlexNetModule(pl.LightningModule):
             optimizer = self.optim.build(self.network.parameters())
             self.parts = [WHOLE] * len(optimizer.param_groups)
         else:
-            # a fused step unscales gradients itself, after they are clipped: Lightning refuses to clip for it
+            # A fused step unscales gradients itself, after they are clipped: Lightning rejects clipping with it.
             clips_scaled = bool(self.trainer.gradient_clip_val) and str(self.trainer.precision).endswith("mixed")
             schedule = None if isinstance(self.schedule, UserClass) else self.schedule
             optimizer = build_optimizer(self.optim, self.network, fused=not clips_scaled, schedule=schedule)
@@ -204,7 +204,7 @@ class AlexNetModule(pl.LightningModule):
         return optimizer
 
     def rate_factors(self) -> list[float]:
-        """What the rate of each of the optimizer's groups is multiplied by in the step that comes next."""
+        """Returns the factor of the learning rate of each of the optimizer's groups, for the next step."""
         total = (
             int(self.trainer.estimated_stepping_batches) if self.schedule.needs_total else 0
         )  # a run may have no end
@@ -222,7 +222,7 @@ class AlexNetModule(pl.LightningModule):
             group["lr"] = base * scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A collective, as saving is: what each rank has of an epoch that is not over goes into the one file."""
+        """Adds the tallies of all ranks for the epoch in progress. A collective, like saving."""
         mine = self.tally["train"].state()
         everyone: list[Any] = [mine]
         if replicas(self.trainer) > 1:

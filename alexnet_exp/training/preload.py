@@ -1,8 +1,8 @@
-"""What a fork server has ready for the jobs that come out of it; importing this module makes it so.
+"""Prepares a fork server for the jobs that it starts: importing this module imports and caches what they need.
 
-A job starts as a copy of the server, so whatever is imported, read or compiled here costs the jobs nothing. Nothing
-here may start a thread, which a copy would not have, touch a GPU, or run a network: torch's thread pools and its
-autograd engine are each job's own.
+A job starts as a copy of the server, so that what is imported, read or compiled here costs the jobs no time. Nothing
+here may start a thread, which a copy would not have, use a GPU, or run a network: each job needs its own thread pools
+and autograd engine of torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import gc
 from contextlib import suppress
 from importlib import import_module
 
-# The whole of training; scikit-learn has the digits.
+# All of training. scikit-learn provides the digits.
 import sklearn.datasets  # noqa: F401
 
 import alexnet_exp.training.train  # noqa: F401
@@ -19,8 +19,8 @@ from alexnet_exp.data.digits import load_pixels_and_labels
 from alexnet_exp.kernels.native import native
 from alexnet_exp.runs import provenance
 
-# What training imports when it first needs it, of the standard library and of others.
-LATER = (
+# Modules that training imports lazily.
+LAZY_MODULES = (
     *("importlib.readers", "importlib.resources.readers", "sklearn.datasets.data", "sklearn.datasets.descr"),
     *("torch.utils.serialization", "torch.utils.serialization.config"),
     *("torch.nn.parallel.distributed", "torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook"),
@@ -28,19 +28,19 @@ LATER = (
 
 
 def _prepare() -> None:
-    # the jobs run the code that was imported just now, whatever becomes of the files while they run
+    # The jobs run the code that was imported just now, even if the files change later.
     provenance.remember()
-    for name in LATER:
-        with suppress(ImportError):  # another version has not got it: then nobody needs it
+    for name in LAZY_MODULES:
+        with suppress(ImportError):  # another version of the library does not have it, and so does not need it
             import_module(name)
     provenance.environment()
     load_pixels_and_labels()
-    # compiled and mapped, but not kept: a job may be told otherwise by its environment
+    # Compiled and mapped, but not cached: the environment of a job may disable it.
     native.__wrapped__()
-    # what is here stays: no job's collector need look through it, and so copy the pages that it lies in
+    # These objects live as long as the process: a job's garbage collector must not visit them and so copy their pages.
     gc.collect()
     gc.freeze()
 
 
-with suppress(Exception):  # without it every job works, more slowly
+with suppress(Exception):  # every job works without it, more slowly
     _prepare()

@@ -1,4 +1,4 @@
-"""`trainer.strategy=columns`: a Lightning strategy that gives each rank one column of the network, and all images."""
+"""Provides `trainer.strategy=columns`, a Lightning strategy with one column of the network and all images per rank."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from alexnet_exp.training.checkpoints.format import OPTIMIZERS, WEIGHT_KEYS
 
 
 def strategy_of(name: str) -> str | Strategy:
-    """What Lightning's Trainer is given for a placement's strategy: ours, or one that it has by that name."""
+    """Returns the `strategy` argument of Lightning's Trainer: our strategy, or the name of one of Lightning's."""
     return ColumnsStrategy() if name == COLUMNS else name
 
 
 class ColumnsStrategy(DDPStrategy):
-    """Equal processes as DDP has them, and nothing of DDP around the network: no gradient is one of all ranks.
+    """Starts processes as DDP does, without DDP's wrapper: gradients are not averaged over ranks.
 
-    A rank's network is cut out of the whole one before anything is built upon it (averages of the weights, optimizers);
-    after that it stays a column, also for the test. A checkpoint is that of one device: rank 0 writes the joined
-    weights and optimizer state, and whoever loads cuts. Lightning's ModelParallelStrategy would do the same for
-    DTensors, which `model.columns` says why we do not use.
+    A rank's column is cut out of the whole network before anything uses its weights (their average, optimizers), and
+    stays, also for the test. A checkpoint equals that of one device: rank 0 writes the joined weights and optimizer
+    state, and each rank cuts out its part when it loads. Lightning's ModelParallelStrategy would do the same for
+    DTensors; `model.columns` explains why we do not use them.
     """
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """All images on every rank, see `replicas`."""
+        """Every rank gets all images, see `replicas`."""
         return {"num_replicas": 1, "rank": 0}
 
     def setup_environment(self) -> None:
@@ -46,7 +46,7 @@ class ColumnsStrategy(DDPStrategy):
             module.network = ColumnNetwork(module.network, self._link)
 
     def setup(self, trainer: pl.Trainer) -> None:
-        # not DDPStrategy's own, which makes every rank's weights those of rank 0
+        # Skips DDPStrategy's own, which copies the weights of rank 0 to every rank.
         super(ParallelStrategy, self).setup(trainer)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
@@ -54,7 +54,7 @@ class ColumnsStrategy(DDPStrategy):
 
     def setup_precision_plugin(self) -> None:
         super().setup_precision_plugin()
-        # the norm that one device would clip by is that of all columns
+        # The norm to clip by is that of all columns, as on one device.
         self.precision_plugin.clip_grad_by_norm = self._clip_by_norm  # type: ignore[method-assign]
 
     def _clip_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:
@@ -67,17 +67,17 @@ class ColumnsStrategy(DDPStrategy):
     # --- checkpoints
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """A collective, whose last part is rank 0's alone."""
+        """A collective; only rank 0 writes."""
         for key in WEIGHT_KEYS:
             if key in checkpoint:
                 checkpoint[key] = self._whole_state(checkpoint[key])
-        # none of them where weights alone are saved
+        # There are none where only weights are saved.
         for optimizer, state in zip(self.optimizers, checkpoint.get(OPTIMIZERS, []), strict=False):
             state["state"] = self._whole_optimizer_state(optimizer, state["state"])
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """The weights' own are cut as they are loaded, by `ColumnNetwork`."""
+        """Cuts this rank's part out of the optimizer state; `ColumnNetwork` does the same for the weights."""
         states = []
         for optimizer, state in zip(self.optimizers, checkpoint[OPTIMIZERS], strict=True):
             names = self._names(optimizer)
@@ -104,7 +104,7 @@ class ColumnsStrategy(DDPStrategy):
         if value.shape != parameter.shape:
             instead = f"keeps {key} of shape {list(value.shape)} for a weight of {list(parameter.shape)}"
             raise UserError(
-                f"trainer.strategy={COLUMNS}: this optimizer {instead}, which cannot be joined; use another"
+                f"trainer.strategy={COLUMNS}: this optimizer {instead}, which cannot be joined; use another optimizer"
             )
         return joined(name, value, self._link)
 
@@ -112,7 +112,7 @@ class ColumnsStrategy(DDPStrategy):
         return cut(name, value, self._link.rank, self._link.ranks) if isinstance(value, Tensor) else value
 
     def _names(self, optimizer: Optimizer) -> list[str]:
-        """The names of an optimizer's parameters, in the order of its state's numbers."""
+        """Returns the names of an optimizer's parameters, in the order of its state's keys."""
         assert self.lightning_module is not None
         names = {id(parameter): name for name, parameter in self.lightning_module.named_parameters()}
         return [names[id(parameter)] for parameter in _parameters(optimizer)]

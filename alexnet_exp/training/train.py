@@ -1,4 +1,4 @@
-"""One experiment, from a validated configuration to a finished run folder."""
+"""Runs an experiment: from a validated configuration to a finished run folder."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ from alexnet_exp.runs.status import Ending, Status, ending_of, own_interrupts
 from alexnet_exp.runs.wilson import summary_line
 from alexnet_exp.training.build import Experiment, build, lay_out, prepare
 from alexnet_exp.training.callbacks.build import build_callbacks
-from alexnet_exp.training.callbacks.diagnostics import Watch
+from alexnet_exp.training.callbacks.diagnostics import Diagnostics
 from alexnet_exp.training.callbacks.progress import Progress, wants_bar
 from alexnet_exp.training.callbacks.prune import Prune
 from alexnet_exp.training.callbacks.recorder import Recorder
 from alexnet_exp.training.callbacks.skip_nonfinite import SkipNotFinite
 from alexnet_exp.training.callbacks.train_error import TrainError
-from alexnet_exp.training.checkpoints.callback import CONDITIONS, Checkpoints
+from alexnet_exp.training.checkpoints.callback import RESUME_CONDITIONS, Checkpoints
 from alexnet_exp.training.checkpoints.format import WEIGHTS, ResumePoint, read_checkpoint
 from alexnet_exp.training.checkpoints.resume import (
-    attempts,
+    earlier_attempts,
     find_resume_point,
     refuse_another_run,
     refuse_other_data,
-    settle,
+    restore_folder,
 )
 from alexnet_exp.training.datamodule import ImageData
-from alexnet_exp.training.devices import Placement, check_ranks, chosen, count, no_gpu_looked_for, place
+from alexnet_exp.training.devices import Placement, check_ranks, device_count, place, select_devices, skip_nvml_check
 from alexnet_exp.training.evaluate import evaluate
-from alexnet_exp.training.info import at_start, before_training
+from alexnet_exp.training.info import build_info, start_info
 from alexnet_exp.training.launch import run_ranks
-from alexnet_exp.training.loggers.build import Reports, build_loggers
+from alexnet_exp.training.loggers.build import RunLoggers, build_loggers
 from alexnet_exp.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
-ANYHOW = Start()  # begins a run, or resumes the one that is in the folder
+BEGIN_OR_RESUME = Start()
 
 
 def train(container: Mapping[str, Any], path: Path) -> int:
@@ -67,21 +67,21 @@ def train(container: Mapping[str, Any], path: Path) -> int:
     return run_experiment(container, path).code
 
 
-def run_experiment(container: Mapping[str, Any], path: Path, start: Start = ANYHOW) -> Ending:
-    """Runs the experiment into the folder `path`, and prints why it was refused, where it was.
+def run_experiment(container: Mapping[str, Any], path: Path, start: Start = BEGIN_OR_RESUME) -> Ending:
+    """Runs the experiment into the folder `path`, and prints the reason where it was rejected.
 
-    Where several devices are asked for, every one gets a process, of which this one only waits for the end. A folder
-    that has a checkpoint is gone on with from there, and ends as it would have, had nothing come between.
+    With several devices, each has a process of its own, and this one only waits for their end. A folder with a
+    checkpoint is resumed from there, and ends as an uninterrupted run would.
     """
     config = validate(container)
-    accelerator, devices, _ = chosen(config.trainer)
+    accelerator, devices, _ = select_devices(config.trainer)
     check_ranks(config)
     number = rank()
-    if count(devices) == 1 or config.trainer.num_nodes > 1 or is_rank():
+    if device_count(devices) == 1 or config.trainer.num_nodes > 1 or is_rank():
         ending = train_rank(container, path, start)
     else:
         backend = "nccl" if accelerator == "cuda" else "gloo"
-        ending = run_ranks(partial(train_rank, start=start), count(devices), backend, container, path)
+        ending = run_ranks(partial(train_rank, start=start), device_count(devices), backend, container, path)
         if ending.status != Status.REFUSED and not ending.recorded and path.exists():  # else it would be made anew
             ending = _record_for_ranks(container, path, ending)
     if ending.status == Status.REFUSED:
@@ -95,11 +95,11 @@ def run_experiment(container: Mapping[str, Any], path: Path, start: Start = ANYH
     return ending
 
 
-def train_rank(container: Mapping[str, Any], path: Path, start: Start = ANYHOW) -> Ending:
-    """One rank's whole life; the only rank there is, on one device. Rank 0 writes the folder.
+def train_rank(container: Mapping[str, Any], path: Path, start: Start = BEGIN_OR_RESUME) -> Ending:
+    """Runs one rank, which is the only one on one device. Rank 0 writes the folder.
 
-    Nothing is written there before the folder is locked, `start` has been checked and, of a run that is resumed, its
-    data is known to be the same.
+    Nothing is written before the folder is locked, `start` has been checked and, of a resumed run, the data is known
+    to be the same.
     """
     folder = RunFolder(path)
     logs.configure(path, rank(), buffered=True)
@@ -107,49 +107,49 @@ def train_rank(container: Mapping[str, Any], path: Path, start: Start = ANYHOW) 
         try:
             config = validate(container)
             if rank() != 0:
-                return _recorded(config, container, folder, None)
+                return _run_and_record(config, container, folder, None)
             with folder.lock():
                 start.check(path)
-                return _recorded(config, container, folder, start)
+                return _run_and_record(config, container, folder, start)
         except UserError as error:
             return Ending(Status.REFUSED, ExitCode.BAD_INPUT, str(error))
 
 
 def _record_for_ranks(container: Mapping[str, Any], path: Path, ending: Ending) -> Ending:
-    """Records how a run ended whose ranks could not."""
+    """Records how a run ended whose ranks could not record it."""
     folder = RunFolder(path)
     try:
         with folder.lock():
             logs.configure(path)
-            _say(ending)
+            _log_ending(ending)
             return record(folder, container, ending)
     except UserError as error:  # another process writes the folder
         logs.configure(None)
-        _say(ending)
+        _log_ending(ending)
         log.error(str(error))
         return ending
 
 
-def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, start: Start | None) -> Ending:
-    """Runs, and writes into result.json how it ended, whatever happens. start: of rank 0, which writes the folder.
+def _run_and_record(config: Config, container: Mapping[str, Any], folder: RunFolder, start: Start | None) -> Ending:
+    """Runs, and writes into result.json how the run ended, whatever happens. start: None but on rank 0.
 
-    A run that is resumed is built first: where that is refused or interrupted the folder stays as it is.
+    A resumed run is built first: where that is rejected or interrupted, the folder stays as it is.
     """
     found = find_resume_point(folder.path)
     refuse_another_run(folder.path, container, found)
-    built: Built | None = None
+    built: BuiltExperiment | None = None
     broken: Exception | None = None
     if found is not None:
         try:
-            built = _built(config)
+            built = _build_experiment(config)
             refuse_other_data(folder.path, found, getattr(built.experiment.data, "fingerprint", None))
         except UserError:
             raise
         except KeyboardInterrupt as stop:
             ending = ending_of(stop)
-            _say(ending)
-            return replace(ending, recorded=True)  # nothing of this attempt is to be recorded
-        except Exception as error:  # has a traceback that somebody will look for: recorded below
+            _log_ending(ending)
+            return replace(ending, recorded=True)  # this attempt leaves no record
+        except Exception as error:  # recorded below, with its traceback
             broken = error
     if start is not None:
         _begin(config, container, folder, start, found)
@@ -158,11 +158,11 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, s
         if broken is not None:
             raise broken
         with ExitStack() as stack:
-            built = built or _built(config)
+            built = built or _build_experiment(config)
             facts = _run(config, container, folder, built, found, start is not None, stack)
     except BaseException as error:
         ending = ending_of(error)
-        _say(ending)
+        _log_ending(ending)
         return record(folder, container, ending) if start is not None else ending
     ending = Ending(Status.DONE, ExitCode.OK)
     return record(folder, container, ending, facts) if start is not None else ending
@@ -171,90 +171,90 @@ def _recorded(config: Config, container: Mapping[str, Any], folder: RunFolder, s
 def _begin(
     config: Config, container: Mapping[str, Any], folder: RunFolder, start: Start, found: ResumePoint | None
 ) -> None:
-    """Makes the folder that of this attempt. The lock is held."""
+    """Prepares the folder for this attempt. The lock is held."""
     code = provenance.running()
     if code.why_unknown:
         log.warning(f"the commit of the code is not recorded: {code.why_unknown}")
-    earlier = attempts(folder.path, code)
-    settle(folder, found)
+    earlier = earlier_attempts(folder.path, code)
+    restore_folder(folder, found)
     if start.resumed:
         (folder.path / PRUNE_FILE).unlink(missing_ok=True)
     folder.write_settings(start.files)
     folder.write_patch(code.patch)
-    folder.begin(container, {**at_start(config, code), **chosen_options(folder.path), **earlier})
+    folder.begin(container, {**start_info(config, code), **chosen_options(folder.path), **earlier})
 
 
-def _say(ending: Ending) -> None:
+def _log_ending(ending: Ending) -> None:
     if ending.status == Status.DONE:
         return
     where = " (train.log shows where)" if ending.trace else ""
     log.error(f"{ending.status}: {ending.reason}{where}")
     if ending.trace:
-        log.debug(ending.trace)  # train.log alone has it, unless it was asked for
+        log.debug(ending.trace)  # only in train.log, unless debug output is on
 
 
 @dataclass(frozen=True)
-class Built:
-    """An experiment whose data is open, and where it computes."""
+class BuiltExperiment:
+    """An experiment with open data, and its placement on devices."""
 
     experiment: Experiment
     placement: Placement
 
 
-def _built(config: Config) -> Built:
+def _build_experiment(config: Config) -> BuiltExperiment:
     """Builds the experiment and opens its data."""
     freeze_garbage_collector()
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
-    ways = _on_cpu(placement, config.trainer.compile) if placement.accelerator == "cpu" else ()
+    speedups = _cpu_speedups(placement, config.trainer.compile) if placement.accelerator == "cpu" else ()
     lay_out(experiment, placement.channels_last)
     ranks = placement.ranks * config.trainer.num_nodes
     prepare(experiment, replicas=1 if config.trainer.strategy == COLUMNS else ranks)
-    said = (f"seed {config.seed}", placement.device_name, placement.why, *ways)
-    log.info("; ".join(filter(None, said)))
-    return Built(experiment, placement)
+    facts = (f"seed {config.seed}", placement.device_name, placement.why, *speedups)
+    log.info("; ".join(filter(None, facts)))
+    return BuiltExperiment(experiment, placement)
 
 
 def _run(
     config: Config,
     container: Mapping[str, Any],
     folder: RunFolder,
-    built: Built,
-    begun: ResumePoint | None,
+    built: BuiltExperiment,
+    point: ResumePoint | None,
     writes: bool,
     stack: ExitStack,
 ) -> dict[str, Any]:
-    """Trains, tests and saves the predictions; returns the facts of the result. Leaves on `stack` what it opened."""
+    """Trains, tests and saves the predictions; returns entries of result.json. Leaves open loggers on `stack`."""
     experiment, placement = built.experiment, built.placement
     every = Interval.read(config.checkpoint.every)
     assert every is not None
     recorder = Recorder(folder if writes else None, config.trainer.on_nan)
     fingerprint = getattr(experiment.data, "fingerprint", None)
-    known = before_training(experiment, placement)
-    conditions = {key: known[key] for key in CONDITIONS}
+    known = build_info(experiment, placement)
+    conditions = {key: known[key] for key in RESUME_CONDITIONS}
     checkpoints = Checkpoints(folder, experiment.card, recorder, every, config.checkpoint.keep, fingerprint, conditions)
-    watch = Watch(len(experiment.card["classes"]), getattr(experiment.spec, "norm", None))
-    callbacks = [*build_callbacks(config.callbacks), watch, recorder, checkpoints, Prune(folder.path)]
+    diagnostics = Diagnostics(len(experiment.card["classes"]), getattr(experiment.spec, "norm", None))
+    callbacks = [*build_callbacks(config.callbacks), diagnostics, recorder, checkpoints, Prune(folder.path)]
     if config.trainer.on_nan is OnNan.skip and placement.precision != "16-mixed":
         callbacks.insert(0, SkipNotFinite())
     if wants_bar(config.trainer.enable_progress_bar):
         callbacks.append(Progress())
-    reports = stack.enter_context(build_loggers(config, folder.path, flatten(container)) if writes else Reports())
-    reports.metrics = recorder.newest  # all that there is to tell of a run that does not get to its test
-    trainer = build_trainer(config.trainer, placement, callbacks, reports.loggers)
-    reports.trainer = trainer
+    loggers = stack.enter_context(build_loggers(config, folder.path, flatten(container)) if writes else RunLoggers())
+    loggers.metrics = recorder.newest  # the final metrics of a run that ends before its test
+    trainer = build_trainer(config.trainer, placement, callbacks, loggers.loggers)
+    loggers.trainer = trainer
     if writes:
         folder.update(**known)
         outputs = outputs_of(folder.path)
-        if outputs is not None:  # not before: what is refused on its way here is no run to come back to
+        if outputs is not None:  # only now: a run that was rejected before this point must not become `latest`
             folder.link_latest(outputs)
-    with no_gpu_looked_for(placement.accelerator):
-        facts = _fit(experiment, trainer, checkpoints, begun)
+    with skip_nvml_check(placement.accelerator):
+        facts = _fit(experiment, trainer, checkpoints, point)
     facts |= {"images_per_s": recorder.images_per_s, "best_epoch": checkpoints.best_epoch}
-    which, epoch = "last", checkpoints.epoch  # its weights are those in memory, also where saving them failed
+    which, epoch = "last", checkpoints.epoch  # the weights in memory, also where saving them failed
     if config.test.checkpoint is Which.best and checkpoints.best_epoch and checkpoints.file("best").exists():
         which, epoch = "best", checkpoints.best_epoch
-    # of one state of the network: that of the checkpoint which is tested
+    # all metrics are those of one state of the network: the checkpoint that is tested
     metrics = recorder.by_epoch.get(epoch, recorder.newest)
     facts["metrics_epoch"] = epoch
     if _is_validated(recorder.newest) and not _is_validated(metrics):
@@ -268,8 +268,8 @@ def _run(
         facts |= tested
     for callback in callbacks:
         if isinstance(callback, TrainError):
-            metrics = metrics | callback.metrics  # of the whole run, not of the state that is tested
-    reports.metrics = metrics
+            metrics = metrics | callback.metrics  # of the whole run, not of the tested state
+    loggers.metrics = metrics
     if writes:
         checkpoints.finish()
     return {**facts, "metrics": metrics}
@@ -279,8 +279,8 @@ def _is_validated(metrics: Mapping[str, float]) -> bool:
     return any(key.startswith("val/") for key in metrics)
 
 
-def _on_cpu(placement: Placement, compiled: bool) -> tuple[str, str]:
-    """What of the fast way is there on this CPU, in words."""
+def _cpu_speedups(placement: Placement, compiled: bool) -> tuple[str, str]:
+    """Returns which of the faster implementations this CPU run uses, for the log."""
     found = native()
     if found.library is None:
         kernels = f"no native kernels: {found.why}"
@@ -291,23 +291,23 @@ def _on_cpu(placement: Placement, compiled: bool) -> tuple[str, str]:
 
 
 def _fit(
-    experiment: Experiment, trainer: pl.Trainer, checkpoints: Checkpoints, begun: ResumePoint | None
+    experiment: Experiment, trainer: pl.Trainer, checkpoints: Checkpoints, point: ResumePoint | None
 ) -> dict[str, Any]:
-    """Trains, from where it had `begun`, and leaves the last weights in the network."""
+    """Trains from the resume point, or from the beginning, and leaves the last weights in the network."""
     if experiment.config.trainer.compile:
         experiment.network.compile()  # in place: `torch.compile(network)` would rename every key of the checkpoint
-    if begun is not None:
-        log.info(f"goes on from {begun}")
+    if point is not None:
+        log.info(f"resuming from {point}")
     with own_interrupts(trainer), signals.stop_at_boundaries():
         trainer.fit(
             experiment.module,
             datamodule=experiment.data,
-            ckpt_path=None if begun is None else begun.path,
-            weights_only=None if begun is None else True,
+            ckpt_path=None if point is None else point.path,
+            weights_only=None if point is None else True,
         )
-    if begun is not None and begun.step == trainer.global_step:
-        # there was nothing left to train, and Lightning has not told its callbacks that training ended
-        experiment.module.load_state_dict(begun.weights())
+    if point is not None and point.step == trainer.global_step:
+        # Nothing was left to train, so that Lightning has not called the callbacks which load the averaged weights.
+        experiment.module.load_state_dict(point.weights())
     facts: dict[str, Any] = {"seconds": round(checkpoints.seconds, 3), "epochs": trainer.current_epoch}
     reason = checkpoints.stopped_early(trainer) or _out_of_time(trainer)
     if reason:
@@ -317,7 +317,7 @@ def _fit(
 
 
 def _out_of_time(trainer: pl.Trainer) -> str | None:
-    """That `trainer.max_time` ended the training before its other limits, where it did."""
+    """Returns a reason where `trainer.max_time` ended the training before its other limits, else None."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     over = any((timer.time_remaining() or 0) <= 0 for timer in timers)
     epochs, steps = trainer.max_epochs, trainer.max_steps
@@ -328,9 +328,9 @@ def _out_of_time(trainer: pl.Trainer) -> str | None:
 def _test(
     experiment: Experiment, placement: Placement, folder: RunFolder | None, best: Path, which: str, epoch: int
 ) -> dict[str, Any]:
-    """Tests the weights of `which` checkpoint, of that epoch; without test images there is nothing to say."""
+    """Tests the weights of the checkpoint `which`, of that epoch; returns {} where the data has no test images."""
     if isinstance(experiment.data, ImageData) and experiment.data.source.test is None:
-        log.info("no test images: the run ends with validation")
+        log.info("no test images: the run ends after validation")
         return {}
     if which == "best":
         experiment.module.load_state_dict(read_checkpoint(best)[WEIGHTS])

@@ -1,4 +1,4 @@
-"""Lightning's Trainer, as the settings and the placement say."""
+"""Builds Lightning's Trainer from the settings and the placement."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from alexnet_exp.training.checkpoints.format import FlushedIO
 from alexnet_exp.training.devices import Placement
 from alexnet_exp.training.strategy import strategy_of
 
-# Settings of ours that Lightning's Trainer does not know, and those that we pass as something else.
-OURS = (
+# Settings that Lightning's Trainer does not have, and those that are passed in another form.
+OWN_SETTINGS = (
     *("gpus", "compile", "channels_last", "accelerator", "devices", "strategy", "precision", "enable_progress_bar"),
     *("profiler", "on_nan"),
 )
-NOTHING = nullcontext()
+NO_CONTEXT = nullcontext()
 
 
-class Unobserved(PassThroughProfiler):
-    """No profiler, at no cost: Lightning's own makes a context manager anew for each of some eighty hooks of a step."""
+class NoProfiler(PassThroughProfiler):
+    """No profiler, without cost: Lightning's own creates a context manager in each of some eighty hooks of a step."""
 
     def profile(self, action_name: str) -> Any:
-        return NOTHING
+        return NO_CONTEXT
 
 
 def build_trainer(
     settings: Trainer, placement: Placement, callbacks: Sequence[pl.Callback], loggers: Sequence[Logger]
 ) -> pl.Trainer:
-    """A Trainer that logs, saves and shows progress by these callbacks and loggers alone."""
+    """Returns a Trainer that logs, saves and shows progress only by these callbacks and loggers."""
     if placement.precision == "32-true":
-        # cuDNN's convolutions would round their factors to TF32's 10 bits by default: float32 here means float32
+        # By default cuDNN's convolutions round their factors to TF32's 10 bits: float32 here means float32.
         torch.backends.cudnn.allow_tf32 = False
-    passed = {key: value for key, value in vars(settings).items() if key not in OURS}
+    passed = {key: value for key, value in vars(settings).items() if key not in OWN_SETTINGS}
     trainer = pl.Trainer(
         **passed,
-        profiler=settings.profiler or Unobserved(),
+        profiler=settings.profiler or NoProfiler(),
         accelerator=placement.accelerator,
         devices=placement.devices,
         strategy=strategy_of(placement.strategy),
@@ -56,14 +56,14 @@ def build_trainer(
         callbacks=list(callbacks),
         logger=list(loggers) or False,
         plugins=[FlushedIO(), *_environment()],
-        # with ours among the callbacks Lightning adds none of its own where this is true, and refuses ours where not
+        # With ours among the callbacks, Lightning adds none where this is true, and rejects ours where it is false.
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         enable_autolog_hparams=False,
         default_root_dir=os.devnull,
     )
-    # in every step it asks all ranks whether one has heard SIGTERM, and waits; see `distributed.py`
+    # It waits in every step for an answer of all ranks whether one has received SIGTERM; see `distributed.py`.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
     return trainer
 
@@ -73,11 +73,11 @@ def _nothing() -> None:
 
 
 def _environment() -> list[ClusterEnvironment]:
-    """Who started the ranks, where Lightning would guess wrong; empty where its guess is right."""
+    """Returns the environment that started the ranks, where Lightning would detect a wrong one; else an empty list."""
     if "LOCAL_RANK" not in os.environ and is_srun_rank():
-        # its own requeueing saves a checkpoint inside the signal handler, in the middle of a step
+        # Lightning's requeueing would save a checkpoint inside the signal handler, in the middle of a step.
         return [SLURMEnvironment(auto_requeue=False)]
     if shutil.which("srun") and not TorchElasticEnvironment.detect():
-        # in an allocation it takes a process that is alone, or a rank of `launch.py`, for one of SLURM's tasks
+        # In an allocation Lightning treats a single process, or a rank of `launch.py`, as one of SLURM's tasks.
         return [LightningEnvironment()]
     return []

@@ -135,7 +135,7 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(
     before = tree(run.path)
     ranks = [] if devices == 1 else ["trainer.accelerator=cpu", "trainer.gpus=null", f"trainer.devices={devices}"]
     told = refused("resume", str(run.path), "trainer.max_epochs=4", f"data.root={other}", "note=later", *ranks)
-    assert "its data has changed since the run began" in told
+    assert "the data has changed since the run started" in told
     assert tree(run.path) == before
     told = refused("resume", str(run.path), "trainer.max_epochs=4", f"data.root={tmp_path / 'nowhere'}", *ranks)
     assert "nowhere" in told

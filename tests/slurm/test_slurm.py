@@ -149,7 +149,7 @@ def test_a_job_that_is_requeued_ends_done_one_that_fails_or_is_cancelled_is_pass
     assert log.count("requeued by SLURM, restart 1") == 1
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG + 1))
     assert "interrupted: by SIGTERM" in log
-    assert "goes on from" in log
+    assert "resuming from" in log
     assert not (folder / "earlier").exists()
 
 
@@ -164,7 +164,7 @@ def test_a_job_that_is_given_notice_saves_and_goes_on_after_the_queue(shell: She
     code, summary, errors = told(process)
     assert (code, summary["counts"]) == (0, {"done": 1}), errors
     log = (folder / "train.log").read_text()
-    said = (f"interrupted: by SIG{sent}", f"SLURM job {number}: requeued", "by SLURM, restart 1", "goes on from")
+    said = (f"interrupted: by SIG{sent}", f"SLURM job {number}: requeued", "by SLURM, restart 1", "resuming from")
     assert [log.count(words) for words in said] == [1, 1, 1, 1], log
     assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG + 1))
 

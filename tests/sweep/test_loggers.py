@@ -131,22 +131,22 @@ def test_a_job_is_closed_as_it_ended_and_one_run_again_is_one_child(
 
 @pytest.mark.slow
 def test_a_killed_job_is_closed_by_who_waits_for_the_sweep(tmp_path: Path) -> None:
-    from alexnet_exp.training.loggers.mlflow_runs import settle
+    from alexnet_exp.training.loggers.mlflow_runs import close_sweep
 
     client = client_of(tmp_path / "outputs")
     folder = sweep(tmp_path / "outputs" / "train" / "s-1", "a", "b")
-    settle(folder)  # nothing was tracked yet: nothing to do
+    close_sweep(folder)  # nothing was tracked yet: nothing to do
     config, _ = composed(["logger=mlflow"])
     for job in ("a", "b"):
         run = RunFolder(folder / job)
         run.begin({}, {})
         build_loggers(config, run.path, {"seed": 1})  # and its process is gone before it could close them
-    settle(folder)
+    close_sweep(folder)
     parent = only_parent(client, "train")
     assert [each.info.status for each in (parent, *children_of(client, parent))] == ["RUNNING"] * 3
     RunFolder(folder / "a").finish("done")
     RunFolder(folder / "b").finish("failed", error="killed")
-    settle(folder)
+    close_sweep(folder)
     parent = only_parent(client, "train")
     statuses = [each.info.status for each in (parent, *children_of(client, parent))]
     assert statuses == ["FAILED", "FINISHED", "FAILED"]
@@ -212,7 +212,7 @@ def test_long_empty_and_nested_settings(tmp_path: Path) -> None:
     assert {key: said[key] for key in short} == short
     assert said["many.249"] == "249"
     assert len(said["long"]) == 6000
-    assert said["long"].endswith("x... (7000 characters; all of it is in .hydra/config.yaml)")
+    assert said["long"].endswith("x... (7000 characters; the whole is in .hydra/config.yaml)")
     assert said["data.classes.gâteau_1_"] == "ä" * 6000
     assert logged.info.status == "FINISHED"
 
@@ -222,7 +222,7 @@ def test_an_experiment_deleted_in_mlflow_is_told(tmp_path: Path) -> None:
     client.delete_experiment(client.create_experiment("train"))
     config, _ = composed(["logger=mlflow"])
     (tmp_path / "outputs" / "train" / "run").mkdir(parents=True)
-    with pytest.raises(UserError, match="the experiment train was deleted in MLflow; restore it there, or choose"):
+    with pytest.raises(UserError, match="the experiment train is deleted in MLflow; restore it, or write another"):
         build_loggers(config, tmp_path / "outputs" / "train" / "run", {})
 
 
@@ -238,7 +238,7 @@ def test_a_tracker_that_fails_at_the_end_does_not_fail_the_run(
     run = train_run("run", "logger=tensorboard")
     assert (run.code, run.result["status"]) == (0, "done")
     (said,) = [line.split(" WARNING ")[1] for line in run.log.splitlines() if "logger=" in line]
-    assert said.startswith("logger=tensorboard: was not told how the run ended: disk full; ")
+    assert said.startswith("logger=tensorboard: final status was not sent: disk full; ")
 
 
 @pytest.mark.slow

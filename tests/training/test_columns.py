@@ -81,7 +81,7 @@ WHOLE = (
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     """One experiment on one device, and in columns on two."""
-    from .conftest import train_into
+    from tests.conftest import train_into
 
     outputs = tmp_path_factory.mktemp("columns") / "outputs" / "train"
     one, two = train_into(outputs / "one", *WHOLE), train_into(outputs / "two", *WHOLE, COLUMNS)
@@ -220,7 +220,7 @@ def refusal(*overrides: str) -> str:
     [
         (["model.groups=1"], "model.groups=1: the network has no columns; write model=paper, or"),
         (["model.width=0.0501"], "model.stages.fc6.out: 205 units cannot be split evenly over 2 columns"),
-        (["trainer.devices=1", "trainer.accelerator=cpu"], "trainer.strategy=columns: model.groups=2 columns need a"),
+        (["trainer.devices=1", "trainer.accelerator=cpu"], "trainer.strategy=columns: model.groups=2 columns need one"),
         (["trainer.devices=4", "trainer.accelerator=cpu"], "write trainer.gpus=2, or trainer.accelerator=cpu trainer."),
         (["trainer.compile=true"], "trainer.compile=true: does not go with trainer.strategy=columns; write false"),
         (["trainer.precision=16-mixed"], "write bf16-mixed or 32-true"),
@@ -265,15 +265,15 @@ def test_two_columns_go_to_two_devices(
     monkeypatch: pytest.MonkeyPatch, gpus: int, asked: dict[str, Any], found: tuple[str, int] | str
 ) -> None:
     from alexnet_exp.config.schema import Trainer
-    from alexnet_exp.training.devices import chosen
+    from alexnet_exp.training.devices import select_devices
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     if isinstance(found, str):
         with pytest.raises(UserError, match=found):
-            chosen(Trainer(strategy="columns", **asked))
+            select_devices(Trainer(strategy="columns", **asked))
     else:
-        assert chosen(Trainer(strategy="columns", **asked))[:2] == found
+        assert select_devices(Trainer(strategy="columns", **asked))[:2] == found
 
 
 def test_summary_tells_what_a_rank_holds_and_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:

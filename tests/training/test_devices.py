@@ -13,7 +13,7 @@ from alexnet_exp.cli import train
 from alexnet_exp.config.schema import Trainer
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.processes.ranks import is_rank
-from alexnet_exp.training.devices import ASKS_NVML, chosen, no_gpu_looked_for, place
+from alexnet_exp.training.devices import NVML_CHECK_VARIABLE, place, select_devices, skip_nvml_check
 from tests.conftest import Run
 
 Machine = Callable[..., None]
@@ -47,12 +47,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 )
 def test_gpus(machine: Machine, gpus: object, there: int, expected: tuple[str, object]) -> None:
     machine(gpus=there)
-    assert chosen(Trainer(gpus=gpus))[:2] == expected
+    assert select_devices(Trainer(gpus=gpus))[:2] == expected
 
 
 def test_null_takes_apples_gpu(machine: Machine) -> None:
     machine(mps=True)
-    assert chosen(Trainer())[:2] == ("mps", 1)
+    assert select_devices(Trainer())[:2] == ("mps", 1)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_null_takes_apples_gpu(machine: Machine) -> None:
         (
             {"gpus": 0, "precision": "16-mixed"},
             1,
-            "trainer.precision=16-mixed: this CPU has no float16 training; write bf16",
+            "trainer.precision=16-mixed: the CPU does not train in float16; write bf16",
         ),
         (
             {"precision": "16-true"},
             0,
-            "trainer.precision=16-true: this CPU has no float16 training; write bf16-mixed or",
+            "trainer.precision=16-true: the CPU does not train in float16; write bf16-mixed or",
         ),
         ({"accelerator": "cpu", "devices": 0}, 0, "trainer.devices=0: must be at least 1"),
         ({"accelerator": "cpu", "devices": [0, 1]}, 0, "trainer.devices=[0, 1]: the CPU is one device; write a number"),
@@ -91,7 +91,7 @@ def test_float16_on_a_cpu_is_refused_before_any_folder_is_made(
 ) -> None:
     machine()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="this CPU has no float16 training"):
+    with pytest.raises(UserError, match="the CPU does not train in float16"):
         train.run(["trainer.precision=16-mixed"])
     assert not list(tmp_path.iterdir())
 
@@ -188,18 +188,18 @@ def test_a_step_on_the_cpu_does_not_search_for_nvml(
 ) -> None:
     searches = []
     monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda: searches.append(1) or -1)
-    monkeypatch.setenv(ASKS_NVML, "1")  # as Lightning sets it
+    monkeypatch.setenv(NVML_CHECK_VARIABLE, "1")  # as Lightning sets it
     weight = torch.nn.Parameter(torch.ones(1))
     weight.grad = torch.ones(1)
     torch.optim.AdamW([weight]).step()
-    assert searches, "torch's optimizers ask no more: no_gpu_looked_for can go"
+    assert searches, "torch's optimizers ask no more: skip_nvml_check can go"
     searches.clear()
     assert train_run("cpu", "optim=adamw", "trainer.max_epochs=5").code == 0
     assert len(searches) < 15, "no more than its steps"
-    assert os.environ[ASKS_NVML] == "1"
+    assert os.environ[NVML_CHECK_VARIABLE] == "1"
 
 
 def test_on_a_gpu_nvml_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ASKS_NVML, "1")
-    with no_gpu_looked_for("cuda"):
-        assert os.environ[ASKS_NVML] == "1"
+    monkeypatch.setenv(NVML_CHECK_VARIABLE, "1")
+    with skip_nvml_check("cuda"):
+        assert os.environ[NVML_CHECK_VARIABLE] == "1"

@@ -21,10 +21,12 @@ def agree(container: Mapping[str, Any], folder: Path) -> Ending:
     trainer: Any = SimpleNamespace(world_size=2)
     fresh, late = Agreement(), Agreement()
     heard = {
-        "lowest and highest": fresh.now(trainer, -5 - rank, 5 + rank),  # numbers of either sign: nothing stands for 0
+        "lowest and highest": fresh.ask_now(
+            trainer, -5 - rank, 5 + rank
+        ),  # numbers of either sign: nothing stands for 0
         "asked": [late.ask(trainer, -3 - rank), late.ask(trainer, -7 - rank)],
-        "with what was asked": late.now(trainer, -9 - rank),
-        "afterwards": late.now(trainer, -11 - rank),
+        "with what was asked": late.ask_now(trainer, -9 - rank),
+        "afterwards": late.ask_now(trainer, -11 - rank),
     }
     (folder / f"{rank}.json").write_text(json.dumps(heard))
     return Ending("done", 0)
@@ -46,4 +48,4 @@ def test_one_rank_hears_itself_at_once() -> None:
     from alexnet_exp.training.distributed import Agreement
 
     trainer: Any = SimpleNamespace(world_size=1)
-    assert Agreement().ask(trainer, -2) == Agreement().now(trainer, -2) == (-2,)
+    assert Agreement().ask(trainer, -2) == Agreement().ask_now(trainer, -2) == (-2,)

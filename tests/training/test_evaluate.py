@@ -23,7 +23,7 @@ from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.inference.classifier import load
 from alexnet_exp.training.build import refuse_views
 from alexnet_exp.training.datamodule import ImageData
-from alexnet_exp.training.evaluate import Predictions, Together
+from alexnet_exp.training.evaluate import Ensemble, Predictions
 from alexnet_exp.training.module import AlexNetModule
 from tests.conftest import Run, opened_data, train_into
 
@@ -154,16 +154,16 @@ def test_runs_of_other_images_or_classes_have_no_answer_together(
     # finished: the same images, another crop; its validation is the same too
     assert told(capsys, str(cropped.path), str(finished.path), "--views", "1")["together"]
     for line, said in (
-        ((cropped, larger), f"{larger.path} was to be tested on other images than {cropped.path}"),
+        ((cropped, larger), f"{larger.path} and {cropped.path} have different images; they cannot be ensembled"),
         ((cropped, finished, cropped), f"{cropped.path} is named twice"),
     ):
         assert main(["eval", *(str(run.path) for run in line)]) == 2
         (error,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("eval:")]
         assert said in error
-    together = Together()
-    together.same_images(Path("a"), ["x", "y"], None)
-    with pytest.raises(UserError, match="b has other classes than a"):
-        together.same_images(Path("b"), ["y", "x"], None)
+    together = Ensemble()
+    together.check_images(Path("a"), ["x", "y"], None)
+    with pytest.raises(UserError, match="b and a have different classes"):
+        together.check_images(Path("b"), ["y", "x"], None)
     together.add(Predictions(np.arange(3), np.zeros((3, 4), np.float32)))
     with pytest.raises(UserError, match="different labels"):
         together.add(Predictions(np.arange(3) + 1, np.zeros((3, 4), np.float32)))
@@ -172,7 +172,7 @@ def test_runs_of_other_images_or_classes_have_no_answer_together(
 def test_seven_networks_are_averaged_in_probability_not_in_logarithm() -> None:
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.full(6, 0.3), size=(7, 50))
-    labels, together = random.integers(0, 6, 50), Together()
+    labels, together = random.integers(0, 6, 50), Ensemble()
     for part in probabilities:
         together.add(Predictions(labels, np.log(part).astype(np.float32)))
     assert together.metrics("test") == pytest.approx(scores(probabilities.mean(0), labels), rel=1e-5)

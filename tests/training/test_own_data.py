@@ -356,7 +356,7 @@ def test_a_network_of_ones_own_may_be_trained_on_other_sizes_than_it_is_tested_o
 @pytest.mark.parametrize(("model", "gave"), [("Unpooled", "[8, 3, 14, 14]"), ("Few", "[8, 2]"), ("Tupled", "a tuple")])
 def test_a_network_that_gives_no_logits_is_one_line(model: str, gave: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(f"model={model}", with_facts("Bytes")) == 2
-    line = f"{model} gave {gave} of 8 images; a network gives logits [N, 3]"
+    line = f"{model}: returned {gave} for 8 images; return logits [N, 3]"
     assert capsys.readouterr().err.splitlines()[-1] == line
 
 

@@ -36,7 +36,7 @@ from alexnet_exp.runs.start import ALREADY_A_RUN
 from alexnet_exp.training import info
 from alexnet_exp.training.checkpoints import callback
 from alexnet_exp.training.checkpoints.callback import Checkpoints
-from alexnet_exp.training.continue_run import changed
+from alexnet_exp.training.continue_run import with_changes
 from alexnet_exp.training.launch import run_ranks
 from alexnet_exp.training.module import AlexNetModule
 from alexnet_exp.training.train import train_rank
@@ -303,7 +303,7 @@ def test_resume_goes_on_with_a_run_and_says_from_where(
     capfd.readouterr()
     assert main(["resume", str(run)]) == 0
     told = capfd.readouterr()
-    assert "goes on from last.ckpt: step 4, epoch 1 done, batch 1 of the next" in told.err
+    assert "resuming from last.ckpt: step 4, epoch 1 done, batch 1 of the next" in told.err
     assert json.loads(told.out)["status"] == "done"
     assert_equal(undisturbed("one cycle, dropout, crops"), run)
     assert main(["resume", str(run)]) == 0
@@ -342,22 +342,22 @@ def test_training_on_is_what_training_longer_would_have_been(
         (
             ["schedule=cosine", "schedule.restarts=[1]", "schedule.restart_from=0.5"],
             ["schedule.restart_from=1"],
-            "schedule.restart_from=1.0: the 2 epochs that are begun would have been trained at other rates; start",
+            "schedule.restart_from=1.0: would change the learning rates of the 2 epochs that have begun; start",
         ),
         (
             ["schedule=cosine", "schedule.restarts=[1]"],
             ["schedule.restarts=[]"],
-            "schedule.restarts=[]: the 2 epochs that are begun would have been trained at other rates; write [2],",
+            "schedule.restarts=[]: would change the learning rates of the 2 epochs that have begun; write [2],",
         ),
         (
             ["trainer.max_epochs=null", "trainer.max_steps=5"],
             ["trainer.max_steps=9", "schedule.restarts=[2]"],
-            "schedule.restarts=[2]: a length in steps has no restarts that could be added; start a new run",
+            "schedule.restarts=[2]: restarts cannot be changed on resume where the length is in steps; start a new run",
         ),
     ],
     ids=["restart_from", "taken away", "steps"],
 )
-def test_rates_that_were_are_not_changed(
+def test_rates_that_were_are_not_with_changes(
     begun_with: list[str], added: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(tmp_path, *begun_with)
@@ -371,22 +371,22 @@ def test_rates_that_were_are_not_changed(
 @pytest.mark.parametrize(
     ("override", "answer"),
     [
-        ("optim.lr=1", "optim.lr=1: would make it another experiment than the one with 0.002; start a new run"),
-        ("optim.rate=1", "optim.rate=1: the run has no such setting"),
-        ("trainer.max_epochs=2,3", "takes single values"),
-        ("~trainer.max_epochs", "takes single values"),
-        ("+trainer.x=1", "takes single values"),
+        ("optim.lr=1", "optim.lr=1: cannot be changed on resume (was 0.002); start a new run"),
+        ("optim.rate=1", "optim.rate=1: not a setting of this run"),
+        ("trainer.max_epochs=2,3", "only key=value can be changed on resume"),
+        ("~trainer.max_epochs", "only key=value can be changed on resume"),
+        ("+trainer.x=1", "only key=value can be changed on resume"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be at least 1"),
-        ("trainer.max_epochs=1", "trainer.max_epochs=1: 2 epochs are done; write as many or more"),
-        ("trainer.max_steps=5", "trainer.max_steps=5: 6 steps are done; write as many or more"),
+        ("trainer.max_epochs=1", "trainer.max_epochs=1: the run has trained for 2 epochs; write at least 2"),
+        ("trainer.max_steps=5", "trainer.max_steps=5: the run has trained for 6 steps; write at least 6"),
         (
             "schedule.restarts=[1]",
-            "schedule.restarts=[1]: the 2 epochs that are begun would have been trained at other rates; "
+            "schedule.restarts=[1]: would change the learning rates of the 2 epochs that have begun; "
             "write [2], where the run was to end",
         ),
         (
             "schedule.restarts=[50%]",
-            "schedule.restarts=[50%]: the 2 epochs that are begun would have been trained at other rates; "
+            "schedule.restarts=[50%]: would change the learning rates of the 2 epochs that have begun; "
             "write [2], where the run was to end",
         ),
         ("schedule.restarts=never", "schedule.restarts=never: must be"),
@@ -405,8 +405,8 @@ def test_what_would_be_another_experiment_is_refused(
 
 def test_a_setting_of_a_users_schedule_may_not_change() -> None:
     schedule = {"_target_": "mine.Halves", "restarts": 3}
-    with pytest.raises(Refused, match="would make it another experiment than the one with 3"):
-        changed({"schedule": schedule}, ["schedule.restarts=4"])
+    with pytest.raises(Refused, match=r"cannot be changed on resume \(was 3\)"):
+        with_changes({"schedule": schedule}, ["schedule.restarts=4"])
 
 
 def test_without_a_checkpoint_it_starts_over_in_its_folder(undisturbed: Callable[[str], Path], tmp_path: Path) -> None:
@@ -436,8 +436,8 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
         checksum.checksum_file(newest).unlink()
     assert attempt(run) == 0
     log = (run / "train.log").read_text()
-    assert "goes on from previous.ckpt: step 3, epoch 1 done" in log
-    assert ("the checkpoint before it is taken" in log) == (harm != "gone")
+    assert "resuming from previous.ckpt: step 3, epoch 1 done" in log
+    assert ("the previous checkpoint is used" in log) == (harm != "gone")
     assert_equal(undisturbed("no validation"), run)
 
 
@@ -460,9 +460,9 @@ def test_a_kill_behind_a_damaged_checkpoint_costs_no_whole_one(
     newest = run / "checkpoints" / "last.ckpt"
     newest.unlink()
     newest.write_bytes(b"cut")
-    assert attempt(run, Moment(callback, "_name", 1)) == KILLED, "while it saves for the first time"
+    assert attempt(run, Moment(callback, "_link_checkpoint", 1)) == KILLED, "while it saves for the first time"
     assert attempt(run) == 0
-    assert "no checkpoint of it is whole" not in (run / "train.log").read_text()
+    assert "no checkpoint is intact" not in (run / "train.log").read_text()
     assert_equal(undisturbed("no validation"), run)
 
 
@@ -497,7 +497,7 @@ def test_where_no_checkpoint_is_whole_it_starts_over_and_says_so(
         file.unlink()
         file.write_bytes(b"nothing")
     assert attempt(run) == 0
-    assert "no checkpoint of it is whole: it starts over" in (run / "train.log").read_text()
+    assert "no checkpoint is intact; training starts from the beginning" in (run / "train.log").read_text()
     assert (run / "checkpoints" / "last.ckpt.damaged").read_bytes() == b"nothing"
     assert_equal(undisturbed("no validation"), run)
 
@@ -525,7 +525,7 @@ def test_data_that_has_changed_since_is_refused(tmp_path: Path, capfd: pytest.Ca
     (images / "train" / "cat" / "0.jpg").unlink()
     before = tree(run)
     assert attempt(run) == 2
-    assert "its data has changed since the run began" in capfd.readouterr().err
+    assert "the data has changed since the run started" in capfd.readouterr().err
     assert tree(run) == before
 
 

@@ -227,15 +227,15 @@ class LocalPool:
 
 def need_of(container: Mapping[str, Any]) -> Need:
     """What the configuration asks for; raises UserError where this machine has not got it."""
-    from alexnet_exp.training.devices import chosen, count
+    from alexnet_exp.training.devices import device_count, select_devices
 
     trainer: Trainer = typed(Trainer, container.get("trainer") or {}, "trainer")
-    accelerator, devices, _ = chosen(trainer)
+    accelerator, devices, _ = select_devices(trainer)
     if accelerator != "cuda":
-        return Need(count(devices), nodes=trainer.num_nodes)
+        return Need(device_count(devices), nodes=trainer.num_nodes)
     named = trainer.gpus if isinstance(trainer.gpus, list) else trainer.devices
-    gpus = tuple(named) if isinstance(named, list) else count(devices)
-    return Need(count(devices), gpus, trainer.num_nodes)
+    gpus = tuple(named) if isinstance(named, list) else device_count(devices)
+    return Need(device_count(devices), gpus, trainer.num_nodes)
 
 
 def _recorded(folder: Path, container: Mapping[str, Any], ending: Ending, group: Group | None) -> Ending:

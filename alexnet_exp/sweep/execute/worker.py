@@ -15,7 +15,7 @@ from alexnet_exp.sweep import results
 from alexnet_exp.sweep.execute.pool import JobPool
 from alexnet_exp.sweep.execute.scheduler import SUCCEEDED, Outcome, read_outcome, read_status, run_jobs, with_queued
 from alexnet_exp.sweep.report import SweepReporter, exit_code_of, opening_lines, print_results
-from alexnet_exp.training.loggers.mlflow_runs import settle
+from alexnet_exp.training.loggers.mlflow_runs import close_sweep
 
 
 def sweep_folder(text: str, outputs: Path) -> Path:
@@ -92,7 +92,7 @@ def end(plan: SweepPlan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt
     stand = [_seen(read_outcome(job), ran) for job in plan.jobs]
     results.write_results(plan, stand)
     outcomes = with_queued(plan, stand if whole else ran.values())
-    settle(plan.folder)
+    close_sweep(plan.folder)
     print_results(plan, outcomes, "interrupted" if stopped else None)
     return ending_of(stopped).code if stopped else exit_code_of(outcomes)
 

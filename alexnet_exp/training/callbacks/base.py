@@ -1,4 +1,4 @@
-"""What callbacks that measure a network between epochs have in common."""
+"""Provides what the callbacks that evaluate a network between epochs share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 
 
 @contextmanager
-def modes_kept(network: nn.Module) -> Iterator[None]:
-    """Puts every module back into the mode, training or evaluation, that it was in."""
+def preserve_modes(network: nn.Module) -> Iterator[None]:
+    """Restores the mode of every module, training or evaluation, at the end of the block."""
     modes = {module: module.training for module in network.modules()}
     try:
         yield
@@ -21,7 +21,7 @@ def modes_kept(network: nn.Module) -> Iterator[None]:
 
 
 def add_metrics(module: pl.LightningModule, found: dict[str, float]) -> None:
-    """Adds to this epoch's metrics, where the recorder and Lightning's callbacks find them; a user's module too."""
+    """Adds to this epoch's metrics, which the recorder and Lightning's callbacks read; also with a user's module."""
     if isinstance(getattr(module, "metrics", None), dict):
         module.metrics.update(found)  # type: ignore[union-attr,operator]
     module.log_dict(found, logger=False)

@@ -1,4 +1,4 @@
-"""The callbacks that a configuration asks for: Lightning's, under our settings, and the user's own."""
+"""Builds the callbacks of a configuration: Lightning's, ours and the user's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alexnet_exp.training.module import AlexNetModule
 
 
 def build_callbacks(settings: Mapping[str, Any]) -> list[pl.Callback]:
-    """The callbacks of the node `callbacks`, in its order; early stopping last, as it reads what the others log."""
+    """Returns the callbacks of the node `callbacks`, in its order; early stopping last: it reads what others log."""
     return sorted(map(_build, settings.values()), key=lambda callback: isinstance(callback, EarlyStopping))
 
 
@@ -34,13 +34,13 @@ def _build(node: Any) -> pl.Callback:
     if isinstance(node, schema.TrainError):
         return TrainError(**arguments)
     assert isinstance(node, schema.EarlyStopping)
-    # null is Lightning's own choice: after the epoch, or after each validation where these come at other times
+    # None is Lightning's own choice: after the epoch, or after each validation where they differ.
     of_validation = node.monitor.startswith("val/") and node.monitor not in schema.PRECISE_METRICS
     return MeasuredEarlyStopping(**arguments, check_on_train_epoch_end=None if of_validation else True)
 
 
 class MeasuredEarlyStopping(EarlyStopping):
-    """Lightning's EarlyStopping, which ignores an epoch that did not measure the metric.
+    """Lightning's EarlyStopping, which ignores an epoch without a new value of the metric.
 
     Lightning would count the value of an earlier epoch again; a resumed run, which does not have that value, would
     fail.

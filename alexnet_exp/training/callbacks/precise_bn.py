@@ -1,4 +1,4 @@
-"""Validation with batch norm statistics measured anew, beside the one with the running averages that training left."""
+"""Validates a second time with batch norm statistics that are measured anew ("precise BN")."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from alexnet_exp.data.loader import Batch
-from alexnet_exp.training.callbacks.base import add_metrics, modes_kept
+from alexnet_exp.training.callbacks.base import add_metrics, preserve_modes
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.distributed import replicas
 from alexnet_exp.training.metrics import Tally
 
 
 class PreciseBn(pl.Callback):
-    """Measures mean and variance of every batch norm over `images` training images with the weights as they are.
+    """Measures mean and variance of every batch norm over `images` training images with the current weights.
 
     The running averages mix the statistics of many past weights (torch's momentum 0.01 remembers some 100 steps). The
     difference between the two validations is what that mixing costs. The statistics are the means, over the batches,
-    of a batch's mean and unbiased variance (Wu and Johnson, 2021, "Rethinking 'Batch' in BatchNorm"). Afterwards
-    everything is put back: the training goes on as it would have.
+    of a batch's mean and unbiased variance (Wu and Johnson, 2021, "Rethinking 'Batch' in BatchNorm"). Afterwards the
+    state is restored: training is not affected.
     """
 
     def __init__(self, images: int):
@@ -39,7 +39,11 @@ class PreciseBn(pl.Callback):
         if not isinstance(data, ImageData) or data.source.val is None:
             return
         strategy = trainer.strategy if replicas(trainer) > 1 else None
-        with modes_kept(pl_module), measured_anew(pl_module) as norms, trainer.precision_plugin.forward_context():
+        with (
+            preserve_modes(pl_module),
+            reset_statistics(pl_module) as norms,
+            trainer.precision_plugin.forward_context(),
+        ):
             pl_module.eval()
             for norm in norms:
                 norm.train()
@@ -57,7 +61,7 @@ class PreciseBn(pl.Callback):
         add_metrics(pl_module, found)
 
     def _measure(self, data: ImageData, module: pl.LightningModule, ranks: int) -> None:
-        # shuffled: in a folder's own order a batch would be of one class
+        # shuffled: in a folder's own order a batch would have images of one class only
         seen = 0
         for images, _ in self._batches(data.loader("train", shuffle=True), data, module.device):
             module(images)
@@ -72,15 +76,15 @@ class PreciseBn(pl.Callback):
 
 
 def _average(norm: _BatchNorm, strategy: Strategy) -> None:
-    """Makes the statistics that each rank has measured on its own images those of all."""
+    """Replaces the statistics of each rank by their mean over all ranks."""
     for statistic in (norm.running_mean, norm.running_var):
         if statistic is not None:
             statistic.copy_(strategy.reduce(statistic.clone(), reduce_op="mean"))
 
 
 @contextmanager
-def measured_anew(network: nn.Module) -> Iterator[list[_BatchNorm]]:
-    """The batch norms of `network`, emptied, averaging all that they see alike; put back as they were afterwards."""
+def reset_statistics(network: nn.Module) -> Iterator[list[_BatchNorm]]:
+    """Yields the batch norms of `network` with empty statistics and a cumulative average; restores them afterwards."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     before = [(copy.deepcopy(norm.state_dict()), norm.momentum) for norm in norms]
     for norm in norms:

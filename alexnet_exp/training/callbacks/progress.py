@@ -1,4 +1,4 @@
-"""The progress bar of a terminal; elsewhere the log's line an epoch is the progress."""
+"""Provides the progress bar of a terminal; without one, the log has a line for each epoch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
-REFRESHES = 4  # a second: drawing takes the interpreter from the training, and reading the loss waits for the device
+# Drawing takes time from the training loop, and reading the loss waits for the device.
+REFRESHES_PER_SECOND = 4
 
 
 class Progress(RichProgressBar):
     """Lightning's rich bar, on stderr, with the newest loss."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=REFRESHES, console_kwargs={"stderr": True})
+        super().__init__(refresh_rate=REFRESHES_PER_SECOND, console_kwargs={"stderr": True})
         self._next = 0.0
 
     def on_train_batch_end(
@@ -24,11 +25,11 @@ class Progress(RichProgressBar):
     ) -> None:
         now = time.perf_counter()
         if now >= self._next or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._next = now + 1 / REFRESHES
+            self._next = now + 1 / REFRESHES_PER_SECOND
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _get_train_description(self, current_epoch: int) -> str:
-        # Lightning counts from 0 to one less than there are; the log and metrics.csv count from 1
+        # Lightning counts epochs from 0; the log and metrics.csv count from 1.
         epochs = self.trainer.max_epochs
         return f"epoch {current_epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")
 
@@ -38,5 +39,5 @@ class Progress(RichProgressBar):
 
 
 def wants_bar(setting: bool | None) -> bool:
-    """Whether to show the bar: as set, else where stderr is a terminal."""
+    """Returns whether to show the bar: the setting, or by default whether stderr is a terminal."""
     return sys.stderr.isatty() if setting is None else setting

@@ -1,4 +1,4 @@
-"""Ends a run early when whoever watches it from outside says so, as a search does with a hopeless trial."""
+"""Ends a run early on request from another process, such as a search that prunes a trial."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from alexnet_exp.training.callbacks.recorder import AfterMetrics
 
 
 class Prune(AfterMetrics):
-    """After an epoch looks for the file that asks for the end; what it says is the reason.
+    """Raises `Pruned` after an epoch where the run folder has the file `prune`, whose text is the reason.
 
-    A file, because it reaches any process on any machine that shares the folder.
+    A file works for every process on every machine that shares the folder.
     """
 
     def __init__(self, folder: Path):

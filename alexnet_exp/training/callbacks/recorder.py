@@ -1,4 +1,4 @@
-"""Writes a run's numbers: metrics.csv (a row an epoch), steps.csv, the loggers, and a line an epoch in the log."""
+"""Provides the callback that writes metrics.csv, steps.csv and the log's line of each epoch, and feeds the loggers."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from alexnet_exp.training.metrics import metrics_of_epoch
 log = logging.getLogger(__name__)
 
 NOT_FINITE_ADVICE = "try a smaller optim.lr, or trainer.gradient_clip_val=1"
-STEPS_AT_ONCE = 50  # how many losses wait on the device before they are read: reading one stops the device
-# no wider than the usual terminal
+STEPS_AT_ONCE = 50  # losses that wait on the device before they are read: reading waits for the device
+# No wider than the usual terminal.
 HEADER = "epoch   train loss  top-1  val loss  top-1  top-5      lr  img/s  seconds    MB"
 
 
 class AfterMetrics(Checkpoint):
-    """A callback whose `on_train_epoch_end` finds the epoch's means.
+    """A callback whose `on_train_epoch_end` is called when the epoch's means are known.
 
-    They are made in the LightningModule's own `on_train_epoch_end`, and the only callbacks that Lightning calls after
+    The LightningModule's own `on_train_epoch_end` computes them, and the only callbacks that Lightning calls after
     that are its `Checkpoint`s.
     """
 
 
 class Recorder(AfterMetrics):
-    """Records on rank 0; every rank checks the losses, which are the means over all ranks, unless `on_nan` skips.
+    """Records on rank 0; every rank checks the losses, which are means over all ranks, unless `on_nan` is `skip`.
 
-    `newest` has the last value of each `split/metric`, `by_epoch` those of every epoch.
+    `newest` has the last value of each `split/metric`, `by_epoch` those of each epoch.
     """
 
     def __init__(self, folder: RunFolder | None, on_nan: OnNan = OnNan.stop):
@@ -51,14 +51,14 @@ class Recorder(AfterMetrics):
         self._of_this_step: list[Tensor] = []
         self._rate: float | None = None  # the learning rate of the last step; None until the first
         self._stepped = False
-        self.validated_at: int | None = None  # the step of this epoch's last validation; None before there is one
+        self.validated_at: int | None = None  # the step of this epoch's last validation; None before the first
         self._images = self._all_images = 0
         self._seconds = 0.0
         self._epoch_start = self._validation_start = self._validation_seconds = self._training_seconds = 0.0
 
     @property
     def images_per_s(self) -> float | None:
-        """Training images a second over the whole run, validation not counted; None before the first epoch's end."""
+        """Training images per second over the whole run, without validation; None before the first epoch's end."""
         return self._all_images / self._seconds if self._seconds > 0 else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -78,7 +78,7 @@ class Recorder(AfterMetrics):
         self.validated_at = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that goes on must know. The losses have been read: the file has them up to here."""
+        """Returns what a resumed run needs. The losses up to here are in the file: they have been read before."""
         return {
             "newest": dict(self.newest),
             "by_epoch": {epoch: dict(metrics) for epoch, metrics in self.by_epoch.items()},
@@ -90,31 +90,31 @@ class Recorder(AfterMetrics):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.newest.clear()  # it is known elsewhere as the run's metrics
+        self.newest.clear()  # in place: other objects hold this dictionary
         self.newest.update(state_dict["newest"])
         self.by_epoch = state_dict["by_epoch"]
-        # a checkpoint of an earlier version does not have the step, and of the epoch's end it needs none
+        # A checkpoint of an earlier version has no step; one of an epoch's end does not need it.
         self._rate, self.validated_at = state_dict["rate"], state_dict.get("validated_at")
         self._images, self._all_images = state_dict["images"]
         self._seconds, since = state_dict["seconds"]
-        self._epoch_start = time.perf_counter() - since  # of an epoch that is not over; else it starts anew
+        self._epoch_start = time.perf_counter() - since  # of an epoch in progress; a new one sets it again
         self._validation_seconds, self._training_seconds = state_dict["seconds_of_epoch"]
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        # not at the batch's end: by then a scheduler of the user's has set the rate of the next step
+        # Not at the batch's end: by then a user's scheduler has set the rate of the next step.
         self._rate, self._stepped = float(optimizer.param_groups[0]["lr"]), True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += _size(batch)
-        # up to here: what callbacks do between the last batch and the epoch's end is no training
+        # Measured here: what callbacks do between the last batch and the epoch's end is not training.
         self._training_seconds = time.perf_counter() - self._epoch_start - self._validation_seconds
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            # Lightning has divided it by `accumulate_grad_batches`: the sum over the step's batches is the step's mean
+            # Lightning has divided it by `accumulate_grad_batches`: the sum over the batches is the mean of the step.
             self._of_this_step.append(loss.detach())
         if not self._stepped:
             return
@@ -127,9 +127,9 @@ class Recorder(AfterMetrics):
             self.read_steps(trainer)
 
     def read_steps(self, trainer: pl.Trainer) -> None:
-        """Reads the waiting losses from the device, writes them, and stops the run where one is not a number.
+        """Reads the waiting losses from the device, writes them, and raises NotFiniteError where one is not finite.
 
-        A collective: every rank gets here after the same step, and finds the same.
+        A collective: every rank calls it after the same step, and reads the same means.
         """
         if not self._waiting:
             return
@@ -165,21 +165,21 @@ class Recorder(AfterMetrics):
         if self.folder is None:
             return
         self.folder.append_metrics(row)
-        self.folder.update(metrics=self.newest, epochs=row["epoch"])  # also for a run that is interrupted later
+        self.folder.update(metrics=self.newest, epochs=row["epoch"])  # for a run that is interrupted later
         log.info(epoch_line(row, trainer.max_epochs, memory_used(pl_module.device)))
         for logger in trainer.loggers:
             logger.log_metrics({key: value for key, value in row.items() if isinstance(value, float)}, step=row["step"])
             logger.save()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """The steps before the one that failed are written. Of several ranks not: the others are not there to ask."""
+        """Writes the steps before a failure. Not with several ranks: the mean needs all of them."""
         if trainer.world_size == 1:
-            with suppress(NotFiniteError, OSError, RuntimeError):  # the first exception is the one to tell
+            with suppress(NotFiniteError, OSError, RuntimeError):  # the first exception is the one to report
                 self.read_steps(trainer)
 
 
 def epoch_line(row: dict[str, Any], epochs: int | None, memory: int) -> str:
-    """The fixed-width line of one epoch, under `HEADER`; a number that there is not is a dash."""
+    """Returns the fixed-width line of one epoch, under `HEADER`; a dash for a missing number."""
 
     def number(key: str, width: int, form: str) -> str:
         value = row.get(key)
@@ -194,7 +194,7 @@ def epoch_line(row: dict[str, Any], epochs: int | None, memory: int) -> str:
 
 
 def memory_used(device: torch.device) -> int:
-    """The most memory used so far, bytes: the GPU's allocator's, or the process's resident size on the CPU."""
+    """Returns the peak memory in bytes: of torch's allocator on a GPU, of the process on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""`trainer.on_nan=skip`: leaves out the steps whose gradients are not finite, as if their images had not been there."""
+"""Provides the callback of `trainer.on_nan=skip`, which skips the steps with non-finite gradients."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from alexnet_exp.training.module import AlexNetModule
 
 log = logging.getLogger(__name__)
 
-MOST_IN_A_ROW = 100
+MOST_CONSECUTIVE_SKIPS = 100
 
 
 class SkipNotFinite(pl.Callback):
-    """Before each optimizer step looks at the gradients; one that is NaN or infinite leaves the step out.
+    """Checks the gradients before each optimizer step, and skips the step where one is NaN or infinite.
 
     Weights, optimizer state and running averages stay as they were before the step's first batch, and its losses do
-    not count in the epoch's mean; the step counts for the schedule. Of several ranks all find the same, since their
-    gradients are averaged. Each step waits for the device to be sure. With `16-mixed` a gradient may overflow before
-    the scale is found: that is the scaler's affair, which leaves such steps out itself.
+    not count in the epoch's mean; the step counts for the schedule. All ranks decide alike, since their gradients are
+    averaged. Each step waits for the device. Not used with `16-mixed`: its scaler skips the steps whose gradients
+    overflow itself.
 
-    Raises NotFiniteError after `MOST_IN_A_ROW` such steps, behind which no number will come any more.
+    Raises NotFiniteError after `MOST_CONSECUTIVE_SKIPS` such steps.
     """
 
     def __init__(self) -> None:
@@ -49,15 +49,19 @@ class SkipNotFinite(pl.Callback):
     ) -> None:
         gradients = [each.grad for each in pl_module.parameters() if each.grad is not None]
         finite = bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
-        if trainer.strategy.reduce_boolean_decision(finite):  # the columns of one network have gradients of their own
+        if trainer.strategy.reduce_boolean_decision(
+            finite
+        ):  # each column of a network in columns has its own gradients
             self._in_a_row = 0
             return
         self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
-        if self._in_a_row >= MOST_IN_A_ROW:
-            raise NotFiniteError(f"the gradients of {MOST_IN_A_ROW} steps in a row are no numbers; {NOT_FINITE_ADVICE}")
+        if self._in_a_row >= MOST_CONSECUTIVE_SKIPS:
+            raise NotFiniteError(
+                f"non-finite gradients in {MOST_CONSECUTIVE_SKIPS} consecutive steps; {NOT_FINITE_ADVICE}"
+            )
         step = trainer.global_step + 1
-        log.warning(f"step {step}: its gradients are no numbers; it is left out ({self.skipped} so far)")
-        optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
+        log.warning(f"step {step}: non-finite gradients; step skipped ({self.skipped} so far)")
+        optimizer.zero_grad(set_to_none=True)  # an optimizer ignores parameters without gradients
         for buffer, before in self._before:
             buffer.copy_(before)
 

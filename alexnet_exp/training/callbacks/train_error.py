@@ -1,4 +1,4 @@
-"""The error on training images as an evaluation sees them, epoch by epoch, and how many epochs a target takes."""
+"""Measures the error on training images without dropout after each epoch, and the epochs until a target error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from alexnet_exp.config.schema import EPOCHS_TO_TARGET, TRAIN_EVAL
 from alexnet_exp.data.stratified import stratified_order
 from alexnet_exp.seeds import derive
-from alexnet_exp.training.callbacks.base import add_metrics, modes_kept
+from alexnet_exp.training.callbacks.base import add_metrics, preserve_modes
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.distributed import replicas
 from alexnet_exp.training.metrics import Tally
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class TrainError(pl.Callback):
-    """Before the first epoch and after each one evaluates `images` training images, some of each class, the same ones.
+    """Evaluates the same `images` training images of all classes before the first epoch and after each epoch.
 
-    The usual `train/top1` is that of the training itself: with dropout, with crops and mirrors, and over weights that
+    The usual `train/top1` is measured during training: with dropout, with crops and mirrors, and with weights that
     change from the first batch to the last. Figure 1 of the 2012 paper needs the error of one state of the network.
-    Training itself is not touched.
+    Training itself is not affected.
 
-    target: the error whose first reaching counts; null counts nothing. stop: whether the run ends there.
+    target: count the epochs until this error is first reached; null counts nothing. stop: whether the run ends there.
     """
 
     def __init__(self, images: int | None, target: float | None, stop: bool):
@@ -36,7 +36,7 @@ class TrainError(pl.Callback):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the whole run is told by: the epochs to the target; nothing where it was not reached."""
+        """The metric of the whole run: the epochs to the target; empty where it was not reached."""
         epochs = None if self.target is None else epochs_to(self.errors, self.target)
         return {} if epochs is None else {EPOCHS_TO_TARGET: epochs}
 
@@ -82,7 +82,7 @@ class TrainError(pl.Callback):
         order = stratified_order(train.labels.cpu(), derive(data.seed, "train_error"))[: self.images]
         here = data.indices("train")  # this rank's
         tally = Tally()
-        with modes_kept(module), trainer.precision_plugin.forward_context():
+        with preserve_modes(module), trainer.precision_plugin.forward_context():
             module.eval()
             for indices in torch.split(here[torch.isin(here, order)], data.spec.batch_size):
                 images = data.centred(train.images(indices).to(module.device))
@@ -94,7 +94,7 @@ class TrainError(pl.Callback):
 
 
 def epochs_to(errors: list[float], target: float) -> float | None:
-    """Epochs until the error first is `target` or less: a straight line between the ends of two epochs.
+    """Returns the epochs until the error first is `target` or less, by linear interpolation between two epochs.
 
     errors: before the first epoch, after the first, ... None where the target is not reached.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints that survive: `last`, `previous` and `best`, written beside their names, renamed, checksummed."""
+"""Provides the callback that saves the checkpoints `last`, `previous` and `best`, atomically and with checksums."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ from alexnet_exp.training.module import AlexNetModule
 
 log = logging.getLogger(__name__)
 
-MONITOR = "val/top1"
-# What else than the experiment decides the bits of a result, and what a change of it does to a resumed run.
-CONDITIONS = {
+BEST_METRIC = "val/top1"
+# Conditions beside the settings that the bits of a result depend on, and the effect of changing one on resume.
+RESUME_CONDITIONS = {
     "kernels": "the same experiment, but dropout masks and rounding differ from those of an uninterrupted run",
-    "threads": "the same experiment, but sums are added up in another order, so it is not equal to the last bit",
+    "threads": "the same experiment, but sums are accumulated in another order, so the result is not bit-identical",
 }
 
 
 class Checkpoints(AfterMetrics):
-    """Saves at each epoch's end, and in between as `every` says, all that going on to the last bit needs.
+    """Saves all that a bit-identical resume needs, at each epoch's end and in between as often as `every` demands.
 
-    In mid-epoch it saves between two optimizer steps alone, where no gradient is half accumulated and no validation is
-    due, and only where module and data are ours: a user's own may not know where in an epoch they stand. At the same
-    boundaries it hears of a signal to stop, on whichever rank: it saves, and raises what the signal means.
+    In mid-epoch it saves only between two optimizer steps, where no gradient is half accumulated and no validation is
+    due, and only where module and data are ours: a user's own may not know their position in an epoch. At the same
+    boundaries it reacts to a stop signal that any rank received: it saves, and raises the signal's exception.
 
-    Where the disk is full it says so, keeps the last good checkpoint, and training goes on. The checkpoint of the last
-    epoch is then kept in memory, for `RunFolder.save`: without it the run has failed. Weights that are not
-    finite are never saved. `best` is the epoch of the greatest `val/top1` among those whose end was validated, the
+    Where the disk is full it logs an error, keeps the last good checkpoint, and training continues. The checkpoint of
+    the last epoch is then kept in memory, for `RunFolder.save`: without it the run has failed. Weights that are not
+    finite are never saved. `best` is the epoch with the greatest `val/top1` among those whose end was validated, the
     later of equals; without validation there is none. `epoch` is the last epoch that ended, whether or not it could be
     saved.
     """
@@ -79,27 +79,27 @@ class Checkpoints(AfterMetrics):
         self.best_epoch: int | None = None
         self.epoch = 0
         self.saving_seconds = 0.0
-        self._saved: str | None = None  # what `last` is of
+        self._saved: str | None = None  # the step or epoch of `last`
         self._saved_step = 0
         self._saved_at = self._started = time.monotonic()
         self._seconds_before = 0.0
         self._stopped_early: str | None = None
-        self._ended: int | None = None  # the epoch at whose end the checkpoint that is being saved is saved
+        self._ended: int | None = None  # the epoch that has just ended, while its checkpoint is being saved
         self._agreement = Agreement()
         self._in_mid_epoch = True
         self._between_epochs = self._just_saved = self._warned = False
 
     def file(self, name: str) -> Path:
-        """Where the checkpoint `name` (last, previous, best) lies."""
+        """Returns the file of the checkpoint `name` (last, previous, best)."""
         return checkpoint_file(self.folder.path, name)
 
     @property
     def seconds(self) -> float:
-        """Since the training began, in all attempts together, as far as they were saved."""
+        """Seconds of training, of all attempts together, as far as they were saved."""
         return self._seconds_before + time.monotonic() - self._started
 
     def stopped_early(self, trainer: pl.Trainer) -> str | None:
-        """Why early stopping ended the training, in this attempt or in one before."""
+        """Returns why early stopping ended the training, in this attempt or an earlier one."""
         for callback in trainer.early_stopping_callbacks:
             reason = getattr(callback, "stopping_reason_message", None)
             if reason:
@@ -137,26 +137,26 @@ class Checkpoints(AfterMetrics):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        standing = checkpoint.get(RUN_STATE, {})
-        # or a training that early stopping has ended would go on for an epoch; whether `trainer.max_time` ends it,
-        # Lightning's Timer finds again, as that may have become longer
-        self._stopped_early = standing.get("stopped_early")
+        state = checkpoint.get(RUN_STATE, {})
+        # Without this, training that early stopping had ended would continue for an epoch. Lightning's Timer decides
+        # again whether `trainer.max_time` is over, since that may have become longer.
+        self._stopped_early = state.get("stopped_early")
         by_time = TIMER in checkpoint.get("callbacks", {}) and self._stopped_early is None
-        trainer.should_stop = standing.get("should_stop", False) and not by_time
-        if standing.get("ranks", trainer.world_size) != trainer.world_size:
+        trainer.should_stop = state.get("should_stop", False) and not by_time
+        if state.get("ranks", trainer.world_size) != trainer.world_size:
             log.warning(
-                f"saved by {standing['ranks']} processes, gone on with by {trainer.world_size}: the same experiment, "
-                "but sums are added up in another order, so it is not equal to the last bit"
+                f"the checkpoint was saved by {state['ranks']} processes and is resumed by {trainer.world_size}: the "
+                "same experiment, but sums are accumulated in another order, so the result is not bit-identical"
             )
-        for key, what in CONDITIONS.items():
-            now, then = self.conditions.get(key), standing.get(key)
+        for key, effect in RESUME_CONDITIONS.items():
+            now, then = self.conditions.get(key), state.get(key)
             if None not in (now, then) and str(now).partition(":")[0] != str(then).partition(":")[0]:
-                log.warning(f"{key}: {then} when the checkpoint was saved, {now} now: {what}")
-        if "random" in standing:  # what a data module of the user's draws from; ours draws from the seed alone
-            torch.set_rng_state(standing["random"].cpu())
+                log.warning(f"{key}: {then} when the checkpoint was saved, {now} now: {effect}")
+        if "random" in state:  # a user's data module draws from it; ours draws from the seed alone
+            torch.set_rng_state(state["random"].cpu())
         self._saved_step = int(checkpoint[STEP])
         self._saved = f"step {self._saved_step}"
-        self._between_epochs = standing.get("between_epochs", False)
+        self._between_epochs = state.get("between_epochs", False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._started = time.monotonic()
@@ -164,14 +164,14 @@ class Checkpoints(AfterMetrics):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         if self._between_epochs:
-            # where a number of steps ends the training, Lightning would take the epoch that begins for one cut off
+            # Where a number of steps ends the training, Lightning would treat the epoch that begins as interrupted.
             trainer.fit_loop.epoch_loop.restarting = False
             self._between_epochs = False
         ours = trainer.global_step
-        greatest, least = self._agreement.now(trainer, ours, -ours)
-        if greatest != -least:  # of disks that do not show all ranks the same, or not yet
-            stand = f"the ranks stand at different steps, {-least} to {greatest}"
-            raise UserError(f"{self.folder.path}: {stand}; resume again")
+        greatest, least = self._agreement.ask_now(trainer, ours, -ours)
+        if greatest != -least:  # a network file system may show the ranks different checkpoints for a while
+            steps = f"the ranks are at different steps ({-least} to {greatest})"
+            raise UserError(f"{self.folder.path}: {steps}; resume again")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._in_mid_epoch = isinstance(pl_module, AlexNetModule) and isinstance(data, ImageData)
 
@@ -181,30 +181,30 @@ class Checkpoints(AfterMetrics):
         if self._in_mid_epoch and not _is_boundary(trainer):
             return
         signal_number, due = self._agreement.ask(trainer, int(signals.stop_signal() or 0), int(self._is_due(trainer)))
-        # of several ranks the answer is a step old: one that was asked before a save says of it nothing
+        # With several ranks the answer is one step old: it was sent before the last save and does not count again.
         due, self._just_saved = due and not self._just_saved, False
         if self._in_mid_epoch and (signal_number or due):
             # raises where a loss since the last save is not a number
             self.recorder.read_steps(trainer)
-            self._save_or_say(trainer, improved=False, what=f"step {trainer.global_step}")
+            self._save_or_log(trainer, improved=False, what=f"step {trainer.global_step}")
             self._just_saved = trainer.world_size > 1
         if signal_number:
             raise signals.stop_error(Signals(signal_number))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch = trainer.current_epoch + 1
-        value = self._validated(trainer)
+        value = self._end_metric(trainer)
         before = self.best, self.best_epoch
-        # of equals the later: few validation images cannot rank epochs, and more training rarely harms
+        # The later of equals: few validation images cannot rank epochs, and more training rarely harms.
         improved = value is not None and (self.best is None or value >= self.best)
-        if improved:  # before saving: the checkpoint knows of itself that it is the best
+        if improved:  # before saving, so that the checkpoint itself records that it is the best
             self.best, self.best_epoch = value, self.epoch
-        signal_number, _ = self._agreement.now(trainer, int(signals.stop_signal() or 0), 0)
-        passed_over = self.every.unit is Unit.epochs and self.epoch % self.every.count != 0
-        if improved or signal_number or not passed_over or _is_last_epoch(trainer):
+        signal_number, _ = self._agreement.ask_now(trainer, int(signals.stop_signal() or 0), 0)
+        skipped = self.every.unit is Unit.epochs and self.epoch % self.every.count != 0
+        if improved or signal_number or not skipped or _is_last_epoch(trainer):
             self._ended = self.epoch
             try:
-                saved = self._save_or_say(trainer, improved, f"epoch {self.epoch}")
+                saved = self._save_or_log(trainer, improved, f"epoch {self.epoch}")
                 if not saved and _is_last_epoch(trainer) and self._keeps_last:
                     self._save_later(trainer)
             finally:
@@ -214,9 +214,9 @@ class Checkpoints(AfterMetrics):
         if signal_number:
             raise signals.stop_error(Signals(signal_number))
 
-    def _validated(self, trainer: pl.Trainer) -> float | None:
-        """`MONITOR` of the network as it is now, at the epoch's end; None where that was not validated."""
-        value = self.recorder.by_epoch[self.epoch].get(MONITOR)
+    def _end_metric(self, trainer: pl.Trainer) -> float | None:
+        """Returns `BEST_METRIC` at the epoch's end; None where these weights were not validated."""
+        value = self.recorder.by_epoch[self.epoch].get(BEST_METRIC)
         at = self.recorder.validated_at
         if value is None or at == trainer.global_step:
             return value
@@ -224,7 +224,7 @@ class Checkpoints(AfterMetrics):
             self._warned = True
             log.warning(
                 f"epoch {self.epoch} was validated at step {at}, before its end at step {trainer.global_step}: its "
-                "checkpoint cannot become the best; write a trainer.val_check_interval that divides the epoch"
+                "checkpoint cannot become `best`; write a trainer.val_check_interval that divides the epoch"
             )
         return None
 
@@ -233,32 +233,35 @@ class Checkpoints(AfterMetrics):
             return trainer.global_step - self._saved_step >= self.every.count
         return self.every.unit is Unit.seconds and time.monotonic() - self._saved_at >= self.every.count
 
-    def _save_or_say(self, trainer: pl.Trainer, improved: bool, what: str) -> bool:
-        """Saves, and tells where that could not be done; whether it could, on every rank alike."""
+    def _save_or_log(self, trainer: pl.Trainer, improved: bool, what: str) -> bool:
+        """Saves, and logs an error where that failed; returns whether it succeeded, the same on every rank."""
         begun = time.monotonic()
         _refuse_not_finite(trainer)
         failure = self._save(trainer, improved)
-        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step  # also where it failed: not every step
+        self._saved_at, self._saved_step = (
+            time.monotonic(),
+            trainer.global_step,
+        )  # also after a failure, so that not every step tries
         self.saving_seconds += self._saved_at - begun
         failed = bool(trainer.strategy.broadcast(failure is not None))
         if failure is not None:
-            kept = f"that of {self._saved} is kept" if self._saved else "there is none yet"
-            log.error(f"cannot save the checkpoint of {what}: {failure}; {kept}; training goes on")
+            kept = f"the checkpoint of {self._saved} is kept" if self._saved else "no checkpoint has been saved yet"
+            log.error(f"cannot save the checkpoint of {what}: {failure}; {kept}; training continues")
         if not failed:
             self._saved = what
         return not failed
 
     @property
     def _keeps_last(self) -> bool:
-        """Whether `last` is among what stays once the run is done."""
+        """Whether `last` stays in the folder once the run is done."""
         return self.keep is Keep.all or (self.keep is Keep.best and not self.file("best").exists())
 
     def _save_later(self, trainer: pl.Trainer) -> None:
-        """Has the folder save what could not be saved, when it can. A collective, as saving is."""
+        """Lets the folder save the checkpoint later, when the disk has room. A collective, like saving."""
         content = trainer._checkpoint_connector.dump_checkpoint()
         if not trainer.is_global_zero:
             return
-        kept = copy.deepcopy(content)  # the weights are tested, and may be replaced by those of the best
+        kept = copy.deepcopy(content)  # testing may replace the weights by those of the best epoch
 
         def write() -> None:
             fresh = self.file(UNFINISHED)
@@ -271,8 +274,8 @@ class Checkpoints(AfterMetrics):
         self.folder.save("checkpoints/last.ckpt", write)
 
     def _save(self, trainer: pl.Trainer, improved: bool) -> str | None:
-        """Saves, on rank 0; returns why it could not."""
-        # rows that still wait for room would be missing, if the run were killed and gone on with from here
+        """Saves, on rank 0; returns the reason where it failed."""
+        # Rows that still wait for room would be missing if the run were killed and resumed from this checkpoint.
         unwritten = self.folder.settle() if trainer.is_global_zero else None
         unwritten = trainer.strategy.broadcast(unwritten)
         if unwritten:
@@ -281,7 +284,7 @@ class Checkpoints(AfterMetrics):
         try:
             trainer.save_checkpoint(fresh)
         except NotSavedError as error:
-            trainer.strategy.barrier()  # the one that saving did not come to: the other ranks wait in it
+            trainer.strategy.barrier()  # the other ranks wait in the barrier that the failed save did not reach
             return str(error)
         if not trainer.is_global_zero:
             return None
@@ -296,22 +299,22 @@ class Checkpoints(AfterMetrics):
         return None
 
     def _rotate(self, fresh: Path, improved: bool) -> None:
-        """Gives `fresh` its names. At every moment `last` is a whole checkpoint, from the first one on.
+        """Gives `fresh` its names. From the first save on, `last` is an intact checkpoint at every moment.
 
-        best first: a crash or a full disk on the way leaves names that are behind, never one that promises too much.
+        `best` is first: a crash or a full disk in between leaves names of older checkpoints, never a wrong `best`.
         """
         digest = checksum.digest(fresh)
         if improved:
-            _name(fresh, self.file("best"), digest)
+            _link_checkpoint(fresh, self.file("best"), digest)
         last = self.file("last")
         if last.exists():
-            _name(last, self.file("previous"), checksum.read(last))
-        _name(fresh, last, digest)
+            _link_checkpoint(last, self.file("previous"), checksum.read(last))
+        _link_checkpoint(fresh, last, digest)
 
     def finish(self) -> None:
-        """Removes what `checkpoint.keep` does not keep, once the run is done and tested."""
+        """Removes the checkpoints that `checkpoint.keep` does not keep, once the run is done and tested."""
         drop = ["previous"]
-        if not self._keeps_last:  # without validation the last is the best there is
+        if not self._keeps_last:  # without validation, `last` takes the place of `best`
             drop += ["last", "best"] if self.keep is Keep.none else ["last"]
         for name in drop:
             checksum.checksum_file(self.file(name)).unlink(missing_ok=True)
@@ -319,9 +322,10 @@ class Checkpoints(AfterMetrics):
 
 
 def _is_boundary(trainer: pl.Trainer) -> bool:
-    """Whether, behind this batch, a checkpoint holds all there is of the run: what Lightning keeps nowhere is empty.
+    """Returns whether a checkpoint after this batch is complete: no accumulated gradients, no validation due.
 
-    Behind an epoch's last batch, or before a validation in mid-epoch, Lightning would go on after that validation.
+    From a checkpoint after an epoch's last batch, or before a validation in mid-epoch, Lightning would resume after
+    that validation.
     """
     loop = trainer.fit_loop.epoch_loop
     fetcher = trainer.fit_loop._data_fetcher
@@ -338,17 +342,17 @@ def _is_last_epoch(trainer: pl.Trainer) -> bool:
 
 
 def _refuse_not_finite(trainer: pl.Trainer) -> None:
-    """Raises NotFiniteError, on every rank, where a weight of any is not finite: nobody could go on from that."""
+    """Raises NotFiniteError on every rank where a weight of any rank is not finite: such a run cannot be resumed."""
     finite = all(bool(torch.isfinite(each).all()) for each in trainer.lightning_module.parameters())
     if not trainer.strategy.reduce_boolean_decision(finite):
-        raise NotFiniteError(f"a weight is not a number after step {trainer.global_step}; {NOT_FINITE_ADVICE}")
+        raise NotFiniteError(f"a weight is not finite after step {trainer.global_step}; {NOT_FINITE_ADVICE}")
 
 
-def _name(source: Path, target: Path, digest: str | None) -> None:
+def _link_checkpoint(source: Path, target: Path, digest: str | None) -> None:
     """Makes `target` a second name of `source`'s content: a hard link where the file system has them, else a copy.
 
-    The old checksum goes first and the new one comes last, so that none ever lies beside another file than its own: a
-    crash in between leaves a file unchecked, never a good one that looks damaged.
+    The old checksum is removed first and the new one written last, so that a checksum is never beside another file
+    than its own: a crash in between leaves an unchecked file, never an intact one that looks damaged.
     """
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)

@@ -94,7 +94,7 @@ def _is_disk(error: Exception) -> bool:
 def disk_reason(error: BaseException) -> str:
     """Returns why a file could not be written, in the system's words where it has some."""
     cause = error if isinstance(error, OSError) else error.__context__
-    return cause.strerror if isinstance(cause, OSError) and cause.strerror else "the disk took only a part of it"
+    return cause.strerror if isinstance(cause, OSError) and cause.strerror else "only a part was written"
 
 
 def new_card(model: Mapping[str, Any], classes: list[Any], input_size: int | None, in_channels: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What our loggers have beyond Lightning's: where they stand, and an end that tells how the run ended."""
+"""Provides the interface of loggers that resume a run and report how it ended."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Mapping
 
 from alexnet_exp.runs.status import Ending
 
-ROW = "seconds"  # the column that the row of every epoch has: by it a tracker knows which rows have arrived
+EPOCH_KEY = "seconds"  # a column of every epoch's row, by which a tracker knows which rows it has received
 
 
-class Closing(ABC):
-    """A logger that is closed by us, once, when all of the run has ended; Lightning closes as training does."""
+class ClosableLogger(ABC):
+    """A logger that the run closes once, after the test; Lightning already finalizes loggers after training."""
 
     @abstractmethod
     def close(self, ending: Ending, metrics: Mapping[str, float], step: int) -> None:
-        """Takes the final metrics, of the step `step`, and the ending."""
+        """Logs the final metrics at `step` and how the run ended, and closes the logger."""
 
 
-class Tracker(Closing):
-    """A logger of a run that may have been cut off. logged: the step of the last row that it had when it was opened."""
+class Tracker(ClosableLogger):
+    """A logger of a run that may be resumed. logged: the step of the last row that it had when it was opened."""
 
     logged: int | None = None
 
     def abandon(self) -> None:
-        """Lets go of what it holds, files and threads, after a failure; another is opened in its place."""
+        """Releases files and threads after a failure; another tracker is opened in its place."""

@@ -1,4 +1,4 @@
-"""TensorBoard: the curves, and one row a run in its table of hyperparameters (HParams), however the run ended."""
+"""Provides the TensorBoard logger: curves, and one row per run in the table of hyperparameters (HParams)."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_exp.atomic import atomic_write
 from alexnet_exp.runs.status import Ending, Status
-from alexnet_exp.training.loggers.base import ROW, Tracker
-from alexnet_exp.training.loggers.naming import as_typed, final
+from alexnet_exp.training.loggers.base import EPOCH_KEY, Tracker
+from alexnet_exp.training.loggers.naming import as_typed, final_metrics
 
-NOTE = "tensorboard.json"  # in the run's folder: where its events are
-EVENTS = "events.out.tfevents.*"
-ASIDE = "earlier"  # in place of the word by which TensorBoard knows a file of its own
+NOTE_FILE = "tensorboard.json"  # in the run folder: the folder of its events
+EVENTS_PATTERN = "events.out.tfevents.*"
+EARLIER_NAME = "earlier"  # replaces the part of a file's name by which TensorBoard recognizes its files
 
 
 class HParamsLogger(TensorBoardLogger, Tracker):
     """Writes the row's settings at the start and its status at the end.
 
-    It writes no list of columns, as Lightning's does into each run: TensorBoard takes the first list that it finds for
-    all runs, so that one run which failed before its first metric would hide the metrics of all others. Without any,
-    it makes the columns from what all the runs have, and puts first the settings that differ.
+    It writes no list of columns, as Lightning does for each run: TensorBoard uses the first list that it finds for all
+    runs, so that one run which failed before its first metric would hide the metrics of all others. Without a list, it
+    builds the columns from all runs, and puts first the settings that differ.
     """
 
     def log_hyperparams(  # type: ignore[override]
         self, params: dict[str, Any], metrics: dict[str, Any] | None = None, step: int | None = None
     ) -> None:
-        """The row, with the settings under the names they have in the configuration."""
+        """Writes the row, with the settings under their names in the configuration."""
         super().log_hyperparams(params)  # for hparams.yaml
         row = SessionStartInfo(start_time_secs=time())
         for key, value in params.items():
@@ -57,11 +57,11 @@ class HParamsLogger(TensorBoardLogger, Tracker):
         self._write(SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=row))
 
     def finalize(self, status: str) -> None:
-        """Nothing yet: Lightning calls it as training ends, but the test's metrics are still to come."""
+        """Does nothing: Lightning calls it after training, before the metrics of the test are known."""
 
     def close(self, ending: Ending, metrics: Mapping[str, float], step: int) -> None:
         """Adds the final metrics and the status to the row, and closes the file."""
-        self.log_metrics(final(metrics), step)
+        self.log_metrics(final_metrics(metrics), step)
         end = SessionEndInfo(
             status=STATUS_SUCCESS if ending.status == Status.DONE else STATUS_FAILURE, end_time_secs=time()
         )
@@ -70,9 +70,9 @@ class HParamsLogger(TensorBoardLogger, Tracker):
         self.experiment.close()
 
     def abandon(self) -> None:
-        """Its writer is a thread with an open file."""
+        """Closes the writer, a thread with an open file."""
         if self._experiment is not None:
-            with suppress(Exception):  # it has failed before
+            with suppress(Exception):  # the failure has been reported
                 self._experiment.close()
 
     def _write(self, tag: str, data: HParamsPluginData) -> None:
@@ -83,40 +83,39 @@ class HParamsLogger(TensorBoardLogger, Tracker):
 
 
 def start(folder: Path | None, run: Path) -> HParamsLogger:
-    """In the run's folder; where a folder of several runs is given, under the run's name in it.
+    """Returns the logger, which writes to the run folder, or under the run's name in the given folder of several runs.
 
-    Where this run wrote there before it was cut off, it goes on: its row of hyperparameters is written anew, once.
-    What an earlier attempt has written, which was set aside, is renamed, so that TensorBoard passes over it: a run is
-    one row.
+    A resumed run continues its files; its row of hyperparameters is replaced. Files of an earlier attempt, which was
+    set aside, are renamed so that TensorBoard ignores them: a run is one row.
     """
     if folder is None:
         logger = HParamsLogger(run, name="", version="tensorboard", default_hp_metric=False)
     else:
         logger = HParamsLogger(folder, name=run.parent.name, version=run.name, default_hp_metric=False)
-    place, note = Path(logger.log_dir), run / NOTE
-    goes_on = _noted(note) == str(place.resolve())
-    if goes_on:
-        steps = [_without_row(file) for file in sorted(place.glob(EVENTS))]
+    place, note = Path(logger.log_dir), run / NOTE_FILE
+    resumed = _read_note(note) == str(place.resolve())
+    if resumed:
+        steps = [_remove_row(file) for file in sorted(place.glob(EVENTS_PATTERN))]
         logger.logged = max((step for step in steps if step is not None), default=None)
-    for earlier in [*([] if goes_on else [place]), *run.glob("earlier/*/tensorboard")]:
-        for file in earlier.glob(EVENTS):
-            file.rename(file.with_name(file.name.replace("tfevents", ASIDE)))
+    for earlier in [*([] if resumed else [place]), *run.glob("earlier/*/tensorboard")]:
+        for file in earlier.glob(EVENTS_PATTERN):
+            file.rename(file.with_name(file.name.replace("tfevents", EARLIER_NAME)))
     with atomic_write(note) as written:
         written.write((json.dumps({"dir": str(place.resolve())}) + "\n").encode())
     return logger
 
 
-def _noted(note: Path) -> str | None:
+def _read_note(note: Path) -> str | None:
     try:
         return str(json.loads(note.read_text(encoding="utf-8"))["dir"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _without_row(file: Path) -> int | None:
-    """Takes the row of hyperparameters out of a file of events, and returns the step of its last row of metrics.
+def _remove_row(file: Path) -> int | None:
+    """Removes the row of hyperparameters from a file of events, and returns the step of its last row of metrics.
 
-    TensorBoard believes the first row that it finds of a run, which says how that ended before it went on.
+    TensorBoard uses the first row that it finds of a run, which has the status before the run was resumed.
     """
     kept, dropped, last = [], False, None
     for content in RawEventFileLoader(str(file)).Load():
@@ -126,7 +125,7 @@ def _without_row(file: Path) -> int | None:
             dropped = True
             continue
         kept.append(content)
-        if ROW in tags:
+        if EPOCH_KEY in tags:
             last = event.step
     if dropped:
         with atomic_write(file) as written:

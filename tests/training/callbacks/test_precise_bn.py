@@ -11,7 +11,7 @@ from torch import nn
 
 from alexnet_exp.inference.classifier import load
 from alexnet_exp.runs.folder import METRICS_COLUMNS
-from alexnet_exp.training.callbacks.precise_bn import measured_anew
+from alexnet_exp.training.callbacks.precise_bn import reset_statistics
 from tests.conftest import Run, opened_data
 
 TrainRun = Callable[..., Run]
@@ -69,7 +69,7 @@ def test_everything_is_put_back_also_after_an_error() -> None:
     norm = nn.BatchNorm2d(3, momentum=0.3)
     norm(torch.randn(4, 3, 2, 2))
     before = {key: value.clone() for key, value in norm.state_dict().items()}
-    with pytest.raises(RuntimeError), measured_anew(norm):  # noqa: PT012
+    with pytest.raises(RuntimeError), reset_statistics(norm):  # noqa: PT012
         norm(torch.randn(4, 3, 2, 2))
         norm(torch.randn(4, 99, 2, 2))  # of another network
     assert norm.momentum == 0.3

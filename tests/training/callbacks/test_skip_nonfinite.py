@@ -66,8 +66,8 @@ def test_a_step_that_is_left_out_changes_nothing(optim: str, train_run: TrainRun
     losses = [math.isnan(loss) for loss in run.losses]
     assert losses == [False, False, True, False, True, False]
     assert all(math.isfinite(row["train/loss"] or 0) for row in run.metrics)
-    assert "step 3: its gradients are no numbers; it is left out (1 so far)" in run.log
-    assert "step 5: its gradients are no numbers; it is left out (2 so far)" in run.log
+    assert "step 3: non-finite gradients; step skipped (1 so far)" in run.log
+    assert "step 5: non-finite gradients; step skipped (2 so far)" in run.log
 
 
 def test_of_batches_that_make_one_step_none_remains(train_run: TrainRun, poisoned: Any) -> None:
@@ -84,12 +84,12 @@ def test_of_batches_that_make_one_step_none_remains(train_run: TrainRun, poisone
 def test_it_gives_up_where_no_number_comes_any_more(
     train_run: TrainRun, poisoned: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(skip_nonfinite, "MOST_IN_A_ROW", 3)
+    monkeypatch.setattr(skip_nonfinite, "MOST_CONSECUTIVE_SKIPS", 3)
     poisoned(set(range(1, 100)))
     run = train_run("run", "trainer.on_nan=skip", "trainer.max_epochs=9")
     assert run.code == 1
     assert run.result["status"] == "failed"
-    assert "the gradients of 3 steps in a row are no numbers" in run.result["error"]
+    assert "non-finite gradients in 3 consecutive steps" in run.result["error"]
 
 
 @pytest.mark.parametrize("every", ["1 steps", "1 epoch"])

@@ -150,7 +150,10 @@ def test_a_full_disk_is_said_and_the_run_goes_on_and_has_failed(
         run = train_run("run")
     assert (run.code, run.result["status"]) == (1, "failed"), run.log
     assert run.result["error"] == f"{run.path}: checkpoints/last.ckpt cannot be written (File too large)"
-    assert "cannot save the checkpoint of epoch 1: File too large; there is none yet; training goes on" in run.log
+    assert (
+        "cannot save the checkpoint of epoch 1: File too large; no checkpoint has been saved yet; training continues"
+        in run.log
+    )
     assert names(run) == []
     assert (run.result["tested"], run.result["best_epoch"]) == ("last", None)
     assert "last checkpoint, epoch 2" in run.log
@@ -172,7 +175,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_one(
     assert (run.code, run.result["status"]) == (1, "failed"), run.log
     assert "checkpoints/last.ckpt cannot be written" in run.result["error"]
     assert "cannot save the checkpoint of epoch 2: " in run.log
-    assert "that of epoch 1 is kept" in run.log
+    assert "the checkpoint of epoch 1 is kept" in run.log
     assert run.checkpoint("last")["global_step"] == 3
     assert run.result["best_epoch"] == 1, "the best one is the best that there is a file of"
     assert names(run) == ["best.ckpt", "best.ckpt.sha256", "last.ckpt", "last.ckpt.sha256"]

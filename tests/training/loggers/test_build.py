@@ -162,7 +162,7 @@ def test_wandb_without_a_user_goes_on_offline(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("NETRC", str(tmp_path / "no-such-file"))
     run = train_into(tmp_path / "run", "logger=wandb", "logger.wandb.offline=false")
     assert (run.code, run.result["status"]) == (0, "done")
-    assert "the run goes on offline there, and is sent later by: wandb sync " in run.log
+    assert "the W&B run is offline, upload it later with: wandb sync " in run.log
     assert _of_wandb(run.path).history["trainer/global_step"] == [3, 6, 6]  # the last is of the test
 
 

@@ -19,9 +19,9 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.training.loggers import guard
-from alexnet_exp.training.loggers.base import ROW
+from alexnet_exp.training.loggers.base import EPOCH_KEY
 from alexnet_exp.training.loggers.build import build_loggers
-from alexnet_exp.training.loggers.guard import Guarded
+from alexnet_exp.training.loggers.guard import GuardedLogger
 from tests.conftest import Run
 
 TrainRun = Callable[..., Run]
@@ -30,8 +30,8 @@ DONE = Ending("done", 0)
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "PAUSE", 0.02)
-    monkeypatch.setattr(guard, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(guard, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(guard, "MOST_RETRY_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ class Board:
             raise self.broken
 
 
-def started(board: Board, run: Path, server: bool = False) -> Guarded:
-    logger = Guarded("board", board.open, run, {"seed": 1}, server)  # type: ignore[arg-type]
+def started(board: Board, run: Path, server: bool = False) -> GuardedLogger:
+    logger = GuardedLogger("board", board.open, run, {"seed": 1}, server)  # type: ignore[arg-type]
     logger.begin()
     return logger
 
@@ -122,7 +122,7 @@ def test_all_arrives_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     logger = started(board, tmp_path)
     assert logger.experiment == "the board"
     for step in range(100):
-        logger.log_metrics({ROW: 1.0}, step)
+        logger.log_metrics({EPOCH_KEY: 1.0}, step)
     logger.close(DONE, {}, 100)
     assert (steps_of(board), board.params, board.ending) == (list(range(100)), {"seed": 1}, DONE)
     assert said(caplog) == []
@@ -131,21 +131,21 @@ def test_all_arrives_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_one_that_fails_and_works_again_has_all_of_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     board = Board()
     logger = started(board, tmp_path)
-    logger.log_metrics({ROW: 1.0}, 1)
+    logger.log_metrics({EPOCH_KEY: 1.0}, 1)
     until(lambda: steps_of(board) == [1])
     board.broken = ConnectionError("connection refused\nand much more")
     for step in (2, 3):
-        logger.log_metrics({ROW: 1.0}, step)
+        logger.log_metrics({EPOCH_KEY: 1.0}, step)
     until(lambda: said(caplog))
     board.broken = None
-    logger.log_metrics({ROW: 1.0}, 4)
+    logger.log_metrics({EPOCH_KEY: 1.0}, 4)
     logger.close(DONE, {}, 4)
     assert (steps_of(board), board.ending) == ([1, 2, 3, 4], DONE)
     assert (board.opened, board.abandoned) == (2, 1)
     assert said(caplog) == [
-        "logger=board: lost from step 2 on: connection refused; the run goes on, metrics.csv has all of it, and what "
-        "is missing there is sent when it works again",
-        "logger=board: works again, nothing is missing there",
+        "logger=board: connection lost at step 2: connection refused; training continues, metrics.csv is complete, "
+        "and the backlog is sent after reconnecting",
+        "logger=board: reconnected; backlog delivered",
     ]
 
 
@@ -156,13 +156,13 @@ def test_one_that_is_never_there_is_told_at_the_start_and_at_the_end(
     board.broken = ConnectionError("connection refused")
     logger = started(board, tmp_path)
     logger.experiment.add_scalar("anything", 1)  # does nothing
-    logger.log_metrics({ROW: 1.0}, 1)
+    logger.log_metrics({EPOCH_KEY: 1.0}, 1)
     logger.close(DONE, {}, 1)
     first, last = said(caplog)
-    assert first.startswith("logger=board: lost: connection refused; the run goes on")
+    assert first.startswith("logger=board: connection lost: connection refused; training continues")
     assert last == (
-        "logger=board: was not told how the run ended, nor 1 of its rows: connection refused; metrics.csv and "
-        "result.json have it all"
+        "logger=board: final status and 1 row were not sent: connection refused; metrics.csv and "
+        "result.json are complete"
     )
 
 
@@ -170,7 +170,7 @@ def test_one_that_is_never_there_is_told_at_the_start_and_at_the_end(
 def test_one_that_hangs_does_not_hold_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hangs: str
 ) -> None:
-    for name in ("START", "END", "END_LOST"):
+    for name in ("START_SECONDS", "END_SECONDS", "LOST_END_SECONDS"):
         monkeypatch.setattr(guard, name, 0.05)
     board = Board()
     if hangs == "at the start":
@@ -178,12 +178,12 @@ def test_one_that_hangs_does_not_hold_the_run(
     logger = started(board, tmp_path, server=True)
     board.answers.clear()
     for step in range(10):
-        logger.log_metrics({ROW: 1.0}, step)
+        logger.log_metrics({EPOCH_KEY: 1.0}, step)
     logger.close(DONE, {}, 10)  # comes back, though nothing has answered yet
     assert board.ending is None
     *lost, last = [line.partition(";")[0] for line in said(caplog)]
-    assert lost == (["logger=board: lost: it has not answered within 0.05 s"] if hangs == "at the start" else [])
-    assert last == "logger=board: was not told how the run ended, nor 10 of its rows: it does not answer"
+    assert lost == (["logger=board: connection lost: no answer within 0.05 s"] if hangs == "at the start" else [])
+    assert last == "logger=board: final status and 10 rows were not sent: no answer"
     board.answers.set()
 
 
@@ -196,7 +196,7 @@ def test_a_row_that_is_refused_does_not_keep_the_others(tmp_path: Path, caplog: 
     until(lambda: steps_of(board) == [1, 3])
     logger.close(DONE, {}, 3)
     assert board.ending == DONE
-    assert "logger=board: did not take the row of step 2: no room for step 2" in said(caplog)
+    assert "logger=board: the row of step 2 was not accepted: no room for step 2" in said(caplog)
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
@@ -211,12 +211,12 @@ def recorded(path: Path, *steps: int) -> RunFolder:
     folder = RunFolder(path)
     folder.begin({}, {})
     for epoch, step in enumerate(steps, start=1):
-        folder.append_metrics({"epoch": epoch, "step": step, "lr": 0.1, "val/top1": step / 100, ROW: 1.5})
+        folder.append_metrics({"epoch": epoch, "step": step, "lr": 0.1, "val/top1": step / 100, EPOCH_KEY: 1.5})
     return folder
 
 
 def row(step: int) -> dict[str, float]:
-    return {"lr": 0.1, "val/top1": step / 100, ROW: 1.5}
+    return {"lr": 0.1, "val/top1": step / 100, EPOCH_KEY: 1.5}
 
 
 def test_a_run_that_goes_on_has_every_row_once(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_tensorboard_goes_on_in_its_folder(tmp_path: Path, elsewhere: bool) -> N
     run = recorded(tmp_path / "train" / "run", 3, 6)
     with pytest.raises(KeyboardInterrupt), build_loggers(config, run.path, {"seed": 1, "trainer.max_epochs": 2}):
         raise KeyboardInterrupt
-    run.append_metrics({"epoch": 3, "step": 9, "lr": 0.1, "val/top1": 0.09, ROW: 1.5})
+    run.append_metrics({"epoch": 3, "step": 9, "lr": 0.1, "val/top1": 0.09, EPOCH_KEY: 1.5})
     with build_loggers(config, run.path, {"seed": 1, "trainer.max_epochs": 4}) as reports:
         for step in (6, 9, 12):
             reports.loggers[0].log_metrics(row(step), step)
@@ -281,9 +281,9 @@ def test_a_tensorboard_folder_that_cannot_be_written_is_a_warning(train_run: Tra
     run = train_run("run", "logger=tensorboard", f"logger.tensorboard.dir={tmp_path / 'board'}")
     assert (run.code, run.result["status"]) == (0, "done")
     lost, not_told = [line.split(" WARNING ")[1] for line in run.log.splitlines() if "logger=" in line]
-    assert lost.startswith("logger=tensorboard: lost: ")
+    assert lost.startswith("logger=tensorboard: connection lost: ")
     assert "Not a directory" in lost
-    assert not_told.startswith("logger=tensorboard: was not told how the run ended, nor 2 of its rows: ")
+    assert not_told.startswith("logger=tensorboard: final status and 2 rows were not sent: ")
 
 
 @pytest.mark.slow
@@ -292,7 +292,7 @@ def test_a_run_without_its_mlflow_server_is_done(
     train_run: TrainRun, monkeypatch: pytest.MonkeyPatch, environment: None, kind: str
 ) -> None:
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
-    monkeypatch.setattr(guard, "START", 0.5)
+    monkeypatch.setattr(guard, "START_SECONDS", 0.5)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if kind == "hangs":
@@ -302,8 +302,8 @@ def test_a_run_without_its_mlflow_server_is_done(
     assert (run.code, run.result["status"]) == (0, "done")
     assert len(run.metrics) == 2
     lost, not_told = [line.split(" WARNING ")[1] for line in run.log.splitlines() if "logger=" in line]
-    assert lost.startswith("logger=mlflow: lost: ")
-    assert not_told.startswith("logger=mlflow: was not told how the run ended, nor 2 of its rows: ")
+    assert lost.startswith("logger=mlflow: connection lost: ")
+    assert not_told.startswith("logger=mlflow: final status and 2 rows were not sent: ")
 
 
 class Server:
@@ -340,9 +340,9 @@ def test_an_mlflow_server_that_dies_and_comes_back_has_every_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
-    monkeypatch.setattr(guard, "START", 120.0)
-    monkeypatch.setattr(guard, "END", 120.0)
-    monkeypatch.setattr(guard, "END_LOST", 120.0)
+    monkeypatch.setattr(guard, "START_SECONDS", 120.0)
+    monkeypatch.setattr(guard, "END_SECONDS", 120.0)
+    monkeypatch.setattr(guard, "LOST_END_SECONDS", 120.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     server = Server(tmp_path)
@@ -361,10 +361,10 @@ def test_an_mlflow_server_that_dies_and_comes_back_has_every_row_once(
         until(lambda: history() == [(3, 0.03)])
         server.end()
         logger.log_metrics(row(6), 6)
-        until(lambda: [line for line in said(caplog) if "lost from step 6 on" in line])
+        until(lambda: [line for line in said(caplog) if "connection lost at step 6" in line])
         logger.log_metrics(row(9), 9)
         server.start()
-        until(lambda: "logger=mlflow: works again, nothing is missing there" in said(caplog))
+        until(lambda: "logger=mlflow: reconnected; backlog delivered" in said(caplog))
         logger.log_metrics(row(12), 12)
         reports.metrics = {"test/top1": 0.5}
     assert history() == [(step, step / 100) for step in (3, 6, 9, 12)]
@@ -393,7 +393,8 @@ def test_a_sweep_whose_mlflow_server_is_gone_ends_well(
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))  # and nobody listens
         noted = {"uri": f"http://127.0.0.1:{server.getsockname()[1]}", "run_id": "1"}
-        (tmp_path / mlflow_runs.FILE).write_text(json.dumps(noted))
-        mlflow_runs.settle(tmp_path)
+        (tmp_path / mlflow_runs.NOTE_FILE).write_text(json.dumps(noted))
+        mlflow_runs.close_sweep(tmp_path)
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"  # the user's own
-    assert [line[:53] for line in said(caplog)] == ["logger=mlflow: was not told how the sweep ended: API "]
+    (line,) = said(caplog)
+    assert line.startswith("logger=mlflow: final status of the sweep was not sent: API ")
