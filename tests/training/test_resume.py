@@ -382,12 +382,12 @@ def test_rates_that_were_are_not_with_changes(
         (
             "schedule.restarts=[1]",
             "schedule.restarts=[1]: would change the learning rates of the 2 epochs that have begun; "
-            "write [2], where the run was to end",
+            "write [2], the run's former end",
         ),
         (
             "schedule.restarts=[50%]",
             "schedule.restarts=[50%]: would change the learning rates of the 2 epochs that have begun; "
-            "write [2], where the run was to end",
+            "write [2], the run's former end",
         ),
         ("schedule.restarts=never", "schedule.restarts=never: must be"),
         ("=", "=: cannot be read; write key=value"),
@@ -684,7 +684,7 @@ def test_what_early_stopping_has_decided_stays_decided(tmp_path: Path, capsys: p
     assert main(["resume", str(run)]) == 0
     assert "for a larger patience start a new run" in capsys.readouterr().out
     assert main(["resume", str(run), "callbacks.early_stopping.patience=5"]) == 2
-    assert "would make it another experiment" in capsys.readouterr().err
+    assert "cannot be changed on resume (was 1)" in capsys.readouterr().err
 
 
 # Classes of the user's, which do not know where in an epoch they stand
