@@ -1,6 +1,6 @@
-"""The command line. `python -m alexnet_exp` trains; a first word chooses another command.
+"""Dispatches the command line: `python -m alexnet_exp` trains, and a first argument selects another command.
 
-Only what a command needs is imported: `--help` takes a tenth of a second, torch alone would take three.
+It imports only what a command needs: `--help` takes a tenth of a second, and torch alone would take three.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # until `main` listens: Ctrl-C ends the imports below without a traceback
+    # before `main` installs its handler, Ctrl-C ends the imports below without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import errno
@@ -27,23 +27,23 @@ from alexnet_exp.runs.status import ending_of
 from alexnet_exp.sanitize import escape_controls
 
 COMMANDS = {
-    "train": "one experiment, as the overrides say (this is the default)",
-    "check": "the same, composed, validated, built, and one batch of it: for CI",
-    "eval": "a run's own data and checkpoint again: RUN... [--views 1|9|10] [--split NAME] [--ckpt best|last|FILE]",
-    "predict": "the five most probable classes of images: RUN IMAGE... [--json]",
-    "summary": "a network's layers, parameters and multiply-adds beside the paper's: [overrides] [--json]",
-    "bench": "images/s, share of the machine's ceiling, data wait, time of each layer: [overrides] [--batch 32,64]",
-    "export": "a run's network as ONNX and safetensors: RUN [--format onnx|safetensors] [--out FOLDER]",
-    "compare": "runs side by side, which was better, and is it noise: PATH... [--baseline KEY=VALUE] [--html FILE]",
-    "runs": "the latest runs and how far they are; show RUN; diff A B",
-    "sweep": "the jobs of a sweep: work FOLDER; confirm FOLDER --top N --seeds N",
-    "resume": "goes on with a run or a sweep where it was stopped: PATH [trainer.max_epochs=N]",
-    "plot": "a run's curves, filters, predictions and nearest images as PNG: RUN [--only NAMES]; or: schedule",
+    "train": "train an experiment with the given overrides (the default command)",
+    "check": "compose, validate and build an experiment, and train one batch: for CI",
+    "eval": "evaluate the checkpoint of runs: RUN... [--views 1|9|10] [--split NAME] [--ckpt best|last|FILE]",
+    "predict": "print the five most probable classes of images: RUN IMAGE... [--json]",
+    "summary": "print the layers, parameters and multiply-adds of a network: [overrides] [--json]",
+    "bench": "measure images/s, share of peak FLOP/s, data wait, time of each layer: [overrides] [--batch 32,64]",
+    "export": "export the network of a run as ONNX and safetensors: RUN [--format onnx|safetensors] [--out FOLDER]",
+    "compare": "compare runs: which arm is better, by how much: PATH... [--baseline KEY=VALUE] [--html FILE]",
+    "runs": "list the latest runs and their progress; show RUN; diff A B",
+    "sweep": "run the jobs of a sweep: work FOLDER; confirm FOLDER --top N --seeds N",
+    "resume": "resume a run or a sweep: PATH [trainer.max_epochs=N]",
+    "plot": "draw curves, filters, predictions and nearest images of a run: RUN [--only NAMES]; or: schedule",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command line; returns the exit code: 0 well, 1 failed, 2 bad input, 75 terminated, 130 Ctrl-C."""
+    """Runs one command line and returns its `ExitCode`."""
     open_streams()
     with stop_on_signals():
         return _main(arguments)
@@ -57,7 +57,7 @@ def _main(arguments: list[str] | None) -> int:
         given = _take_allowed(given)
         for word in given:
             if "=" not in word and len(f"{word}.".splitlines()) > 1:
-                raise UserError(f"{word!r}: no run, file or command is named so")
+                raise UserError(f"{word!r}: no run, file or command has this name")
             if "=" in word and any("\ud800" <= letter <= "\udfff" for letter in word):
                 raise UserError(f"{word}: not UTF-8 text; in an ASCII locale set LC_ALL=C.UTF-8")
         if given[:1] == ["help"]:
@@ -109,7 +109,7 @@ def _check_working_directory() -> None:
 
 
 def _take_allowed(arguments: list[str]) -> list[str]:
-    """Takes `--allow PACKAGE` out of the arguments: packages whose classes a configuration may name."""
+    """Removes `--allow PACKAGE` from the arguments: packages whose classes a configuration may use."""
     rest, packages = [], []
     words = iter(arguments)
     for word in words:
@@ -129,7 +129,7 @@ def _take_allowed(arguments: list[str]) -> list[str]:
 
 
 def _is_stray(word: str) -> bool:
-    """Whether a first word is no override and no flag: then it was meant as a command."""
+    """Returns whether the first argument is neither an override nor a flag, and so is meant as a command."""
     return not word.startswith(("-", "+", "~")) and "=" not in word
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
-from alexnet_exp.cli.summary import NOTE
+from alexnet_exp.cli.summary import CONNECTIONS_NOTE
 from alexnet_exp.config.compose import compose as compose_all
 from alexnet_exp.config.schema import Config, Loss
 from alexnet_exp.config.validate import validate
@@ -367,8 +367,8 @@ def test_the_papers_253_440_is_an_error() -> None:
 
 def test_630_million_connections_cannot_be_derived() -> None:
     """The tutorial's "630 million connections" cannot be derived: show our own count and say so."""
-    assert "630 million" in NOTE
-    assert "cannot be derived" in NOTE
+    assert "630 million" in CONNECTIONS_NOTE
+    assert "cannot be derived" in CONNECTIONS_NOTE
     counted = [totals(layers(closed("paper", f"groups={groups}"))) for groups in (1, 2)]
     convolutions = [sum(out * side**2 * seen[g] * k**2 for out, side, *seen, k in ROWS[:5]) for g in (0, 1)]
     ours = [value for count in counted for value in vars(count).values()] + convolutions

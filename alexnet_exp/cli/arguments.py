@@ -1,4 +1,4 @@
-"""What was typed, before it is parsed: where the command is, and words that no parser could explain well."""
+"""Finds the command among the arguments and rejects typical mistakes with the text to write instead."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from alexnet_exp.errors import UserError
 PROGRAM = "python -m alexnet_exp"
 HELP = ("-h", "--help")
 CONFIG_DIR = ("--config-dir", "-cd")
-# The flags whose value is the next word, where it is not behind an equals sign.
+# Flags whose value is the next argument, unless it follows an equals sign.
 WITH_VALUE = (*CONFIG_DIR, "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c")
 
 
 def command_of(words: Sequence[str], commands: Collection[str]) -> tuple[str, list[str]]:
-    """The command, and its own words; flags may stand before it. Without a command it is `train`."""
+    """Returns the command and its arguments. Flags may precede it. The default is `train`."""
     values = {index + 1 for index, word in enumerate(words) if word in WITH_VALUE}
     at = next((index for index, word in enumerate(words) if word in commands and index not in values), None)
     if at is None:
@@ -25,12 +25,12 @@ def command_of(words: Sequence[str], commands: Collection[str]) -> tuple[str, li
     before = words[:at]
     if any("=" in word and not word.startswith("-") for index, word in enumerate(before) if index not in values):
         typed = shlex.join([PROGRAM.split()[0], *PROGRAM.split()[1:], *words[at:]])
-        raise UserError(f"{words[at]}: a command comes first: {typed}")
+        raise UserError(f"{words[at]}: the command must come first: {typed}")
     return words[at], [*words[at + 1 :], *before]
 
 
 def config_dir_of(words: Sequence[str]) -> str | None:
-    """The folder of `--config-dir`."""
+    """Returns the folder of `--config-dir`, or None."""
     for word, following in pairwise([*words, ""]):
         if word in CONFIG_DIR:
             return following
@@ -40,21 +40,21 @@ def config_dir_of(words: Sequence[str]) -> str | None:
 
 
 def refuse_spaces(words: Sequence[str]) -> None:
-    """Raises UserError for `model = lrn`, `model= lrn` and `model=lrn, bn`, with the words to write."""
+    """Raises UserError for `model = lrn`, `model= lrn` and `model=lrn, bn`, with what to write instead."""
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         is_value = bool(after) and not after.startswith("-") and "=" not in after
         if word == "=" and before and after:
             raise UserError(f"{before} = {after}: no spaces around the equals sign; write {before}={after}")
         if re.fullmatch(r"[^-=][^=]*=", word) and is_value:
-            raise UserError(f"{word} {after}: no space behind the equals sign; write {word}{after}")
+            raise UserError(f"{word} {after}: no space after the equals sign; write {word}{after}")
         if re.fullmatch(r"=[^=].*", word) and before and "=" not in before and not before.startswith("-"):
             raise UserError(f"{before} {word}: no space before the equals sign; write {before}{word}")
         if "=" in word and word.endswith(",") and is_value:
-            raise UserError(f"{word} {after}: no space behind a comma; write {word}{after}")
+            raise UserError(f"{word} {after}: no space after a comma; write {word}{after}")
 
 
 def refuse_strays(words: Iterable[str], config_dir: str | None) -> None:
-    """Raises UserError for each word among the overrides that is none, such as `last` or `paper`."""
+    """Raises UserError for each argument that is not an override, such as `last` or `paper`."""
     strays = [word for word in words if "=" not in word and not word.startswith("~")]
     if not strays:
         return
@@ -66,25 +66,25 @@ def refuse_strays(words: Iterable[str], config_dir: str | None) -> None:
 
 
 def refuse_settings_as_flags(words: Sequence[str], flags: Collection[str]) -> None:
-    """Raises UserError for `--model=lrn` and `--epochs 5`, with the settings to write. flags: those that there are."""
+    """Raises UserError for `--model=lrn` and `--epochs 5`, with the settings to write. flags: the existing flags."""
     lines = []
     for word, after in pairwise([*words, ""]):
         flag, equals, value = word.partition("=")
         if not re.fullmatch(r"--?[A-Za-z][\w./@-]*", flag) or flag in flags:
             continue
         if sum(each.startswith(flag) for each in flags) == 1 and flag.startswith("--"):
-            continue  # argparse completes it
+            continue  # argparse accepts the unique prefix of a flag
         typed = word
         given = value if equals else None
         if not equals and after and not after.startswith("-") and "=" not in after:
             typed, given = f"{word} {after}", after
         if flag == "--config":
-            lines.append(f"{typed}: write an experiment of your own: --config-dir FOLDER experiment=NAME")
+            lines.append(f"{typed}: write an experiment file and use --config-dir FOLDER experiment=NAME")
             continue
         from alexnet_exp.config.suggestions import instead
 
         advice = instead(flag.lstrip("-"), given)
         if advice is not None:
-            lines.append(f"{typed}: {'' if PROGRAM in advice else 'settings have no dashes; '}{advice}")
+            lines.append(f"{typed}: {'' if PROGRAM in advice else 'settings are written without dashes; '}{advice}")
     if lines:
         raise UserError("\n".join(lines))

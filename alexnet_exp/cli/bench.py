@@ -1,4 +1,4 @@
-"""`bench [overrides]`: how fast an experiment trains on this machine, how near to its ceiling, and where time goes."""
+"""`bench [overrides]`: measures how fast an experiment trains on this machine, and where the time goes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from alexnet_exp.sanitize import escape_controls
 
 
 def run(arguments: list[str]) -> int:
-    """Prints the report, and where stdout is no terminal one JSON object after it; with --json that alone."""
+    """Prints the report, followed by one JSON object if stdout is not a terminal; with --json only that object."""
     parser = with_overrides(
-        "bench", "Images a second, the share of the machine's ceiling, data wait, and the time of each layer."
+        "bench", "Measures images/s, the share of the machine's peak FLOP/s, data wait, and the time of each layer."
     )
-    parser.add_argument("--steps", type=_count, metavar="N", help="steps that count; default: some seconds of them")
-    parser.add_argument("--batch", type=_counts, metavar="32,64,128", help="each of these batch sizes, and the curve")
-    parser.add_argument("--no-layers", action="store_true", help="leaves out the times of the layers")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--steps", type=_count, metavar="N", help="steps to measure; default: some seconds")
+    parser.add_argument("--batch", type=_counts, metavar="32,64,128", help="measures each of these batch sizes")
+    parser.add_argument("--no-layers", action="store_true", help="does not measure the layers")
+    parser.add_argument("--json", action="store_true", help="prints one JSON object")
     given = parser.parse_args(arguments)
     container = compose(given.overrides, given.config_dir)
 
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
-    """What was found, or None, also on a rank that has nothing to say, and the exit code."""
+    """Returns the measurement and the exit code; None after a failure and on ranks other than 0."""
     from alexnet_exp import logs
     from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure
     from alexnet_exp.processes.ranks import is_rank, rank
@@ -58,7 +58,7 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
     accelerator, devices, _ = select_devices(config.trainer)
     check_ranks(config)
     if config.trainer.num_nodes > 1 and not is_rank():
-        raise UserError(f"trainer.num_nodes={config.trainer.num_nodes}: bench starts the ranks of one machine; write 1")
+        raise UserError(f"trainer.num_nodes={config.trainer.num_nodes}: bench runs on one machine; write 1")
     if device_count(devices) == 1 or is_rank():
         logs.configure(None, rank())
         found = measure(config, ask)
@@ -77,7 +77,7 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least 1")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Completion at Tab behind `alexnet_exp`: commands, their words, runs and flags; Hydra's groups and settings."""
+"""Completes commands, runs and flags in the shell; Hydra completes groups and settings."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from alexnet_exp.cli.arguments import CONFIG_DIR, config_dir_of
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.lookup import runs_under
 
-LINE = "COMP_LINE"  # how the shell passes on what was typed so far
-INTERNAL = ("schema/", "hydra")  # groups of the composition itself, which nobody chooses on the command line
-# The commands that take overrides, which Hydra completes; the others take runs, and these words of their own.
+LINE_VARIABLE = "COMP_LINE"  # the variable in which the shell passes the command line
+INTERNAL = ("schema/", "hydra")  # groups that users do not choose
+# Commands that take overrides, which Hydra completes. The others take runs and their own subcommands.
 WITH_OVERRIDES = ("train", "check", "summary", "bench")
-WORDS = {"plot": ["schedule"], "runs": ["show", "diff"], "sweep": ["work", "confirm"]}
-TRAINS = ["--allow", "--cfg", "--config-dir", "--help", "--hydra-help", "--multirun", "--version"]
+SUBCOMMANDS = {"plot": ["schedule"], "runs": ["show", "diff"], "sweep": ["work", "confirm"]}
+TRAIN_FLAGS = ["--allow", "--cfg", "--config-dir", "--help", "--hydra-help", "--multirun", "--version"]
 TAKE_A_VALUE = ("--allow", *CONFIG_DIR)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
 def run(arguments: list[str], commands: Iterable[str]) -> int:
-    """Prints the words that can stand where the cursor is, as Hydra's completion function of the shell expects them."""
-    program, _, typed = os.environ.get(LINE, "").partition(" ")
+    """Prints the completions at the cursor in the format of Hydra's shell function."""
+    program, _, typed = os.environ.get(LINE_VARIABLE, "").partition(" ")
     *before, last = typed.split(" ")
     if before[-1:] in ([flag] for flag in TAKE_A_VALUE):
         return 0  # the shell offers files
@@ -41,9 +41,9 @@ def run(arguments: list[str], commands: Iterable[str]) -> int:
         if command == "plot" and before[:1] == ["schedule"]:
             before = before[1:]
         elif command not in WITH_OVERRIDES:
-            print(" ".join(word for word in [*WORDS.get(command, []), *_runs()] if word.startswith(last)))
+            print(" ".join(word for word in [*SUBCOMMANDS.get(command, []), *_runs()] if word.startswith(last)))
             return 0
-    os.environ[LINE] = " ".join([program, *before, last])  # Hydra knows no commands; what follows one is overrides
+    os.environ[LINE_VARIABLE] = " ".join([program, *before, last])  # Hydra completes overrides only
     offers = _hydras([*arguments, *(["--config-dir", folder] if folder and Path(folder).is_dir() else [])])
     if not before and command is None and not last.startswith(("+", "~")):
         offers = [name for name in commands if name.startswith(last)] + offers
@@ -52,7 +52,7 @@ def run(arguments: list[str], commands: Iterable[str]) -> int:
 
 
 def _without_values(words: Iterable[str]) -> list[str]:
-    """The words without `--allow PACKAGE` and `--config-dir FOLDER`, which may stand before a command too."""
+    """Returns the arguments without `--allow PACKAGE` and `--config-dir FOLDER`."""
     rest = []
     left = iter(words)
     for word in left:
@@ -64,14 +64,14 @@ def _without_values(words: Iterable[str]) -> list[str]:
 
 
 def _runs() -> list[str]:
-    """`last` and the paths of all runs."""
+    """Returns `last` and the paths of all runs."""
     return ["last", *(run.as_posix() for run in runs_under(OUTPUTS))]
 
 
 def _flags(command: str | None) -> list[str]:
-    """The flags in the command's own help; without a command, those of a run."""
+    """Returns the flags in the help of a command; without a command, those of training."""
     if command in (None, "train"):
-        return TRAINS
+        return TRAIN_FLAGS
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         import_module(f"alexnet_exp.cli.{command}").run(["--help"])

@@ -1,6 +1,6 @@
-"""`eval RUN`: a run's own data and checkpoint again, by the code that tested it: the same number to the last digit.
+"""`eval RUN`: evaluates a run's checkpoint on its data with the code of its test, to the last digit.
 
-`eval RUN RUN ...`: each of them, and all together: the average of their probabilities.
+`eval RUN RUN ...`: also evaluates the average of their probabilities.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ METRICS = ("top1", "top5", "loss")
 
 
 @dataclass(frozen=True)
-class Given:
-    """One run to evaluate: its folder, its settings, the file of its weights, how many views of an image."""
+class EvalRun:
+    """A run to evaluate. file: the checkpoint. views: per image."""
 
     path: Path
     config: Config
@@ -43,23 +43,23 @@ class Given:
 
 
 def run(arguments: list[str]) -> int:
-    """Prints the split's metrics, of each run and of all together: a table on a terminal, else one line of JSON."""
-    parser = Parser("eval", "A run's own data and checkpoint again; several runs also together.")
+    """Prints the metrics of each run and of all together: a table on a terminal, else one line of JSON."""
+    parser = Parser("eval", "Evaluates the checkpoint of runs on their data; several runs also as an ensemble.")
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run's folder, last, or the unique beginning of its path; several, or "
-        "a sweep's folder: also the average of their probabilities",
+        "runs", nargs="+", metavar="RUN", help="a run folder, last, or a unique prefix of its path; for several, or a "
+        "sweep's folder, also the average of their probabilities",
     )  # fmt: skip
     parser.add_argument("--split", default="test", choices=("test", "val", "train"))
-    parser.add_argument("--views", type=int, choices=VIEWS, help="squares of an image; default: as the run's own test")
+    parser.add_argument("--views", type=int, choices=VIEWS, help="crops per image; default: as in the run's test")
     parser.add_argument("--ckpt", default=None, metavar="best|last|FILE", help="default: the one that the run tested")
-    parser.add_argument("--save", metavar="FILE.npz", help="writes the predictions, of several runs their average")
+    parser.add_argument("--save", metavar="FILE.npz", help="saves the predictions; of several runs their average")
     parser.add_argument(
         "--gpus", type=int, default=None, help="as trainer.gpus; default: one device (fastest available)"
     )
     given = parser.parse_args(arguments)
     runs = _runs(given)
     if len(runs) > 1 and given.ckpt not in (None, "best", "last"):
-        raise UserError(f"eval: --ckpt {given.ckpt}: is of one run, and {len(runs)} are named; write best or last")
+        raise UserError(f"eval: --ckpt {given.ckpt}: names one checkpoint for {len(runs)} runs; write best or last")
     save = _save_path(given.save)
 
     from alexnet_exp import logs
@@ -76,15 +76,15 @@ def run(arguments: list[str]) -> int:
     if rank() != 0:
         return 0
     if together.runs < len(runs) and (save is not None or several):
-        raise UserError("eval: a test_step of your own must return logits, or there is nothing to average and save")
+        raise UserError("eval: your own test_step must return logits, otherwise there is nothing to average or save")
     if save is not None:
         together.predictions.save(save)
-    _tell(found, together, given.split)
+    _print_metrics(found, together, given.split)
     return 0
 
 
-def _runs(given: Namespace) -> list[Given]:
-    """What is to be evaluated. A run that was named must have a checkpoint; of a folder's, those that have one."""
+def _runs(given: Namespace) -> list[EvalRun]:
+    """Returns the runs to evaluate. A named run must have a checkpoint; of a folder, runs without one are skipped."""
     paths = _paths(given.runs)
     alone = [path for path, named in paths.items() if named]
     runs = []
@@ -92,34 +92,34 @@ def _runs(given: Namespace) -> list[Given]:
         try:
             runs.append(_given(path, given))
         except UserError as error:
-            if path in alone or not _ended_badly(path):
+            if path in alone or not _is_unfinished(path):
                 raise
             print(escape_controls(f"skipped: {error}"), file=sys.stderr)
     if not runs:
-        raise UserError(f"eval: {' '.join(given.runs)}: no run there has a checkpoint to evaluate")
+        raise UserError(f"eval: {' '.join(given.runs)}: no run has a checkpoint to evaluate")
     return runs
 
 
-def _ended_badly(path: Path) -> bool:
+def _is_unfinished(path: Path) -> bool:
     return state(path) in (Status.FAILED, Status.DIED, Status.INTERRUPTED, Status.RUNNING)
 
 
 def _paths(texts: Sequence[str]) -> dict[Path, bool]:
-    """The folders of the runs that were named; of another folder, all runs in it. Whether each was named itself."""
+    """Returns the folders of the runs, of another folder all runs in it, each with whether it was named itself."""
     paths: dict[Path, bool] = {}
     seen: set[Path] = set()
     for text in texts:
         inside = [] if is_run(Path(text)) or not Path(text).is_dir() else runs_under(Path(text))
         for path in inside or [find(text, outputs_folder(), trained=True)]:
             if path.resolve() in seen:
-                raise UserError(f"eval: {path} is named twice; several runs together must be different ones")
+                raise UserError(f"eval: {path} is given twice; give different runs")
             seen.add(path.resolve())
             paths[path] = not inside
     return paths
 
 
-def _given(path: Path, given: Namespace) -> Given:
-    """What is to be evaluated of the run in `path`; refused before any run is."""
+def _given(path: Path, given: Namespace) -> EvalRun:
+    """Returns what to evaluate of the run in `path`. Raises UserError before any run is evaluated."""
     from alexnet_exp.training.datamodule import ImageData
 
     config = validate(config_of(path))
@@ -131,7 +131,7 @@ def _given(path: Path, given: Namespace) -> Given:
     tested = read_result(path).get("tested") or config.test.checkpoint.value
     file = checkpoint_path(path, given.ckpt or tested)
     views = given.views or (config.test.views if given.split == "test" else 1)
-    return Given(path, config, file, views)
+    return EvalRun(path, config, file, views)
 
 
 def _save_path(text: str | None) -> Path | None:
@@ -141,11 +141,11 @@ def _save_path(text: str | None) -> Path | None:
     if path.suffix != ".npz":
         raise UserError(f"eval: --save {text}: must end in .npz")
     if not path.parent.is_dir():
-        raise UserError(f"eval: --save {text}: there is no folder {path.parent}")
+        raise UserError(f"eval: --save {text}: the folder {path.parent} does not exist")
     return path
 
 
-def _evaluate(one: Given, given: Namespace, together: Ensemble, several: bool) -> Evaluation:
+def _evaluate(one: EvalRun, given: Namespace, together: Ensemble, several: bool) -> Evaluation:
     from alexnet_exp.config.schema import Trainer
     from alexnet_exp.inference.classifier import rebuilt
     from alexnet_exp.processes.memory import keep_freed_memory
@@ -170,11 +170,11 @@ def _evaluate(one: Given, given: Namespace, together: Ensemble, several: bool) -
     refuse_views(experiment, one.views, "eval: --views ")
     if several:
         together.check_images(path, experiment.card["classes"], split)
-    # as the run computed, not as this version would choose: the same number again
+    # the settings that the run computed with, so that the number is the same
     result = read_result(path)
     precision, last = result.get("precision", "auto"), result.get("channels_last", config.trainer.channels_last)
     if precision.startswith("16") and select_devices(Trainer(gpus=given.gpus))[0] == "cpu":
-        precision = "auto"  # a GPU's float16 is evaluated in float32 where there is none
+        precision = "auto"  # a run in float16 on a GPU is evaluated in float32 on a CPU
     settings = Trainer(gpus=given.gpus, precision=precision, channels_last=bool(last))
     placement = place(settings, experiment.multiply_adds)
     if placement.accelerator == "cpu":
@@ -183,7 +183,7 @@ def _evaluate(one: Given, given: Namespace, together: Ensemble, several: bool) -
     return evaluate(experiment, placement, given.split, one.views, keep=several or given.save is not None)
 
 
-def _tell(found: Sequence[tuple[Given, Evaluation]], together: Ensemble, split: str) -> None:
+def _print_metrics(found: Sequence[tuple[EvalRun, Evaluation]], together: Ensemble, split: str) -> None:
     several = len(found) > 1
     if sys.stdout.isatty():
         _table(found, together.metrics(split) if several else {}, split)
@@ -192,13 +192,13 @@ def _tell(found: Sequence[tuple[Given, Evaluation]], together: Ensemble, split: 
     print(json.dumps({"runs": lines, "together": {"metrics": together.metrics(split)}} if several else lines[0]))
 
 
-def _machine_line(one: Given, evaluation: Evaluation) -> dict[str, Any]:
+def _machine_line(one: EvalRun, evaluation: Evaluation) -> dict[str, Any]:
     line = {"run": str(one.path), "checkpoint": one.file.stem, "metrics": evaluation.metrics}
     return line | ({"views": one.views, "centre": evaluation.centre} if one.views > 1 else {})
 
 
-def _table(found: Sequence[tuple[Given, Evaluation]], together: dict[str, float], split: str) -> None:
-    """A row for each run, and for each way to look at its images; the errors as the paper gives them."""
+def _table(found: Sequence[tuple[EvalRun, Evaluation]], together: dict[str, float], split: str) -> None:
+    """Prints a row for each run and number of views, with top-1 and top-5 errors as in the paper."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -212,7 +212,7 @@ def _table(found: Sequence[tuple[Given, Evaluation]], together: dict[str, float]
         views = {one.views for one, _ in found}
         seen = f"{views.pop()} views" if len(views) == 1 and views != {1} else "centre" if views == {1} else "mixed"
         rows.append((f"{len(found)} runs together", seen, together))
-    if any(f"{split}/top1" not in metrics for *_, metrics in rows):  # a LightningModule of the user's names its own
+    if any(f"{split}/top1" not in metrics for *_, metrics in rows):  # a user's LightningModule has its own metric names
         for *_, metrics in rows:
             print(*(f"{one_line(key):<12}{value:.4f}" for key, value in metrics.items()), sep="\n")
         return
@@ -220,8 +220,8 @@ def _table(found: Sequence[tuple[Given, Evaluation]], together: dict[str, float]
     table.add_column("run", overflow="fold")
     for title in ("views", *METRICS, "top-1 error", "top-5 error"):
         table.add_column(title, justify="left" if title == "views" else "right", no_wrap=True)
-    for name, views_told, metrics in rows:
+    for name, views_text, metrics in rows:
         values = [metrics[f"{split}/{key}"] for key in METRICS]
         errors = [f"{100 * (1 - value):.2f}%" for value in values[:2]]
-        table.add_row(Text(one_line(name)), views_told, *(f"{value:.4f}" for value in values), *errors)
+        table.add_row(Text(one_line(name)), views_text, *(f"{value:.4f}" for value in values), *errors)
     Console().print(table)

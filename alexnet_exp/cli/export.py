@@ -1,4 +1,4 @@
-"""`export RUN`: network and preprocessing as ONNX, weights as safetensors; uint8 images in, logits out."""
+"""`export RUN`: exports network and preprocessing as ONNX and safetensors; uint8 images in, logits out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from alexnet_exp.errors import one_line
 from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
 
-FORMATS = ("safetensors", "onnx")  # in this order: the first needs no other package
+FORMATS = ("safetensors", "onnx")  # in this order, because the first needs no other package
 
 
 def run(arguments: list[str]) -> int:
-    """Writes the files into the run's folder `export/`, or into --out; prints their paths and how they were checked."""
-    parser = Parser("export", "A run's network, with its preprocessing, for use elsewhere.")
-    parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
+    """Writes the files to `export/` in the run folder, or to --out, and prints their paths and checks."""
+    parser = Parser("export", "Exports the network of a run with its preprocessing.")
+    parser.add_argument("run", metavar="RUN", help="a run folder, last, or a unique prefix of its path")
     parser.add_argument("--format", action="append", choices=FORMATS, help="default: both")
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
     parser.add_argument("--out", metavar="FOLDER")

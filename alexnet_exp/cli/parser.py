@@ -1,4 +1,4 @@
-"""What the commands that take overrides share: splitting the words after a command into its flags and the overrides."""
+"""Provides the argument parsers of the commands."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str, usage: str | None = None):
         super().__init__(prog=f"{PROGRAM} {command}", description=description, usage=usage)
         self.command = command
-        # for the help: it is taken before any command sees it
+        # only for the help text: `__main__` removes it from the arguments
         self.add_argument(
-            "--allow", metavar="PACKAGE", help="lets a configuration name classes of PACKAGE (docs/guides/extend.md)"
+            "--allow", metavar="PACKAGE", help="allows classes of PACKAGE in a configuration (docs/guides/extend.md)"
         )
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{self.command}: {message}; {PROGRAM} {self.command} --help tells what it takes")
+        raise UserError(f"{self.command}: {message}; {PROGRAM} {self.command} --help lists its arguments")
 
 
 class Parser(_Parser):
-    """An argument parser whose errors are one line, as everywhere here.
+    """An argument parser that raises UserError with one line.
 
-    `--config-dir`, which every command takes, is ignored: a run's folder has all that is needed.
+    It accepts and ignores `--config-dir`, because a run folder contains the whole configuration.
     """
 
     def __init__(self, command: str, description: str, usage: str | None = None):
@@ -36,32 +36,34 @@ class Parser(_Parser):
 
 
 class _WithOverrides(_Parser):
-    """Takes overrides before, between and behind the flags."""
+    """Accepts overrides before, between and after the flags."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         refuse_settings_as_flags(args or (), self._option_string_actions)
         given = self.parse_intermixed_args(args, namespace)
         refuse_strays(given.overrides, given.config_dir)
-        from alexnet_exp.config.compose import typed  # not for a command's --help
+        from alexnet_exp.config.compose import typed  # --help does not need it
 
         given.overrides = typed(given.overrides, given.config_dir)
         return given
 
 
 def output_folder(path: Path) -> Path:
-    """`path`, made where it was not there. Raises `UserError` where that cannot be."""
+    """Returns `path` after creating the folder. Raises UserError if it cannot be created."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: this folder cannot be made ({error.strerror}); write another one as --out") from None
+        raise UserError(
+            f"{path}: the folder cannot be created ({error.strerror}); choose another one with --out"
+        ) from None
     return path
 
 
 def with_overrides(command: str, description: str) -> argparse.ArgumentParser:
-    """A parser of `[overrides] [--config-dir FOLDER]`, to which a command adds its flags."""
+    """Returns a parser of `[overrides] [--config-dir FOLDER]`, to which a command adds its flags."""
     parser = _WithOverrides(command, description)
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="as for training, e.g. model=paper data=cifar10"
     )
-    parser.add_argument("--config-dir", metavar="FOLDER", help="your own YAML files beside the shipped ones")
+    parser.add_argument("--config-dir", metavar="FOLDER", help="adds your own YAML files to the shipped ones")
     return parser

@@ -1,7 +1,4 @@
-"""`predict RUN IMAGE...`: the five most probable classes of each image, with their names and probabilities.
-
-An IMAGE that is a folder stands for the images in it.
-"""
+"""`predict RUN IMAGE...`: prints the five most probable classes of each image. IMAGE may be a folder."""
 
 from __future__ import annotations
 
@@ -22,17 +19,17 @@ from alexnet_exp.sanitize import escape_controls
 if TYPE_CHECKING:
     from alexnet_exp.inference.classifier import Classifier
 
-TOP = 5
-NAMED = 10  # classes that the line about the run names
+TOP_CLASSES = 5
+MAX_NAMED_CLASSES = 10  # that the line about the run lists
 
 
 def run(arguments: list[str]) -> int:
-    """Prints a table, or with --json one object an image; on stderr, what the run was trained on."""
-    parser = Parser("predict", "The five most probable classes of images.")
-    parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
+    """Prints a table, or with --json one object an image. Prints the training data of the run to stderr."""
+    parser = Parser("predict", "Prints the five most probable classes of images.")
+    parser.add_argument("run", metavar="RUN", help="a run folder, last, or a unique prefix of its path")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of images")
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE")
-    parser.add_argument("--json", action="store_true", help="one JSON object an image")
+    parser.add_argument("--json", action="store_true", help="prints one JSON object an image")
     given = parser.parse_args(arguments)
     names = list(_files(given.images))
     path = find(given.run, outputs_folder(), trained=True)
@@ -43,7 +40,7 @@ def run(arguments: list[str]) -> int:
     for number, (name, probabilities) in enumerate(zip(names, classifier.each(names), strict=True)):
         if number == 0:
             print(escape_controls(_trained_on(path, classifier)), file=sys.stderr)
-        values, indices = probabilities.topk(min(TOP, len(classifier.classes)))
+        values, indices = probabilities.topk(min(TOP_CLASSES, len(classifier.classes)))
         top = [
             (classifier.classes[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)
         ]
@@ -57,12 +54,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _files(names: Sequence[str]) -> Iterator[str]:
-    """The files that were named, and those in the folders that were."""
+    """Yields the given files and the images in the given folders."""
     for name in names:
         if Path(name).is_dir():
             found = images_under(Path(name))
             if not found:
-                raise UserError(f"predict: {name}: a folder without images; name image files, or a folder of them")
+                raise UserError(
+                    f"predict: {name}: the folder contains no images; give image files or a folder of images"
+                )
             yield from (str(Path(name) / file) for file in found)
         elif Path(name).is_file():
             yield name
@@ -75,6 +74,6 @@ def _trained_on(run: Path, classifier: Classifier) -> str:
     channels, *sides = classifier.shape
     size, colour = "x".join(map(str, sides)), {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     classes = classifier.classes
-    named = ", ".join(classes[:NAMED]) + (", ..." if len(classes) > NAMED else "")
+    named = ", ".join(classes[:MAX_NAMED_CLASSES]) + (", ..." if len(classes) > MAX_NAMED_CLASSES else "")
     source = data.get("name") or data.get("_target_")
     return f"{run}: trained on {source}: images {size}, {colour}, of {len(classes)} classes: {named}"

@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr that can be used, however this process was started."""
+"""Makes stdin, stdout and stderr usable, however the process was started."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from alexnet_exp.sanitize import escape_controls
 
-NAMES = ("stdin", "stdout", "stderr")
+STREAM_NAMES = ("stdin", "stdout", "stderr")
 _format_warning = warnings.formatwarning
 
 
 def open_streams() -> None:
-    """Opens /dev/null in place of each standard stream that is closed, as a daemon's are.
+    """Opens /dev/null for each closed standard stream, such as those of a daemon.
 
-    Otherwise Python's stream is None, and the next file that is opened gets the number to which native code writes its
-    messages. A character that stdout's or stderr's encoding lacks is written as an escape, and raises nothing; so is
-    a control character in a warning, as matplotlib's of a class's name.
+    Otherwise the stream is None in Python, and the next opened file gets the descriptor to which native code writes its
+    messages. Characters that the encoding of stdout or stderr lacks are escaped instead of raising an error. So are
+    control characters in warnings, for example matplotlib's about the name of a class.
     """
-    for number, name in enumerate(NAMES):  # in order: a new file gets the lowest free number
+    for number, name in enumerate(STREAM_NAMES):  # in order, because a new file gets the lowest free descriptor
         try:
             os.fstat(number)
         except OSError:

@@ -1,6 +1,6 @@
-"""`summary [overrides] [--json]`: what a network is made of and costs, without building it (torch is not imported).
+"""`summary [overrides] [--json]`: prints the layers and the cost of a network without building it or importing torch.
 
-A network of the user's is built and run once instead: only its class knows what it is made of.
+A network class of the user's is built and run once instead, because only the class knows its layers.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from alexnet_exp.model.cost import Layer, Totals, layers, totals
 from alexnet_exp.model.memory import Memory, kept_of, training_memory
 from alexnet_exp.model.spec import Ends, Network, complete
 
-# What the 2012 paper prints in section 3, and what its network counts to.
+# The figure printed in section 3 of the 2012 paper, and the exact count of its network.
 PAPER = {
     "parameters": ("60 million", 60_965_224),
     "multiply_adds": ("not given", 724_406_816),
     "activations": ("650,000 neurons", 659_272),
 }
-STATES = {"sgd": 1, "krizhevsky": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight
-NOTE = 'The "630 million connections" sometimes quoted beside these cannot be derived from the network\'s sizes.'
+OPTIMIZER_STATES = {"sgd": 1, "krizhevsky": 1, "adam": 2, "adamw": 2}  # values that an optimizer stores per weight
+CONNECTIONS_NOTE = 'The "630 million connections" that is sometimes quoted cannot be derived from the network\'s sizes.'
 
 
 def run(arguments: list[str]) -> int:
     """Prints the layer table and the totals; returns the exit code."""
-    parser = with_overrides("summary", "A network's layers, parameters and multiply-adds, beside the paper's.")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser = with_overrides(
+        "summary", "Prints the layers, parameters and multiply-adds of a network and of the paper's."
+    )
+    parser.add_argument("--json", action="store_true", help="prints one JSON object")
     given = parser.parse_args(arguments)
     config = validate(compose(given.overrides, given.config_dir))
     if not isinstance(config.model, Network):
@@ -41,7 +43,7 @@ def run(arguments: list[str]) -> int:
         return 0
     spec, table = _completed(config, config.model)
     _refuse_other_data(config, spec, given.overrides)
-    memory = training_memory(table, STATES.get(config.optim.name, 2))
+    memory = training_memory(table, OPTIMIZER_STATES.get(config.optim.name, 2))
     batch = getattr(config.data, "batch_size", 1)
     if given.json:
         columns = _machine_columns(config, spec, batch) if config.trainer.strategy == COLUMNS else {}
@@ -55,7 +57,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _completed(config: Config, spec: Network) -> tuple[Network, list[Layer]]:
-    """The network with what it leaves open taken from the data, and its layers; what it pins stands."""
+    """Returns the network, with unset sizes taken from the data, and its layers."""
     pinned = {key: getattr(spec, key) for key in ("input_size", "in_channels", "num_classes", "width")}
     ends = vars(ends_of(config)[0]) if None in pinned.values() else {}
     try:
@@ -68,9 +70,9 @@ def _completed(config: Config, spec: Network) -> tuple[Network, list[Layer]]:
 
 
 def _refuse_other_data(config: Config, spec: Network, overrides: Sequence[str]) -> None:
-    """Raises `Refused`, as a run does, where the network contradicts data that were asked for.
+    """Raises Refused, as a run does, if the network does not match data that were chosen on the command line.
 
-    A network alone is counted whatever the default data are, and also where its data are not on this machine.
+    Without such a choice the default data have no effect. Data that are not on this machine are ignored.
     """
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     if not any(key in ("data", "experiment") or key.startswith("data.") for key in keys):
@@ -79,7 +81,7 @@ def _refuse_other_data(config: Config, spec: Network, overrides: Sequence[str]) 
         ends, _ = ends_of(config)
     except Refused:
         raise
-    except UserError:  # the data are not there
+    except UserError:  # the data are not on this machine
         return
     try:
         complete(spec, ends)
@@ -88,19 +90,25 @@ def _refuse_other_data(config: Config, spec: Network, overrides: Sequence[str]) 
 
 
 def _title(config: Config, config_dir: str | None) -> str:
-    """The network's option of the group `model`, and whether it was changed."""
+    """Returns the network's option of the group `model`, and whether settings were changed."""
     name = config.model.name
     try:
         option = validate(compose([f"model={name}"], config_dir)).model
-    except UserError:  # a file of the user's with another name
+    except UserError:  # the user's file has another name
         return str(name)
-    beside = ("width", "input_size", "in_channels", "num_classes", "weights")  # printed, or no part of the network
+    beside = (
+        "width",
+        "input_size",
+        "in_channels",
+        "num_classes",
+        "weights",
+    )  # printed elsewhere, or not part of the network
     changed = any(had != vars(option).get(key) for key, had in vars(config.model).items() if key not in beside)
     return f"{name}, changed" if changed else str(name)
 
 
 def _own(config: Config, as_json: bool) -> str:
-    """The table of a network of the user's, or one JSON object."""
+    """Returns the table of a user's network, or one JSON object."""
     from alexnet_exp.bench.module_table import module_table
 
     ends, classes = ends_of(config)
@@ -115,7 +123,9 @@ def _own(config: Config, as_json: bool) -> str:
     lines = [f"model={target}, input {size}, {len(classes)} classes", "", *_rows(table), ""]
     lines += [f"{'parameters':<24}{counted.parameters:>16,}", f"{'trainable':<24}{counted.trainable_parameters:>16,}"]
     if failed:
-        return "\n".join([*lines, f"Not run, so that outputs and multiply-adds are not known: {failed}"])
+        return "\n".join(
+            [*lines, f"Outputs and multiply-adds are unknown because the network could not be run: {failed}"]
+        )
     return "\n".join([*lines, f"{'multiply-adds':<24}{counted.multiply_adds:>16,}"])
 
 
@@ -156,7 +166,7 @@ def _lines(
     if counted.parameters != counted.trainable_parameters:
         yield f"{'trainable':<24}{counted.trainable_parameters:>16,}"
     if config.model.name in ("paper", "code"):
-        yield NOTE
+        yield CONNECTIONS_NOTE
     yield (
         f"Training at data.batch_size={batch} with optim={config.optim.name} "
         f"keeps about {_bytes(memory.at(batch))} in float32: "
@@ -171,7 +181,7 @@ def _machine_columns(config: Config, spec: Network, batch: int) -> dict[str, Any
             "ranks": spec.groups,
             "parameters": totals(own).parameters,
             "multiply_adds": totals(own).multiply_adds,
-            "training_bytes": training_memory(own, STATES.get(config.optim.name, 2)).at(batch),
+            "training_bytes": training_memory(own, OPTIMIZER_STATES.get(config.optim.name, 2)).at(batch),
             "layers": [vars(layer) for layer in own],
             "bytes_per_number": size,
             "crossings": [
@@ -183,9 +193,9 @@ def _machine_columns(config: Config, spec: Network, batch: int) -> dict[str, Any
 
 
 def _column_lines(config: Config, spec: Network, batch: int) -> Iterator[str]:
-    """What one rank holds by stage, and what crosses between them before each."""
+    """Yields what one rank holds per stage, and what the ranks exchange before each stage."""
     own, size = columns_layout.layers(spec), _number_bytes(config)
-    memory = training_memory(own, STATES.get(config.optim.name, 2))
+    memory = training_memory(own, OPTIMIZER_STATES.get(config.optim.name, 2))
     kept = {layer.name: kept_of(layer, after) for layer, after in zip(own, [*own[1:], None], strict=True)}
     stages: dict[str, list[Layer]] = {}
     for layer in own:
@@ -222,7 +232,7 @@ def _column_lines(config: Config, spec: Network, batch: int) -> Iterator[str]:
 
 
 def _number_bytes(config: Config) -> int:
-    """Bytes of a number that crosses: `precision: auto` counts as float32, since the machine is not asked."""
+    """Returns the bytes of an exchanged number. `precision: auto` counts as float32, without checking the machine."""
     precision = config.trainer.precision
     return 8 if precision.startswith("64") else 2 if "16" in precision else 4
 

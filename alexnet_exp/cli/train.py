@@ -194,7 +194,7 @@ def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ("config_path", "config_name"):
         if getattr(flags, name):
             raise UserError(
-                f"--{name.replace('_', '-')}: write an experiment of your own: --config-dir FOLDER experiment=NAME"
+                f"--{name.replace('_', '-')}: write an experiment file and use --config-dir FOLDER experiment=NAME"
             )
     if flags.resolve and not flags.cfg:
         raise UserError("--resolve: goes with --cfg job")
@@ -208,7 +208,7 @@ def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; python -m alexnet_exp --help tells what it takes")
+    raise UserError(f"{message}; python -m alexnet_exp --help lists its arguments")
 
 
 def _one(config: DictConfig) -> tuple[Path, Ending]:

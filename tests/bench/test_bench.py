@@ -172,12 +172,12 @@ def test_a_report_on_a_terminal_has_no_json(
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        ("--steps 0", "bench: argument --steps: '0' is no whole number of at least 1; "),
-        ("--batch 32,x", "bench: argument --batch: 'x' is no whole number of at least 1; "),
+        ("--steps 0", "bench: argument --steps: '0' must be an integer of at least 1; "),
+        ("--batch 32,x", "bench: argument --batch: 'x' must be an integer of at least 1; "),
         ("modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
         ("data=folder", "data.root=null: must be a folder of images, as train/CLASS/* or CLASS/*; write data.root="),
         ("model=paper", "model.num_classes=1000: the data has 10 classes; "),
-        ("trainer.num_nodes=2", "trainer.num_nodes=2: bench starts the ranks of one machine; write 1"),
+        ("trainer.num_nodes=2", "trainer.num_nodes=2: bench runs on one machine; write 1"),
     ],
 )
 def test_bad_input_gets_one_line(line: str, answer: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,15 +70,15 @@ BAD = [
     ),
     ("tarin seed=1", "tarin: no such command; did you mean train? one of train, check, "),
     ("optim.lr", "optim.lr: needs a value; write optim.lr=VALUE"),
-    ("--verbose", "unrecognized arguments: --verbose; python -m alexnet_exp --help tells what it takes"),
-    ("--config-dir nowhere", "--config-dir nowhere: there is no such folder"),
+    ("--verbose", "unrecognized arguments: --verbose; python -m alexnet_exp --help lists its arguments"),
+    ("--config-dir nowhere", "--config-dir nowhere: no such folder"),
     (
         "--experimental-rerun config.pickle",
         "--experimental-rerun: would unpickle a file of the run folder, which could run code; type the overrides",
     ),
     (
         "--config-name mine",
-        "--config-name: write an experiment of your own: --config-dir FOLDER experiment=NAME",
+        "--config-name: write an experiment file and use --config-dir FOLDER experiment=NAME",
     ),
     ("model.stages.conv9=null", "model.stages.conv9=null: no such stage; did "),
     ("model.stages.conv9.out=3", "model.stages.conv9.out=3: no such stage; did "),
@@ -92,7 +92,7 @@ BAD = [
     ("check optim.lr=abc", "optim.lr=abc: must be a number"),
     (
         "summary --jsn",
-        "summary: unrecognized arguments: --jsn; python -m alexnet_exp summary --help tells what it takes",
+        "summary: unrecognized arguments: --jsn; python -m alexnet_exp summary --help lists its arguments",
     ),
     (
         "plot schedule schedule=plateau",
@@ -279,7 +279,7 @@ def test_predict_takes_folders_for_the_images_in_them(run: Path, capsys: pytest.
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["image"] for line in lines] == ["photos/b.png", "photos/more/a.png", "image.png"]
     assert main(["predict", "run", "none"]) == 2
-    told = "predict: none: a folder without images; name image files, or a folder of them\n"
+    told = "predict: none: the folder contains no images; give image files or a folder of images\n"
     assert capsys.readouterr().err == told
 
 

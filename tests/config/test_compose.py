@@ -210,7 +210,7 @@ def test_config_dir_adds_options(tmp_path: Path) -> None:
 
 
 def test_config_dir_refuses_a_shipped_name_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--config-dir nowhere: there is no such folder"):
+    with pytest.raises(UserError, match="--config-dir nowhere: no such folder"):
         check_config_dir("nowhere")
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "bn.yaml").write_text("width: 0.5\n")

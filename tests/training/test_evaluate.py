@@ -155,7 +155,7 @@ def test_runs_of_other_images_or_classes_have_no_answer_together(
     assert told(capsys, str(cropped.path), str(finished.path), "--views", "1")["together"]
     for line, said in (
         ((cropped, larger), f"{larger.path} and {cropped.path} have different images; they cannot be ensembled"),
-        ((cropped, finished, cropped), f"{cropped.path} is named twice"),
+        ((cropped, finished, cropped), f"{cropped.path} is given twice"),
     ):
         assert main(["eval", *(str(run.path) for run in line)]) == 2
         (error,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("eval:")]
@@ -189,9 +189,9 @@ def test_what_cannot_be_is_refused_before_anything_runs(
     for line, said in (
         ([another, "--views", "10"], "eval: --views 10: of images stored at 32x32 a crop of 32 has no others; "),
         ([one, str(kept_none.path)], f"{kept_none.path}: has no checkpoint"),
-        ([one, another, "--ckpt", "some.ckpt"], "eval: --ckpt some.ckpt: is of one run, and 2 are named; write "),
+        ([one, another, "--ckpt", "some.ckpt"], "eval: --ckpt some.ckpt: names one checkpoint for 2 runs; write "),
         ([one, "--save", "predictions"], "eval: --save predictions: must end in .npz"),
-        ([one, "--save", "nowhere/x.npz"], "eval: --save nowhere/x.npz: there is no folder nowhere"),
+        ([one, "--save", "nowhere/x.npz"], "eval: --save nowhere/x.npz: the folder nowhere does not exist"),
         ([one, "--views", "5"], "eval: argument --views: invalid choice: 5"),
     ):  # fmt: skip
         capsys.readouterr()

@@ -408,7 +408,7 @@ def test_what_cannot_be_run_still_has_its_parameters(capsys: pytest.CaptureFixtu
     counted = table_of("model=said", "data=Bytes")  # whose size nothing tells
     assert (counted["parameters"], counted["multiply_adds"]) == (55, None)
     assert main(["summary", "--config-dir", "conf", "model=Broken", with_facts("Bytes")]) == 0
-    told = "Not run, so that outputs and multiply-adds are not known: ValueError: no images today"
+    told = "Outputs and multiply-adds are unknown because the network could not be run: ValueError: no images today"
     assert capsys.readouterr().out.splitlines()[-1] == told
 
 
