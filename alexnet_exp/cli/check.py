@@ -40,4 +40,5 @@ def one_batch(config: Config) -> str:
     trainer.fit(experiment.module, datamodule=experiment.data)
     loss = getattr(experiment.module, "last_loss", None)
     loss_text = f", loss {loss.item():.4f} on one batch" if loss is not None else ""
-    return f"ok: {type(experiment.network).__name__} on {placement.device_name}, precision {placement.precision}{loss_text}"
+    network = type(experiment.network).__name__
+    return f"ok: {network} on {placement.device_name}, precision {placement.precision}{loss_text}"
