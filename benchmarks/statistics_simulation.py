@@ -68,7 +68,7 @@ def sweeps(sds: Sequence[float], n: int, count: int, shift: float = 0.0, seed: i
 
 def decided(drawn: Sequence[Sequence[st.Sample]]) -> np.ndarray:
     """[sweep, arm]: whether the arm is called better or worse than the baseline."""
-    tests = [st.against(control, arms)[1] for control, *arms in drawn]
+    tests = [st.run_welch_tests(control, arms)[1] for control, *arms in drawn]
     return np.array([[test is not None and test.decided for test in each] for each in tests])
 
 
@@ -99,7 +99,7 @@ def coverage(name: str, count: int) -> float:
     sds, n, means = INTERVALS[name]
     held = []
     for control, *arms in drawn_with(sds, [n] * len(sds), count, means):
-        found = [test.interval for test in st.against(control, arms)[1] if test is not None]
+        found = [test.interval for test in st.run_welch_tests(control, arms)[1] if test is not None]
         true = [mean - means[0] for mean in means[1:]]
         held.append(all(low <= one <= high for (low, high), one in zip(found, true, strict=True)))
     return float(np.mean(held))
@@ -128,7 +128,7 @@ def following_advice(n: int, count: int, margin: float | None, *, true: float | 
         new = generator.normal(size=(arms + 1, more))
         new[1] += true if true is not None else margin or difference
         control, *others = (st.Sample.of(arm) for arm in np.concatenate([values, new], axis=1).tolist())
-        test = st.against(control, others)[1][0]
+        test = st.run_welch_tests(control, others)[1][0]
         shown.append(test is not None and test.decided)
     return float(np.mean(shown))
 
@@ -144,7 +144,7 @@ def repeated_looks(n: int, count: int, margin: float | None = None, arms: int = 
         values = generator.normal(size=(arms + 1, n))
         while True:
             control, *others = (st.Sample.of(arm) for arm in values.tolist())
-            tests = [test for test in st.against(control, others)[1] if test is not None]
+            tests = [test for test in st.run_welch_tests(control, others)[1] if test is not None]
             if any(test.decided for test in tests):
                 wrong += 1
                 break
@@ -160,7 +160,7 @@ def _advised(values: np.ndarray, margin: float | None, arm: int) -> tuple[int | 
     """The seeds that are advised, None where the arm has a verdict or they are too many; and its difference."""
     control, *others = (st.Sample.of(each) for each in values.tolist())
     several = len(others) > 1
-    test = st.against(control, others)[1][arm - 1]
+    test = st.run_welch_tests(control, others)[1][arm - 1]
     assert test is not None
     if test.decided or (margin is not None and test.within(margin)):
         return None, test.difference
@@ -175,7 +175,7 @@ def false_pairs(correlation: float, n: int, count: int) -> float:
     common = generator.normal(size=(count, n)) * np.sqrt(correlation)
     own = generator.normal(size=(2, count, n)) * np.sqrt(1 - correlation)
     differences = ((common + own[0]) - (common + own[1])).tolist()
-    tests = [st.paired([values])[1][0] for values in differences]
+    tests = [st.run_paired_tests([values])[1][0] for values in differences]
     return float(np.mean([test is not None and test.decided for test in tests]))
 
 
@@ -206,7 +206,7 @@ def false_equality(n: int, count: int, margin: float, arms: int = 1) -> float:
     values[:, 1:] += margin
     wrong = 0
     for control, *others in values.tolist():
-        _, tests = st.against(st.Sample.of(control), [st.Sample.of(arm) for arm in others])
+        _, tests = st.run_welch_tests(st.Sample.of(control), [st.Sample.of(arm) for arm in others])
         wrong += any(test is not None and test.within(margin) for test in tests)
     return wrong / count
 

@@ -13,7 +13,7 @@ from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each
 from alexnet_exp.compare.paper_claim_status import stated
 from alexnet_exp.compare.result import Arm
 from alexnet_exp.compare.select import decides, frozen, is_alias, value
-from alexnet_exp.compare.statistics import REPEATED_LOOKS
+from alexnet_exp.compare.statistics import REPEATED_TEST_PERCENT
 from alexnet_exp.errors import Refused, yaml_text
 from alexnet_exp.runs.import_foreign import PERCENT_KEY
 from alexnet_exp.runs.metric import label
@@ -243,7 +243,7 @@ def _batches(arms: Sequence[Arm]) -> list[str]:
         return []
     return [
         f"seeds were added in several batches: {_listed(lines, '; ')}. If more were added because of what the first "
-        f"showed, a false verdict occurs in {REPEATED_LOOKS} of 100 cases (simulated), not in 5"
+        f"showed, a false verdict occurs in {REPEATED_TEST_PERCENT} of 100 cases (simulated), not in 5"
     ]
 
 

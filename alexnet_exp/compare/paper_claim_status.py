@@ -70,7 +70,7 @@ def claim_of(arm: Arm, baseline: Arm, metric: Metric) -> PaperClaim | None:
     return None
 
 
-def judged(said: PaperClaim, arm: Arm, baseline: Arm, test: st.Test | None, why_not: str = "") -> Claim:
+def judged(said: PaperClaim, arm: Arm, baseline: Arm, test: st.SignificanceTest | None, why_not: str = "") -> Claim:
     """The claim with its status. test: of the two, on the claim's own scale; None for `why_not`, in a few words."""
     if not arm.n or not baseline.n:
         return Claim(said, ClaimStatus.not_run, _unfinished(arm if not arm.n else baseline, said.metric))
@@ -104,7 +104,7 @@ def status_of(said: PaperClaim, interval: Interval, decided: bool) -> tuple[Clai
 def few_seeds(arm: Arm, baseline: Arm) -> str:
     """`1 seed` where that is why there is no interval, else nothing."""
     fewest = min(arm.n, baseline.n)
-    return "" if fewest >= st.FEWEST else f"{fewest} seed{'' if fewest == 1 else 's'}"
+    return "" if fewest >= st.FEWEST_SEEDS else f"{fewest} seed{'' if fewest == 1 else 's'}"
 
 
 def figure_text(said: PaperClaim) -> str:
@@ -151,7 +151,7 @@ def sentence(claim: Claim) -> str:
     return f"{text}; {here}: {status_text(claim)}{found}"
 
 
-def _measured(said: PaperClaim, arm: Arm, baseline: Arm, test: st.Test | None) -> float | None:
+def _measured(said: PaperClaim, arm: Arm, baseline: Arm, test: st.SignificanceTest | None) -> float | None:
     if test is not None:
         return math.exp(test.difference) if said.is_ratio else test.difference
     assert arm.mean is not None

@@ -1,11 +1,11 @@
-"""The statistics of a comparison, on plain numbers. SciPy gives the distributions, and is imported when one is needed.
+"""Provides the statistics of a comparison: significance tests, intervals, power and numbers of seeds.
 
+Everything works on plain numbers; SciPy provides the distributions and is imported only when one is needed.
 Intervals, p values and verdicts come from one method: Welch's t test for one arm against the baseline; Welch's t tests
 with Holm's correction for several; the paired t test on request. Standard deviations are never pooled over arms:
-Dunnett's test, which pools them, finds a difference that is not there in 10 to 14 of 100 sweeps where the baseline's
-standard deviation is twice that of the arms, and a few seeds cannot show whether it is
-(benchmarks/results/statistics.json). No bootstrap over seeds: at three seeds its "95%" interval contains the true mean
-in 76 of 100 cases.
+Dunnett's test, which pools them, reports a false difference in 10 to 14 of 100 sweeps if the baseline's standard
+deviation is twice that of the arms, and a few seeds cannot show whether it is (benchmarks/results/statistics.json).
+Seeds are not bootstrapped: at three seeds such a "95%" interval contains the true mean in 76 of 100 cases.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any
 Interval = tuple[float, float]
 
 ALPHA = 0.05
-POWER = 0.8  # of "could have shown" and of "seeds needed"
-FEWEST = 3  # seeds of an arm, below which its spread says nothing
-MOST_SEEDS = 100  # seeds of an arm that are worth planning; above it no number and no command is given
-# How often a comparison without a true difference gets a verdict where seeds are added as advised and all are tested
-# again (benchmarks/results/statistics.json)
-REPEATED_LOOKS = "8 to 11"
-# of the integral over what the sds are and what the next seeds give: the power to within a point
+POWER = 0.8  # of the detectable difference and of the number of seeds needed
+FEWEST_SEEDS = 3  # of an arm; the spread of fewer seeds is not usable
+MOST_SEEDS = 100  # of an arm in a plan; above it neither a number nor a command is given
+# The percentage of comparisons without a true difference that get a verdict if seeds are added as advised and all seeds
+# are tested again (benchmarks/results/statistics.json).
+REPEATED_TEST_PERCENT = "8 to 11"
+# Draws of the integral over the true sds and the results of the next seeds: the power is accurate to about one point.
 _DRAWS = 2048
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The values of an arm, summed up. sd: with n - 1, None for one value; 0 where the values differ by rounding."""
+    """Number, mean and sd of an arm's values. sd: with n - 1; None for one value; 0 if they differ only by rounding."""
 
     n: int
     mean: float
@@ -39,7 +39,7 @@ class Sample:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Sample:
-        """Of at least one value."""
+        """Returns the sample of at least one value."""
         mean = math.fsum(values) / len(values)
         if len(values) == 1:
             return cls(1, mean, None)
@@ -48,19 +48,20 @@ class Sample:
 
     @property
     def interval(self) -> Interval | None:
-        """The 95% t interval of the mean; None below three values or where all are the same."""
-        if self.n < FEWEST or not self.sd:
+        """The 95% t interval of the mean; None below three values or if all values are equal."""
+        if self.n < FEWEST_SEEDS or not self.sd:
             return None
         half = t_quantile(1 - ALPHA / 2, self.n - 1) * self.sd / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
 
 @dataclass(frozen=True)
-class Test:
-    """A difference, its standard error with so many degrees of freedom, and the factor of it that makes the interval.
+class SignificanceTest:
+    """The result of a t test of one difference.
 
-    p: adjusted where several arms are compared; the interval leaves out 0 exactly where it is below alpha, but for the
-    rounding of either. decided: whether it is. equivalence: the factor for the two one-sided tests.
+    error: the standard error, with `df` degrees of freedom. factor: the interval is the difference plus and minus
+    `factor * error`. p: adjusted if several arms are compared; except for rounding, the interval excludes 0 if and only
+    if p is below alpha. decided: whether p is below alpha. equivalence: the factor of the two one-sided tests.
     """
 
     difference: float
@@ -73,41 +74,46 @@ class Test:
 
     @property
     def interval(self) -> Interval:
-        """At the level that the tests share between them. Holm's steps may decide where this is still wide: then it
-        ends at 0."""
+        """The interval at the level that the tests share.
+
+        Holm's later steps can decide a difference whose interval includes 0: then the interval ends at 0.
+        """
         low, high = self.difference - self.factor * self.error, self.difference + self.factor * self.error
         if self.decided:
             return (max(low, 0.0), high) if self.difference > 0 else (low, min(high, 0.0))
         return low, high
 
     def within(self, margin: float) -> bool:
-        """Whether both one-sided tests reject a difference of `margin` or more."""
+        """Returns whether both one-sided tests reject a difference of `margin` or more."""
         return abs(self.difference) + self.equivalence * self.error < margin
 
 
-def usable(sample: Sample) -> bool:
-    """Whether an arm has seeds enough to be tested."""
-    return sample.n >= FEWEST
+def run_welch_tests(
+    control: Sample, arms: Sequence[Sample], alpha: float = ALPHA
+) -> tuple[str, list[SignificanceTest | None]]:
+    """Returns the name of the method and the test of each arm against the control.
 
-
-def against(control: Sample, arms: Sequence[Sample], alpha: float = ALPHA) -> tuple[str, list[Test | None]]:
-    """The method's name, and each arm against the control: any false verdict among them has probability `alpha`.
-
-    All must be `usable`. None where neither the arm nor the control varies: then no probability can be computed.
+    The probability of any false verdict among them is `alpha`. Every sample needs `FEWEST_SEEDS` values. A test is None
+    if neither the arm nor the control varies: no probability can be computed then.
     """
     if len(arms) == 1:
         return "Welch", [_welch(arms[0], control, alpha)]
-    return "Welch with Holm", holm(lambda arm, level: _welch(arm, control, level, several=True), arms, alpha)
+    return "Welch with Holm", correct_holm(lambda arm, level: _welch(arm, control, level, several=True), arms, alpha)
 
 
-def paired(differences: Sequence[Sequence[float]], alpha: float = ALPHA) -> tuple[str, list[Test | None]]:
-    """Each arm's differences from the control at the seeds they share (at least three), with Holm's steps."""
+def run_paired_tests(
+    differences: Sequence[Sequence[float]], alpha: float = ALPHA
+) -> tuple[str, list[SignificanceTest | None]]:
+    """Returns the name of the method and the paired test of each arm, with Holm's steps.
+
+    differences: of each arm, its differences from the control at the seeds in common (at least three).
+    """
     name = "paired t" if len(differences) == 1 else "paired t with Holm"
-    return name, holm(lambda values, level: _paired(values, level), differences, alpha)
+    return name, correct_holm(lambda values, level: _paired(values, level), differences, alpha)
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Pearson's; None where one of them does not vary."""
+    """Returns Pearson's correlation; None if either sequence does not vary."""
     a, b = Sample.of(first), Sample.of(second)
     if not a.sd or not b.sd:
         return None
@@ -115,11 +121,14 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float | None
     return products / ((a.n - 1) * a.sd * b.sd)
 
 
-def holm(test: Callable[[Any, float], Test | None], samples: Sequence[Any], alpha: float) -> list[Test | None]:
-    """Holm's steps: the smallest p must be below alpha/m, the next below alpha/(m-1), and so on until one is not.
+def correct_holm(
+    test: Callable[[Any, float], SignificanceTest | None], samples: Sequence[Any], alpha: float
+) -> list[SignificanceTest | None]:
+    """Returns the test of each sample with Holm's correction.
 
-    The intervals are Bonferroni's, at alpha/m each; what only a later step decided ends at 0. `test` makes one at its
-    level.
+    The smallest p must be below alpha/m, the next below alpha/(m-1), and so on until one is not. The intervals are
+    Bonferroni's, at alpha/m each; an interval of a difference that only a later step decided ends at 0. `test` computes
+    the test of a sample at a level.
     """
     m = len(samples)
     tests = [test(sample, alpha / m) for sample in samples]
@@ -134,17 +143,17 @@ def holm(test: Callable[[Any, float], Test | None], samples: Sequence[Any], alph
 
 
 def t_quantile(probability: float, df: float) -> float:
-    """Student's t."""
+    """Returns the quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, probability))
 
 
 def power_of(difference: float, sd: float, arm: int, baseline: int, alpha: float = ALPHA) -> float:
-    """How often the two-sided t test of so many seeds shows a true difference, where both sds are `sd`: exactly.
+    """Returns the power of the two-sided t test with so many seeds of each arm, both with the standard deviation `sd`.
 
-    By the noncentral t, which takes the sd for known. It is for choosing a size before a sweep; of a sweep that was
-    made, `Design` says more, since it knows from how few seeds the sd comes.
+    It is exact, by the noncentral t distribution, which assumes that the sd is known. Use it to choose a size before a
+    sweep. For an existing sweep use `Design`, which accounts for the few seeds from which the sd was estimated.
     """
     from scipy.special import nctdtr
 
@@ -155,9 +164,9 @@ def power_of(difference: float, sd: float, arm: int, baseline: int, alpha: float
 
 
 def seeds_for(difference: float, sd: float, times: int = 1, alpha: float = ALPHA) -> int:
-    """The seeds of an arm with which such a difference shows 80 times in 100, the baseline having `times` as many.
+    """Returns the seeds of an arm that detect a difference with 80% power if the baseline has `times` as many.
 
-    At least two; more than `MOST_SEEDS` is `MOST_SEEDS + 1`. sd above 0.
+    The number is at least two; `MOST_SEEDS + 1` stands for every larger number. `sd` must be greater than 0.
     """
     low, high = 1, 2
     while power_of(difference, sd, high, times * high, alpha) < POWER:
@@ -174,10 +183,10 @@ def seeds_for(difference: float, sd: float, times: int = 1, alpha: float = ALPHA
 
 @dataclass(frozen=True)
 class NextSeeds:
-    """How many more seeds each arm needs; more than `MOST_SEEDS` is `MOST_SEEDS + 1`.
+    """How many more seeds each arm needs; `MOST_SEEDS + 1` stands for every larger number.
 
-    number: for 80% power, averaged over what the sds may be. low, high: if the true sds are at either end of their 80%
-    interval.
+    number: for 80% power, averaged over the likely values of the true sds. low, high: if the true sds are at either end
+    of their 80% interval.
     """
 
     number: int
@@ -187,9 +196,9 @@ class NextSeeds:
 
 @dataclass(frozen=True)
 class Design:
-    """What is known of an arm and its control before more seeds are run.
+    """An arm and its control before more seeds are run.
 
-    alpha: the level of this one test, Bonferroni's share where several arms are tested. several: whether they are.
+    alpha: the level of this one test, Bonferroni's share if several arms are tested. several: whether several are.
     """
 
     control: Sample
@@ -199,15 +208,15 @@ class Design:
 
     @classmethod
     def of_pairs(cls, differences: Sample, alpha: float = ALPHA) -> Design:
-        """Of the paired test: Welch's against a control that does not vary."""
+        """Returns the design of a paired test, which is Welch's test against a control that does not vary."""
         return cls(Sample(differences.n, 0.0, 0.0), differences, alpha)
 
     def detectable(self) -> float | None:
-        """The true difference that another sweep of this size shows 80 times in 100.
+        """Returns the true difference that another sweep of this size detects with 80% power; None if nothing varied.
 
-        The true sds are not known, only estimates from few seeds. So the power is that of the test which would be
-        made, averaged over what the true sds may be and over the sds that will be measured. The noncentral t takes the
-        estimates for the truth, and promises too much at few seeds. None where nothing varied.
+        Few seeds give only estimates of the true sds. Therefore the power of the test is averaged over the likely true
+        sds and over the sds that will be measured. The noncentral t distribution treats the estimates as the true sds,
+        and overstates the power at few seeds.
         """
         import numpy as np
         from scipy.special import ndtr, stdtrit
@@ -215,7 +224,7 @@ class Design:
         if not self._varies:
             return None
         arm, control = ((side.sd or 0.0) ** 2 * self._scales for side in (self.arm, self.control))  # true variances
-        a, b = arm * _chi2(1, self.arm.n - 1), control * _chi2(2, self.control.n - 1)  # those that will be measured
+        a, b = arm * _chi2(1, self.arm.n - 1), control * _chi2(2, self.control.n - 1)  # measured variances
         error = np.sqrt(arm / self.arm.n + control / self.control.n)
         df = _freedom(a, self.arm.n, b, self.control.n, self.several)
         limit = stdtrit(df, 1 - self.alpha / 2) * np.sqrt(a / self.arm.n + b / self.control.n)
@@ -232,18 +241,17 @@ class Design:
         return high
 
     def next_seeds(self, difference: float, *, either_way: bool = False) -> NextSeeds | None:
-        """How many more seeds each arm needs, so that all seeds together show a true difference 80 times in 100.
+        """Returns how many more seeds each arm needs so that all seeds together detect a true difference with 80% power.
 
-        Given the seeds that exist: these stay in the test, with what they happened to show. either_way: the true
-        difference may have either sign, each as likely as the seeds make it. None where nothing varied, or for a
-        difference of 0.
+        The existing seeds stay in the test with their values. either_way: the true difference may have either sign;
+        the existing seeds determine how likely each sign is. None if nothing varied or the difference is 0.
         """
         from scipy.special import chdtri
 
         if difference == 0 or not self._varies:
             return None
         df = _welch_error(self.arm, self.control)[1]
-        # chdtri takes the probability above
+        # the argument of chdtri is the upper tail probability
         likely = [df / float(chdtri(df, above)) for above in (0.1, 0.9)]
         low, number, high = (
             self._fewest(lambda more, scale=scale: self.power(difference, more, either_way, scale))  # type: ignore[misc]
@@ -252,25 +260,25 @@ class Design:
         return NextSeeds(number, min(low, number), max(number, high))
 
     def power(self, difference: float, more: int, either_way: bool = False, scale: float | None = None) -> float:
-        """How often `more` seeds in each arm, tested with those that exist, show such a true difference.
+        """Returns the power of `more` seeds in each arm, tested together with the existing seeds.
 
-        scale: the true variances over the measured ones; None: averaged over what it may be.
+        scale: the ratio of the true variances to the measured ones; None: averaged over its likely values.
         """
         import numpy as np
         from scipy.special import stdtr
 
         scales = self._scales if scale is None else scale
         arm, control = ((side.sd or 0.0) ** 2 * scales for side in (self.arm, self.control))  # true variances
-        of_arm, of_control = arm / self.arm.n, control / self.control.n  # those of the means
+        of_arm, of_control = arm / self.arm.n, control / self.control.n  # variances of the means
         total = of_arm + of_control
         measured, size = self.arm.mean - self.control.mean, abs(difference)
         sign: Any = math.copysign(1.0, difference)
         if either_way:
-            # by Bayes' rule, before the seeds each sign as likely
+            # by Bayes' rule; both signs are equally likely before the seeds are known
             odds = np.exp(np.clip(-2 * measured * size / total, -700, 700))
             sign = np.where(_uniform(1) < 1 / (1 + odds), 1.0, -1.0)
         true = sign * size
-        # how far the measured means are from the true ones: together known, each alone to within its share
+        # The error of the measured difference is known given the true one; how it divides between the two means is not.
         off, share = measured - true, of_arm / total
         apart = np.sqrt(of_arm * of_control / total) * _normal(2)
         means, variances = [], []
@@ -296,7 +304,7 @@ class Design:
 
     @property
     def _scales(self) -> Any:
-        """Draws of one unknown factor on both variances, as uncertain as Welch's degrees of freedom say."""
+        """Draws of one unknown factor of both variances, with Welch's degrees of freedom."""
         return 1 / _chi2(0, _welch_error(self.arm, self.control)[1])
 
     @staticmethod
@@ -310,7 +318,7 @@ class Design:
         return high
 
 
-def _welch(arm: Sample, control: Sample, alpha: float, several: bool = False) -> Test | None:
+def _welch(arm: Sample, control: Sample, alpha: float, several: bool = False) -> SignificanceTest | None:
     from scipy.special import stdtr
 
     error, df = _welch_error(arm, control, several)
@@ -321,7 +329,7 @@ def _welch(arm: Sample, control: Sample, alpha: float, several: bool = False) ->
 
 
 def _welch_error(arm: Sample, control: Sample, several: bool = False) -> tuple[float, float]:
-    """The standard error of the difference, and its degrees of freedom."""
+    """Returns the standard error of the difference and its degrees of freedom."""
     a, b = (arm.sd or 0.0) ** 2, (control.sd or 0.0) ** 2
     if a + b == 0:
         return 0.0, 0.0
@@ -329,12 +337,12 @@ def _welch_error(arm: Sample, control: Sample, several: bool = False) -> tuple[f
 
 
 def _freedom(a: Any, n: int, b: Any, m: int, several: bool) -> Any:
-    """The degrees of freedom by Welch and Satterthwaite, from two measured variances (numbers or arrays).
+    """Returns the degrees of freedom of Welch and Satterthwaite for two measured variances (numbers or arrays).
 
-    several: at the small levels of several arms the few seeds of one side matter most. Where their variance is small by
-    chance, the error is too small and the degrees of freedom are too many, both at once: of 4 arms with 3 seeds against
-    a baseline with 10, 9 in 100 sweeps would have a false verdict. So the side with fewer seeds is taken to vary at
-    least as much as the other.
+    several: at the small levels of several arms the side with fewer seeds matters most. If its variance is small by
+    chance, the error is too small and the degrees of freedom are too many: with 4 arms of 3 seeds against a baseline of
+    10, 9 of 100 sweeps would have a false verdict. Therefore the side with fewer seeds counts as varying at least as
+    much as the other.
     """
     import numpy as np
 
@@ -345,7 +353,7 @@ def _freedom(a: Any, n: int, b: Any, m: int, several: bool) -> Any:
     return df
 
 
-def _paired(differences: Sequence[float], alpha: float) -> Test | None:
+def _paired(differences: Sequence[float], alpha: float) -> SignificanceTest | None:
     from scipy.special import stdtr
 
     sample = Sample.of(differences)
@@ -356,8 +364,8 @@ def _paired(differences: Sequence[float], alpha: float) -> Test | None:
     return _t_test(sample.mean, error, sample.n - 1, p, alpha)
 
 
-def _t_test(difference: float, error: float, df: float, p: float, alpha: float) -> Test:
-    return Test(
+def _t_test(difference: float, error: float, df: float, p: float, alpha: float) -> SignificanceTest:
+    return SignificanceTest(
         difference,
         error,
         df,
@@ -369,24 +377,24 @@ def _t_test(difference: float, error: float, df: float, p: float, alpha: float) 
 
 
 def pooled_sd(samples: Sequence[Sample]) -> tuple[float, int]:
-    """The sd that all share, and its degrees of freedom."""
+    """Returns the pooled sd of the samples and its degrees of freedom."""
     df = sum(sample.n - 1 for sample in samples)
     return math.sqrt(math.fsum((sample.n - 1) * (sample.sd or 0.0) ** 2 for sample in samples) / df), df
 
 
 def sd_interval(sd: float, df: int) -> Interval:
-    """The 95% interval of a true sd, of normal values, from one measured with `df` degrees of freedom."""
+    """Returns the 95% interval of the true sd of normal values, measured with `df` degrees of freedom."""
     from scipy.special import chdtri
 
-    # chdtri takes the probability above
+    # the argument of chdtri is the upper tail probability
     return sd * math.sqrt(df / chdtri(df, ALPHA / 2)), sd * math.sqrt(df / chdtri(df, 1 - ALPHA / 2))
 
 
 @lru_cache(maxsize=256)
 def _chi2(column: int, df: float) -> Any:
-    """Chi-squared over its degrees of freedom: evenly spread quantiles, in an order that is the column's own.
+    """Returns evenly spaced quantiles of chi-squared over its degrees of freedom, in the column's own order.
 
-    So columns vary independently, each without gaps, and the same every time (a Latin hypercube).
+    The columns are independent, cover the distribution evenly, and are the same in every call (a Latin hypercube).
     """
     return _quantiles(df)[_order(column)]
 
@@ -408,7 +416,7 @@ def _order(column: int) -> Any:
 
 @lru_cache(maxsize=64)
 def _normal(column: int) -> Any:
-    """Standard normal values, in the same way."""
+    """Returns evenly spaced quantiles of the standard normal distribution, in the column's own order."""
     from scipy.special import ndtri
 
     return ndtri(_uniform(column))

@@ -16,8 +16,8 @@ from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import difference_text, unit, value_text
 
 MAX_NAMED_SETTINGS = 3  # common settings of two arms that a sentence names
-REPEATED_LOOKS = (
-    f"Testing all seeds again afterwards gives a false verdict in {st.REPEATED_LOOKS} of 100 cases instead of 5"
+REPEATED_TEST_NOTE = (
+    f"Testing all seeds again afterwards gives a false verdict in {st.REPEATED_TEST_PERCENT} of 100 cases instead of 5"
 )
 
 
@@ -78,11 +78,11 @@ class Judge:
         control = st.Sample.of(baseline.values)
         if self.paired:
             pairs = [_pairs(arm, baseline) for arm in arms]
-            usable = [place for place, values in enumerate(pairs) if len(values) >= st.FEWEST]
+            usable = [place for place, values in enumerate(pairs) if len(values) >= st.FEWEST_SEEDS]
             differences = [[a - b for a, b in pairs[place]] for place in usable]
             if not usable:
                 return {}
-            method, tests = st.paired(differences, alpha)
+            method, tests = st.run_paired_tests(differences, alpha)
             told = {}
             for place, test, values in zip(usable, tests, differences, strict=True):
                 first, second = zip(*pairs[place], strict=True)
@@ -90,7 +90,7 @@ class Judge:
                 told[id(arms[place])] = _ArmTest(method, test, design, len(usable), st.correlation(first, second))
             return told
         samples = [st.Sample.of(arm.values) for arm in arms]
-        method, tests = st.against(control, samples, alpha)
+        method, tests = st.run_welch_tests(control, samples, alpha)
         return {
             id(arm): _ArmTest(method, test, st.Design(control, sample, alpha / len(arms), len(arms) > 1), len(arms))
             for arm, sample, test in zip(arms, samples, tests, strict=True)
@@ -102,7 +102,7 @@ class _ArmTest:
     """The test of an arm. test: None without variation. together: the number of arms tested together."""
 
     method: str
-    test: st.Test | None
+    test: st.SignificanceTest | None
     design: st.Design
     together: int
     correlation: float | None = None
@@ -131,7 +131,7 @@ class _Case:
             return self._undecided(self.told.method, self._without_spread())
         return self._tested(self.told, self.told.test)
 
-    def _tested(self, told: _ArmTest, test: st.Test) -> Difference:
+    def _tested(self, told: _ArmTest, test: st.SignificanceTest) -> Difference:
         margin = self.judge.margin
         gain = test.difference if self.judge.metric.higher_is_better else -test.difference
         bound = needed = runs_more = None
@@ -166,7 +166,7 @@ class _Case:
             claim=self._claim(),
         )
 
-    def _decided(self, test: st.Test, gain: float, over_images: Interval | None) -> str:
+    def _decided(self, test: st.SignificanceTest, gain: float, over_images: Interval | None) -> str:
         low, high = test.interval
         ends = (low, high) if test.difference > 0 else (-high, -low)
         first, second = names(self.arm, self.baseline)
@@ -178,7 +178,7 @@ class _Case:
             text += f"; this is less than the margin of {self._plain(margin)}"
         return text
 
-    def _equal(self, test: st.Test, margin: float) -> str:
+    def _equal(self, test: st.SignificanceTest, margin: float) -> str:
         half = test.equivalence * test.error
         first, second = names(self.arm, self.baseline)
         shared = self.families > 1 or (self.told is not None and self.told.together > 1)
@@ -190,7 +190,7 @@ class _Case:
             f"{self._seeds()})"
         )
 
-    def _open(self, test: st.Test, bound: float | None, needed: st.NextSeeds | None, sought: float) -> str:
+    def _open(self, test: st.SignificanceTest, bound: float | None, needed: st.NextSeeds | None, sought: float) -> str:
         first, second = names(self.arm, self.baseline)
         text = (
             f"inconclusive ({first} against {second}): {self._number(test.difference)} {unit(self.judge.metric.key)} "
@@ -215,7 +215,7 @@ class _Case:
             number = (
                 f"{needed.low} to {high} more seeds per arm ({needed.number} on average over the likely spread) are"
             )
-        return f". {number} needed {goal}. {REPEATED_LOOKS}"
+        return f". {number} needed {goal}. {REPEATED_TEST_NOTE}"
 
     def _too_few(self) -> Difference:
         first, second = names(self.arm, self.baseline)
@@ -226,13 +226,13 @@ class _Case:
             reason = f"{missing} has no finished run"
         elif counts == (1, 1):
             reason = f"{self._values()}, one run each, which does not separate the change from chance"
-        elif self.judge.paired and min(counts) >= st.FEWEST:
+        elif self.judge.paired and min(counts) >= st.FEWEST_SEEDS:
             shared = len(_pairs(self.arm, self.baseline))
             reason = f"they share {_count(shared, 'seed')}; pairs need at least three"
         else:
             reason = f"{self._values()}: an interval needs at least three seeds per arm"
-        if 0 not in counts and min(counts) < st.FEWEST:
-            more = st.FEWEST - min(counts)
+        if 0 not in counts and min(counts) < st.FEWEST_SEEDS:
+            more = st.FEWEST_SEEDS - min(counts)
             reason += f". At least {_count(more, 'more seed')} per arm {'is' if more == 1 else 'are'} needed"
         return self._undecided("none", reason, more)
 
@@ -261,7 +261,7 @@ class _Case:
             return None
         told = self.log if said.is_ratio else self.told
         why = ""
-        if self.judge.paired and min(self.arm.n, self.baseline.n) >= st.FEWEST and told is None:
+        if self.judge.paired and min(self.arm.n, self.baseline.n) >= st.FEWEST_SEEDS and told is None:
             why = f"{_count(len(_pairs(self.arm, self.baseline)), 'seed')} in common"
         elif said.is_ratio and self.told is not None and told is None:
             why = "a value is not above 0"
@@ -371,7 +371,7 @@ def names(arm: Arm, baseline: Arm) -> tuple[str, str]:
 
 
 def _ready(baseline: Arm, arm: Arm) -> bool:
-    return min(baseline.n, arm.n) >= st.FEWEST
+    return min(baseline.n, arm.n) >= st.FEWEST_SEEDS
 
 
 def _pairs(arm: Arm, baseline: Arm) -> list[tuple[float, float]]:

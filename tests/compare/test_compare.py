@@ -9,7 +9,7 @@ from scipy import stats
 
 from alexnet_exp.compare.compare import Options, compare
 from alexnet_exp.compare.result import Verdict
-from alexnet_exp.compare.statistics import REPEATED_LOOKS
+from alexnet_exp.compare.statistics import REPEATED_TEST_PERCENT
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read_runs import read_runs
 from tests.compare.made import arm, made
@@ -91,7 +91,7 @@ def test_a_margin_that_seeds_cannot_show_names_the_seeds_that_would(overrides):
     assert (
         f"{low} to {high} more seeds per arm ({found.more_seeds} on average over the likely spread) are needed to "
         "detect a difference of 1.00 points with 80% power. Testing all seeds again afterwards gives a false verdict "
-        f"in {REPEATED_LOOKS} of 100 cases instead of 5"
+        f"in {REPEATED_TEST_PERCENT} of 100 cases instead of 5"
     ) in found.sentence
     assert found.more_seeds < only(runs, Options(baseline=base, margin=0.005)).more_seeds
     if overrides is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alexnet_exp.compare.result import Comparison
-from alexnet_exp.compare.statistics import REPEATED_LOOKS
+from alexnet_exp.compare.statistics import REPEATED_TEST_PERCENT
 from alexnet_exp.runs.metric import difference_text, unit
 from alexnet_exp.runs.status import Status
 
@@ -43,7 +43,7 @@ def methods(comparison: Comparison) -> str:
         sentences.append(
             "The tests assume that the numbers of seeds were fixed in advance. If seeds were added because of earlier "
             "results and all were tested again, a comparison without a true difference gets a false verdict in "
-            f"{REPEATED_LOOKS} of 100 cases (simulated), not in 5"
+            f"{REPEATED_TEST_PERCENT} of 100 cases (simulated), not in 5"
         )
     if tests and comparison.margin is not None:
         size = f"{difference_text(comparison.metric.key, comparison.margin)} {unit(comparison.metric.key)}"

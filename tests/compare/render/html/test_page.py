@@ -24,7 +24,7 @@ from alexnet_exp.compare.render.html.methods import methods
 from alexnet_exp.compare.render.html.pictures import read_pictures
 from alexnet_exp.compare.render.text import main_and_rest, markdown_table
 from alexnet_exp.compare.result import Comparison, Table
-from alexnet_exp.compare.statistics import REPEATED_LOOKS
+from alexnet_exp.compare.statistics import REPEATED_TEST_PERCENT
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read_runs import read_runs
 from tests.compare.generated import compared, write_picture, write_run, write_sweep
@@ -297,7 +297,7 @@ def test_methods_paragraph_names_seeds_test_baseline_and_margin(sweep):
         "3 seeds",
         "Welch's t tests with Holm's correction (two-sided, family-wise 5%)",
         "Intervals of differences use the same level with Bonferroni's correction",
-        f"a false verdict in {REPEATED_LOOKS} of 100 cases (simulated), not in 5",
+        f"a false verdict in {REPEATED_TEST_PERCENT} of 100 cases (simulated), not in 5",
         "model=bn optim.lr=0.1",
         "0.50 points",
         "2 of 14 runs",
