@@ -558,7 +558,7 @@ def _ranking(metric: Metric, arms: Sequence[Arm], rank: str) -> str:
     shared = f"{best.label} and {level} more are first" if level else f"{best.label} is first"
     first = f"{shared} of {len(arms)} by {label(rank)}: {told}"
     if all(arm.n == 1 for arm in arms):
-        return f"{first}; one run each: this cannot separate the change from luck"
+        return f"{first}; one run each, which does not separate the change from chance"
     return f"{first}. No verdict: run compare with --baseline KEY=VALUE"
 
 

@@ -241,7 +241,7 @@ class Design:
         return high
 
     def next_seeds(self, difference: float, *, either_way: bool = False) -> NextSeeds | None:
-        """Returns how many more seeds each arm needs so that all seeds together detect a true difference with 80% power.
+        """Returns how many more seeds each arm needs for all seeds together to detect a difference with 80% power.
 
         The existing seeds stay in the test with their values. either_way: the true difference may have either sign;
         the existing seeds determine how likely each sign is. None if nothing varied or the difference is 0.
