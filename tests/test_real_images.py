@@ -1,4 +1,4 @@
-"""The data rooms on real images: CIFAR-10 re-encoded as JPEG, and ImageNet photographs as published.
+"""The data package on real images: CIFAR-10 re-encoded as JPEG, and ImageNet photographs as published.
 
 They lie beside the project where it is developed (the environment variable names the folder) and are not part of it.
 """
@@ -48,7 +48,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked("imagenet-samples.tar", tmp_path_factory.mktemp("imagenet")) / "imagenet-samples"
 
 
-def test_cifar_as_a_folder_is_held_in_memory_and_decoded_once(cifar: Path, tmp_path: Path) -> None:
+def test_cifar_folder_is_resident_and_decoded_once(cifar: Path, tmp_path: Path) -> None:
     spec = Folder(root=str(cifar), cache=str(tmp_path), val=Val.test)
     first, again = open_source(spec, seed=1), open_source(spec, seed=2)
     assert isinstance(first.train, ResidentSplit)
@@ -56,12 +56,12 @@ def test_cifar_as_a_folder_is_held_in_memory_and_decoded_once(cifar: Path, tmp_p
     assert first.train.labels.bincount().tolist() == [5_000] * 10
     assert first.fingerprint == again.fingerprint
     measured = first.train.statistics()
-    # what is published of the official pixels: 125.3, 123.0, 113.9 and 63.0, 62.1, 66.7; JPEG moves them a little
+    # published values of the official pixels: 125.3, 123.0, 113.9 and 63.0, 62.1, 66.7; JPEG changes them slightly
     np.testing.assert_allclose(measured.channel_mean.numpy(), [125.3, 123.0, 113.9], atol=0.5)
     np.testing.assert_allclose(measured.channel_std.numpy(), [63.0, 62.1, 66.7], atol=1.0)
 
 
-def test_every_photograph_is_read_as_pil_reads_it(photographs: Path) -> None:
+def test_photographs_equal_pillow(photographs: Path) -> None:
     files = sorted(photographs.rglob("*.JPEG"))
     assert len(files) == 200
     largest, mean = 0, 0.0
@@ -75,7 +75,7 @@ def test_every_photograph_is_read_as_pil_reads_it(photographs: Path) -> None:
         theirs = np.asarray(resized.crop((left, top, left + 256, top + 256))).transpose(2, 0, 1)
         difference = np.abs(ours - theirs.astype(int))
         largest, mean = max(largest, difference.max()), max(mean, difference.mean())
-    # of 0..255; the mean is that of the photograph that is furthest off
+    # on 0..255; the mean of the photograph with the largest difference
     assert largest <= 1
     assert mean < 0.02
 
@@ -95,7 +95,7 @@ def test_photographs_are_streamed_and_trained_on(
 
 @pytest.fixture(scope="module")
 def imagenet(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photographs as ImageNet's files unpack: train/WNID/*, a flat val/ of the same ones, and a kit that fits it.
+    """The photographs in ImageNet's layout: train/WNID/*, a flat val/ of the same ones, and a matching devkit.
 
     The kit's IDs and the numbers of the validation images are in an order of their own, as the official ones are.
     """
@@ -114,7 +114,7 @@ def imagenet(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root
 
 
-def test_a_flat_val_folder_gets_the_labels_of_its_photographs(imagenet: Path) -> None:
+def test_flat_val_folder_gets_the_labels_of_its_photographs(imagenet: Path) -> None:
     source = open_source(ImageNet(root=str(imagenet), size=64, decode=Decode.always), seed=1)
     assert isinstance(source.train, StreamedSplit)
     assert isinstance(source.test, StreamedSplit)
@@ -124,7 +124,7 @@ def test_a_flat_val_folder_gets_the_labels_of_its_photographs(imagenet: Path) ->
     tested = {
         Path(path).read_bytes(): int(label) for path, label in zip(source.test.paths, source.test.labels, strict=True)
     }
-    # val/ holds the same photographs under other names: equal bytes, equal labels
+    # val/ has the same photographs with other names: equal bytes, equal labels
     assert len(trained) == 200
     assert trained == tested
 
@@ -132,7 +132,7 @@ def test_a_flat_val_folder_gets_the_labels_of_its_photographs(imagenet: Path) ->
 def test_imagenet_end_to_end(
     imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """experiment=imagenet_paper, small: trained, tested on ten views, evaluated again, asked about a photograph."""
+    """A small experiment=imagenet_paper: training, test on ten views, evaluation, prediction for a photograph."""
     monkeypatch.chdir(tmp_path)
     small = ["model.num_classes=200", "model.width=0.05", "data.batch_size=50", "trainer.max_epochs=1", "trainer=cpu"]
     assert main(["experiment=imagenet_paper", f"data.root={imagenet}", f"data.cache={tmp_path}", *small]) == 0

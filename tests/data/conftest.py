@@ -12,7 +12,7 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees what the user's home has, or writes there."""
+    """Isolates the tests from the user's home folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("KERAS_HOME", raising=False)
@@ -20,7 +20,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_images() -> Callable[..., Path]:
-    """`make_images(folder, {"cat": 3, "dog": 2}, size=(32, 32))`: lossless PNGs of noise, a folder a class."""
+    """`make_images(folder, {"cat": 3, "dog": 2}, size=(32, 32))`: lossless PNGs of noise, one folder per class."""
 
     def make(folder: Path, counts: dict[str, int], size: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
         random = np.random.default_rng(seed)

@@ -32,7 +32,7 @@ def seeded(seed: int = 1) -> torch.Generator:
 
 
 def places(image: Tensor, crop: Tensor, pad: int) -> list[tuple[int, int]]:
-    """All (top, left) at which `crop` lies in `image` with `pad` zeros around it, by looking at every one."""
+    """Returns all (top, left) at which `crop` matches `image` with `pad` zeros around it, by exhaustive search."""
     channels, height, width = image.shape
     padded = np.zeros((channels, height + 2 * pad, width + 2 * pad), dtype=np.uint8)
     padded[:, pad : pad + height, pad : pad + width] = image
@@ -46,13 +46,13 @@ def places(image: Tensor, crop: Tensor, pad: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("side", "pad"), [(8, 0), (10, 2), (10, 0), (1, 0), (12, 1)])
-def test_every_crop_is_a_square_of_its_own_image(side: int, pad: int) -> None:
+def test_random_crop_is_a_square_of_its_image(side: int, pad: int) -> None:
     crops = random_crop(IMAGES, side, pad, seeded())
     assert (crops.shape, crops.dtype) == ((64, 3, side, side), torch.uint8)
     assert all(places(image, crop, pad) for image, crop in zip(IMAGES, crops, strict=True))
 
 
-def test_crops_are_uniform_over_all_places() -> None:
+def test_random_crops_are_uniform_over_all_places() -> None:
     image = IMAGES[:1].expand(3000, -1, -1, -1)
     found = [places(image[0], crop, 1)[0] for crop in random_crop(image, 10, 1, seeded())]
     counts = {place: found.count(place) for place in set(found)}
@@ -61,18 +61,18 @@ def test_crops_are_uniform_over_all_places() -> None:
     assert all(145 <= count <= 255 for count in counts.values())
 
 
-def test_a_crop_of_the_whole_image_is_the_image() -> None:
+def test_crop_of_full_size_returns_the_image() -> None:
     square = IMAGES[..., :10, :]
     assert torch.equal(random_crop(square, 10, 0, seeded()), square)
 
 
-def test_randomness_is_the_generators() -> None:
+def test_random_numbers_come_from_the_generator() -> None:
     for draw in (lambda g: random_crop(IMAGES, 6, 2, g), lambda g: mirror(IMAGES, g)):
         assert torch.equal(draw(seeded(1)), draw(seeded(1)))
         assert not torch.equal(draw(seeded(1)), draw(seeded(2)))
 
 
-def test_half_of_the_images_are_mirrored() -> None:
+def test_mirror_has_probability_one_half() -> None:
     images = torch.arange(4, dtype=torch.uint8).expand(4000, 2, 3, 4)
     mirrored = mirror(images, seeded())
     rows = mirrored[:, 1, 2].tolist()
@@ -84,7 +84,7 @@ def test_half_of_the_images_are_mirrored() -> None:
 def test_center_crop() -> None:
     expected = torch.stack([torch.from_numpy(image.numpy()[:, 2:10, 1:9]) for image in IMAGES])
     assert torch.equal(center_crop(IMAGES, 8), expected)
-    # an odd margin: the even half is above and left, as torchvision rounds it
+    # half an odd margin is rounded to even, as by torchvision
     assert torch.equal(center_crop(IMAGES, 9)[0], IMAGES[0, :, 2:11, 0:9])
     for side in range(1, 11):
         assert torch.equal(center_crop(IMAGES, side), transforms.center_crop(IMAGES, [side, side]))
@@ -92,17 +92,17 @@ def test_center_crop() -> None:
             assert torch.equal(crop_views(IMAGES, side, views)[center_view(views)], center_crop(IMAGES, side))
 
 
-def test_facts_the_ten_views_of_256_at_224() -> None:
+def test_facts_ten_views_of_256_at_224() -> None:
     assert view_places(256, 256, 224, 10) == [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
 
 
-def test_facts_the_nine_views_of_32_at_24() -> None:
+def test_facts_nine_views_of_32_at_24() -> None:
     grid = [(0, 0), (0, 4), (0, 8), (4, 0), (4, 4), (4, 8), (8, 0), (8, 4), (8, 8)]
     assert view_places(32, 32, 24, 9) == grid
 
 
 @pytest.mark.parametrize("views", [1, 9, 10])
-def test_views_are_squares_of_each_image_and_ten_have_mirrors(views: int) -> None:
+def test_views_are_squares_and_ten_views_include_mirrors(views: int) -> None:
     found = crop_views(IMAGES, 6, views)
     assert len(found) == views
     for i, image in enumerate(IMAGES[:8]):
@@ -113,20 +113,20 @@ def test_views_are_squares_of_each_image_and_ten_have_mirrors(views: int) -> Non
     assert torch.equal(found[center_view(views)], center_crop(IMAGES, 6))
 
 
-def test_no_other_number_of_views() -> None:
+def test_other_numbers_of_views_are_rejected() -> None:
     with pytest.raises(ValueError, match="views=5: must be 1, 9 or 10"):
         crop_views(IMAGES, 6, 5)
 
 
 @pytest.mark.parametrize("side", [5, 8, 24])
-def test_resize_is_pillows_bilinear(side: int) -> None:
+def test_resize_equals_pillow_bilinear(side: int) -> None:
     square = IMAGES[:4, :, :10, :]
     expected = [np.array(Image.fromarray(i.numpy()[0]).resize((side, side), Image.Resampling.BILINEAR)) for i in square]
     difference = resize(square, side)[:, 0].int() - torch.from_numpy(np.stack(expected)).int()
     assert difference.abs().max() <= 1
 
 
-def test_fit_repeats_grey_and_keeps_floats() -> None:
+def test_network_input_repeats_grey_and_keeps_floats() -> None:
     grey = IMAGES[:, :1, :10, :]
     fitted = to_network_input(grey, 3, 10)
     assert torch.equal(fitted, torch.cat([grey, grey, grey], 1))
@@ -135,7 +135,7 @@ def test_fit_repeats_grey_and_keeps_floats() -> None:
 
 
 def by_hand(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
-    """A loop over every pixel of every square."""
+    """Crops by a loop over every pixel."""
     count, channels, height, width = images.shape
     out = torch.zeros((count, channels, side, side), dtype=torch.uint8)
     for i in range(count):
@@ -151,20 +151,20 @@ def by_hand(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirr
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("side", "pad"), [(8, 0), (10, 2), (1, 0), (12, 1), (14, 3), (5, 7)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_squares_of_the_drawn_places_by_hand(side: int, pad: int, channels: int) -> None:
+def test_crops_equal_a_loop_over_pixels(side: int, pad: int, channels: int) -> None:
     images = IMAGES[:9, :channels]
     top, left = draw_places(images, side, pad, seeded())
     mirrored = draw_mirrors(images, seeded())
     expected = by_hand(images, side, pad, top, left, mirrored)
     assert torch.equal(crop_at(images, side, pad, top, left, mirrored), expected)
-    # the same numbers are drawn, in the same order, whether in one pass or in two
+    # one pass draws the same numbers in the same order as two passes
     generator = seeded()
     two = mirror(random_crop(images, side, pad, generator), generator)
     assert torch.equal(random_crop_mirror(images, side, pad, seeded()), two)
 
 
 @pytest.mark.usefixtures("way")
-def test_squares_at_the_edges_of_large_batches_and_views() -> None:
+def test_crops_at_the_edges_of_large_noncontiguous_batches() -> None:
     images = torch.randint(0, 256, (150, 3, 20, 36), dtype=torch.uint8, generator=seeded())[..., 2:34]  # not contiguous
     top, left = torch.arange(150) % 9, torch.arange(150) % 21
     mirrored = torch.arange(150) % 2 == 1
@@ -172,13 +172,13 @@ def test_squares_at_the_edges_of_large_batches_and_views() -> None:
     assert torch.equal(crop_at(images, 20, 4, top, left, mirrored)[::10], expected)
 
 
-def test_what_is_not_bytes_is_cut_as_well() -> None:
+def test_crop_of_float_images() -> None:
     places = draw_places(IMAGES, 10, 2, seeded())
     assert torch.equal(crop_at(IMAGES.float(), 10, 2, *places), crop_at(IMAGES, 10, 2, *places).float())
 
 
-def test_which_numbers_are_drawn_never_changes() -> None:
-    """A run's images are a function of its seed: what is drawn, and in which order, by hand."""
+def test_random_stream_of_augmentation_is_fixed() -> None:
+    """A run's images are a function of its seed: the expected draws and their order, written by hand."""
     crops = random_crop_mirror(IMAGES, 10, 2, seeded(5))
     generator = seeded(5)
     top = torch.randint(7, (64,), generator=generator)

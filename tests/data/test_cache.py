@@ -1,4 +1,4 @@
-"""The cache of decoded images: right, used again, made anew when the files change."""
+"""The cache of decoded images: content, reuse, and its renewal after a file changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def files(tmp_path: Path, make_images: Callable[..., Path]) -> ImageFiles:
     return list_files(make_images(tmp_path / "images", {"a": 3, "b": 2}, (8, 8)), ["a", "b"])
 
 
-def test_holds_the_pixels_in_the_order_of_the_files(files: ImageFiles, tmp_path: Path) -> None:
+def test_cache_contains_the_pixels_in_file_order(files: ImageFiles, tmp_path: Path) -> None:
     expected = np.stack([np.array(Image.open(path)).transpose(2, 0, 1) for path in files.paths()])
     assert np.array_equal(load_decoded(files, 8, tmp_path / "cache").numpy(), expected)
     (file,) = (tmp_path / "cache").iterdir()
@@ -47,14 +47,14 @@ def test_holds_the_pixels_in_the_order_of_the_files(files: ImageFiles, tmp_path:
         assert np.array_equal(np.load(file, mmap_mode=mode), expected), "a plain .npy file to others"
 
 
-def test_is_read_without_decoding_again(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_is_read_without_decoding(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_decoded(files, 8, tmp_path / "cache")
     monkeypatch.setattr(cache, "read_images", lambda *_: pytest.fail("decoded again"))
     assert np.array_equal(load_decoded(files, 8, tmp_path / "cache"), first)
 
 
 @pytest.mark.parametrize("change", ["touched", "replaced", "removed"])
-def test_is_made_anew_when_a_file_changed(files: ImageFiles, tmp_path: Path, change: str) -> None:
+def test_cache_is_recreated_after_a_file_changes(files: ImageFiles, tmp_path: Path, change: str) -> None:
     load_decoded(files, 8, tmp_path / "cache")
     before = set((tmp_path / "cache").glob("*.npy"))
     path = Path(files.paths()[1])
@@ -69,13 +69,13 @@ def test_is_made_anew_when_a_file_changed(files: ImageFiles, tmp_path: Path, cha
     assert len(images) == len(now.names)
     if change == "replaced":
         assert images[1, :, 0, 0].tolist() == [1, 2, 3]
-    # the stale file is gone
+    # the stale file is deleted
     after = set((tmp_path / "cache").glob("*.npy"))
     assert len(after) == 1
     assert after != before
 
 
-def test_another_size_or_folder_has_its_own_file(
+def test_other_sizes_and_folders_have_their_own_cache_file(
     files: ImageFiles, tmp_path: Path, make_images: Callable[..., Path]
 ) -> None:
     other = list_files(make_images(tmp_path / "more" / "images", {"a": 1, "b": 1}, (8, 8)), ["a", "b"])
@@ -84,20 +84,20 @@ def test_another_size_or_folder_has_its_own_file(
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 3
 
 
-def test_a_broken_image_leaves_no_file(files: ImageFiles, tmp_path: Path) -> None:
+def test_unreadable_image_leaves_no_cache_file(files: ImageFiles, tmp_path: Path) -> None:
     Path(files.paths()[3]).write_bytes(b"broken")
     with pytest.raises(UserError, match=r"b.000\.png: unreadable image"):
         load_decoded(files, 8, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(files: ImageFiles, tmp_path: Path) -> None:
+def test_error_names_the_read_only_folder(files: ImageFiles, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"data\.cache=.*file.*not usable .* write another data\.cache=FOLDER"):
         load_decoded(files, 8, tmp_path / "file")
 
 
-def test_lies_where_the_user_keeps_such_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder("~/x") == tmp_path / "home" / "x"
     assert cache_folder(None) == tmp_path / "cache" / "alexnet_exp"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -106,7 +106,7 @@ def test_lies_where_the_user_keeps_such_things(tmp_path: Path, monkeypatch: pyte
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: what a full disk looks like."""
+    """Limits the files of this process to `size` bytes, which has the effect of a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -115,21 +115,21 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_no_file(files: ImageFiles, tmp_path: Path) -> None:
+def test_full_disk_leaves_no_cache_file(files: ImageFiles, tmp_path: Path) -> None:
     with files_of_at_most(600), pytest.raises(UserError, match=r"not usable \(File too large\)"):
         load_decoded(files, 8, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     assert len(load_decoded(files, 8, tmp_path / "cache")) == 5
 
 
-def test_a_shortened_file_is_made_anew(files: ImageFiles, tmp_path: Path) -> None:
+def test_truncated_cache_is_recreated(files: ImageFiles, tmp_path: Path) -> None:
     images = load_decoded(files, 8, tmp_path / "cache").clone()
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     assert torch.equal(load_decoded(files, 8, tmp_path / "cache"), images)
 
 
-def test_a_file_that_stands_is_read_where_nothing_can_be_written(
+def test_existing_cache_is_read_in_a_read_only_folder(
     files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = load_decoded(files, 8, tmp_path / "cache").clone()
@@ -153,7 +153,7 @@ def pixels(files: ImageFiles) -> Tensor:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images were to be decoded, at each time that any were."""
+    """Records the number of images of each decoding."""
     read_images, numbers = cache.read_images, list[int]()
 
     def counted(asked_for: Sequence[tuple[str, FileStamp]], size: int, doing: str) -> Iterator[Tensor]:
@@ -182,7 +182,7 @@ cache.decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2]))
 
 @pytest.fixture
 def killed_writer(files: ImageFiles, tmp_path: Path) -> Callable[[int], None]:
-    """`killed_writer(n)`: a process that fills the cache, and is killed when it has written n images."""
+    """`killed_writer(n)`: a process that writes the cache and is killed after n images."""
 
     def run(images: int) -> None:
         command = [sys.executable, "-c", KILLED, str(files.folder), str(tmp_path / "cache"), str(images)]
@@ -193,13 +193,13 @@ def killed_writer(files: ImageFiles, tmp_path: Path) -> Callable[[int], None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 1, 4])
-def test_a_killed_writer_is_continued(
+def test_cache_of_a_killed_writer_is_continued(
     files: ImageFiles, tmp_path: Path, killed_writer: Callable[[int], None], asked: list[int], at: int
 ) -> None:
     killed_writer(at)
     assert not list((tmp_path / "cache").glob("*.npy")), "what is not whole has another name"
     assert torch.equal(load_decoded(files, 8, tmp_path / "cache"), pixels(files))
-    # what the process had handed to the system is there; up to 8 kB it had not
+    # the system has all but the last 8 kB, which the process had buffered
     assert len(asked) == 1
     assert 5 - at <= asked[0] <= 5
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -207,7 +207,7 @@ def test_a_killed_writer_is_continued(
 
 @pytest.mark.parametrize("at", [0, 1, 3, 4])
 @pytest.mark.parametrize("damage", ["", "flipped", "header", "sums", "longer", "no sums"])
-def test_an_interrupted_writer_is_continued_from_what_is_whole(
+def test_interrupted_cache_is_continued_after_its_last_valid_image(
     files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int], at: int, damage: str
 ) -> None:
     with monkeypatch.context() as patch:
@@ -252,7 +252,7 @@ def test_an_interrupted_writer_is_continued_from_what_is_whole(
 
 
 def flip(path: Path, at: int) -> None:
-    """One bit of the file's byte number `at`."""
+    """Flips one bit of byte `at` of the file."""
     with path.open("r+b") as file:
         file.seek(at)
         (byte,) = file.read(1)
@@ -260,7 +260,7 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 4]))
 
 
-def test_of_two_that_want_it_one_decodes(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_two_threads_decodes(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_images, calls = cache.read_images, []
 
     def counted(*arguments: object) -> Iterator[Tensor]:
@@ -287,13 +287,13 @@ print(int(decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2]
 
 
 @pytest.mark.slow
-def test_two_processes_that_fill_one_cache_at_once(tmp_path: Path, make_images: Callable[..., Path]) -> None:
+def test_two_processes_create_one_cache(tmp_path: Path, make_images: Callable[..., Path]) -> None:
     many = list_files(make_images(tmp_path / "many", {"a": 200, "b": 200}, (8, 8)), ["a", "b"])
     command = [sys.executable, "-c", FILL, str(many.folder), str(tmp_path / "cache")]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
         assert process.stdout is not None
-        process.stdout.readline()  # it has imported everything
+        process.stdout.readline()  # all imports are done
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")
@@ -303,25 +303,25 @@ def test_two_processes_that_fill_one_cache_at_once(tmp_path: Path, make_images: 
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_kept_or_not_as_asked(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_setting_controls_caching(files: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "not" / "yet"
     assert open_cache(files, 8, Decode.always, folder)[0] is None
     assert not folder.exists()
-    # 960 bytes: no more than a tenth of the free disk, for auto
+    # 960 bytes: at most a tenth of the free disk, the limit of auto
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=9000))
     array, how = open_cache(files, 8, Decode.auto, folder)
     assert array is None
     assert "decoded at each use" in how
     assert open_cache(files, 8, Decode.once, folder)[0] is not None
-    # what stands needs no room
+    # an existing cache needs no space
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=900))
     assert open_cache(files, 8, Decode.auto, folder)[0] is not None
     with pytest.raises(UserError, match=r"^data\.decode=once: .* free in .*; write data\.cache=FOLDER .*data\.decode"):
         open_cache(files, 9, Decode.once, folder)
 
 
-def test_a_disk_that_fills_up_meanwhile(files: ImageFiles, tmp_path: Path) -> None:
+def test_disk_that_fills_up_while_decoding(files: ImageFiles, tmp_path: Path) -> None:
     with files_of_at_most(600):
         array, how = open_cache(files, 8, Decode.auto, tmp_path / "cache")
         assert array is None
@@ -339,7 +339,7 @@ def large(tmp_path: Path, make_images: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.parametrize("kind", [Folder, ImageNet])
-def test_kept_images_are_the_decoded_ones_to_all_who_ask(large: Path, kind: type[Folder | ImageNet]) -> None:
+def test_cached_images_equal_decoded_images(large: Path, kind: type[Folder | ImageNet]) -> None:
     once, always = (open_source(kind(root=str(large), size=66, decode=way, subset=8), 1) for way in BOTH)
     assert once.fingerprint == always.fingerprint
     assert (once.classes, len(once.train)) == (always.classes, 8)
@@ -356,7 +356,7 @@ def test_kept_images_are_the_decoded_ones_to_all_who_ask(large: Path, kind: type
     assert "(data.decode=always)" in always.reading
 
 
-def test_statistics_of_kept_images_are_of_the_files_that_streaming_measures(
+def test_statistics_of_cached_images_equal_those_of_streamed_images(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alexnet_exp.data.split.STATISTICS_SAMPLE", 3)
@@ -364,7 +364,7 @@ def test_statistics_of_kept_images_are_of_the_files_that_streaming_measures(
     assert torch.equal(once.statistics().pixel_mean, always.statistics().pixel_mean)
 
 
-def test_parts_of_a_source_share_its_array(large: Path) -> None:
+def test_splits_of_a_source_share_its_array(large: Path) -> None:
     source = open_source(ImageNet(root=str(large), size=66, subset=8), 1)
     assert isinstance(source.train, CachedSplit)
     assert isinstance(source.val, CachedSplit)
@@ -372,7 +372,7 @@ def test_parts_of_a_source_share_its_array(large: Path) -> None:
 
 
 def private_and_shared(address: int) -> tuple[int, int]:
-    """Bytes of the mapping at `address` that only this process has in memory, and that several have."""
+    """Returns the private and the shared resident bytes of the mapping at `address`."""
     kinds = {"Private": 0, "Shared": 0}
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -387,7 +387,7 @@ TOUCH = "import sys, numpy; a = numpy.load(sys.argv[1], mmap_mode='c'); a.sum();
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells who shares a page")
-def test_two_processes_share_the_pages(tmp_path: Path) -> None:
+def test_two_processes_share_pages_of_the_cache(tmp_path: Path) -> None:
     size = 64 * 3 * 128 * 128
     np.save(tmp_path / "images.npy", np.ones((64, 3, 128, 128), dtype=np.uint8))
     array = MappedImages(tmp_path / "images.npy", (64, 3, 128, 128), 128).array
@@ -398,11 +398,11 @@ def test_two_processes_share_the_pages(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TOUCH, str(tmp_path / "images.npy")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
-        other.stdout.readline()  # it has every page
+        other.stdout.readline()  # it has read every page
         private, shared = private_and_shared(parts[0].array.data_ptr() + 4096)
         other.communicate()
     assert shared >= size
-    assert private <= 2 * 4096  # the page of the file's header may be this process's own
+    assert private <= 2 * 4096  # the page with the header may be private
 
 
 # The header of these small files: a multiple of 64 bytes.
@@ -411,7 +411,7 @@ HEADER = 128
 
 @pytest.mark.parametrize("where", ["header", "first pixel", "last pixel", "checksum"])
 @pytest.mark.parametrize("writable", [True, False])
-def test_a_damaged_file_is_never_used(
+def test_damaged_cache_is_never_used(
     files: ImageFiles,
     tmp_path: Path,
     where: str,
@@ -439,13 +439,13 @@ def test_a_damaged_file_is_never_used(
 
 
 def refused(mode: str) -> str:
-    """`mode`, unless it is one for writing: what a folder of another user's does."""
+    """Returns `mode` unless it is for writing, as in a folder of another user."""
     if mode in ("r+b", "a+b"):
         raise PermissionError(13, "Permission denied")
     return mode
 
 
-def test_a_file_of_another_version_is_not_read(
+def test_cache_of_another_version_is_not_read(
     files: ImageFiles, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_decoded(files, 8, tmp_path / "cache")
@@ -458,7 +458,7 @@ def test_a_file_of_another_version_is_not_read(
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """The superuser may read everything; another user may not."""
+    """Runs the block as another user, because root may read everything."""
     if os.geteuid():
         yield
         return
@@ -470,13 +470,13 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_cache_that_may_not_be_read(files: ImageFiles, tmp_path: Path, what: str) -> None:
+def test_unreadable_cache_is_an_error_or_decoded_at_each_use(files: ImageFiles, tmp_path: Path, what: str) -> None:
     folder = tmp_path / "cache"
     load_decoded(files, 8, folder)
     (file,) = folder.iterdir()
     for above in (tmp_path, *tmp_path.parents):
         if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
-            above.chmod(above.stat().st_mode | 0o055)  # pytest's own are private
+            above.chmod(above.stat().st_mode | 0o055)  # folders of pytest are private
     (file if what == "file" else folder).chmod(0)
     said = r"data\.cache=.*: not usable \(Permission denied\); write another data\.cache=FOLDER"
     try:
@@ -498,7 +498,7 @@ def kept_split(large: Path) -> CachedSplit:
     return split
 
 
-def test_a_damaged_image_is_decoded_anew_when_it_is_used(
+def test_damaged_cached_image_is_decoded_again_at_its_use(
     kept_split: CachedSplit, caplog: pytest.LogCaptureFixture
 ) -> None:
     truth = torch.stack([read_image(path, 66) for path in kept_split.paths])
@@ -510,12 +510,12 @@ def test_a_damaged_image_is_decoded_anew_when_it_is_used(
     assert not torch.equal(picked.array[picked.rows], truth[[6, 0, 5]]), "damaged, and mapped"
     assert torch.equal(picked.images(torch.tensor([2, 1, 0, 0])), truth[[5, 0, 6, 6]])
     assert len(caplog.records) == 1, "of many, one is told"
-    # of what the statistics are, too
+    # the statistics use repaired images too
     assert torch.equal(kept_split.statistics().pixel_mean, truth.double().mean(0).float())
     assert file.read_bytes() == whole, "mended for those who come later"
 
 
-def test_a_damaged_image_whose_file_has_changed_is_refused(kept_split: CachedSplit) -> None:
+def test_damaged_cached_image_with_a_changed_file_is_rejected(kept_split: CachedSplit) -> None:
     flip(kept_split.cache.path, HEADER + 2 * 3 * 66 * 66)
     os.utime(kept_split.paths[2], ns=(1, 1))
     with pytest.raises(UserError) as error:
@@ -526,7 +526,7 @@ def test_a_damaged_image_whose_file_has_changed_is_refused(kept_split: CachedSpl
     assert len(kept_split.images(torch.tensor([1, 3]))) == 2
 
 
-def test_a_file_that_changes_while_it_is_decoded_is_refused(files: ImageFiles, tmp_path: Path) -> None:
+def test_file_that_changes_during_decoding_is_rejected(files: ImageFiles, tmp_path: Path) -> None:
     assert files.stamps
     Image.new("RGB", (8, 8), (1, 2, 3)).save(files.paths()[3])
     with pytest.raises(UserError, match=r"b.000\.png: has changed since the data was opened"):

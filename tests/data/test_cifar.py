@@ -1,4 +1,4 @@
-"""CIFAR from small archives of the same form: found, downloaded, read safely."""
+"""CIFAR from small archives of the official form: search, download, safe reading."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LABELS = {name: [(4 * i + j) % 10 for j in range(4)] for i, name in enumerate(NA
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as Python 2 wrote its byte strings: the form of the real archives."""
+    """Pickles text and bytes like byte strings of Python 2, as in the official archives."""
 
     def save_string(self, value: str | bytes) -> None:
         content = value.encode("latin1") if isinstance(value, str) else value
@@ -94,7 +94,7 @@ def failure(found: Cifar10) -> str:
     return str(error.value)
 
 
-def test_an_archive_in_the_root(tmp_path: Path) -> None:
+def test_archive_in_the_root_is_read(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "root" / "cifar-10-python.tar.gz", batches())
     assert_right(spec(tmp_path / "root"))
     assert_right(spec(path))
@@ -102,7 +102,7 @@ def test_an_archive_in_the_root(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-python.tar.gz"]
 
 
-def test_it_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_archive(tmp_path / "root" / "cifar-10-python.tar.gz", batches())
     first = open_cifar(spec(tmp_path / "root"))
     with monkeypatch.context() as patched:
@@ -116,7 +116,7 @@ def test_it_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed"])
-def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
+def test_damaged_cache_file_is_recreated(tmp_path: Path, damage: str) -> None:
     write_archive(tmp_path / "root" / "cifar-10-python.tar.gz", batches())
     assert_right(spec(tmp_path / "root"))
     (file,) = (tmp_path / "cache" / "alexnet_exp").glob("*-train.npy")
@@ -127,7 +127,7 @@ def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path: Path, damage: str) -
     assert_right(spec(tmp_path / "root"))
 
 
-def test_without_a_cache_folder_it_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_in_memory_without_a_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_archive(tmp_path / "root" / "cifar-10-python.tar.gz", batches())
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -135,32 +135,32 @@ def test_without_a_cache_folder_it_is_in_memory(tmp_path: Path, monkeypatch: pyt
     assert "is not writable" in open_cifar(spec(tmp_path / "root")).reading
 
 
-def test_an_extracted_folder(tmp_path: Path) -> None:
+def test_extracted_folder_is_read(tmp_path: Path) -> None:
     write_folder(tmp_path / "cifar-10-batches-py", batches())
     assert_right(spec(tmp_path))
     assert_right(spec(tmp_path / "cifar-10-batches-py"))
 
 
 @pytest.mark.parametrize("name", ["cifar-10-batches-py.tar.gz", "cifar-10-batches-py-target_archive"])
-def test_kerass_archive(tmp_path: Path, name: str) -> None:
+def test_archive_of_keras_is_found(tmp_path: Path, name: str) -> None:
     write_archive(tmp_path / "home" / ".keras" / "datasets" / name, batches())
     assert_right(spec(tmp_path / "root"))
 
 
 @pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-10-batches-py-target/cifar-10-batches-py"])
-def test_kerass_folder(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_keras_is_found(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     write_folder(tmp_path / "keras" / "datasets" / name, batches())
     assert_right(spec(tmp_path / "root"))
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_batches_that_python_3_wrote(tmp_path: Path, protocol: int) -> None:
+def test_batches_pickled_by_python_3_are_read(tmp_path: Path, protocol: int) -> None:
     write_folder(tmp_path / "cifar-10-batches-py", batches(functools.partial(pickle.dumps, protocol=protocol)))
     assert_right(spec(tmp_path))
 
 
-def test_an_unfinished_folder_is_passed_over(tmp_path: Path) -> None:
+def test_incomplete_folder_is_ignored(tmp_path: Path) -> None:
     write_folder(tmp_path / "cifar-10-batches-py", {"data_batch_1": b""})
     write_archive(tmp_path / "cifar-10-python.tar.gz", batches())
     assert_right(spec(tmp_path))
@@ -177,7 +177,7 @@ def test_cifar100_reads_the_fine_labels(tmp_path: Path) -> None:
     assert source.classes[99] == "worm"
 
 
-def test_without_download_it_says_what_to_place_where(tmp_path: Path) -> None:
+def test_error_without_download_names_the_file_to_place(tmp_path: Path) -> None:
     line = failure(spec(tmp_path))
     assert f"put cifar-10-python.tar.gz from {Cifar10().url} into {tmp_path}" in line
 
@@ -193,7 +193,7 @@ class Opens:
 
 
 @pytest.mark.parametrize("place", ["folder", "archive"])
-def test_a_pickle_that_wants_to_run_something_does_not(tmp_path: Path, place: str) -> None:
+def test_pickle_with_code_is_rejected(tmp_path: Path, place: str) -> None:
     evil = batches() | {"data_batch_3": python2({"data": Opens(tmp_path / "ran"), "labels": []})}
     if place == "folder":
         write_folder(tmp_path / "cifar-10-batches-py", evil)
@@ -217,8 +217,8 @@ class Calls:
     "function",
     [getattr, eval, __import__, codecs.encode, copyreg._reconstructor, np.save, np.lib.format.read_array, os.system],
 )
-def test_a_pickle_names_nothing_but_arrays(function: Callable[..., object], tmp_path: Path) -> None:
-    """Steps by which an unpickler that knows a little too much has been led to a shell."""
+def test_pickle_with_other_functions_is_rejected(function: Callable[..., object], tmp_path: Path) -> None:
+    """Functions by which known exploits of restricted unpicklers reach a shell."""
     batch = pickle.dumps({"data": Calls(function, str(tmp_path / "ran")), "labels": [0]}, protocol=2)
     write_folder(tmp_path / "cifar-10-batches-py", batches() | {"data_batch_1": batch})
     assert "it refers to" in failure(spec(tmp_path))
@@ -229,7 +229,7 @@ def test_a_pickle_names_nothing_but_arrays(function: Callable[..., object], tmp_
     "name", ["os\nsystem", "numpy\nndarray.__class__", "numpy.core.multiarray\nscalar", "numpy\nload"]
 )
 @pytest.mark.parametrize("protocol", [0, 4])
-def test_by_no_way_of_naming_it(name: str, protocol: int, tmp_path: Path) -> None:
+def test_pickle_with_disguised_names_is_rejected(name: str, protocol: int, tmp_path: Path) -> None:
     module, _, attribute = name.partition("\n")
     texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, attribute)]
     found = f"c{name}\n".encode() if protocol == 0 else b"\x80\x04" + b"".join(texts) + b"\x93"
@@ -237,8 +237,8 @@ def test_by_no_way_of_naming_it(name: str, protocol: int, tmp_path: Path) -> Non
     assert f"it refers to {module}.{attribute}" in failure(spec(tmp_path))
 
 
-def test_labels_that_are_lists_of_lists_are_not_made_an_array(tmp_path: Path) -> None:
-    """Twelve lists of ten times the one before: a trillion numbers in a few bytes."""
+def test_nested_lists_of_labels_are_rejected(tmp_path: Path) -> None:
+    """Twelve nested lists with ten references each: a trillion numbers in a few bytes."""
     labels: list[object] = [0] * 10
     for _ in range(12):
         labels = [labels] * 10
@@ -248,15 +248,15 @@ def test_labels_that_are_lists_of_lists_are_not_made_an_array(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("rows", [2**40, 2**62])
-def test_an_array_that_says_it_is_huge(rows: int, tmp_path: Path) -> None:
+def test_array_with_a_false_huge_shape_is_rejected(rows: int, tmp_path: Path) -> None:
     huge = Calls(np.ndarray, (rows, 3072), np.dtype(np.uint8))
     batch = pickle.dumps({"data": huge, "labels": [0] * 4}, protocol=2)
     write_folder(tmp_path / "cifar-10-batches-py", batches() | {"data_batch_1": batch})
     assert "damaged, or not" in failure(spec(tmp_path))
 
 
-def test_links_and_devices_of_an_archive_are_passed_over(tmp_path: Path) -> None:
-    """Also a link to itself, which an unwary reader would follow for ever."""
+def test_links_and_devices_in_an_archive_are_ignored(tmp_path: Path) -> None:
+    """Also a link to itself, which a careless reader would follow forever."""
     path = tmp_path / "cifar-10-python.tar.gz"
     kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.SYMTYPE]
     with tarfile.open(path, "w:gz") as tar:
@@ -268,7 +268,7 @@ def test_links_and_devices_of_an_archive_are_passed_over(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_an_archive_that_unpacks_to_more_than_the_real_ones_is_refused(
+def test_archive_that_unpacks_beyond_the_limit_is_rejected(
     packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cifar, "MOST_ARCHIVE_BYTES", 1 << 20)
@@ -281,13 +281,13 @@ def test_an_archive_that_unpacks_to_more_than_the_real_ones_is_refused(
     assert "it unpacks to more than 1 MB" in failure(spec(tmp_path))
 
 
-def test_an_archive_that_is_not_compressed_is_read(tmp_path: Path) -> None:
+def test_uncompressed_archive_is_read(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "cifar-10-python.tar.gz", batches())
     path.write_bytes(gzip.decompress(path.read_bytes()))
     assert_right(spec(tmp_path))
 
 
-def test_members_that_point_outside_are_not_written(tmp_path: Path) -> None:
+def test_members_with_outside_paths_are_not_written(tmp_path: Path) -> None:
     root = tmp_path / "a" / "b"
     write_archive(root / "cifar-10-python.tar.gz", batches(), inside="../..")
     before = sorted((tmp_path / "a").rglob("*"))
@@ -308,13 +308,13 @@ def test_members_that_point_outside_are_not_written(tmp_path: Path) -> None:
         [1, 2],
     ],
 )
-def test_a_batch_of_another_form_is_refused(tmp_path: Path, batch: object) -> None:
+def test_batch_of_another_form_is_rejected(tmp_path: Path, batch: object) -> None:
     write_archive(tmp_path / "cifar-10-python.tar.gz", batches() | {"test_batch": python2(batch)})
     assert str(tmp_path / "cifar-10-python.tar.gz") in failure(spec(tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "not an archive", "a batch missing"])
-def test_a_damaged_archive_is_named(tmp_path: Path, damage: str) -> None:
+def test_error_names_the_damaged_archive(tmp_path: Path, damage: str) -> None:
     path = write_archive(tmp_path / "cifar-10-python.tar.gz", batches())
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:20000])
@@ -332,12 +332,12 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """A client that asks for the headers only and hangs up is no news."""
+        """Ignores clients that request the headers only and disconnect."""
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The address of an archive on a local server, and the archive."""
+    """Returns the address of an archive on a local server, and the archive."""
     path = write_archive(tmp_path / "www" / "mirror.tar.gz", batches())
     handler = functools.partial(Quiet, directory=str(path.parent))
     with Server(("127.0.0.1", 0), handler) as server:
@@ -360,7 +360,7 @@ def test_download_is_checked_and_kept(
     assert_right(spec(tmp_path / "root", url=url, md5=md5, download=True))
 
 
-def test_what_several_processes_want_at_once_is_downloaded_once(
+def test_concurrent_downloads_fetch_the_archive_once(
     served: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, path = served
@@ -368,7 +368,7 @@ def test_what_several_processes_want_at_once_is_downloaded_once(
 
     def fetch(url: str, root: Path, name: str, md5: str | None) -> None:
         fetched.append(url)
-        time.sleep(0.2)  # in which the others arrive
+        time.sleep(0.2)  # so that the other threads arrive
         shutil.copy(path, root / name)
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", fetch)
@@ -378,7 +378,7 @@ def test_what_several_processes_want_at_once_is_downloaded_once(
         together.wait()
         return cifar.download(Cifar10(url=url, md5=None), cifar.CIFAR10, root)
 
-    with ThreadPoolExecutor(4) as pool:  # the lock is a file's that each opens for itself: threads are as processes
+    with ThreadPoolExecutor(4) as pool:  # each thread opens the lock file itself, so threads behave like processes
         found = list(pool.map(wanted, range(4)))
     assert found == [root / "cifar-10-python.tar.gz"] * 4
     assert fetched == [url]
@@ -386,7 +386,7 @@ def test_what_several_processes_want_at_once_is_downloaded_once(
 
 
 @pytest.mark.parametrize("failing", ["checksum", "missing", "refused"])
-def test_a_failed_download_leaves_nothing_and_says_what_to_do(
+def test_failed_download_leaves_no_file_and_gives_advice(
     served: tuple[str, Path], tmp_path: Path, failing: str
 ) -> None:
     url = {"checksum": served[0], "missing": f"{served[0]}.no", "refused": "http://127.0.0.1:9/x"}[failing]

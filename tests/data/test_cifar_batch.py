@@ -1,4 +1,4 @@
-"""Hand-made pickles in place of a CIFAR batch: each is refused before numpy is given anything of it."""
+"""Malicious pickles in place of a CIFAR batch: each is rejected before numpy gets any of its content."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def array_of(dtype: Any, content: Any, shape: Any = (1,), fortran: Any = False) 
     return Made(reconstruct, *EMPTY, state=(1, shape, dtype, fortran, content))
 
 
-ADDRESSES = b"A" * 8  # eight of them are a pointer into nowhere
+ADDRESSES = b"A" * 8  # eight bytes that are an invalid pointer
 FIELDS = {"f": (dtype_of("u1"), 2**30)}
 U1 = dtype_of("u1", 3, "|", None, None, None, -1, -1, 0)
 REFUSED = {
@@ -80,7 +80,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_what_would_make_numpy_look_where_a_file_says_is_refused(name: str, protocol: int) -> None:
+def test_pickles_with_memory_addresses_are_rejected(name: str, protocol: int) -> None:
     batch = pickle.dumps({"data": REFUSED[name], "labels": [0]}, protocol=protocol)
     with pytest.raises(ARCHIVE_ERRORS) as error:
         _batch(io.BytesIO(batch), "labels", 10)
@@ -89,8 +89,8 @@ def test_what_would_make_numpy_look_where_a_file_says_is_refused(name: str, prot
 
 @pytest.mark.parametrize("module_and_name", STAND_INS)
 @pytest.mark.parametrize("key", ["__call__", "__class__", "__code__", "anything"])
-def test_a_stand_in_cannot_be_changed(module_and_name: tuple[str, str], key: str) -> None:
-    """The state of an object without `__setstate__` is written into its attributes."""
+def test_stand_ins_cannot_be_changed(module_and_name: tuple[str, str], key: str) -> None:
+    """Without `__setstate__`, a pickle writes the state of an object to its attributes."""
     module, name = module_and_name
     attributes = pickle.dumps((None, {key: 1}), protocol=2)[2:-1]
     with pytest.raises((AttributeError, TypeError)):
@@ -98,12 +98,12 @@ def test_a_stand_in_cannot_be_changed(module_and_name: tuple[str, str], key: str
 
 
 def unframed(value: Any) -> bytes:
-    """A pickle of protocol 5 without its frame, so that opcodes can be added, and without its end."""
+    """Returns a pickle of protocol 5 without its frame and end, so that opcodes can be appended."""
     return pickle.PROTO + bytes([5]) + pickle.dumps(value, protocol=5)[11:-1]
 
 
-def test_an_element_written_into_an_array_of_addresses_crashed() -> None:
-    """numpy lets go of the object at the address that stands there, which the file has chosen."""
+def test_write_into_an_array_of_addresses_is_rejected() -> None:
+    """numpy would release an object at an address from the file."""
     array = unframed(Made(np.ndarray, (1,), np.dtype("O"), bytearray(ADDRESSES)))
     with pytest.raises(pickle.UnpicklingError, match="only integers are supported"):
         read_batch(io.BytesIO(array + b"K\x00K\x01s."))  # array[0] = 1
@@ -112,7 +112,7 @@ def test_an_element_written_into_an_array_of_addresses_crashed() -> None:
 @pytest.mark.parametrize(
     "opcodes", [b"K\x00K\x01s.", b"K\x01a.", b"(K\x01e.", b"(K\x00K\x01u.", b"K\x01b.", b"N\x85R."]
 )
-def test_a_pickle_cannot_write_into_an_array_or_call_it(opcodes: bytes) -> None:
+def test_pickle_cannot_write_into_or_call_an_array(opcodes: bytes) -> None:
     """By item, append, extend, items, another state, and a call."""
     array = unframed(np.zeros(8, np.uint8))
     assert isinstance(read_batch(io.BytesIO(array + b".")), PickledArray)
@@ -120,7 +120,7 @@ def test_a_pickle_cannot_write_into_an_array_or_call_it(opcodes: bytes) -> None:
         read_batch(io.BytesIO(array + opcodes))
 
 
-def test_nothing_that_a_pickle_gets_is_numpys_or_a_class() -> None:
+def test_stand_ins_are_neither_numpy_objects_nor_classes() -> None:
     for stand_in in STAND_INS.values():
         assert not isinstance(stand_in, type)
         assert not type(stand_in).__module__.startswith("numpy")
@@ -130,9 +130,7 @@ def test_nothing_that_a_pickle_gets_is_numpys_or_a_class() -> None:
 @pytest.mark.parametrize("dump", [python2, *(lambda x, p=p: pickle.dumps(x, protocol=p) for p in (3, 4, 5))])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kind", ["u1", "<i4", ">i8"])
-def test_arrays_of_whole_numbers_are_read_as_numpy_wrote_them(
-    dump: Callable[[Any], bytes], order: Any, kind: str
-) -> None:
+def test_integer_arrays_are_read_as_numpy_wrote_them(dump: Callable[[Any], bytes], order: Any, kind: str) -> None:
     array = np.arange(12).astype(kind).reshape(3, 4, order=order)
     read = read_batch(io.BytesIO(dump({"x": array})))["x"]
     assert isinstance(read, PickledArray)
@@ -142,8 +140,8 @@ def test_arrays_of_whole_numbers_are_read_as_numpy_wrote_them(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_batches_with_bytes_changed_are_read_or_refused(seed: int) -> None:
-    """Each of 100 mutants of a batch: of its opcodes and its sizes, not of its pixels."""
+def test_mutated_batches_are_read_or_rejected(seed: int) -> None:
+    """100 mutants of a batch each, with changes in opcodes and sizes, not in pixels."""
     drawn = random.Random(seed)
     dump = drawn.choice([python2, *(lambda x, p=p: pickle.dumps(x, protocol=p) for p in (3, 4, 5))])
     whole = dump({"data": PIXELS, "labels": [1, 2], "filenames": ["a", "b"]})

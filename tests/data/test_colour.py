@@ -34,21 +34,21 @@ def resident(pixels: Tensor = IMAGES) -> ResidentSplit:
 
 
 def coloured(seed: int = 0) -> Tensor:
-    """Images whose three channels go together, as those of photographs do."""
+    """Returns images with correlated channels, like photographs."""
     random = np.random.default_rng(seed)
     grey, tint = random.normal(128, 45, (60, 1, 8, 8)), random.normal(0, 12, (60, 3, 8, 8))
     return torch.from_numpy((grey + tint * np.array([2.0, 1.0, 0.5])[:, None, None]).clip(0, 255).astype(np.uint8))
 
 
-def test_facts_the_constants_of_imagenet() -> None:
+def test_facts_constants_of_imagenet() -> None:
     assert IMAGENET_COLOUR.std == [121.780, 37.094, 19.721]
-    assert IMAGENET_COLOUR.vectors[0] == [-0.5635, -0.5762, -0.5920]  # about grey: R, G and B alike
+    assert IMAGENET_COLOUR.vectors[0] == [-0.5635, -0.5762, -0.5920]  # almost grey: R, G and B are similar
     vectors = np.array(IMAGENET_COLOUR.vectors)
     assert np.allclose(vectors @ vectors.T, np.eye(3), atol=2e-4)
 
 
 @pytest.mark.parametrize("reading", PcaReading)
-def test_facts_every_image_gets_one_colour_by_the_reading(reading: PcaReading) -> None:
+def test_facts_every_image_gets_one_colour(reading: PcaReading) -> None:
     mean = IMAGES.float().mean(0)
     noisy = add_colour_noise(IMAGES, IMAGENET_COLOUR, 0.1, mean if reading is PcaReading.code else None, seeded())
     draws = torch.randn((40, 3), generator=seeded()).numpy()
@@ -64,7 +64,7 @@ def test_facts_every_image_gets_one_colour_by_the_reading(reading: PcaReading) -
     assert noisy.dtype == torch.float32
 
 
-def test_the_noise_has_the_covariance_of_the_components() -> None:
+def test_noise_has_the_covariance_of_the_components() -> None:
     black = torch.zeros((20_000, 3, 1, 1), dtype=torch.uint8)
     noisy = add_colour_noise(black, IMAGENET_COLOUR, 0.1, torch.zeros(3, 1, 1), seeded())[:, :, 0, 0].numpy() * 1.1
     vectors, std = np.array(IMAGENET_COLOUR.vectors), np.array(IMAGENET_COLOUR.std)
@@ -74,12 +74,12 @@ def test_the_noise_has_the_covariance_of_the_components() -> None:
 
 
 def reference(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues, largest first, and components as rows, of all pixels of images [N, 3, H, W]."""
+    """Returns eigenvalues, largest first, and components as rows, of all pixels of images [N, 3, H, W]."""
     values, vectors = np.linalg.eigh(np.cov(pixels.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64), bias=True))
     return values[::-1], vectors.T[::-1]
 
 
-def test_fitted_components_are_numpys() -> None:
+def test_fitted_components_equal_numpy() -> None:
     images = coloured()
     found, (values, vectors) = fit_colour(resident(images)), reference(images.numpy())
     np.testing.assert_allclose(np.square(found.std), values, rtol=1e-9)
@@ -89,7 +89,7 @@ def test_fitted_components_are_numpys() -> None:
     assert found.std[0] > 3 * found.std[1], "of which the first is about grey"
 
 
-def test_streamed_images_are_fitted_as_those_in_memory(tmp_path: Path, make_images: Callable[..., Path]) -> None:
+def test_fit_of_streamed_images_equals_resident_images(tmp_path: Path, make_images: Callable[..., Path]) -> None:
     folder = make_images(tmp_path, {"a": 5}, (9, 9))
     split = StreamedSplit(
         [str(path) for path in sorted((folder / "a").iterdir())], torch.zeros(5, dtype=torch.int64), 9
@@ -98,7 +98,7 @@ def test_streamed_images_are_fitted_as_those_in_memory(tmp_path: Path, make_imag
     np.testing.assert_allclose(np.square(fit_colour(split).std), values, rtol=1e-9)
 
 
-def test_the_cache_is_read_and_a_damaged_one_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_cache_is_read_and_recreated_if_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, split = tmp_path / "new", resident(coloured())
     first = load_colour(split, folder, "mine", 1)
     (file,) = folder.iterdir()
@@ -114,7 +114,7 @@ def test_the_cache_is_read_and_a_damaged_one_is_made_anew(tmp_path: Path, monkey
     assert len(list(folder.iterdir())) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+def test_read_only_colour_cache_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     assert load_colour(resident(coloured()), tmp_path / "file", "x") == fit_colour(resident(coloured()))
 
@@ -131,13 +131,13 @@ def opened(spec: Any, input_size: int = 6) -> ImageData:
     return data
 
 
-def test_the_same_crops_and_mirrors_as_without() -> None:
+def test_noise_does_not_change_crops_and_mirrors() -> None:
     settings = SMALL | {"crop": 6, "mirror": True, "pad": 1}
     plain, noisy = opened(Random(**settings)), opened(Random(**settings, pca=Pca.imagenet, pca_reading="paper"))  # type: ignore[arg-type]
     images = plain.source.train.images(torch.arange(16))
     difference = noisy.augment(images, 0, 3) - plain.augment(images, 0, 3).float()
     assert difference.abs().max() > 1
-    # one colour an image, whatever the pixel
+    # one colour per image, the same for all pixels
     assert (difference - difference[:, :, :1, :1]).abs().max() < 0.01
     assert len({tuple(colour.tolist()) for colour in difference[:, :, 0, 0]}) == 16
     assert torch.equal(noisy.augment(images, 0, 3), noisy.augment(images, 0, 3))
@@ -145,7 +145,7 @@ def test_the_same_crops_and_mirrors_as_without() -> None:
     assert torch.equal(noisy.centred(images), plain.centred(images)), "an evaluation has none"
 
 
-def test_what_the_network_gets_is_the_codes_image() -> None:
+def test_network_input_equals_the_image_of_the_2012_code() -> None:
     """Per-pixel mean, colour noise, division by 1.1: in the original's order, with the central crop of its mean."""
     data = opened(Random(**SMALL | {"crop": 6}, pca=Pca.imagenet, pca_std=0.1, random_crop=False))
     preprocess = Preprocess(Input(scale="bytes", mean="pixel"), 3, 6)  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def test_what_the_network_gets_is_the_codes_image() -> None:
     torch.testing.assert_close(got.double(), expected / 1.1, rtol=1e-4, atol=1e-3)
 
 
-def test_fit_is_of_the_training_images_and_told() -> None:
+def test_colour_fit_uses_the_training_images_and_is_logged() -> None:
     data = opened(Random(**SMALL, pca=Pca.fit))
     values, _ = reference(data.source.train.images(torch.arange(len(data.source.train))).numpy())
     np.testing.assert_allclose(np.square(data.colour.std), values, rtol=1e-9)
@@ -173,19 +173,19 @@ def test_fit_is_of_the_training_images_and_told() -> None:
 
 
 @pytest.mark.parametrize("pca", [Pca.fit, Pca.imagenet])
-def test_grey_images_are_refused_in_a_line(pca: Pca) -> None:
+def test_grey_images_are_rejected(pca: Pca) -> None:
     with pytest.raises(UserError, match=rf"^data\.pca={pca}: needs images of 3 channels, these have 1; write none$"):
         opened(Digits(pca=pca))
 
 
-def test_settings() -> None:
+def test_invalid_colour_settings_are_rejected() -> None:
     assert (Cifar10().pca, Folder().pca_reading, Random().pca_std) == (Pca.none, PcaReading.code, 0.1)
     with pytest.raises(Refused, match="pca_std=0: must be greater than 0"):
         Cifar10(pca_std=0)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
-def test_a_precision_does_not_round_the_images(tmp_path: Path, precision: Any) -> None:
+def test_precision_does_not_round_the_images(tmp_path: Path, precision: Any) -> None:
     import pytorch_lightning as pl
 
     class Keep(pl.LightningModule):

@@ -1,4 +1,4 @@
-"""Loader workers that are killed, that hear signals, and whose process is gone: real processes, real signals."""
+"""Loader workers in real processes: kills, signals, and the death of their parent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def streamed(tmp_path: Path, make_images: Callable[..., Path]) -> StreamedSplit:
 
 
 class Epochs:
-    """A loader with two workers, and what its epochs hold, out of memory."""
+    """A loader with two workers, and the expected content of its epochs."""
 
     def __init__(self, split: StreamedSplit, start: int = 0):
         self.epoch = 0
@@ -69,7 +69,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def through(epochs: Epochs, at: dict[int, Callable[[], None]]) -> list[Batch]:
-    """An epoch's batches; before batch number k is asked for, at[k] is done."""
+    """Returns the batches of an epoch; calls at[k] before batch k is requested."""
     batches, got = iter(epochs.loader), []
     for number in range(len(epochs.loader) + 1):
         at.get(number, lambda: None)()
@@ -84,12 +84,12 @@ def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
-def test_an_epoch_goes_on_where_a_worker_was_killed(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
+def test_epoch_continues_after_a_killed_worker(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
     epochs.check(through(epochs, {7: lambda: kill(epochs.workers()[:1])}))
     assert warnings_of(caplog) == [
         "a loader worker was killed by SIGKILL; it may have been out of memory; restarted without loss of data"
     ]
-    # of the new ones, which stay for the next epoch
+    # the new workers stay for the next epoch
     epochs.epoch, before = 1, sorted(epochs.workers())
     epochs.check(list(epochs.loader))
     assert sorted(epochs.workers()) == before
@@ -100,14 +100,14 @@ def test_an_epoch_goes_on_where_a_worker_was_killed(epochs: Epochs, caplog: pyte
 @pytest.mark.parametrize("at", [1, 2, 13, 19])
 @pytest.mark.parametrize("how_many", [1, 2])
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_no_moment_loses_or_repeats_a_batch(
+def test_kills_lose_and_repeat_no_batch(
     epochs: Epochs, at: int, how_many: int, epoch: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     for epochs.epoch in range(epoch):
         epochs.check(list(epochs.loader))
     epochs.epoch = epoch
     epochs.check(through(epochs, {at: lambda: kill(epochs.workers()[:how_many])}))
-    # one that had nothing left to deliver may go unnoticed until the next epoch
+    # the death of a worker without pending batches may be detected in the next epoch
     assert len(warnings_of(caplog)) <= 1
     epochs.epoch += 1
     epochs.check(list(epochs.loader))
@@ -116,8 +116,8 @@ def test_no_moment_loses_or_repeats_a_batch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
-def test_kills_at_random_times(epochs: Epochs, seed: int) -> None:
-    """Not between batches, as above: while workers decode, send, wait or start."""
+def test_kills_at_random_times_lose_no_batch(epochs: Epochs, seed: int) -> None:
+    """Unlike above, not between batches, but while workers decode, send, wait or start."""
     random = torch.Generator().manual_seed(seed)
     killer = "import os,sys,time; time.sleep(float(sys.argv[1])); os.kill(int(sys.argv[2]), 9)"
     for epochs.epoch in range(3):
@@ -133,7 +133,7 @@ def test_kills_at_random_times(epochs: Epochs, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_between_two_epochs(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
+def test_worker_killed_between_epochs_is_restarted(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
     epochs.check(list(epochs.loader))
     kill(epochs.workers())
     epochs.epoch = 1
@@ -143,17 +143,17 @@ def test_between_two_epochs(epochs: Epochs, caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.slow
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="there is none here")
-def test_when_the_fork_server_is_killed(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_fork_server_is_restarted(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
     epochs.check(through(epochs, {4: lambda: kill([forkserver._forkserver._forkserver_pid])}))  # type: ignore[attr-defined]
     epochs.epoch = 1
     epochs.check(list(epochs.loader))
-    # it may be heard of while workers are still ending, so that one is told of as well
+    # workers may still be ending when it is detected, and one of them is reported as well
     assert 1 <= len(warnings_of(caplog)) <= 2
     assert all(line.endswith("restarted without loss of data") for line in warnings_of(caplog))
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_is_refused(
+def test_repeated_kills_are_an_error(
     epochs: Epochs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_RESTARTS", 1)
@@ -164,16 +164,14 @@ def test_killed_again_and_again_is_refused(
         "2 times in this epoch; write fewer workers or a smaller data.batch_size"
     )
     assert len(warnings_of(caplog)) == 1
-    # counted by the epoch
+    # counted per epoch
     epochs.epoch = 1
     epochs.check(list(epochs.loader))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("change", ["gone", "shorter", "another of the same size"])
-def test_a_file_that_changes_in_mid_epoch_is_refused_by_name(
-    streamed: StreamedSplit, workers: int, change: str
-) -> None:
+def test_error_names_a_file_changed_within_an_epoch(streamed: StreamedSplit, workers: int, change: str) -> None:
     loader = StreamedLoader(streamed, EpochPlan(N, BATCH), lambda: torch.arange(N), workers=workers)
     batches = iter(loader)
     got = [next(batches) for _ in range(3)]
@@ -184,7 +182,7 @@ def test_a_file_that_changes_in_mid_epoch_is_refused_by_name(
     elif change == "shorter":
         path.write_bytes(content[:-9])
     else:
-        time.sleep(0.02)  # the clock of a file system has ticks, of up to 10 ms
+        time.sleep(0.02)  # modification times have a resolution of up to 10 ms
         path.write_bytes(content[:-9] + bytes(9))
     with pytest.raises(UserError) as error:
         got += batches
@@ -196,7 +194,7 @@ def test_a_file_that_changes_in_mid_epoch_is_refused_by_name(
 
 
 @pytest.mark.parametrize("start", [0, 5, 19])
-def test_from_where_a_run_goes_on(streamed: StreamedSplit, start: int) -> None:
+def test_epoch_starts_at_the_resume_point(streamed: StreamedSplit, start: int) -> None:
     epochs = Epochs(streamed, start)
     epochs.check(list(epochs.loader))
     epochs.loader.close()
@@ -204,16 +202,14 @@ def test_from_where_a_run_goes_on(streamed: StreamedSplit, start: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who sent a signal")
-def test_what_a_terminal_or_scheduler_sends_to_all_is_not_for_them(
-    epochs: Epochs, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_workers_ignore_signals_to_the_process_group(epochs: Epochs, caplog: pytest.LogCaptureFixture) -> None:
     def tell() -> None:
         for pid in epochs.workers():
             for name in ("INT", "TERM", "USR1"):
                 subprocess.run(["kill", f"-{name}", str(pid)], check=True)
 
     batches = iter(epochs.loader)
-    got = [next(batches) for _ in range(2)]  # one of each: both have begun
+    got = [next(batches) for _ in range(2)]  # one batch per worker: both have started
     before = sorted(epochs.workers())
     tell()
     got += list(batches)
@@ -223,13 +219,13 @@ def test_what_a_terminal_or_scheduler_sends_to_all_is_not_for_them(
 
 
 class FullError(RuntimeError):
-    """As torch says it of a full /dev/shm."""
+    """Raises the error of torch for a full /dev/shm."""
 
     def __init__(self) -> None:
         super().__init__("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)")
 
 
-def test_a_batch_for_which_there_is_no_shared_memory_is_sent_through_the_pipe(
+def test_batch_without_shared_memory_is_sent_through_a_pipe(
     streamed: StreamedSplit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(images: torch.Tensor) -> torch.Tensor:
@@ -261,10 +257,10 @@ from alexnet_exp.data.split import StreamedSplit
 from alexnet_exp.errors import UserError
 
 def lose(images):
-    return lambda: images  # cannot be pickled, which the thread that sends finds
+    return lambda: images  # cannot be pickled, which fails in the sending thread
 
 if len(sys.argv) > 2:
-    decoder._share = lose  # in the workers too, which import this file
+    decoder._share = lose  # also in the workers, which import this file
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     paths = sorted(map(str, Path(sys.argv[1]).rglob("*.png")))
@@ -287,7 +283,7 @@ def run_alone(tmp_path: Path, *arguments: str, before: str = "") -> subprocess.C
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_send_ends(streamed: StreamedSplit, tmp_path: Path) -> None:
+def test_worker_that_cannot_send_exits(streamed: StreamedSplit, tmp_path: Path) -> None:
     done = run_alone(tmp_path, "lose")
     assert done.stdout == (
         "data.workers=2: a loader worker could not send a batch, 4 times in this epoch; "
@@ -298,7 +294,7 @@ def test_a_worker_that_cannot_send_ends(streamed: StreamedSplit, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_full_shared_memory_loses_nothing(streamed: StreamedSplit, tmp_path: Path) -> None:
+def test_full_shared_memory_loses_no_batch(streamed: StreamedSplit, tmp_path: Path) -> None:
     mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting is not allowed here")
@@ -330,7 +326,7 @@ if __name__ == "__main__":
 
 
 def alive(pid: int) -> bool:
-    """Whether there is a process, and no dead one that nobody has asked for."""
+    """Returns whether the process exists and is not a zombie process."""
     try:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -338,8 +334,8 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells of processes there")
-def test_none_outlives_a_process_that_is_killed(streamed: StreamedSplit, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc of Linux")
+def test_workers_end_with_a_killed_parent(streamed: StreamedSplit, tmp_path: Path) -> None:
     (tmp_path / "alone.py").write_text(ALONE)
     command = [sys.executable, str(tmp_path / "alone.py"), str(tmp_path / "images")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""The development kit of ILSVRC-2012, in a folder and as published; and kits that are damaged or were tampered with."""
+"""The development kit of ILSVRC-2012 as a folder and as an archive, intact, damaged and malicious."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alexnet_exp.data.devkit import Devkit, find_devkit, read_devkit
 from alexnet_exp.errors import UserError
 from tests.devkit import META, NAME, TRUTH, as_archive, as_folder, meta, truth
 
-# in the kit's own order, which is not that of the WNIDs
+# in the order of the kit, not of the WNIDs
 CLASSES = [("n02119789", "kit fox, Vulpes macrotis"), ("n01440764", "tench"), ("n02100735", "English setter")]
 LABELS = [3, 1, 2, 2, 1, 3]
 
@@ -32,15 +32,15 @@ def kit(root: Path, content: bytes | None = None, labels: bytes | None = None) -
     return as_folder(root, meta(CLASSES) if content is None else content, truth(LABELS) if labels is None else labels)
 
 
-def test_classes_are_the_leaves_by_their_ids_and_labels_follow_the_files(tmp_path: Path) -> None:
+def test_classes_are_the_leaves_in_id_order(tmp_path: Path) -> None:
     read = read_devkit(as_folder(tmp_path, meta(CLASSES, 1300), truth(LABELS)))
-    assert read.wnids == ["n02119789", "n01440764", "n02100735"]  # n00001740, the inner node, is none
+    assert read.wnids == ["n02119789", "n01440764", "n02100735"]  # without n00001740, the inner node
     assert read.words == dict(CLASSES)
     assert read.counts == dict.fromkeys(read.wnids, 1300)
     assert read.truth == LABELS
 
 
-def test_scipy_reads_the_same(tmp_path: Path) -> None:
+def test_devkit_equals_what_scipy_reads(tmp_path: Path) -> None:
     content = meta(CLASSES, 7)
     read = read_devkit(as_folder(tmp_path, content, truth(LABELS)))
     theirs = scipy.io.loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]
@@ -51,14 +51,14 @@ def test_scipy_reads_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "./"])
-def test_the_archive_reads_as_its_folder_does(tmp_path: Path, prefix: str) -> None:
+def test_archive_equals_its_folder(tmp_path: Path, prefix: str) -> None:
     folder = read_devkit(kit(tmp_path))
     members = {f"{prefix}{NAME}/readme.txt": b"hello", f"{prefix}{NAME}/{META}": meta(CLASSES)}
     archive = as_archive(tmp_path / "any.tar.gz", members | {f"{prefix}{NAME}/{TRUTH}": truth(LABELS)})
     assert read_devkit(archive) == Devkit(archive, folder.wnids, folder.words, folder.counts, folder.truth)
 
 
-def test_nothing_of_an_archive_is_written_and_no_other_name_or_link_is_followed(tmp_path: Path) -> None:
+def test_archive_is_not_extracted_and_links_are_ignored(tmp_path: Path) -> None:
     inside = tmp_path / "deep" / "inside"
     inside.mkdir(parents=True)
     good = {f"{NAME}/{META}": meta(CLASSES), f"{NAME}/{TRUTH}": truth(LABELS)}
@@ -76,7 +76,7 @@ def test_nothing_of_an_archive_is_written_and_no_other_name_or_link_is_followed(
     assert f"it has no {NAME}/{META}" in line(linked)
 
 
-def test_it_is_looked_for_in_the_root_unless_it_is_named(tmp_path: Path) -> None:
+def test_devkit_is_searched_for_in_the_root(tmp_path: Path) -> None:
     assert find_devkit(None, tmp_path) is None
     archive = as_archive(tmp_path / f"{NAME}.tar.gz", {})
     assert find_devkit(None, tmp_path) == archive
@@ -87,7 +87,7 @@ def test_it_is_looked_for_in_the_root_unless_it_is_named(tmp_path: Path) -> None
         find_devkit("nowhere", tmp_path)
 
 
-def test_a_damaged_kit_is_one_line(tmp_path: Path) -> None:
+def test_damaged_devkit_is_a_one_line_error(tmp_path: Path) -> None:
     whole, labels = meta(CLASSES), truth(LABELS)
     for number, content in enumerate((b"", whole[:100], whole[:200], whole[:-1], b"\0" * 5000)):
         assert f"{META}: it " in line(kit(tmp_path / str(number), content))
@@ -114,11 +114,11 @@ def test_a_damaged_kit_is_one_line(tmp_path: Path) -> None:
         ({"num_children": []}, "a class without"),
     ],
 )
-def test_classes_that_contradict_each_other_are_refused(tmp_path: Path, altered: dict[str, object], said: str) -> None:
+def test_inconsistent_classes_are_rejected(tmp_path: Path, altered: dict[str, object], said: str) -> None:
     assert said in line(kit(tmp_path, meta(CLASSES, **altered)))
 
 
-def test_words_reach_the_terminal_as_plain_text(tmp_path: Path) -> None:
+def test_words_contain_no_control_characters(tmp_path: Path) -> None:
     read = read_devkit(kit(tmp_path, meta(CLASSES, words="English\n\x1b[31msetter")))
     assert read.words["n02100735"] == "English [31msetter"
 
@@ -136,11 +136,11 @@ def test_words_reach_the_terminal_as_plain_text(tmp_path: Path) -> None:
         (bytes(100), "a line is not a number"),
     ],
 )
-def test_labels_that_cannot_be_right_are_refused(tmp_path: Path, labels: bytes, said: str) -> None:
+def test_invalid_labels_are_rejected(tmp_path: Path, labels: bytes, said: str) -> None:
     assert said in line(kit(tmp_path, labels=labels))
 
 
-def test_what_inflates_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devkit, "MOST_DEVKIT_BYTES", 1 << 20)
     archive = as_archive(tmp_path / "kit.tar.gz", {"zeros": bytes(2 << 20)})
     assert archive.stat().st_size < 10_000

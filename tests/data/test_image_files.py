@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and how folders are laid out."""
+"""Image files of a folder, and the layout of folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alexnet_exp.errors import UserError
 MakeImages = Callable[..., Path]
 
 
-def test_junk_is_left_out(tmp_path: Path, make_images: MakeImages) -> None:
+def test_other_files_are_ignored(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 2, "dog": 1})
     for junk in (".DS_Store", "Thumbs.db", "._000.png", "notes.txt", "labels.csv", "no_suffix"):
         (tmp_path / "cat" / junk).write_bytes(b"junk")
@@ -32,20 +32,20 @@ def test_junk_is_left_out(tmp_path: Path, make_images: MakeImages) -> None:
     assert files.labels == [0, 0, 1]
 
 
-def test_parts_are_found_and_other_folders_beside_them_ignored(tmp_path: Path, make_images: MakeImages) -> None:
+def test_splits_are_found_and_other_folders_ignored(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "train", {"cat": 1, "dog": 1, "empty": 0})
     make_images(tmp_path / "test", {"dog": 1})
     make_images(tmp_path / "other", {"owl": 1})
     layout = find_layout(str(tmp_path))
     assert (layout.classes, layout.empty) == (["cat", "dog"], ["empty"])
     assert (layout.train, layout.val, layout.test) == (tmp_path / "train", None, tmp_path / "test")
-    # labels count among the classes of the training images
+    # labels are indices of the training classes
     assert list_files(tmp_path / "test", layout.classes).labels == [1]
 
 
 @pytest.mark.parametrize("val", ["valid", "validation", "dev", "Val"])
 @pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Testing")])
-def test_the_splits_under_their_other_names(
+def test_alternative_split_names_are_found(
     tmp_path: Path, make_images: MakeImages, train: str, val: str, test: str
 ) -> None:
     for split, classes in ((train, {"cat": 2, "dog": 1}), (val, {"cat": 1}), (test, {"dog": 1})):
@@ -55,7 +55,7 @@ def test_the_splits_under_their_other_names(
     assert layout.unused_images() == []
 
 
-def test_names_of_classes_are_the_same_in_either_unicode_form(tmp_path: Path, make_images: MakeImages) -> None:
+def test_class_names_match_in_both_unicode_forms(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "train", {"caf\u00e9": 2, "tea": 1})
     make_images(tmp_path / "val", {"cafe\u0301": 1, "tea": 1})
     layout = find_layout(str(tmp_path))
@@ -67,7 +67,7 @@ def test_names_of_classes_are_the_same_in_either_unicode_form(tmp_path: Path, ma
         find_layout(str(tmp_path))
 
 
-def test_two_folders_for_one_split_are_refused(tmp_path: Path, make_images: MakeImages) -> None:
+def test_two_folders_for_one_split_are_rejected(tmp_path: Path, make_images: MakeImages) -> None:
     for split in ("train", "val", "valid"):
         make_images(tmp_path / split, {"cat": 1, "dog": 1})
     with pytest.raises(UserError) as error:
@@ -75,7 +75,7 @@ def test_two_folders_for_one_split_are_refused(tmp_path: Path, make_images: Make
     assert str(error.value) == f"data.root={tmp_path}: val/ and valid/ both contain val images; keep one of them"
 
 
-def test_splits_without_a_training_folder_are_no_classes(tmp_path: Path, make_images: MakeImages) -> None:
+def test_splits_without_a_training_folder_are_rejected(tmp_path: Path, make_images: MakeImages) -> None:
     for split in ("valid", "test"):
         make_images(tmp_path / split, {"cat": 1, "dog": 1})
     with pytest.raises(
@@ -84,10 +84,10 @@ def test_splits_without_a_training_folder_are_no_classes(tmp_path: Path, make_im
         find_layout(str(tmp_path))
 
 
-def test_images_that_are_not_used_are_named(tmp_path: Path, make_images: MakeImages) -> None:
+def test_unused_images_are_reported(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "train", {"cat": 1, "dog": 1})
     make_images(tmp_path / "extra", {"cat": 1})
-    make_images(tmp_path, {"test": 3})  # images of no class, as in a competition
+    make_images(tmp_path, {"test": 3})  # images without classes, as in a competition
     (tmp_path / "labels").mkdir()
     shutil.copy(tmp_path / "test" / "000.png", tmp_path / "train" / "loose.png")
     shutil.copy(tmp_path / "test" / "000.png", tmp_path / "title.png")
@@ -95,8 +95,8 @@ def test_images_that_are_not_used_are_named(tmp_path: Path, make_images: MakeIma
     assert find_layout(str(tmp_path)).unused_images() == ["extra/", "test/", root, "1 image directly in train/"]
 
 
-def test_images_in_folders_of_a_class_are_the_class_s(tmp_path: Path, make_images: MakeImages) -> None:
-    """What torchvision's ImageFolder finds, in its order, without hidden files."""
+def test_nested_images_belong_to_their_class_folder(tmp_path: Path, make_images: MakeImages) -> None:
+    """The same files in the same order as by torchvision's ImageFolder, without hidden files."""
     from torchvision.datasets import ImageFolder
 
     make_images(tmp_path / "cat", {"indoors": 2, "outdoors/2024": 1, ".cache": 1})
@@ -110,7 +110,7 @@ def test_images_in_folders_of_a_class_are_the_class_s(tmp_path: Path, make_image
     )
 
 
-def test_links_between_folders_end(tmp_path: Path, make_images: MakeImages) -> None:
+def test_cyclic_links_between_folders_end(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 1, "dog": 1})
     (tmp_path / "cat" / "self").symlink_to(tmp_path / "cat")
     (tmp_path / "cat" / "other").symlink_to(tmp_path / "dog")
@@ -118,7 +118,7 @@ def test_links_between_folders_end(tmp_path: Path, make_images: MakeImages) -> N
     assert list_files(tmp_path, ["cat"]).names == ["cat/000.png", "cat/other/000.png"]
 
 
-def test_a_root_that_is_one_folder_too_high(tmp_path: Path, make_images: MakeImages) -> None:
+def test_root_one_level_too_high_is_rejected(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "photos", {"cat": 1, "dog": 1})
     with pytest.raises(UserError) as error:
         find_layout(str(tmp_path))
@@ -128,16 +128,14 @@ def test_a_root_that_is_one_folder_too_high(tmp_path: Path, make_images: MakeIma
     )
 
 
-def test_a_class_may_be_called_train(tmp_path: Path, make_images: MakeImages) -> None:
+def test_class_may_be_named_train(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"plane": 1, "train": 1})
     layout = find_layout(str(tmp_path))
     assert (layout.train, layout.classes) == (tmp_path, ["plane", "train"])
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link to nowhere", "link in a circle", "link to a device"])
-def test_what_is_named_as_an_image_but_is_no_file_is_refused(
-    tmp_path: Path, make_images: MakeImages, kind: str
-) -> None:
+def test_non_file_with_the_name_of_an_image_is_rejected(tmp_path: Path, make_images: MakeImages, kind: str) -> None:
     make_images(tmp_path, {"cat": 1, "dog": 1})
     path = tmp_path / "dog" / "x.jpg"
     if kind == "folder":
@@ -152,7 +150,7 @@ def test_what_is_named_as_an_image_but_is_no_file_is_refused(
     assert str(error.value).isprintable()
 
 
-def test_a_link_to_an_image_is_an_image(tmp_path: Path, make_images: MakeImages) -> None:
+def test_link_to_an_image_is_listed(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 1, "dog": 1})
     (tmp_path / "dog" / "link.png").symlink_to(tmp_path / "cat" / "000.png")
     files = list_files(tmp_path, ["cat", "dog"])
@@ -160,14 +158,14 @@ def test_a_link_to_an_image_is_an_image(tmp_path: Path, make_images: MakeImages)
     assert files.stamp(2) == files.stamp(0)
 
 
-def test_a_file_that_goes_while_the_folder_is_listed(tmp_path: Path, make_images: MakeImages) -> None:
+def test_file_removed_during_listing_is_an_error(tmp_path: Path, make_images: MakeImages) -> None:
     files = list_files(make_images(tmp_path, {"cat": 1, "dog": 1}), ["cat", "dog"])
     (tmp_path / "dog" / "000.png").unlink()
     with pytest.raises(UserError, match=r"dog/000\.png: cannot be read \(No such file"):
         files.stamp(0)
 
 
-def test_a_class_whose_name_is_no_text_is_refused(tmp_path: Path, make_images: MakeImages) -> None:
+def test_class_name_that_is_not_utf8_is_rejected(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 1, "dog": 1, os.fsdecode(b"caf\xe9"): 1})
     with pytest.raises(UserError) as error:
         find_layout(str(tmp_path))
@@ -186,7 +184,7 @@ files.stamps, files.stamp(3), files.stamps
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace, to count calls of the system")
-def test_a_file_costs_one_call(tmp_path: Path, make_images: MakeImages) -> None:
+def test_listing_needs_one_system_call_per_file(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "images", {"cat": 60, "dog": 60})
     trace = ["strace", "-f", "-e", "trace=file,desc", "-o", str(tmp_path / "trace")]
     command = [*trace, sys.executable, "-c", LISTED, str(tmp_path / "images")]

@@ -1,4 +1,4 @@
-"""ILSVRC-2012 in the layout of its official files: which are asked for, labels of a flat val/, names of the classes."""
+"""ILSVRC-2012 in the layout of its official files: missing files, labels of a flat val/, class names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.devkit import NAME, TRUTH, as_archive, as_folder, meta, truth
 
 MakeImages = Callable[..., Path]
 
-# the kit's order is not that of the WNIDs: ID 1 is label 2, ID 2 label 0, ID 3 label 1
+# the order of the kit differs from that of the WNIDs: ID 1 is label 2, ID 2 is label 0, ID 3 is label 1
 CLASSES = [("n02119789", "kit fox, Vulpes macrotis"), ("n01440764", "tench"), ("n02100735", "English setter")]
 LABELS = [3, 1, 2, 2, 1, 3]
 SORTED = ["n01440764 tench", "n02100735 English setter", "n02119789 kit fox, Vulpes macrotis"]
@@ -31,7 +31,7 @@ def val_name(number: int) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path, make_images: MakeImages) -> Path:
-    """Two training images of each class, and a flat val/ whose image i is grey of value 10 * i. No kit yet."""
+    """Two training images per class and a flat val/ whose image i is grey with value 10 * i; without a devkit."""
     make_images(tmp_path / "train", {wnid: 2 for wnid, _ in CLASSES})
     (tmp_path / "val").mkdir()
     for i in range(len(LABELS)):
@@ -59,7 +59,7 @@ def line(root: Path | str | None, **settings: object) -> str:
 # --- val/ as published
 
 
-def test_each_image_gets_the_label_that_the_kit_has_at_its_number(root: Path) -> None:
+def test_flat_images_get_the_labels_of_the_devkit(root: Path) -> None:
     test = opened(with_kit(root)).test
     assert test is not None
     images = test.images(torch.arange(6))
@@ -70,7 +70,7 @@ def test_each_image_gets_the_label_that_the_kit_has_at_its_number(root: Path) ->
     assert found == {1: 1, 2: 2, 3: 0, 4: 0, 5: 2, 6: 1}
 
 
-def test_it_is_the_same_test_set_as_the_sorted_one(root: Path) -> None:
+def test_flat_and_sorted_val_give_the_same_test_set(root: Path) -> None:
     flat = opened(with_kit(root))
     for number, label in enumerate(LABELS, 1):
         folder = root / "val" / CLASSES[label - 1][0]
@@ -84,7 +84,7 @@ def test_it_is_the_same_test_set_as_the_sorted_one(root: Path) -> None:
     assert flat.classes == ordered.classes == SORTED
 
 
-def test_the_kit_may_lie_elsewhere_and_packed(root: Path) -> None:
+def test_devkit_may_be_elsewhere_or_an_archive(root: Path) -> None:
     kit = as_folder(root.parent / "kits", meta(CLASSES), truth(LABELS))
     assert opened(root, devkit=str(kit)).classes == SORTED
     files = {f"{NAME}/{file.relative_to(kit)}": file.read_bytes() for file in kit.rglob("*") if file.is_file()}
@@ -93,7 +93,7 @@ def test_the_kit_may_lie_elsewhere_and_packed(root: Path) -> None:
     assert "data.devkit=nowhere: file or folder not found" in line(root, devkit="nowhere")
 
 
-def test_a_part_of_the_images_will_do_and_is_said(root: Path) -> None:
+def test_missing_validation_images_are_reported(root: Path) -> None:
     with_kit(root)
     assert opened(root).notes == []
     (root / "val" / val_name(2)).unlink()
@@ -104,7 +104,7 @@ def test_a_part_of_the_images_will_do_and_is_said(root: Path) -> None:
     assert source.notes == ["2 of the 6 validation images are missing"]
 
 
-def test_images_without_a_kit_are_refused(root: Path) -> None:
+def test_flat_val_without_a_devkit_is_rejected(root: Path) -> None:
     said = line(root)
     assert f"its labels are needed from {NAME}" in said
     assert "data.devkit=FILE, or sort the images into val/WNID/*" in said
@@ -122,12 +122,12 @@ def test_images_without_a_kit_are_refused(root: Path) -> None:
         (val_name(0), "beyond the 6 labels"),
     ],
 )
-def test_an_image_that_the_kit_does_not_know_is_refused(root: Path, added: str, said: str) -> None:
+def test_image_outside_the_devkit_is_rejected(root: Path, added: str, said: str) -> None:
     (with_kit(root) / "val" / added).touch()
     assert said in line(root)
 
 
-def test_files_that_are_no_images_are_passed_over(root: Path) -> None:
+def test_other_files_in_val_are_ignored(root: Path) -> None:
     for name in ("valprep.sh", ".DS_Store", "._ILSVRC2012_val_00000001.JPEG"):
         (with_kit(root) if not (root / NAME).exists() else root).joinpath("val", name).touch()
     test = opened(root).test
@@ -135,28 +135,28 @@ def test_files_that_are_no_images_are_passed_over(root: Path) -> None:
     assert len(test) == 6
 
 
-def test_images_of_a_class_that_is_not_trained_on_are_refused(root: Path) -> None:
+def test_val_class_missing_in_train_is_rejected(root: Path) -> None:
     for file in (root / "train" / "n01440764").iterdir():
         file.unlink()
     assert "val/ has images of classes that train/ lacks: n01440764" in line(with_kit(root))
 
 
-def test_half_a_sorted_val_is_refused(root: Path, make_images: MakeImages) -> None:
+def test_partly_sorted_val_is_rejected(root: Path, make_images: MakeImages) -> None:
     make_images(with_kit(root) / "val", {"n01440764": 1})
     assert "val/ contains class folders and also 6 images" in line(root)
 
 
-# --- what is missing is named
+# --- missing files
 
 
-def test_training_images_that_are_missing_are_named(root: Path) -> None:
+def test_missing_training_images_are_reported(root: Path) -> None:
     with_kit(root, images=3)
     assert opened(root).notes == [
         "train/ has fewer images than the devkit counts: n01440764 (2 of 3), n02100735 (2 of 3), n02119789 (2 of 3)"
     ]
 
 
-def test_archives_that_are_still_packed_are_named(tmp_path: Path, make_images: MakeImages) -> None:
+def test_error_names_packed_archives(tmp_path: Path, make_images: MakeImages) -> None:
     assert "data.root=null" in line(None)
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
     assert "ILSVRC2012_img_train.tar is not unpacked; unpack it into train/WNID/" in line(tmp_path)
@@ -166,7 +166,7 @@ def test_archives_that_are_still_packed_are_named(tmp_path: Path, make_images: M
     assert "train/ contains 1 archive (n02119789.tar); unpack each into a folder" in line(tmp_path)
 
 
-def test_a_root_without_train_or_with_an_empty_val_is_refused(tmp_path: Path, make_images: MakeImages) -> None:
+def test_missing_train_and_empty_val_are_rejected(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "bare", {"n01440764": 1, "n02100735": 1})
     make_images(tmp_path / "bare", {"val": 1})
     assert "has no train/ with class folders" in line(tmp_path / "bare")
@@ -175,7 +175,7 @@ def test_a_root_without_train_or_with_an_empty_val_is_refused(tmp_path: Path, ma
     assert "val/ contains no images; unpack ILSVRC2012_img_val.tar into it" in line(tmp_path)
 
 
-def test_a_damaged_kit_is_one_line_and_so_is_a_list_that_is_no_text(root: Path) -> None:
+def test_damaged_devkit_and_class_list_are_one_line_errors(root: Path) -> None:
     with_kit(root)
     (root / NAME / TRUTH).write_text("1\n2\n")
     assert "not a usable ILSVRC2012_devkit_t12" in line(root)
@@ -184,10 +184,10 @@ def test_a_damaged_kit_is_one_line_and_so_is_a_list_that_is_no_text(root: Path) 
         data_info(ImageNet(root=str(root)))
 
 
-# --- sorted as before
+# --- sorted val/
 
 
-def test_the_validation_set_is_the_test(tmp_path: Path, make_images: MakeImages) -> None:
+def test_official_validation_set_is_the_test_set(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "train", {"n01440764": 4, "n01443537": 4})
     make_images(tmp_path / "val", {"n01440764": 1, "n01443537": 2})
     source = opened(tmp_path)
@@ -195,23 +195,23 @@ def test_the_validation_set_is_the_test(tmp_path: Path, make_images: MakeImages)
     assert source.train.shape == (3, 32, 32)
 
 
-def test_classes_are_named_where_a_list_is_there(tmp_path: Path, make_images: MakeImages) -> None:
+def test_class_names_come_from_a_list(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "train", {wnid: 1 for wnid, _ in CLASSES})
     spec = ImageNet(root=str(tmp_path))
     assert data_info(spec).classes == ["n01440764", "n02100735", "n02119789"]
     assert (data_info(spec).size, data_info(spec).input_size) == (256, 224)
     with_kit(tmp_path)
     assert data_info(spec).classes == SORTED
-    # WordNet's list has tabs, and words of one part; a list beside the images goes before the kit in the root
+    # WordNet's list has tabs and single words; a list in the root takes precedence over the devkit there
     (tmp_path / "words.txt").write_text("n01440764\ttench, Tinca tinca\nn02119789\tfox\nn00001740\tentity\n")
     assert data_info(spec).classes == ["n01440764 tench, Tinca tinca", "n02100735", "n02119789 fox"]
     (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 a tench\nn02100735 a setter\n")
     assert data_info(spec).classes == ["n01440764 a tench", "n02100735 a setter", "n02119789"]
-    # a kit that was asked for goes before all
+    # data.devkit takes precedence over lists
     assert data_info(ImageNet(root=str(tmp_path), devkit=str(tmp_path / NAME))).classes == SORTED
 
 
-def test_classes_are_in_the_order_of_their_wnids(root: Path) -> None:
+def test_classes_are_in_wnid_order(root: Path) -> None:
     source = opened(with_kit(root))
     assert source.classes == sorted(source.classes)
     assert isinstance(source.train, StreamedSplit)

@@ -1,4 +1,4 @@
-"""What is known of the data before it is opened, and which folders are refused."""
+"""Information about the data before it is opened, and rejected folders."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def of_folder(root: Path, **settings: int) -> DataInfo:
     return data_info(Folder(root=str(root), **settings))  # type: ignore[arg-type]
 
 
-def test_sources_of_a_fixed_form() -> None:
+def test_info_of_fixed_sources() -> None:
     digits = data_info(Digits())
     assert (len(digits.classes), digits.channels, digits.size, digits.input_size, digits.width) == (10, 1, 32, 32, 0.25)
     cifar10, cifar100 = data_info(Cifar10()), data_info(Cifar100())
     assert (cifar10.classes[0], cifar10.classes[9], cifar10.channels, cifar10.size) == ("airplane", "truck", 3, 32)
-    # the set's own list is alphabetical
+    # the official list is alphabetical
     assert len(set(cifar100.classes)) == 100
     assert cifar100.classes == sorted(cifar100.classes)
     random = data_info(Random(size=224, classes=1000))
@@ -39,7 +39,7 @@ def test_sources_of_a_fixed_form() -> None:
         ([(65, 65), (65, 65)], 256, 224),
     ],
 )
-def test_a_folder_stores_small_equal_images_as_they_are(
+def test_small_equal_images_keep_their_size(
     tmp_path: Path, make_images: MakeImages, sizes: list[tuple[int, int]], stored: int, input_size: int
 ) -> None:
     for name, size in zip("ab", sizes, strict=True):
@@ -48,7 +48,7 @@ def test_a_folder_stores_small_equal_images_as_they_are(
     assert (found.classes, found.channels, found.size, found.input_size) == (["a", "b"], 3, stored, input_size)
 
 
-def test_settings_win_over_what_the_images_are(tmp_path: Path, make_images: MakeImages) -> None:
+def test_settings_override_the_size_of_the_images(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"a": 1, "b": 1})
     found = of_folder(tmp_path, size=128, crop=100)
     assert (found.size, found.input_size) == (128, 100)
@@ -63,7 +63,7 @@ def one_line(root: Path | None) -> str:
     return str(error.value)
 
 
-def test_a_folder_that_cannot_serve_is_refused_in_one_line(tmp_path: Path, make_images: MakeImages) -> None:
+def test_unusable_folder_is_a_one_line_error(tmp_path: Path, make_images: MakeImages) -> None:
     assert "data.root=null: must be a folder of images" in one_line(None)
     assert "folder not found; write the path of an existing folder" in one_line(tmp_path / "missing")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
@@ -73,23 +73,23 @@ def test_a_folder_that_cannot_serve_is_refused_in_one_line(tmp_path: Path, make_
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
-def test_a_class_that_train_lacks_is_refused(tmp_path: Path, make_images: MakeImages, part: str) -> None:
+def test_class_missing_in_train_is_rejected(tmp_path: Path, make_images: MakeImages, part: str) -> None:
     make_images(tmp_path / "train", {"cat": 1, "dog": 1})
     make_images(tmp_path / part, {"cat": 1, "owl": 1})
     assert f"{part}/ has classes that train/ lacks: owl" in one_line(tmp_path)
 
 
-def test_a_broken_header_is_named(tmp_path: Path, make_images: MakeImages) -> None:
+def test_error_names_a_damaged_header(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"a": 1, "b": 1})
     (tmp_path / "a" / "000.png").write_bytes(b"no image")
     assert str(tmp_path / "a" / "000.png") in one_line(tmp_path)
 
 
-def test_a_bomb_is_named_with_its_size(
+def test_error_names_a_decompression_bomb_with_its_size(
     tmp_path: Path, make_images: MakeImages, capfd: pytest.CaptureFixture[str]
 ) -> None:
     make_images(tmp_path, {"a": 1, "b": 1})
-    # a PPM has its size in words
+    # a PPM has its size as text
     (tmp_path / "a" / "000.png").write_bytes(b"P6 30000 30000 255 ")
     assert one_line(tmp_path) == (
         f"{tmp_path}/a/000.png: Image size (900000000 pixels) exceeds limit of 178956970 pixels; "
@@ -101,7 +101,7 @@ def test_a_bomb_is_named_with_its_size(
 
 
 @pytest.mark.parametrize("cut", range(0, 60, 7))
-def test_any_damage_to_a_header_is_one_line(tmp_path: Path, make_images: MakeImages, cut: int) -> None:
+def test_damaged_header_is_a_one_line_error(tmp_path: Path, make_images: MakeImages, cut: int) -> None:
     make_images(tmp_path, {"a": 1, "b": 1})
     path = tmp_path / "a" / "000.png"
     content = path.read_bytes()
@@ -115,7 +115,7 @@ def test_any_damage_to_a_header_is_one_line(tmp_path: Path, make_images: MakeIma
         assert not told or told.startswith(f"{path}: ")
 
 
-def test_a_heic_file_gets_its_line(tmp_path: Path, make_images: MakeImages) -> None:
+def test_heic_file_is_rejected(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"a": 1, "b": 1})
     (tmp_path / "b" / "photo.HEIC").write_bytes(b"")
     line = one_line(tmp_path)

@@ -1,4 +1,4 @@
-"""Every image of an epoch once, over any number of ranks, and from where a run goes on."""
+"""Batches of an epoch: every image once, for any number of ranks, from any resume point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = (1, 2, 3, 7, 8, 9, 10, 16, 17, 29)
 
 
 def shares(n: int, batch_size: int, world: int, order: torch.Tensor) -> list[list[torch.Tensor]]:
-    """The batches of each rank."""
+    """Returns the batches of each rank."""
     plans = [EpochPlan(n, batch_size, rank, world) for rank in range(world)]
     return [[plan.share(order, batch) for batch in range(len(plan))] for plan in plans]
 
@@ -37,7 +37,7 @@ def test_every_image_is_used_exactly_once(n: int, batch_size: int, world: int) -
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_more_ranks_see_the_same_global_batches(world: int) -> None:
+def test_global_batches_do_not_depend_on_the_ranks(world: int) -> None:
     order = epoch_order(24, 1, 0, shuffle=True)
     (alone,) = shares(24, 8, 1, order)
     ranks = shares(24, 8, world, order)
@@ -45,22 +45,22 @@ def test_more_ranks_see_the_same_global_batches(world: int) -> None:
         assert sorted(torch.cat(parts).tolist()) == sorted(batch.tolist())
 
 
-def test_sizes_written_by_hand() -> None:
-    # 10 = 4 + 4 + 2 for two ranks; 9 = 4 + 4 + 1, where the one joins the batch before; 3 ranks need 3 images of it
+def test_batch_sizes_of_examples() -> None:
+    # two ranks: 10 = 4 + 4 + 2 and 9 = 4 + (4 + 1), the last image is merged; 3 ranks need 3 images in the last batch
     assert [EpochPlan(10, 4, 0, 2).global_size(b) for b in range(len(EpochPlan(10, 4, 0, 2)))] == [4, 4, 2]
     assert [EpochPlan(9, 4, 0, 2).global_size(b) for b in range(len(EpochPlan(9, 4, 0, 2)))] == [4, 5]
     assert [EpochPlan(9, 4, 0, 1).global_size(b) for b in range(len(EpochPlan(9, 4, 0, 1)))] == [4, 4, 1]
     assert [EpochPlan(10, 4, 0, 3).global_size(b) for b in range(len(EpochPlan(10, 4, 0, 3)))] == [4, 6]
-    # fewer images than ranks: some get nothing, and only then
+    # only with fewer images than ranks some ranks have no batch
     assert [len(EpochPlan(2, 4, rank, 3)) for rank in range(3)] == [1, 1, 0]
 
 
-def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
+def test_batch_smaller_than_the_ranks_is_rejected() -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=2: must be at least 3"):
         EpochPlan(10, 2, 0, 3)
 
 
-def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+def test_order_is_a_function_of_seed_and_epoch() -> None:
     orders = {(seed, epoch): tuple(epoch_order(50, seed, epoch, True).tolist()) for seed in (1, 2) for epoch in (0, 1)}
     assert len(set(orders.values())) == 4
     assert all(sorted(order) == list(range(50)) for order in orders.values())
@@ -73,7 +73,7 @@ def resident(n: int = 10) -> ResidentSplit:
     return ResidentSplit(torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1), torch.arange(n) + 100)
 
 
-def test_a_loader_yields_images_with_their_labels() -> None:
+def test_loader_yields_images_with_their_labels() -> None:
     loader = ResidentLoader(resident(), EpochPlan(10, 4, 1, 2), lambda: torch.arange(10).flip(0))
     batches = list(loader)
     assert len(batches) == len(loader) == 3
@@ -82,7 +82,7 @@ def test_a_loader_yields_images_with_their_labels() -> None:
     assert (batches[0][0].dtype, batches[0][1].dtype) == (torch.uint8, torch.int64)
 
 
-def test_order_and_start_are_asked_for_at_the_first_batch() -> None:
+def test_order_and_start_are_called_at_the_first_batch() -> None:
     order, start = torch.arange(10), 0
     loader = ResidentLoader(resident(), EpochPlan(10, 4), lambda: order, lambda: start)
     iterator = iter(loader)
@@ -98,7 +98,7 @@ def streamed(tmp_path: Path, make_images: Callable[..., Path]) -> StreamedSplit:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_batches_are_those_of_memory(streamed: StreamedSplit, workers: int) -> None:
+def test_streamed_batches_equal_resident_batches(streamed: StreamedSplit, workers: int) -> None:
     images = ResidentSplit(streamed.images(torch.arange(9)), streamed.labels)
     epoch = 0
     plan = EpochPlan(9, 4)
@@ -111,7 +111,7 @@ def test_streamed_batches_are_those_of_memory(streamed: StreamedSplit, workers: 
     loader = StreamedLoader(streamed, plan, order, workers=workers)
     for epoch in (0, 1):
         if epoch == 1:
-            # an epoch cut short must not leave anything for the next
+            # an interrupted epoch must leave no batch for the next
             next(iter(loader))
         for (got, labels), (want, wanted) in zip(loader, ResidentLoader(images, plan, order), strict=True):
             assert torch.equal(got, want)
@@ -120,7 +120,7 @@ def test_streamed_batches_are_those_of_memory(streamed: StreamedSplit, workers: 
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_file_ends_in_one_line(streamed: StreamedSplit, workers: int) -> None:
+def test_unreadable_file_is_a_one_line_error(streamed: StreamedSplit, workers: int) -> None:
     Path(streamed.paths[5]).write_bytes(b"broken")
     loader = StreamedLoader(streamed, EpochPlan(9, 4), lambda: torch.arange(9), workers=workers)
     with pytest.raises(UserError) as error:
@@ -132,7 +132,7 @@ def test_a_broken_file_ends_in_one_line(streamed: StreamedSplit, workers: int) -
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("n", range(6, 40))
-def test_no_rank_has_a_batch_of_one_image_where_two_are_needed(n: int, world: int) -> None:
+def test_min_images_holds_on_every_rank(n: int, world: int) -> None:
     plans = [EpochPlan(n, 6, rank, world, min_images=2) for rank in range(world)]
     order = torch.randperm(n)
     shares = [[plan.share(order, batch) for batch in range(len(plan))] for plan in plans]

@@ -1,4 +1,4 @@
-"""Where validation and test images come from, for every kind of source."""
+"""Validation and test images of every kind of source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeImages = Callable[..., Path]
 
 
 def pixels(split: Split | None) -> set[bytes]:
-    """Each image's bytes: equal images are told by them."""
+    """Returns the bytes of each image, to compare images."""
     assert split is not None
     return {image.numpy().tobytes() for image in split.images(torch.arange(len(split)))}
 
@@ -28,12 +28,12 @@ def folder(root: Path, seed: int = 1, **settings: object) -> Source:
     return open_source(Folder(root=str(root), **settings), seed)  # type: ignore[arg-type]
 
 
-def test_digits_are_scikit_learns() -> None:
+def test_digits_equal_those_of_scikit_learn() -> None:
     source = open_source(Digits(size=8), seed=1)
     assert source.val is not None
     assert source.test is not None
     assert (len(source.train) + len(source.val), len(source.test)) == (1437, 360)
-    # unsplit, as sets of (pixels, label)
+    # before the split, as sets of (pixels, label)
     data, targets = load_digits(return_X_y=True)
     wanted = sorted(
         (np.round(d * 255 / 16).astype(np.uint8).tobytes(), int(t)) for d, t in zip(data, targets, strict=True)
@@ -47,7 +47,7 @@ def test_digits_are_scikit_learns() -> None:
     assert source.test.images(torch.tensor([0])).max() == 255
 
 
-def test_digits_are_enlarged_and_the_test_is_stratified() -> None:
+def test_digits_are_resized_and_the_test_set_is_stratified() -> None:
     source = open_source(Digits(), seed=1)
     assert source.train.shape == (1, 32, 32)
     assert source.test is not None
@@ -55,7 +55,7 @@ def test_digits_are_enlarged_and_the_test_is_stratified() -> None:
     assert 35 <= per_class.min() <= per_class.max() <= 37
 
 
-def test_the_seed_chooses_validation_and_nothing_else() -> None:
+def test_seed_affects_only_the_validation_split() -> None:
     one, again, two = (open_source(Digits(size=8), seed) for seed in (1, 1, 2))
     assert pixels(one.val) == pixels(again.val) != pixels(two.val)
     assert pixels(one.train).isdisjoint(pixels(one.val))
@@ -63,21 +63,21 @@ def test_the_seed_chooses_validation_and_nothing_else() -> None:
     assert one.fingerprint == two.fingerprint != open_source(Digits(size=9), 1).fingerprint
 
 
-def test_validation_is_in_proportion() -> None:
+def test_validation_split_is_stratified() -> None:
     source = open_source(Digits(size=8, val_fraction=0.25), seed=1)
     assert source.val is not None
     train, val = torch.bincount(source.train.labels), torch.bincount(source.val.labels)
     assert ((val / (train + val)) - 0.25).abs().max() < 0.01
 
 
-def test_validation_on_the_test_images_or_none() -> None:
+def test_validation_on_the_test_set_or_none() -> None:
     tutorial = open_source(Digits(size=8, val=Val.test), seed=1)
     assert (len(tutorial.train), tutorial.val) == (1437, tutorial.test)
     none = open_source(Digits(size=8, val=Val.none), seed=1)
     assert (len(none.train), none.val) == (1437, None)
 
 
-def test_a_subset_is_taken_of_the_training_images_in_proportion() -> None:
+def test_subset_of_the_training_images_is_stratified() -> None:
     whole, part = (open_source(Digits(size=8, subset=subset), seed=1) for subset in (None, 100))
     assert len(part.train) == 100
     assert pixels(part.train) <= pixels(whole.train)
@@ -86,7 +86,7 @@ def test_a_subset_is_taken_of_the_training_images_in_proportion() -> None:
     assert any("subset of 100" in note for note in part.notes)
 
 
-def test_random_is_the_same_every_time() -> None:
+def test_random_source_is_deterministic() -> None:
     spec = Random(size=6, channels=1, classes=3, n=16)
     one, two = open_source(spec, seed=1), open_source(spec, seed=2)
     assert one.fingerprint == two.fingerprint
@@ -95,7 +95,7 @@ def test_random_is_the_same_every_time() -> None:
     assert len(one.test) == 2
 
 
-def test_a_bare_folder_gives_validation_and_no_test(tmp_path: Path, make_images: MakeImages) -> None:
+def test_folder_of_classes_has_validation_and_no_test_set(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 10, "dog": 20})
     source = folder(tmp_path)
     assert source.val is not None
@@ -107,14 +107,14 @@ def test_a_bare_folder_gives_validation_and_no_test(tmp_path: Path, make_images:
         folder(tmp_path, val=Val.test)
 
 
-def test_a_class_of_one_image_leaves_no_validation(tmp_path: Path, make_images: MakeImages) -> None:
+def test_class_with_one_image_prevents_validation(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 5, "dog": 1})
     source = folder(tmp_path)
     assert (source.val, len(source.train)) == (None, 6)
     assert "one image only" in source.val_from
 
 
-def test_folders_of_val_and_test_are_used_as_they_are(tmp_path: Path, make_images: MakeImages) -> None:
+def test_val_and_test_folders_are_used(tmp_path: Path, make_images: MakeImages) -> None:
     for seed, (part, count) in enumerate({"train": 4, "val": 3, "test": 2}.items()):
         make_images(tmp_path / part, {"cat": count, "dog": count}, seed=seed)
     source = folder(tmp_path)
@@ -125,7 +125,7 @@ def test_folders_of_val_and_test_are_used_as_they_are(tmp_path: Path, make_image
     assert pixels(tutorial.val) == pixels(source.test)
 
 
-def test_val_stands_in_for_the_test_when_asked(tmp_path: Path, make_images: MakeImages) -> None:
+def test_val_folder_is_the_test_set_with_val_test(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path / "train", {"cat": 2, "dog": 2})
     make_images(tmp_path / "val", {"cat": 1, "dog": 1}, seed=1)
     source = folder(tmp_path)
@@ -136,8 +136,8 @@ def test_val_stands_in_for_the_test_when_asked(tmp_path: Path, make_images: Make
 
 
 @pytest.mark.parametrize("header", [False, True])
-def test_broken_files_of_all_splits_are_named_at_once(tmp_path: Path, make_images: MakeImages, header: bool) -> None:
-    """Also where the first of them is met while the size of the images is looked for."""
+def test_error_names_unreadable_files_of_all_splits(tmp_path: Path, make_images: MakeImages, header: bool) -> None:
+    """Also if the first of them is found while the headers are read for the size."""
     for seed, part in enumerate(("train", "valid", "test")):
         make_images(tmp_path / part, {"cat": 4, "dog": 4}, seed=seed)
     cut = tmp_path / "test" / "dog" / "002.png"
@@ -152,7 +152,7 @@ def test_broken_files_of_all_splits_are_named_at_once(tmp_path: Path, make_image
     assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [str(tmp_path / name) for name in bad]
 
 
-def test_the_folder_of_validation_images_is_called_by_its_name(tmp_path: Path, make_images: MakeImages) -> None:
+def test_log_names_the_validation_folder(tmp_path: Path, make_images: MakeImages) -> None:
     for part in ("train", "Valid"):
         make_images(tmp_path / part, {"cat": 2, "dog": 2})
     source = folder(tmp_path)
@@ -160,7 +160,7 @@ def test_the_folder_of_validation_images_is_called_by_its_name(tmp_path: Path, m
     assert any("data.val=test uses Valid/ as test set" in note for note in source.notes)
 
 
-def test_large_images_are_streamed_and_a_broken_one_is_named(tmp_path: Path, make_images: MakeImages) -> None:
+def test_large_images_are_streamed_and_an_unreadable_one_is_named(tmp_path: Path, make_images: MakeImages) -> None:
     make_images(tmp_path, {"cat": 3, "dog": 3}, (70, 80))
     source = folder(tmp_path, size=66, decode=Decode.always)
     assert isinstance(source.train, StreamedSplit)

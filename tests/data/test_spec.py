@@ -1,4 +1,4 @@
-"""Settings of the data sources: what is refused, and that they serve as a schema."""
+"""Settings of the data sources: rejected values, and their use as a schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alexnet_exp.errors import Refused
 
 
 @pytest.mark.parametrize(("name", "cls"), DATA_SPECS.items())
-def test_a_spec_survives_the_way_through_omegaconf(name: str, cls: type[Data]) -> None:
+def test_specs_round_trip_through_omegaconf(name: str, cls: type[Data]) -> None:
     node = OmegaConf.structured(cls)
     node.val = "test"
     spec = OmegaConf.to_object(node)
@@ -21,7 +21,7 @@ def test_a_spec_survives_the_way_through_omegaconf(name: str, cls: type[Data]) -
     assert (spec.name, spec.val, spec.has_val) == (name, Val.test, True)
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(Refused) as refused:
         Digits(batch_size=0, val_fraction=1.0, crop=0, pad=-1, workers=-1, subset=0, size=7)
     keys = [problem.key for problem in refused.value.problems]
@@ -41,16 +41,16 @@ def test_every_problem_is_told_at_once() -> None:
         (Random, {"n": 7}, "n=7: must be at least 8"),
     ],
 )
-def test_a_wrong_setting_says_what_to_write(cls: type[Data], setting: dict[str, object], said: str) -> None:
+def test_invalid_setting_reports_what_to_write(cls: type[Data], setting: dict[str, object], said: str) -> None:
     with pytest.raises(Refused) as refused:
         cls(**setting)  # type: ignore[arg-type]
     assert said in str(refused.value)
 
 
-def test_no_validation_is_known_without_opening_the_data() -> None:
+def test_has_val_needs_no_data() -> None:
     assert not Digits(val=Val.none).has_val
 
 
-def test_settings_and_facts_do_not_import_torch() -> None:
+def test_spec_and_info_do_not_import_torch() -> None:
     code = "import sys, alexnet_exp.data.spec, alexnet_exp.data.info; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

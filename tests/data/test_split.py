@@ -1,4 +1,4 @@
-"""Splits: what they hand out, their statistics against numpy, their fingerprints."""
+"""Splits: their images, statistics against numpy, and fingerprints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def streamed(tmp_path: Path, make_images: Callable[..., Path]) -> StreamedSplit:
     return StreamedSplit([str(p) for p in sorted(folder.rglob("*.png"))], torch.tensor([0] * 4 + [1] * 3), 8)
 
 
-def test_a_part_of_a_resident_split_shares_its_pixels() -> None:
+def test_selection_of_a_resident_split_shares_its_pixels() -> None:
     whole = ResidentSplit(PIXELS, LABELS)
     part = whole.select(torch.tensor([7, 2, 5])).select(torch.tensor([2, 0]))
     assert part.array.data_ptr() == PIXELS.data_ptr()
@@ -31,14 +31,14 @@ def test_a_part_of_a_resident_split_shares_its_pixels() -> None:
     assert torch.equal(part.images(torch.tensor([1, 0, 1])), PIXELS[[7, 5, 7]])
 
 
-def test_the_same_split_on_another_copy_of_the_pixels() -> None:
+def test_with_array_uses_another_copy_of_the_pixels() -> None:
     part = ResidentSplit(PIXELS, LABELS).select(torch.tensor([7, 2]))
     moved = part.with_array(255 - PIXELS)
     assert torch.equal(moved.images(torch.arange(2)), 255 - PIXELS[[7, 2]])
     assert moved.labels.tolist() == [1, 2]
 
 
-def test_streamed_images_are_those_of_the_files(streamed: StreamedSplit) -> None:
+def test_streamed_images_equal_the_files(streamed: StreamedSplit) -> None:
     part = streamed.select(torch.tensor([6, 0]))
     expected = np.stack([np.array(Image.open(streamed.paths[i])).transpose(2, 0, 1) for i in (0, 6)])
     assert np.array_equal(part.images(torch.tensor([1, 0])), expected)
@@ -46,7 +46,7 @@ def test_streamed_images_are_those_of_the_files(streamed: StreamedSplit) -> None
 
 
 @pytest.mark.parametrize("rows", [list(range(10)), [3, 1, 4]])
-def test_statistics_are_numpys(rows: list[int]) -> None:
+def test_statistics_equal_numpy(rows: list[int]) -> None:
     exact = PIXELS.numpy()[rows].astype(np.float64)
     moments = ResidentSplit(PIXELS, LABELS).select(torch.tensor(rows)).statistics()
     assert np.allclose(moments.channel_mean, exact.mean((0, 2, 3)))
@@ -70,7 +70,7 @@ def test_statistics_of_files_come_from_evenly_spaced_ones(
     assert np.allclose(streamed.statistics().pixel_mean, whole[[0, 3, 6]].mean(0))
 
 
-def test_the_fingerprint_tells_data_apart() -> None:
+def test_fingerprint_differs_for_different_data() -> None:
     base = fingerprint(ResidentSplit(PIXELS, LABELS), ResidentSplit(PIXELS, LABELS))
     assert base == fingerprint(
         ResidentSplit(PIXELS.clone(), LABELS.clone()), ResidentSplit(PIXELS.clone(), LABELS.clone())
@@ -87,7 +87,7 @@ def test_the_fingerprint_tells_data_apart() -> None:
     assert len(others | {base}) == 6
 
 
-def test_the_fingerprint_of_files_is_of_names_and_sizes(streamed: StreamedSplit, tmp_path: Path) -> None:
+def test_fingerprint_of_files_uses_names_and_sizes(streamed: StreamedSplit, tmp_path: Path) -> None:
     before = fingerprint(streamed, None)
     (tmp_path / "images").rename(tmp_path / "moved")
     paths = [path.replace("/images/", "/moved/") for path in streamed.paths]
@@ -96,4 +96,4 @@ def test_the_fingerprint_of_files_is_of_names_and_sizes(streamed: StreamedSplit,
     with Path(paths[0]).open("ab") as file:
         file.write(b"\0")
     assert fingerprint(StreamedSplit(paths, streamed.labels, 8), None) != before
-    assert fingerprint(moved, None) == before, "of what they were when they were listed"
+    assert fingerprint(moved, None) == before, "of the files at the time of listing"

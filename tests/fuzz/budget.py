@@ -1,4 +1,4 @@
-"""Which experiments a test can pay for: a large network is right, and takes long."""
+"""Selects experiments that are cheap enough for a test; large networks are valid but slow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIXELS = 20_000_000
 
 
 def affordable(config: Config) -> bool:
-    """Whether one batch is trained in a moment, in little memory."""
+    """Returns whether one batch trains fast and in little memory."""
     spec, _, _ = match(config)
     known = facts_of(config)
     assert isinstance(spec, Network)
@@ -28,6 +28,6 @@ def affordable(config: Config) -> bool:
         and total.parameters < PARAMETERS
         and images * known.size**2 < PIXELS
         and side**2 * min(config.data.batch_size, images) < PIXELS
-        and not config.data.workers  # processes, of which each imports torch
+        and not config.data.workers  # each worker process imports torch
         and not config.trainer.compile
     )

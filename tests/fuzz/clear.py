@@ -1,4 +1,4 @@
-"""What a refusal must look like: a line a problem, in words for a user."""
+"""Checks that error messages are clear: one line per problem, without internal names."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ INSIDE = re.compile(
     r"Traceback|\bomegaconf\b|\bhydra\.(?:core|errors|types|_internal)|DictConfig|ListConfig|\w+Node\b|NoneType"
     r"|\b[A-Z]\w+(?:Error|Exception)\b|object_type=|full_key|<class |<.* object|\b0x[0-9a-f]{6,}|File \"",
 )
-"""Names of what a user has never heard of."""
+"""Internal names that a user does not know."""
 LONGEST = 2000
 
 
 def complaint(text: str, given: str = "") -> str | None:
-    """Why `text` is not one clear line a problem; None where it is. What the user wrote (`given`) may stand in it."""
+    """Returns why `text` is not one clear line per problem, or None; it may quote the input of the user (`given`)."""
     lines = text.split("\n")
     for line in lines:
         if not line.strip():
@@ -29,7 +29,7 @@ def complaint(text: str, given: str = "") -> str | None:
 
 
 def check(error: object, naming: str = "", given: str = "") -> None:
-    """Fails unless the text of a refusal is clear, and has the name of what is refused."""
+    """Fails unless the text of an error is clear and contains `naming`."""
     text = str(error)
     assert naming in text
     assert complaint(text, given or naming) is None, f"{complaint(text, given or naming)}; given {given}"

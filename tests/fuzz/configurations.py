@@ -1,4 +1,4 @@
-"""Experiments put together at random: an option of each group, settings of every kind, right ones and wrong ones."""
+"""Random experiments: one option per group, valid and invalid settings of every kind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from alexnet_exp.model.spec import SLOTS, BatchNorm, Input, Lrn, Network, Stage,
 from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
 from alexnet_exp.paths import groups
 
-# One process, no network: what is not among them is refused on any machine, or would download.
+# One process, no network: other options are rejected on every machine, or would download.
 OPTIONS = {
     "model": [name for name in groups()["model"] if name != "torchvision"],
     "data": ["digits", "random", "folder"],
@@ -68,7 +68,7 @@ ANYTHING = st.recursive(
 
 @cache
 def base(group: str, option: str) -> dict[str, Any]:
-    """The whole default configuration with that option of the group."""
+    """Returns the complete default configuration with that option of the group."""
     return compose([*(["trainer=cpu"] if group != "trainer" else []), f"{group}={option}"])
 
 
@@ -79,7 +79,7 @@ def default() -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A public setting, and the type of its field."""
+    """A public setting and the type of its field."""
 
     path: str
     kind: Any
@@ -91,7 +91,7 @@ def _fields(cls: type, prefix: str) -> list[Key]:
 
 
 def keys(container: dict[str, Any]) -> list[Key]:
-    """Every setting that the nodes of a configuration have."""
+    """Yields every setting of the nodes of a configuration."""
     found = [key for key in _fields(Config, "") if key.path not in OPTIONS and key.path != "module"]
     found += _fields(Loss, "loss.") + _fields(Checkpoint, "checkpoint.") + _fields(Test, "test.")
     found += [*_fields(Network, "model."), *_fields(Lrn, "model.lrn."), *_fields(BatchNorm, "model.bn.")]
@@ -107,7 +107,7 @@ def keys(container: dict[str, Any]) -> list[Key]:
     return found
 
 
-# What a setting takes where its type does not tell it all.
+# Values of settings whose type is not specific enough.
 RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "first": st.lists(st.sampled_from(SLOTS), max_size=2, unique=True),
     "then": st.lists(st.sampled_from(SLOTS), max_size=4, unique=True),
@@ -155,7 +155,7 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
 
 
 def right(kind: Any) -> st.SearchStrategy[Any]:
-    """A value of the field's type, whether in its range or not."""
+    """Draws a value of the field's type, inside or outside its range."""
     arguments = typing.get_args(kind)
     if type(None) in arguments:
         return st.one_of(st.none(), *(right(part) for part in arguments if part is not type(None)))
@@ -173,7 +173,7 @@ def right(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def put(container: dict[str, Any], path: str, value: Any) -> None:
-    """Sets a dotted key, as `path=value` would; a node that is no mapping becomes one."""
+    """Sets a dotted key like `path=value`; a node that is not a mapping becomes one."""
     *above, last = path.split(".")
     node = container
     for part in above:
@@ -186,7 +186,7 @@ def put(container: dict[str, Any], path: str, value: Any) -> None:
 
 @st.composite
 def experiments(draw: st.DrawFn, folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A configuration of small size, and what was set in it: by dotted keys, by hand. folder: of images."""
+    """Draws a small configuration and its settings by dotted key. folder: a folder of images."""
     container = copy.deepcopy(default())
     for group in ("model", "data", "optim", "schedule"):
         container[group] = copy.deepcopy(base(group, draw(st.sampled_from(OPTIONS[group])))[group])
@@ -199,7 +199,7 @@ def experiments(draw: st.DrawFn, folder: str) -> tuple[dict[str, Any], dict[str,
         container["data"]["root"] = folder
     known = keys(container)
     said: dict[str, Any] = {}
-    wrong = draw(st.integers(0, 2))  # most settings right ones, or hardly an experiment would be trained
+    wrong = draw(st.integers(0, 2))  # few invalid settings, because otherwise hardly any experiment would train
     for _ in range(draw(st.integers(0, 4))):
         key = draw(st.sampled_from(known))
         usual = RIGHT.get(key.path.rpartition(".")[2], right(key.kind))

@@ -1,4 +1,4 @@
-"""What the fuzz tests share: no user's home, quiet logs, and what hypothesis may do."""
+"""Shared settings of the fuzz tests: isolated home folder, quiet logs, hypothesis profiles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ settings.register_profile("fuzz", derandomize=True, **COMMON)  # type: ignore[ar
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is written but in tmp_path, and what a command did not expect is raised as it is."""
+    """Restricts writes to tmp_path, and lets unexpected exceptions of commands through."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("KERAS_HOME", raising=False)

@@ -1,4 +1,4 @@
-"""What happens to files: cut off, bits turned, lines lost or doubled, values of another type, other bytes."""
+"""Damage to files: truncation, flipped bits, lost or repeated lines, values of other types, other bytes."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ VALUES: list[Any] = [
     ),
     *([1, "a", None], {"name": None}, "${oc.env:HOME}"),
 ]
-# JSON that python's json cannot write, put where a value stood
+# JSON that Python's json cannot write, inserted in place of a value
 RAW = ["1e999", "-Infinity", "NaN", "1" * 5000, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP]
 PLACE = "\u2603place"
 
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """The bytes of a file after an accident or two."""
+    """Draws the bytes of a file after one or two kinds of damage."""
     for _ in range(draw(st.integers(1, 2))):
         content = draw(_accident(content))
     return content
@@ -100,7 +100,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def damaged_json(draw: st.DrawFn, content: bytes) -> bytes:
-    """The same file with a value of another type, a key lost, or what no writer of ours would write."""
+    """Draws the same file with a value of another type, a missing key, or content that this package never writes."""
     value = json.loads(content)
     raw = None
     for _ in range(draw(st.integers(1, 3))):

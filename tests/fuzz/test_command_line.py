@@ -1,4 +1,4 @@
-"""Whatever is typed: exit code 0, 1 or 2, no traceback, one clear line a problem."""
+"""Random command lines: exit code 0, 1 or 2, no traceback, one clear line per problem."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ WORDS = st.one_of(
     ),
     st.text(max_size=8),
 )
-# What composes and reads, and neither trains nor waits for anybody.
+# Commands that only compose and read: they neither train nor wait.
 READING = ["summary", "compare", "runs", "eval", "predict", "export", "resume", "plot"]
 
 
 @settings(settings.get_profile("fuzz"), max_examples=40)
 @given(word=st.sampled_from(READING), words=st.lists(WORDS, max_size=3))
-def test_a_command_line_ends_well_or_is_refused_clearly(
+def test_command_line_succeeds_or_is_rejected_clearly(
     word: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answered(word, words, capsys)
@@ -110,7 +110,7 @@ def test_a_command_line_ends_well_or_is_refused_clearly(
 @pytest.mark.slow
 @hunt(120)
 @given(word=st.sampled_from(READING), words=st.lists(WORDS, max_size=3))
-def test_many_command_lines_end_well_or_are_refused_clearly(
+def test_many_command_lines_succeed_or_are_rejected_clearly(
     word: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answered(word, words, capsys)

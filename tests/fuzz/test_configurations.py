@@ -1,4 +1,4 @@
-"""Any composition either is refused, with one clear line a problem, or trains one batch."""
+"""Every composition trains one batch or is rejected with one clear line per problem."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fuzz.configurations import experiments
 from tests.fuzz.hunting import hunt
 
 Experiment = tuple[dict[str, Any], dict[str, Any]]
-FOLDER = "images"  # below the test's own folder, where it runs
+FOLDER = "images"  # below the working folder of the test
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +35,14 @@ def images(tmp_path: Path) -> None:
 
 @settings(settings.get_profile("fuzz"), max_examples=20)
 @given(experiments(FOLDER))
-def test_an_experiment_is_refused_clearly_or_trains_a_batch(drawn: Experiment) -> None:
+def test_experiment_trains_a_batch_or_is_rejected_clearly(drawn: Experiment) -> None:
     refused_or_trained(drawn)
 
 
 @pytest.mark.slow
 @hunt(100)
 @given(experiments(FOLDER))
-def test_many_experiments_are_refused_clearly_or_train_a_batch(drawn: Experiment) -> None:
+def test_many_experiments_train_a_batch_or_are_rejected_clearly(drawn: Experiment) -> None:
     refused_or_trained(drawn)
 
 

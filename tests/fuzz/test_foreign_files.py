@@ -1,4 +1,4 @@
-"""Other projects' runs after an accident: told in a line, never a traceback, never a number that is not in the file."""
+"""Damaged runs of other projects: a one-line error, no traceback, no number that is not in the file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def accidents(folder: Path, names: list[str]) -> st.SearchStrategy[tuple[str, by
     return st.sampled_from(names).flatmap(of)
 
 
-def test_runs_of_others_are_told_clearly(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_foreign_runs_are_reported_clearly(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     commands = [["compare", "logs"], ["compare", "logs", "runs.csv", "--html", "report.html"], ["runs", "logs"]]
 
@@ -73,7 +73,7 @@ def test_runs_of_others_are_told_clearly(folder: Path, capsys: pytest.CaptureFix
     each()
 
 
-def test_what_is_read_of_a_damaged_table_of_others_stands_in_it(folder: Path) -> None:
+def test_values_read_from_a_damaged_foreign_table_exist_in_it(folder: Path) -> None:
     tables = ["runs.csv", "logs/one/csv/version_0/metrics.csv"]
 
     @settings(settings.get_profile("fuzz"), max_examples=150)

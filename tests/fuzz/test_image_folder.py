@@ -1,4 +1,4 @@
-"""A folder of anything: opened with the pixels that Pillow sees, or refused in one line that names the file."""
+"""Random image folders: opened with the pixels of Pillow, or rejected in one line that names the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.fuzz.clear import check
 from tests.fuzz.damage import damaged
 from tests.fuzz.hunting import hunt
 
-# Modes that a format can hold, and the suffix that names it.
+# Pixel modes of each format, by suffix.
 KINDS = {
     "PNG": ("png", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]),
     "JPEG": ("jpg", ["L", "RGB", "CMYK"]),
@@ -38,7 +38,7 @@ OF_JPEG = 2
 
 @st.composite
 def pictures(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A file's suffix and content."""
+    """Draws a file's suffix and content."""
     format_name = draw(st.sampled_from(sorted(KINDS)))
     suffix, modes = KINDS[format_name]
     mode, width, height = draw(st.sampled_from(modes)), draw(SIDES), draw(SIDES)
@@ -59,7 +59,7 @@ def pictures(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def as_pillow_sees_it(file: Path) -> np.ndarray:
-    """uint8 [H, W, 3]: upright, transparency white, 16 bits cut to 8."""
+    """Returns uint8 [H, W, 3]: upright, transparency white, 16 bits reduced to 8."""
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I"):
@@ -71,7 +71,7 @@ def as_pillow_sees_it(file: Path) -> np.ndarray:
 
 
 def square(pixels: np.ndarray) -> np.ndarray:
-    """The centre square, whose place is rounded as torchvision's CenterCrop rounds it: half to even."""
+    """Returns the central square, rounded half to even like torchvision's CenterCrop."""
     side = min(pixels.shape[:2])
     top, left = (round((length - side) / 2) for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
@@ -79,7 +79,7 @@ def square(pixels: np.ndarray) -> np.ndarray:
 
 @settings(settings.get_profile("fuzz"), max_examples=150)
 @given(pictures())
-def test_an_image_is_what_pillow_sees(tmp_path: Path, picture: tuple[str, bytes]) -> None:
+def test_decoded_image_equals_pillow(tmp_path: Path, picture: tuple[str, bytes]) -> None:
     suffix, content = picture
     file = tmp_path / f"image.{suffix}"
     file.write_bytes(content)
@@ -101,7 +101,7 @@ def bad_pictures(draw: st.DrawFn) -> tuple[str, bytes]:
     other = draw(st.integers(0, 9))
     if other == 0:
         return suffix, draw(st.binary(max_size=200))
-    if other == 1:  # a file of another kind under this name
+    if other == 1:  # a file of another format with this name
         return draw(st.sampled_from([kind for kind, _ in KINDS.values()])), content
     return suffix, draw(damaged(content))
 
@@ -121,14 +121,16 @@ def read_or_refused(tmp_path: Path, picture: tuple[str, bytes], size: int) -> No
 
 @settings(settings.get_profile("fuzz"), max_examples=100)
 @given(bad_pictures(), st.sampled_from([1, 8, 40]))
-def test_a_damaged_image_is_read_or_refused_by_name(tmp_path: Path, picture: tuple[str, bytes], size: int) -> None:
+def test_damaged_image_is_read_or_rejected_by_name(tmp_path: Path, picture: tuple[str, bytes], size: int) -> None:
     read_or_refused(tmp_path, picture, size)
 
 
 @pytest.mark.slow
 @hunt(1500)
 @given(bad_pictures(), st.sampled_from([1, 8, 40]))
-def test_many_damaged_images_are_read_or_refused_by_name(tmp_path: Path, picture: tuple[str, bytes], size: int) -> None:
+def test_many_damaged_images_are_read_or_rejected_by_name(
+    tmp_path: Path, picture: tuple[str, bytes], size: int
+) -> None:
     read_or_refused(tmp_path, picture, size)
 
 
@@ -147,7 +149,7 @@ THINGS = st.sampled_from(
 
 @settings(settings.get_profile("fuzz"), max_examples=100)
 @given(st.lists(st.tuples(NAMES, st.lists(st.tuples(NAMES, THINGS, bad_pictures()), max_size=4)), max_size=4))
-def test_a_folder_of_anything_is_opened_or_refused_in_one_line(
+def test_any_folder_is_opened_or_rejected_in_one_line(
     tmp_path: Path, classes: list[tuple[str, list[tuple[str, str, tuple[str, bytes]]]]]
 ) -> None:
     root = tmp_path / "root"

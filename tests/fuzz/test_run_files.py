@@ -1,4 +1,4 @@
-"""A run's files after an accident: told in a line, never a traceback, never a number that is not in the file."""
+"""Damaged files of a run: a one-line error, no traceback, no number that is not in the file."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ USING = (
 
 @pytest.fixture
 def folder(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run and another beside it, with nothing damaged yet."""
-    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")  # what nobody expected is raised as it is, not told in a line
+    """A run and a second run beside it, both intact."""
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")  # unexpected exceptions are raised, not printed as one line
     shutil.copytree(finished.path, tmp_path / OTHER)
     shutil.copytree(finished.path, tmp_path / NAME)
     (tmp_path / NAME / "metrics-2.csv").write_text("epoch,val/top1_precise_bn\n0,0.5\n1,0.625\n")
@@ -61,7 +61,7 @@ def folder(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @st.composite
 def accidents(draw: st.DrawFn, folder: Path, names: tuple[str, ...]) -> tuple[str, bytes | None]:
-    """A file's name, and what it holds now; None: a folder stands in its place."""
+    """Draws a file name and its new content; None = a folder with that name."""
     name = draw(st.sampled_from(names))
     content = (folder / name).read_bytes()
     kind = draw(st.integers(0, 9))
@@ -76,7 +76,7 @@ def accidents(draw: st.DrawFn, folder: Path, names: tuple[str, ...]) -> tuple[st
 
 
 class Damaged:
-    """Around a block: one file of the folder is as the accident left it."""
+    """Replaces one file of the folder by its damaged version inside the block."""
 
     def __init__(self, path: Path, content: bytes | None):
         self.path, self.content, self.before = path, content, path.read_bytes()
@@ -100,12 +100,12 @@ def answered(command: tuple[str, ...], name: str, capsys: pytest.CaptureFixture[
     said = capsys.readouterr().err
     assert code in (ExitCode.OK, ExitCode.BAD_INPUT)
     if code == ExitCode.BAD_INPUT:
-        last = said.rstrip("\n").split("\n")[-1]  # before it is the traceback that was asked for
+        last = said.rstrip("\n").split("\n")[-1]  # after the traceback, which is enabled
         assert complaint(last, given=name) is None
         assert Path(name).name in last or NAME in last
 
 
-def test_readers_of_a_damaged_run_say_which_file_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readers_name_the_damaged_file_of_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     @settings(settings.get_profile("fuzz"), max_examples=60)
     @given(accidents(folder, TEXTS), st.sampled_from(READING))
     def each(accident: tuple[str, bytes | None], command: tuple[str, ...]) -> None:
@@ -116,9 +116,7 @@ def test_readers_of_a_damaged_run_say_which_file_it_is(folder: Path, capsys: pyt
 
 
 @pytest.mark.slow
-def test_every_command_over_a_damaged_run_says_which_file_it_is(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_name_the_damaged_file_of_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     @hunt(40)
     @given(accidents(folder, FILES), st.sampled_from(READING + USING))
     def each(accident: tuple[str, bytes | None], command: tuple[str, ...]) -> None:
@@ -129,7 +127,7 @@ def test_every_command_over_a_damaged_run_says_which_file_it_is(
 
 
 def numbers_in(content: bytes) -> set[float]:
-    """Every number that stands in a table, found without reading it as one."""
+    """Returns every number in the text of a table, without parsing the table."""
     found = set()
     for token in re.split(r'[,\r\n"]', content.decode(errors="replace")):
         try:
@@ -140,7 +138,7 @@ def numbers_in(content: bytes) -> set[float]:
 
 
 @pytest.mark.parametrize("reader", [read_metrics, read_steps])
-def test_what_is_read_of_a_damaged_table_stands_in_it(folder: Path, reader: Callable[[Path], list[Any]]) -> None:
+def test_values_read_from_a_damaged_table_exist_in_it(folder: Path, reader: Callable[[Path], list[Any]]) -> None:
     names = TABLES[:2] if reader is read_metrics else TABLES[2:]
 
     @settings(settings.get_profile("fuzz"), max_examples=200)
@@ -160,7 +158,7 @@ def test_what_is_read_of_a_damaged_table_stands_in_it(folder: Path, reader: Call
     each()
 
 
-def test_what_is_read_of_a_damaged_result_stands_in_it(folder: Path) -> None:
+def test_values_read_from_a_damaged_result_exist_in_it(folder: Path) -> None:
     @settings(settings.get_profile("fuzz"), max_examples=200)
     @given(accidents(folder, ("result.json",)))
     def each(accident: tuple[str, bytes | None]) -> None:
@@ -179,7 +177,7 @@ def test_what_is_read_of_a_damaged_result_stands_in_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", RAW)
-def test_json_and_yaml_that_nobody_writes_are_refused_or_read(folder: Path, raw: str) -> None:
+def test_unusual_json_and_yaml_is_read_or_rejected(folder: Path, raw: str) -> None:
     for name, reader in (("result.json", read_result), (".hydra/config.yaml", read_config)):
         with Damaged(folder / name, b'{"status": ' + raw.encode() + b"}"):
             try:
@@ -187,12 +185,12 @@ def test_json_and_yaml_that_nobody_writes_are_refused_or_read(folder: Path, raw:
             except UserError as error:
                 check(error, name)
             else:
-                assert name != "result.json"  # it has no format; a configuration may hold such a value
+                assert name != "result.json"  # it has no schema; a configuration may contain such a value
 
 
 @pytest.mark.parametrize("checked", [True, False], ids=["with a checksum", "without one"])
-def test_a_checkpoint_with_a_byte_turned_is_refused_or_the_same(folder: Path, checked: bool) -> None:
-    """Without a checksum beside it, turned bytes are found where they are of weights: by the archive's own."""
+def test_checkpoint_with_a_changed_byte_is_rejected_or_equal(folder: Path, checked: bool) -> None:
+    """Without a checksum file, changed bytes of weights are detected by the checksums of the archive."""
     import torch
 
     from alexnet_exp.inference.classifier import load
