@@ -1,4 +1,4 @@
-"""Checks of the batches that a user's LightningDataModule gives, before the first step."""
+"""Checks the first batches of a user's LightningDataModule before training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from alexnet_exp.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORM = "a batch must be (images [N, C, H, W], labels int64 [N])"
+BATCH_FORM = "a batch must be (images [N, C, H, W], labels int64 [N])"
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a network takes: its channels, the side of its images (None: any) and how many classes it tells apart.
+class ExpectedBatch:
+    """What a network expects: channels, the side of its images (None: any) and the number of classes.
 
-    own: whether it is a network of the user's, which may be trained on other sizes than it is tested on.
+    own: whether the network is the user's, which may be trained on other sizes than it is tested on.
     """
 
     channels: int
@@ -34,11 +34,11 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Seen:
+class BatchSummary:
     """The first batches of a data module.
 
-    `counts`: how many images each of its loaders goes through, None where a loader does not say. `dtype`, `shape`
-    [C, H, W], `low` and `high`: of the images of the first of them, the training's where it was looked at.
+    counts: the number of images of each loader, None where it is unknown. dtype, shape [C, H, W], low and high: of the
+    images of the first batch, which is a training batch where training was checked.
     """
 
     counts: dict[str, int | None]
@@ -49,33 +49,33 @@ class Seen:
 
     @property
     def floats(self) -> bool:
-        """Whether the data module has scaled its images itself."""
+        """Whether the data module scales its images itself."""
         return self.dtype.is_floating_point
 
     def describe(self, classes: int) -> str:
-        """One line, as the shipped data sources have."""
+        """Returns one line, in the form of the shipped data sources."""
         counted = ", ".join(f"{'uncounted' if n is None else f'{n:,}'} {split}" for split, n in self.counts.items())
         channels, height, width = self.shape
         line = f"{counted} images of {classes} classes; {height}x{width}x{channels}"
         if not self.floats:
             return line
         scale = f"{_name(self.dtype)}, {self.low:.3g} to {self.high:.3g} in the first batch"
-        return f"{line}; {scale}: taken as they are, the network's `input` (scale, mean, std) is not applied"
+        return f"{line}; {scale}: used unchanged, the network's `input` (scale, mean, std) is not applied"
 
 
 def first_images(data: pl.LightningDataModule) -> Tensor | None:
-    """The images of the first training batch, whatever its form: its first tensor of three sizes or more, or None."""
+    """Returns the first tensor of three or more dimensions in the first training batch, whatever its form, or None."""
     with isolate_rng():
         batch = next(iter(data.train_dataloader()), None)
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
     return next((part for part in parts if isinstance(part, Tensor) and part.ndim >= 3), None)
 
 
-def first_batches(data: pl.LightningDataModule, expected: Expected, splits: Sequence[str]) -> Seen:
-    """Looks at the first batch of the loaders of `splits` (train, val, test); `data` is set up for training.
+def first_batches(data: pl.LightningDataModule, expected: ExpectedBatch, splits: Sequence[str]) -> BatchSummary:
+    """Checks the first batch of the loaders of `splits` (train, val, test); `data` is set up for training.
 
-    Raises `UserError`, one line that names the loader, for a batch that cannot be trained or tested on. The random
-    numbers that come after are as if nothing had been looked at.
+    Raises `UserError`, one line that names the loader, for a batch that the network cannot process. Does not change
+    the state of the random number generators.
     """
     counts: dict[str, int | None] = {}
     first: Tensor | None = None
@@ -93,7 +93,7 @@ def first_batches(data: pl.LightningDataModule, expected: Expected, splits: Sequ
             counts[split] = _count(loader)
             batch = next(iter(loader), None)
             if batch is None and split == "train":
-                raise UserError(f"{where}: gives no batch; there must be one at least")
+                raise UserError(f"{where}: has no batch; at least one is needed")
             if batch is None:
                 continue
             images = _images(batch, where, expected)
@@ -101,23 +101,23 @@ def first_batches(data: pl.LightningDataModule, expected: Expected, splits: Sequ
                 _check_size(images, where, expected.size)
             if first is not None and images.is_floating_point() != first.is_floating_point():
                 other = f"its images are {_name(images.dtype)}, those of train_dataloader {_name(first.dtype)}"
-                raise UserError(f"{where}: {other}; give either uint8 or floats")
+                raise UserError(f"{where}: {other}; use either uint8 or floats for all")
             first = images if first is None else first
     if first is None:
-        raise UserError(f"{type(data).__name__}: has no {splits[0]}_dataloader that gives a batch; it needs one")
+        raise UserError(f"{type(data).__name__}: {splits[0]}_dataloader has no batch; it needs at least one")
     channels, height, width = first.shape[1:]
-    return Seen(counts, first.dtype, (channels, height, width), float(first.min()), float(first.max()))
+    return BatchSummary(counts, first.dtype, (channels, height, width), float(first.min()), float(first.max()))
 
 
 def _check_size(images: Tensor, where: str, size: int | None) -> None:
     if size is not None and images.shape[2:] != (size, size):
         given = "x".join(map(str, images.shape[2:]))
         instead = "correct data.facts.size or model.input_size, or resize the images"
-        raise UserError(f"{where}: its images are {given}, and the settings say {size}x{size}; {instead}")
+        raise UserError(f"{where}: its images are {given}, not {size}x{size} as in the settings; {instead}")
 
 
 def _only(loaders: Any, where: str) -> Any:
-    """The one loader of what a `*_dataloader` returned; None for an empty list."""
+    """Returns the one loader that a `*_dataloader` returned; None for an empty list."""
     if isinstance(loaders, Mapping) or (isinstance(loaders, Sequence) and len(loaders) > 1):
         raise UserError(f"{where}: returns {len(loaders)} loaders; return one")
     if isinstance(loaders, Sequence):
@@ -134,19 +134,19 @@ def _count(loader: Any) -> int | None:
     return None
 
 
-def _images(batch: Any, where: str, expected: Expected) -> Tensor:
-    """The images of a batch that can be trained on; raises `UserError` for one that cannot."""
+def _images(batch: Any, where: str, expected: ExpectedBatch) -> Tensor:
+    """Returns the images of a valid batch; raises `UserError` for another."""
     pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
     if not pair:
-        raise UserError(f"{where}: {FORM}; this one is {_described(batch)}")
+        raise UserError(f"{where}: {BATCH_FORM}; this is {_described(batch)}")
     images, labels = batch
     for problem in (*_image_problems(images, expected), *_label_problems(labels, len(images), expected.classes)):
-        raise UserError(f"{where}: {FORM}; {problem}")
+        raise UserError(f"{where}: {BATCH_FORM}; {problem}")
     assert isinstance(images, Tensor)
     return images
 
 
-def _image_problems(images: Tensor, expected: Expected) -> Iterator[str]:
+def _image_problems(images: Tensor, expected: ExpectedBatch) -> Iterator[str]:
     shape = list(images.shape)
     if images.ndim == 3:
         yield f"its images are {shape}, without channels; write images[:, None]"
@@ -156,9 +156,9 @@ def _image_problems(images: Tensor, expected: Expected) -> Iterator[str]:
         yield f"its images are {shape}, channels last; write images.permute(0, 3, 1, 2)"
     elif shape[1] != expected.channels:
         plural = "" if expected.channels == 1 else "s"
-        yield f"its images are {shape}, and the settings say {expected.channels} channel{plural}"
+        yield f"its images are {shape}, not of {expected.channels} channel{plural} as in the settings"
     elif images.dtype != torch.uint8 and not images.is_floating_point():
-        yield f"its images are {_name(images.dtype)}; give uint8, 0 to 255, or floats that you have scaled"
+        yield f"its images are {_name(images.dtype)}; use uint8 (0 to 255) or scaled floats"
 
 
 def _label_problems(labels: Tensor, count: int, classes: int) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _label_problems(labels: Tensor, count: int, classes: int) -> Iterator[str]:
         yield f"its labels are {_name(labels.dtype)}; write labels.long()"
     elif count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         wrong = int(labels.min()) if labels.min() < 0 else int(labels.max())
-        yield f"a label is {wrong}, and the settings say {classes} classes, 0 to {classes - 1}"
+        yield f"a label is {wrong}, outside 0 to {classes - 1} ({classes} classes in the settings)"
 
 
 def _described(batch: Any) -> str:

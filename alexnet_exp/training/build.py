@@ -1,6 +1,6 @@
-"""From a validated configuration to objects: the data module, the network with its preprocessing, the LightningModule.
+"""Builds data module, network with preprocessing, and LightningModule from a validated configuration.
 
-Training, checking, summing up, evaluating and loading a run all build here, so that they cannot disagree.
+Every command that needs them builds them here, so that no two commands can differ.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from alexnet_exp.model.weights import load_weights
 from alexnet_exp.paths import OUTPUTS, cache_folder
 from alexnet_exp.runs.lookup import weights_file
 from alexnet_exp.seeds import derive
-from alexnet_exp.training.batch_checks import Expected, first_batches, first_images
+from alexnet_exp.training.batch_checks import ExpectedBatch, first_batches, first_images
 from alexnet_exp.training.checkpoints.format import add_images, add_sizes, new_card
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.module import AlexNetModule
 
 log = logging.getLogger(__name__)
 
-# From so many parameters for each training image on, a smaller network is advised; CIFAR-10's has about a thousand.
-PARAMETERS_AN_IMAGE = 10_000
+# Parameters per training image from which a smaller network is suggested; CIFAR-10's network has about a thousand.
+MOST_PARAMETERS_PER_IMAGE = 10_000
 
 
 @dataclass
 class Experiment:
-    """What a run consists of. `card` is what a checkpoint must know to be used without its run: plain containers."""
+    """The parts of a run. card: what a checkpoint needs to be used without its run, as plain containers."""
 
     config: Config
     data: pl.LightningDataModule
@@ -64,14 +64,14 @@ class Experiment:
 
     @property
     def multiply_adds(self) -> int | None:
-        """The network's, forward, for an image; None for a network or a LightningModule of the user's."""
+        """Multiply-adds of the network, forward, per image; None for a user's network or LightningModule."""
         if isinstance(self.spec, Network) and isinstance(self.module, AlexNetModule):
             return totals(layers(self.spec)).multiply_adds
         return None
 
 
 def build(config: Config) -> Experiment:
-    """Builds all of an experiment but the trainer. Reads `model.weights`, but not yet the data's images."""
+    """Builds an experiment without the trainer. Reads `model.weights`, but not the images of the data."""
     torch.manual_seed(derive(config.seed, "weights"))
     spec, ends, classes = match(config)
     size = ends.input_size if isinstance(spec, UserClass) else spec.input_size
@@ -79,7 +79,7 @@ def build(config: Config) -> Experiment:
     if isinstance(config.data, UserClass):
         data = config.data.build(seed=config.seed, input_size=size, in_channels=channels)
     else:
-        assert size is not None  # the shipped data say it
+        assert size is not None  # the shipped data sources define it
         data = ImageData(config.data, input_size=size, in_channels=channels, seed=config.seed)
     network, preprocess = build_network(spec, ends)
     card = new_card(plain_node(spec), classes, size, channels)
@@ -89,7 +89,7 @@ def build(config: Config) -> Experiment:
 
 
 def _add_sizes(card: dict[str, Any], config: Config) -> None:
-    """At which side the data stores its images, and which side of them is cut out; unknown where the input size is."""
+    """Adds the side of the stored images and of the crop to the card; unknown where the input size is."""
     known, input_size = facts_of(config), card["input_size"]
     if input_size is not None:
         size = known.size if known else input_size
@@ -97,10 +97,10 @@ def _add_sizes(card: dict[str, Any], config: Config) -> None:
 
 
 def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Preprocess]:
-    """The network and what turns bytes into its input. A user's network says its own in a class attribute `input`."""
+    """Returns the network and its preprocessing, which a user's network defines in a class attribute `input`."""
     if isinstance(spec, UserClass):
         network = spec.build(num_classes=ends.num_classes, in_channels=ends.in_channels, input_size=ends.input_size)
-        # of an unknown size is only what is no mean of each pixel
+        # Without an input size, only preprocessing without per-pixel means is possible.
         return network, Preprocess(getattr(spec.cls, "input", Input()), ends.in_channels, ends.input_size or 1)
     network = AlexNet(spec)
     preprocess = Preprocess(spec.input, int(spec.in_channels or 0), int(spec.input_size or 0))
@@ -110,7 +110,7 @@ def build_network(spec: Network | UserClass, ends: Ends) -> tuple[nn.Module, Pre
 
 
 def build_module(config: Config, network: nn.Module, preprocess: Preprocess, classes: int) -> pl.LightningModule:
-    """Our LightningModule around the network, or the user's, which is offered the same parts by name."""
+    """Returns our LightningModule with the network, or the user's, which may accept the same arguments."""
     parts: dict[str, Any] = {"network": network, "preprocess": preprocess, "loss": config.loss, "seed": config.seed}
     parts |= {"optim": config.optim, "schedule": config.schedule}
     if config.module is not None:
@@ -121,7 +121,7 @@ def build_module(config: Config, network: nn.Module, preprocess: Preprocess, cla
 
 
 def lay_out(experiment: Experiment, channels_last: bool) -> None:
-    """Puts the network into that memory layout, where the LightningModule is ours: a user's has its own way."""
+    """Converts the network to that memory layout where the LightningModule is ours: a user's decides itself."""
     if isinstance(experiment.module, AlexNetModule):
         experiment.module.lay_out(channels_last)
 
@@ -129,11 +129,10 @@ def lay_out(experiment: Experiment, channels_last: bool) -> None:
 def prepare(experiment: Experiment, replicas: int = 1) -> None:
     """Opens the data and fits the network's preprocessing to the statistics of its training images.
 
-    Logs what a reader of the run should know of both. Raises `Refused` where the data turns out to have no validation
-    images and a setting monitors them, or fewer batches than a setting asks for. replicas: the processes that share a
-    batch.
+    Logs the main facts of both. Raises `Refused` where a setting monitors validation and the data has no validation
+    images, or where the data has fewer batches than a setting needs. replicas: the processes that share a batch.
     """
-    if isinstance(experiment.spec, Network) and experiment.spec.width != 1 and _left_open(experiment.config):
+    if isinstance(experiment.spec, Network) and experiment.spec.width != 1 and _is_width_open(experiment.config):
         log.info(f"width {experiment.spec.width:g}, as the data suggests; model.width=1 is the full network")
     for note in notes(experiment.spec) if isinstance(experiment.spec, Network) else []:
         log.info(note)
@@ -150,7 +149,7 @@ def prepare(experiment: Experiment, replicas: int = 1) -> None:
         for key in LIMITS:
             limit = getattr(experiment.config.trainer, key)
             if limit and not (isinstance(limit, float) and limit == 1):
-                log.info(f"trainer.{key}={limit}: only that part of these images is used")
+                log.info(f"trainer.{key}={limit}: only this part of the images is used")
         if data.source.val is None:
             _refuse_validation_monitors(experiment.config, data.source.val_from)
         data.least = 2 if _needs_two_images(experiment) else 1
@@ -164,28 +163,28 @@ def prepare(experiment: Experiment, replicas: int = 1) -> None:
 
 
 def _too_large(spec: Network | UserClass, images: int) -> str:
-    """A hint where a network of full width, without trained weights, has very many parameters for so few images."""
+    """Returns a hint where a network of full width, without trained weights, has too many parameters per image."""
     if not isinstance(spec, Network) or spec.width != 1 or spec.weights:
         return ""
     parameters = totals(layers(spec)).parameters
-    if parameters <= PARAMETERS_AN_IMAGE * images:
+    if parameters <= MOST_PARAMETERS_PER_IMAGE * images:
         return ""
     few = f"{parameters / 1e6:.0f} million parameters for {images:,} training images"
     return f"{few}; model.width=0.25 is a smaller network, model.weights=RUN starts from trained weights"
 
 
 def _gives_floats(experiment: Experiment) -> bool:
-    """Whether a data module of the user's gives images that it has scaled itself; logs what it gives.
+    """Returns whether a user's data module scales its images itself; logs their form.
 
-    Its first batches are checked, and the card gets what they tell of the images. A LightningModule of the user's may
-    take any batches: these are not checked.
+    Checks its first batches, and adds their form to the card. A user's LightningModule may take any batches: they are
+    not checked.
     """
     config, card = experiment.config, experiment.card
     if not isinstance(experiment.module, AlexNetModule):
         images = first_images(experiment.data)
         if images is None or not images.is_floating_point():
             return False
-        log.info("the data module gives floats: taken as they are, the network's `input` is not applied")
+        log.info("the data module returns floats: used unchanged, the network's `input` is not applied")
         add_images(card, "float32", list(images.shape[1:]), config.data.target)
         return True
     splits = ("train", "val", "test") if config.test.run else ("train", "val")
@@ -198,16 +197,16 @@ def _gives_floats(experiment: Experiment) -> bool:
     return seen.floats
 
 
-def _expected(experiment: Experiment) -> Expected:
+def _expected(experiment: Experiment) -> ExpectedBatch:
     card, own = experiment.card, isinstance(experiment.spec, UserClass)
-    return Expected(card["in_channels"], card["input_size"], len(card["classes"]), own)
+    return ExpectedBatch(card["in_channels"], card["input_size"], len(card["classes"]), own)
 
 
 def refuse_other_images(experiment: Experiment, card: Mapping[str, Any], run: Path) -> None:
-    """Raises `UserError` where a data module of the user's gives other images to test on than `card` says of the run.
+    """Raises `UserError` where the test images of a user's data module have another type than those in `card`.
 
-    Bytes that a run was trained on are scaled by its network, and floats are not: only these are right. The card of a
-    run of an earlier version says nothing.
+    The network scales bytes and not floats: only the type that it was trained on is correct. The card of a run of an
+    earlier version does not have the type.
     """
     then = card.get("images")
     if then is None or not isinstance(experiment.module, AlexNetModule) or isinstance(experiment.data, ImageData):
@@ -216,11 +215,13 @@ def refuse_other_images(experiment: Experiment, card: Mapping[str, Any], run: Pa
     now = "float32" if seen.floats else "uint8"
     if now != then["dtype"]:
         name = type(experiment.data).__name__
-        raise UserError(f"{run}: was trained on {then['dtype']} images, and {name} gives {now} now; give those again")
+        raise UserError(
+            f"{run}: was trained on {then['dtype']} images, and {name} returns {now} now; return {then['dtype']}"
+        )
 
 
 def _needs_two_images(experiment: Experiment) -> bool:
-    """Whether a batch norm has one value a map of an image, and so no statistics of a batch of one."""
+    """Returns whether a batch norm has one value per map and image, and so no statistics in a batch of one image."""
     if any(isinstance(module, nn.BatchNorm1d) for module in experiment.network.modules()):
         return True
     spec = experiment.spec
@@ -230,7 +231,7 @@ def _needs_two_images(experiment: Experiment) -> bool:
 
 
 def _refuse_lengths(config: Config, data: ImageData, replicas: int) -> None:
-    """Raises `Refused` for fractions of an epoch that are less than a batch, and validations behind its end."""
+    """Raises `Refused` for fractions of an epoch below one batch, and for validations after its end."""
     trainer, source, problems = config.trainer, data.source, []
     batches = {}
     for split, images in (("train", source.train), ("val", source.val), ("test", source.test)):
@@ -241,26 +242,26 @@ def _refuse_lengths(config: Config, data: ImageData, replicas: int) -> None:
         for key in (f"limit_{split}_batches", *(["overfit_batches"] if split == "train" else [])):
             limit = getattr(trainer, key)
             if isinstance(limit, float) and limit > 0 and int(there * limit) == 0:
-                told = f"is less than one of the {there} {split} batches; write a number of batches, such as 1"
-                problems.append(Problem(f"trainer.{key}", limit, told))
+                reason = f"is less than one of the {there} {split} batches; write a number of batches, such as 1"
+                problems.append(Problem(f"trainer.{key}", limit, reason))
     often, limit = trainer.val_check_interval, trainer.limit_train_batches
     epoch = batches["train"]
     if limit is not None and not trainer.fast_dev_run:
         epoch = min(epoch, limit) if isinstance(limit, int) else int(epoch * limit)
     validates = "val" in batches and trainer.limit_val_batches != 0 and trainer.check_val_every_n_epoch is not None
     if validates and isinstance(often, int) and not trainer.fast_dev_run and often > epoch > 0:
-        told = f"an epoch has {epoch} batches; write as many or fewer"
-        told += ", or trainer.check_val_every_n_epoch=null to count them over all epochs"
-        problems.append(Problem("trainer.val_check_interval", often, told))
+        reason = f"an epoch has {epoch} batches; write at most {epoch}"
+        reason += ", or trainer.check_val_every_n_epoch=null to count them over all epochs"
+        problems.append(Problem("trainer.val_check_interval", often, reason))
     if problems:
         raise Refused(problems)
 
 
 def open_data(data: pl.LightningDataModule) -> None:
-    """Prepares the data and sets it up for training, as Lightning does, but before there is a trainer.
+    """Prepares the data and sets it up for training, like Lightning, but before a trainer exists.
 
-    Lightning has one process of a machine call `prepare_data`, and lets the others wait. Here every rank and every job
-    of a sweep calls it, one after the other: what the first has fetched the next ones find.
+    Lightning calls `prepare_data` in one process per machine, and the others wait. Here every rank and every job of a
+    sweep calls it, one after the other: the first one downloads, the others find the files.
     """
     if is_overridden("prepare_data", data):
         kind = type(data)
@@ -270,28 +271,30 @@ def open_data(data: pl.LightningDataModule) -> None:
 
 
 def refuse_views(experiment: Experiment, views: int, setting: str) -> None:
-    """Raises `UserError`, of `setting`, where a test cannot look at so many views of an image. The data is open."""
+    """Raises `UserError` for `setting` where a test with so many views of an image is impossible. The data is open."""
     data, module = experiment.data, experiment.module
     if views == 1:
         return
     if not isinstance(data, ImageData):
-        raise UserError(f"{setting}{views}: ImageData cuts the views, which {type(data).__name__} is not; write 1")
+        raise UserError(
+            f"{setting}{views}: needs a data module that subclasses ImageData; {type(data).__name__} does not; write 1"
+        )
     if getattr(type(module), "test_step", None) is not AlexNetModule.test_step:
-        raise UserError(f"{setting}{views}: {type(module).__name__} has a test of its own, of one view; write 1")
+        raise UserError(f"{setting}{views}: the test_step of {type(module).__name__} uses one view; write 1")
     side = min(data.source.train.shape[1:])
     if side - data.crop < 2:
-        one = f"of images stored at {side}x{side} a crop of {data.crop} has no others; "
+        one = f"a crop of {data.crop} has only one view in images stored at {side}x{side}; "
         raise UserError(f"{setting}{views}: {one}train with data.crop={side * 7 // 8}, or write 1")
 
 
-def _left_open(config: Config) -> bool:
+def _is_width_open(config: Config) -> bool:
     return isinstance(config.model, Network) and config.model.width is None
 
 
 def _refuse_validation_monitors(config: Config, val_from: str) -> None:
     reason = val_from.removeprefix("none: ") or "the data has none"
     problems = [
-        Problem(key, monitor, f"there is no validation: {reason}; monitor {in_training(monitor)}")
+        Problem(key, monitor, f"the run has no validation: {reason}; monitor {in_training(monitor)}")
         for key, monitor in validation_monitors(config)
     ]
     if problems:
@@ -299,7 +302,7 @@ def _refuse_validation_monitors(config: Config, val_from: str) -> None:
 
 
 def plain_node(spec: Any) -> dict[str, Any]:
-    """A node's settings as plain containers, enums as strings: what may lie in a checkpoint."""
+    """Returns a node's settings as plain containers, enums as strings, for a checkpoint."""
     if isinstance(spec, UserClass):
         return {"_target_": spec.target, **spec.arguments}
     plain = _plain(spec)
@@ -308,7 +311,7 @@ def plain_node(spec: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As OmegaConf would make it of a structured configuration, in a hundredth of the time."""
+    """Returns what OmegaConf makes of a structured configuration, in a hundredth of the time."""
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):

@@ -1,4 +1,4 @@
-"""One LightningDataModule over any source of images: batches as uint8, augmented on the device."""
+"""Provides the LightningDataModule for every source of images: uint8 batches, augmented on the device."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from alexnet_exp.seeds import derive
 from alexnet_exp.training.distributed import replica, replicas
 
 MOST_WORKERS = 16
-# Images go to the GPU for the whole run if they take up to this part of its free memory.
-DEVICE_SHARE = 0.25
+# Images stay on the GPU for the whole run if they take up to this part of its free memory.
+MOST_DEVICE_MEMORY_SHARE = 0.25
 
 
 class ImageData(pl.LightningDataModule):
-    """Images of `spec` for a network of `in_channels` and `input_size`; what is random is drawn from `seed`.
+    """Images of `spec` for a network of `in_channels` and `input_size`; random numbers are drawn from `seed`.
 
-    For another source of images, subclass and override `open`: it returns a `Source`, and everything else (ranks,
-    order, augmentation) is as for our own.
+    For another source of images, subclass and override `open` to return a `Source`: everything else (ranks, order,
+    augmentation) is as for the shipped sources.
     """
 
     source: Source
@@ -42,8 +42,8 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.spec, self.input_size, self.in_channels, self.seed = spec, input_size, in_channels, seed
         self.test_on = "test"  # the split that Trainer.test goes through: `eval RUN --split val`
-        self.test_views = 1  # and how many squares of each image that test looks at: 1, 9 or 10
-        self.least = 1  # images of a training batch, on each rank: a batch norm behind a flat layer needs two
+        self.test_views = 1  # views of each image in that test: 1, 9 or 10
+        self.least = 1  # the fewest images of a training batch, on each rank: a batch norm after a flat layer needs two
         self._opened = False
         self._moments: Moments | None = None
         self._colour: ColourComponents | None = None
@@ -51,20 +51,20 @@ class ImageData(pl.LightningDataModule):
         self._streaming: WeakSet[StreamedLoader] = WeakSet()
 
     def open(self) -> Source:
-        """The images, with validation arranged."""
+        """Returns the images, with a validation split if there is one."""
         return open_source(self.spec, self.seed)
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the source; raises UserError where it cannot serve this network.
+        """Opens the source; raises UserError where it does not match the network.
 
-        With a trainer, moves it to the GPU that trains, if it may stay there. There is no `prepare_data`, for which
-        Lightning would have the ranks meet: what is downloaded or decoded is locked, so that one process does it.
+        With a trainer, moves small images to the GPU that trains. `prepare_data` is not used, because Lightning would
+        synchronize the ranks for it: a lock ensures that one process downloads or decodes.
         """
         self._open_once()
         self.source = self._placed(self.source)
 
     def teardown(self, stage: str | None = None) -> None:
-        """Ends the loaders' workers, which would live on as long as the trainer, because it keeps the loaders."""
+        """Ends the loaders' workers, which would live as long as the trainer, because it keeps the loaders."""
         for loader in self._streaming:
             loader.close()
 
@@ -75,16 +75,16 @@ class ImageData(pl.LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal training and test images; of a folder of large ones by their names and sizes in bytes."""
+        """Equal for equal training and test images; of a folder of large images, by their names and sizes in bytes."""
         return self.source.fingerprint
 
     @property
     def crop(self) -> int:
-        """Side of the square that is cut out of an image, before it is resized to the network's input."""
+        """Side of the square that is cut out of an image before it is resized to the network's input."""
         return self.spec.crop or min(self.input_size, *self.source.train.shape[1:])
 
     def describe(self) -> str:
-        """One line: how many images of how many classes, where validation comes from, sizes."""
+        """Returns one line: numbers of images and classes, sizes, and the source of validation."""
         source = self.source
         channels, height, width = source.train.shape
         counts = {"train": source.train, "val": source.val, "test": source.test}
@@ -99,9 +99,9 @@ class ImageData(pl.LightningDataModule):
         return f"{', '.join(parts)} images of {len(source.classes)} classes; {cut}{resized}{noise}{val_from}{notes}"
 
     def statistics(self, needs: set[str]) -> Statistics | None:
-        """What the training images measure on 0..255, for `Preprocess.fit`; None if `needs` is empty: nothing is read.
+        """Returns statistics of the training images on 0..255, for `Preprocess.fit`; None where `needs` is empty.
 
-        `pixel_mean` [C, S, S] is that of the central crop at the network's input size, as the 2012 code has it.
+        `pixel_mean` [C, S, S] is that of the central crop at the network's input size, as in the 2012 code.
         """
         if not needs:
             return None
@@ -114,44 +114,44 @@ class ImageData(pl.LightningDataModule):
         )
 
     def global_size(self, split: str, batch_idx: int) -> int:
-        """Images of one batch of `split` (train, val, test), over all ranks."""
+        """Returns the number of images in one batch of `split` (train, val, test), over all ranks."""
         return self._plan(self.split(split)).global_size(batch_idx)
 
     def train_dataloader(self) -> ResidentLoader:
-        """Batches in an order of its own for each epoch, from where the trainer stands in it."""
+        """Returns batches in a random order for each epoch, from the trainer's position in it."""
         train = self.split("train")
         if len(train) < self._world * self.least:
-            batch_norm = " and a batch norm behind a fully connected layer" if self.least > 1 else ""
+            batch_norm = " and a batch norm after a fully connected layer" if self.least > 1 else ""
             raise UserError(
-                f"data: {len(train)} training images are too few for {self._world} processes{batch_norm}; give it more"
+                f"data: {len(train)} training images are too few for {self._world} processes{batch_norm}; use more"
             )
         return self._loader(train, shuffle=True, start=lambda: self._batch)
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
-        """The validation images in their order; nothing where there are none."""
+        """Returns the validation images in order; an empty list where the data has none."""
         return [] if self.source.val is None else self.loader("val")
 
     def test_dataloader(self) -> ResidentLoader:
-        """The test images (or those of `test_on`) in their order. Raises UserError if there are none."""
+        """Returns the test images (or those of `test_on`) in order. Raises UserError where the data has none."""
         return self.loader(self.test_on)
 
     def loader(self, split: str, shuffle: bool = False) -> ResidentLoader:
-        """The images of `split` (train, val, test), each once, in their order or in the epoch's random one.
+        """Returns the images of `split` (train, val, test), each once, in order or in the epoch's random order.
 
-        Always from the beginning. Raises UserError if there are none.
+        Always from the beginning. Raises UserError where the data has none.
         """
         return self._loader(self.split(split), shuffle, start=int)
 
     def indices(self, split: str) -> Tensor:
-        """Which images of `split` this rank gets from `loader(split)`, in that order: int64 [n]."""
+        """Returns the indices of the images that `loader(split)` has on this rank, in order: int64 [n]."""
         plan = self._plan(self.split(split))
         order = torch.arange(plan.n)
         return torch.cat([plan.share(order, batch) for batch in range(len(plan))] or [order[:0]])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch | tuple[list[Tensor], Tensor]:
-        """On the device: `augment` in training, else the central crop; then channels and size.
+        """Applies `augment` in training, else the central crop; then channels and size. Runs on the device.
 
-        A test of several views gets a list of them, each [N, C, H, W].
+        Returns a list of views in a test of several, each [N, C, H, W].
         """
         images, labels = batch
         if self.trainer is not None and self.trainer.training:
@@ -161,14 +161,14 @@ class ImageData(pl.LightningDataModule):
         return self.centred(images), labels
 
     def centred(self, images: Tensor) -> Tensor:
-        """Images as an evaluation sees them: the central crop, in the network's channels and size."""
+        """Returns images as in an evaluation: the central crop, in the network's channels and size."""
         return self._fitted(center_crop(images, self.crop))
 
     def _fitted(self, images: Tensor) -> Tensor:
         return to_network_input(images, self.in_channels, self.input_size)
 
     def augment(self, images: Tensor, epoch: int, batch: int) -> Tensor:
-        """The random crops, mirrors and colours that this rank's images get in a batch of an epoch.
+        """Returns images with the random crops, mirrors and colours of this rank in a batch of an epoch.
 
         With colour noise they are float32 on 0..255, not clamped; else, and after `pca_epochs`, uint8.
         """
@@ -190,17 +190,17 @@ class ImageData(pl.LightningDataModule):
         return add_colour_noise(images, self.colour, self.spec.pca_std, mean, generator)
 
     def _mean_on(self, device: torch.device) -> Tensor:
-        """The mean training image, as a network of per-pixel mean subtracts it: at the centre, whatever the crop."""
+        """Returns the mean training image at the central crop, as a network with per-pixel mean subtracts it."""
         if self._mean_crop is None or self._mean_crop.device != device:
             self._mean_crop = center_crop(self._measured().pixel_mean, self.crop).to(device)
         return self._mean_crop
 
     @property
     def colour(self) -> ColourComponents:
-        """The components that the colour noise follows; those of the training images are fitted once and cached."""
+        """The principal components of the colour noise; those of the training images are computed once and cached."""
         if self._colour is None:
             spec, folder = self.spec, cache_folder(getattr(self.spec, "cache", None))
-            # the images, and which of them are the training's
+            # identifies the images, and which of them are training images
             key = (self.fingerprint, spec.val.name, spec.val_fraction, spec.subset, self.seed)
             fitted = spec.pca is Pca.fit
             self._colour = load_colour(self.source.train, folder, *key) if fitted else IMAGENET_COLOUR
@@ -223,7 +223,7 @@ class ImageData(pl.LightningDataModule):
         plan = self._plan(split)
 
         def order() -> Tensor:
-            # Trainer(overfit_batches=n) is meant to see the same n batches in every epoch
+            # Trainer(overfit_batches=n) must get the same n batches in every epoch.
             overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
             return epoch_order(plan.n, self.seed, 0 if overfit else self._epoch, shuffle)
 
@@ -235,11 +235,11 @@ class ImageData(pl.LightningDataModule):
         return ResidentLoader(split, plan, order, start)
 
     def split(self, name: str) -> Split:
-        """The images of train, val or test; raises UserError if there are none."""
+        """Returns the images of train, val or test; raises UserError where the data has none."""
         splits = {"train": self.source.train, "val": self.source.val, "test": self.source.test}
         split = splits[name]
         if split is None:
-            raise UserError(f"data={self.spec.name}: there are no {name} images; {self.describe()}")
+            raise UserError(f"data={self.spec.name}: has no {name} images; {self.describe()}")
         return split
 
     def _plan(self, split: Split) -> EpochPlan:
@@ -257,20 +257,22 @@ class ImageData(pl.LightningDataModule):
         source = self.open()
         channels, height, width = source.train.shape
         if self.in_channels not in (channels, 3) or channels > self.in_channels:
-            raise UserError(f"model.in_channels={self.in_channels}: the images have {channels}; write that")
+            raise UserError(
+                f"model.in_channels={self.in_channels}: the images have {channels} channels; write {channels}"
+            )
         check_crop(self.spec, min(height, width))
         if self.spec.pca is not Pca.none and channels != 3:
             raise UserError(f"data.pca={self.spec.pca}: needs images of 3 channels, these have {channels}; write none")
         self.source, self._opened = source, True
 
     def _placed(self, source: Source) -> Source:
-        """The source with its arrays on the GPU that trains, if they are small enough to stay there."""
+        """Returns the source with its arrays on the GPU that trains, where they are small enough."""
         splits = {"train": source.train, "val": source.val, "test": source.test}
         resident = {name: split for name, split in splits.items() if isinstance(split, ResidentSplit | CachedSplit)}
         arrays = {id(split.array): split.array for split in resident.values()}
         if self._device.type != "cuda":
             return source
-        if sum(a.nbytes for a in arrays.values()) > DEVICE_SHARE * torch.cuda.mem_get_info(self._device)[0]:
+        if sum(a.nbytes for a in arrays.values()) > MOST_DEVICE_MEMORY_SHARE * torch.cuda.mem_get_info(self._device)[0]:
             return source
         for split in resident.values():
             if isinstance(split, CachedSplit):
@@ -292,7 +294,7 @@ class ImageData(pl.LightningDataModule):
 
     @property
     def _batch(self) -> int:
-        """The number of the training batch that comes next: Lightning counts it as ready after its transfer."""
+        """The number of the next training batch: Lightning counts it as ready after its transfer."""
         return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     @property

@@ -43,7 +43,7 @@ def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
     experiment = build(validate(compose([*unsplittable, *overrides])))
     with pytest.raises(Refused) as refused:
         prepare(experiment)
-    reason = "there is no validation: a class has one image only, too few to split"
+    reason = "the run has no validation: a class has one image only, too few to split"
     assert str(refused.value) == f"{key}: {reason}; monitor {instead}"
 
 
@@ -57,7 +57,7 @@ def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
         (
             "val_check_interval=4",
             1,
-            "an epoch has 3 batches; write as many or fewer, or trainer.check_val_every_n_epoch=null to count them "
+            "an epoch has 3 batches; write at most 3, or trainer.check_val_every_n_epoch=null to count them "
             "over all epochs",
         ),
         ("limit_train_batches=0.4", 1, None),

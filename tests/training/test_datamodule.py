@@ -305,7 +305,7 @@ def test_what_a_network_cannot_take_is_refused() -> None:
 
 def test_a_split_that_is_not_there(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:
     data = opened(Folder(root=str(make_folder(tmp_path)), cache=str(tmp_path / "cache")), in_channels=3)
-    with pytest.raises(UserError, match=r"data=folder: there are no test images"):
+    with pytest.raises(UserError, match=r"data=folder: has no test images"):
         data.test_dataloader()
 
 

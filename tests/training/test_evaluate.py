@@ -187,7 +187,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(
     kept_none = train_run("none", *CROPPED, "checkpoint.keep=none")
     one, another = str(cropped.path), str(finished.path)
     for line, said in (
-        ([another, "--views", "10"], "eval: --views 10: of images stored at 32x32 a crop of 32 has no others; "),
+        ([another, "--views", "10"], "eval: --views 10: a crop of 32 has only one view in images stored at 32x32; "),
         ([one, str(kept_none.path)], f"{kept_none.path}: has no checkpoint"),
         ([one, another, "--ckpt", "some.ckpt"], "eval: --ckpt some.ckpt: names one checkpoint for 2 runs; write "),
         ([one, "--save", "predictions"], "eval: --save predictions: must end in .npz"),
@@ -217,7 +217,7 @@ def test_a_run_that_cannot_look_so_is_refused_before_it_trains(
     run = train_run("whole", "test.views=10")
     assert run.code == 2
     assert run.metrics == []
-    assert "test.views=10: of images stored at 32x32 a crop of 32 has no others; train with data.crop=28" in (
+    assert "test.views=10: a crop of 32 has only one view in images stored at 32x32; train with data.crop=28" in (
         capsys.readouterr().err
     )
     with pytest.raises(Refused, match=r"views=5: must be 1, 9 or 10"):
@@ -232,10 +232,10 @@ def test_a_users_own_test_is_of_one_view() -> None:
     data = ImageData(Digits(crop=24), 24, 1, 1)
     data.setup()
     experiment = SimpleNamespace(data=data, module=Own.__new__(Own))
-    with pytest.raises(UserError, match=r"test\.views=9: Own has a test of its own, of one view; write 1"):
+    with pytest.raises(UserError, match=r"test\.views=9: the test_step of Own uses one view; write 1"):
         refuse_views(experiment, 9, "test.views=")  # type: ignore[arg-type]
     experiment.data = pl.LightningDataModule()  # type: ignore[assignment]
-    with pytest.raises(UserError, match="ImageData cuts the views, which LightningDataModule is not"):
+    with pytest.raises(UserError, match="needs a data module that subclasses ImageData; LightningDataModule does not"):
         refuse_views(experiment, 9, "test.views=")  # type: ignore[arg-type]
 
 

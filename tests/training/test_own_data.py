@@ -23,7 +23,7 @@ from alexnet_exp.config.user_class import ALLOW
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.inference.classifier import load
 from alexnet_exp.runs.reader import read_result
-from alexnet_exp.training.batch_checks import Expected, first_batches
+from alexnet_exp.training.batch_checks import ExpectedBatch, first_batches
 from alexnet_exp.training.build import build, prepare
 from alexnet_exp.training.train import train
 
@@ -308,29 +308,29 @@ def test_facts_that_are_wrong_are_one_line(facts: Any, line: str) -> None:
 
 PAIR = "a batch must be (images [N, C, H, W], labels int64 [N])"
 WRONG = {
-    "Dicts": f"Dicts.train_dataloader: {PAIR}; this one is a dict with image, label",
-    "Threes": f"Threes.train_dataloader: {PAIR}; this one is a list of 3: uint8 [8, 1, 16, 16], int64 [8], int64 [8]",
+    "Dicts": f"Dicts.train_dataloader: {PAIR}; this is a dict with image, label",
+    "Threes": f"Threes.train_dataloader: {PAIR}; this is a list of 3: uint8 [8, 1, 16, 16], int64 [8], int64 [8]",
     "ChannelsLast": f"ChannelsLast.train_dataloader: {PAIR}; its images are [8, 16, 16, 1], channels last; "
     "write images.permute(0, 3, 1, 2)",
     "Flat": f"Flat.train_dataloader: {PAIR}; its images are [8, 16, 16], without channels; write images[:, None]",
     "Lists": f"Lists.train_dataloader: {PAIR}; its images are [8, 256]",
-    "Numbers": f"Numbers.train_dataloader: {PAIR}; its images are int64; "
-    "give uint8, 0 to 255, or floats that you have scaled",
+    "Numbers": f"Numbers.train_dataloader: {PAIR}; its images are int64; use uint8 (0 to 255) or scaled floats",
     "OneHot": f"OneHot.train_dataloader: {PAIR}; its labels are int64 [8, 3], one-hot; write labels.argmax(1)",
     "Column": f"Column.train_dataloader: {PAIR}; its labels are int64 [8, 1]; write labels[:, 0]",
     "ShortLabels": f"ShortLabels.train_dataloader: {PAIR}; its labels are int32; write labels.long()",
-    "FourClasses": f"FourClasses.train_dataloader: {PAIR}; a label is 3, and the settings say 3 classes, 0 to 2",
-    "Negative": f"Negative.train_dataloader: {PAIR}; a label is -1, and the settings say 3 classes, 0 to 2",
-    "Coloured": f"Coloured.train_dataloader: {PAIR}; its images are [8, 3, 16, 16], and the settings say 1 channel",
-    "Large": "Large.val_dataloader: its images are 32x32, and the settings say 16x16; "
+    "FourClasses": f"FourClasses.train_dataloader: {PAIR}; a label is 3, outside 0 to 2 (3 classes in the settings)",
+    "Negative": f"Negative.train_dataloader: {PAIR}; a label is -1, outside 0 to 2 (3 classes in the settings)",
+    "Coloured": f"Coloured.train_dataloader: {PAIR}; its images are [8, 3, 16, 16], "
+    "not of 1 channel as in the settings",
+    "Large": "Large.val_dataloader: its images are 32x32, not 16x16 as in the settings; "
     "correct data.facts.size or model.input_size, or resize the images",
-    "DictsInVal": f"DictsInVal.val_dataloader: {PAIR}; this one is a dict with image, label",
+    "DictsInVal": f"DictsInVal.val_dataloader: {PAIR}; this is a dict with image, label",
     "ThreesInTest": f"ThreesInTest.test_dataloader: {PAIR}; "
-    "this one is a list of 3: uint8 [8, 1, 16, 16], int64 [8], int64 [8]",
+    "this is a list of 3: uint8 [8, 1, 16, 16], int64 [8], int64 [8]",
     "FloatsInTest": "FloatsInTest.test_dataloader: its images are float32, those of train_dataloader uint8; "
-    "give either uint8 or floats",
+    "use either uint8 or floats for all",
     "TwoValidations": "TwoValidations.val_dataloader: returns 2 loaders; return one",
-    "Empty": "Empty.train_dataloader: gives no batch; there must be one at least",
+    "Empty": "Empty.train_dataloader: has no batch; at least one is needed",
 }
 
 
@@ -339,7 +339,7 @@ def test_a_batch_that_cannot_be_trained_on_is_one_line(name: str) -> None:
     data = getattr(importlib.import_module("lab"), name)()
     data.setup("fit")
     with pytest.raises(UserError) as refused:
-        first_batches(data, Expected(channels=1, size=16, classes=3, own=True), ("train", "val", "test"))
+        first_batches(data, ExpectedBatch(channels=1, size=16, classes=3, own=True), ("train", "val", "test"))
     assert str(refused.value) == WRONG[name]
 
 
@@ -430,7 +430,7 @@ def test_floats_are_taken_as_they_are(
     assert high == pytest.approx(199 / 255, abs=0.01)
     log = (path / "train.log").read_text()
     assert "16x16x1; float32, 0 to 0.7" in log
-    assert "in the first batch: taken as they are, the network's `input` (scale, mean, std) is not applied" in log
+    assert "in the first batch: used unchanged, the network's `input` (scale, mean, std) is not applied" in log
     classifier = load(path)
     assert classifier.dtype == torch.float32
     result = read_result(path)
@@ -452,7 +452,7 @@ def test_eval_refuses_images_of_another_kind_than_it_was_trained_on(
     path = run("model=Net", with_facts("Floats"))
     sys.modules["lab"].Floats.test = sys.modules["lab"].Bytes.test
     assert main(["eval", str(path)]) == 2
-    told = f"{path}: was trained on float32 images, and Floats gives uint8 now; give those again\n"
+    told = f"{path}: was trained on float32 images, and Floats returns uint8 now; return float32\n"
     assert capsys.readouterr().err.endswith(told)
 
 
