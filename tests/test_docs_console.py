@@ -10,6 +10,7 @@ rewrites the pages with what is printed. Lines that differ only in what depends 
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -38,6 +39,7 @@ from alexnet_exp.config.compose import settings_of_hydra
 from alexnet_exp.paths import groups
 from alexnet_exp.sweep.plan.folder import choose
 from alexnet_exp.training import trainer
+from tests import devkit
 from tests.conftest import Run, train_into
 from tests.pages import NOT_EXECUTED, PAGES, ROOT, Block, console, files, not_executed, pattern, rewrite, updated
 
@@ -158,6 +160,7 @@ def make_things() -> None:
     Path("heic/cat/IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1")
     with tarfile.open(ROOT / "tests" / "docs_norms.tar.xz") as archive:  # the sweep of docs/guides/comparing.md
         archive.extractall("outputs", filter="data")
+    make_imagenet()
     make_claims()
     for name in ("before", "after", "other"):
         steps = [f"{step},{3 - step / 50 + (name == 'other' and step == 2)},0.002\n" for step in range(1, 45)]
@@ -169,6 +172,22 @@ def make_things() -> None:
     for name, content in files(ROOT / "docs" / "guides" / "extend.md").items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(content)
+
+
+def make_imagenet() -> None:
+    """Of 200 classes: one folder with archives that are still packed, one with a loose image, a damaged kit."""
+    classes = ["n01494475", "n01532829", "n01616318", *(f"n{number:08d}" for number in range(2000000, 2000197))]
+    Path("imagenet/train").mkdir(parents=True)
+    Path("loose/val").mkdir(parents=True)
+    make_images(Path("picture"), 1)
+    picture = Path("picture/0000.png").read_bytes()
+    for name in classes:
+        Path(f"imagenet/train/{name}.tar").touch()
+        Path("loose/train", name).mkdir(parents=True)
+        Path("loose/train", name, "1.JPEG").write_bytes(picture)
+    Path("loose/val/cat.jpg").write_bytes(picture)
+    devkit.as_folder(Path("loose"), devkit.meta([(name, name) for name in classes], 1), devkit.truth(range(1, 201)))
+    Path("cut.tar.gz").write_bytes(gzip.compress(bytes(10_000))[:20])
 
 
 def make_claims() -> None:
