@@ -67,7 +67,7 @@ def _pattern(line: str) -> str:
     return re.escape(line).replace(r"\ \.\.\.", ".*").replace(r"\.\.\.", ".*")
 
 
-def updated(shown: list[str], today: list[str], masked: Mapping[str, str]) -> list[str]:
+def updated_lines(shown: list[str], today: list[str], masked: Mapping[str, str]) -> list[str]:
     """The lines that a page shows, brought up to date with those that are printed today.
 
     `masked` has each line without the parts that depend on the machine: a line that differs in these alone stays.
@@ -90,7 +90,12 @@ def _line(old: str, new: str, masked: Mapping[str, str]) -> str:
         return old
     if old.endswith(f" {CUT}"):
         return f"{new[: len(old) - len(CUT) - 1]} {CUT}"
-    return new
+    if CUT not in old:
+        return new
+    left, right = (re.findall(r"\S+|\s+", line) for line in (old, new))
+    parts = SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
+    line = "".join(CUT if CUT in left[i:j] else "".join(right[k:m]) for _, i, j, k, m in parts)
+    return re.sub(r" *\.\.\. *", f" {CUT} ", line)
 
 
 def _aligned(shown: list[str], today: list[str], masked: Mapping[str, str]) -> list[tuple[int, int]]:
@@ -101,7 +106,8 @@ def _aligned(shown: list[str], today: list[str], masked: Mapping[str, str]) -> l
             return 0.0
         if re.fullmatch(_pattern(masked[old]), masked[new]):
             return 2.0
-        ratio = SequenceMatcher(None, masked[old].removesuffix(CUT), masked[new][: len(old)], autojunk=False).ratio()
+        left, right = (" ".join(line.split()) for line in (masked[old].removesuffix(CUT), masked[new]))
+        ratio = SequenceMatcher(None, left, right[: len(left) + 8], autojunk=False).ratio()
         return ratio if ratio > 0.5 else 0.0
 
     best = [[0.0] * (len(today) + 1) for _ in range(len(shown) + 1)]

@@ -1,11 +1,12 @@
-"""The console blocks of README.md and docs/ show what is printed today.
+"""The console blocks of README.md and docs/ show the current output.
 
 Every block is executed, in one process and one working directory, except those that tests/docs_not_executed.txt lists.
-Of a training the lines before its first step are compared; of its other lines the words (`test_a_training_prints_...`).
+Of a training the lines before its first step are compared; of the others only the words
+(`test_training_output_has_current_words`).
 
     pytest -n 0 tests/test_docs_console.py --update-pages
 
-rewrites the pages with what is printed. Lines that differ only in what depends on the machine stay as they are.
+rewrites the pages with the current output. Lines that differ only in parts that depend on the machine stay.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ from alexnet_exp.sweep.plan.folder import choose
 from alexnet_exp.training import trainer
 from tests import devkit
 from tests.conftest import Run, train_into
-from tests.pages import NOT_EXECUTED, PAGES, ROOT, Block, console, files, not_executed, pattern, rewrite, updated
+from tests.pages import NOT_EXECUTED, PAGES, ROOT, Block, console, files, not_executed, pattern, rewrite, updated_lines
 
 RUN_FOLDER = ROOT / "docs" / "reference" / "run-folder.md"
-RUN = "2026-11-24_20-45-47-149881"
+DEMO_RUN = "2026-11-24_20-45-47-149881"
 PROGRAM = ["python", "-m", "alexnet_exp"]
 ON_TERMINAL = "loading PyTorch and Lightning"  # printed only there
 FIRST_STEP = re.compile(r"(seed \d+;|ok: |epoch |test: |failed: |\d+/\d+ |\{|\(exit code 1\))")
@@ -56,13 +57,11 @@ MASKS = [
     (re.compile(r"\d[\d,.]* (?:MB|GB) free\b"), "~ free"),
 ]
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
-# What is printed behind `seed 1;` depends on the machine in these parts.
-OF_THE_MACHINE = re.compile(
-    r".*, \d+ threads?|precision .*|channels_last|native kernels.*|.* kernels for .*|(one|two) .*, .*"
-)
+# The parts of the line `seed 1; ...` that depend on the machine, or on the strategy.
+MACHINE_PARTS = re.compile(r".*, \d+ threads?|precision .*|channels_last|native kernels.*|two columns, .*")
 
 
-def words_of(command: str) -> list[str] | None:
+def arguments_of(command: str) -> list[str] | None:
     """The arguments of `python -m alexnet_exp`; None for other programs and where the shell is needed."""
     on_terminal = re.fullmatch(r'script -qec "(.*)" /dev/null', command)
     lexer = shlex.shlex(on_terminal[1] if on_terminal else command, posix=True, punctuation_chars=True)
@@ -80,17 +79,17 @@ def fails(block: Block) -> bool:
 
 def trains(block: Block) -> bool:
     """Whether the block trains, or checks what comes before that, and only its first lines are compared."""
-    words = words_of(block.command)
+    words = arguments_of(block.command)
     if words is None or fails(block) or {"--help", "--cfg", "--version"} & set(words):
         return False
     return command_of(words, COMMANDS)[0] in ("train", "check")
 
 
-def printed(block: Block) -> str:
+def output_of(block: Block) -> str:
     """The output of a block's command; of a training that of `check` with the same arguments."""
-    words = words_of(block.command)
+    words = arguments_of(block.command)
     if words is None:
-        return of_another_program(block)
+        return output_of_other_program(block)
     command, rest = command_of(words, COMMANDS)
     if command == "train" and trains(block):
         words = ["check", *rest]
@@ -104,7 +103,7 @@ def printed(block: Block) -> str:
     return output.read() + (f"(exit code {code})\n" if code else "")
 
 
-def of_another_program(block: Block) -> str:
+def output_of_other_program(block: Block) -> str:
     """The output of `cat FILE`, which also writes the file, of `python FILE`, and of tools such as `ls`."""
     program, *arguments = shlex.split(block.command)
     if program == "cat" and not (file := Path(arguments[0])).exists():
@@ -118,7 +117,7 @@ def of_another_program(block: Block) -> str:
     return subprocess.run(["bash", "-c", block.command], capture_output=True, text=True, check=True).stdout
 
 
-def compared(text: str, block: Block) -> list[str]:
+def compared_lines(text: str, block: Block) -> list[str]:
     """The lines of a page or of an output that are compared; of a training those before its first step."""
     lines = [line for line in text.splitlines() if line != ON_TERMINAL]
     if trains(block):
@@ -135,7 +134,7 @@ def masked(line: str) -> str:
 
 def is_shown(block: Block, today: list[str]) -> bool:
     """Whether the page shows these lines, but for what depends on the machine."""
-    wanted = pattern("".join(f"{masked(line)}\n" for line in compared(block.shown, block)))
+    wanted = pattern("".join(f"{masked(line)}\n" for line in compared_lines(block.shown, block)))
     return bool(re.fullmatch(wanted, "".join(f"{masked(line)}\n" for line in today)))
 
 
@@ -145,7 +144,7 @@ def make_images(folder: Path, count: int, kind: str = "png") -> None:
         Image.new("RGB", (32, 32), (number % 256, 100, 200)).save(folder / f"{number:04d}.{kind}")
 
 
-def make_things() -> None:
+def make_inputs() -> None:
     """The folders of images and of runs that the pages name."""
     for name in ("cat", "ship", "truck"):
         make_images(Path("photos/train") / name, 60)
@@ -244,8 +243,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, demo: Run) -> Iterator[Path]
         patch.chdir(path)
         patch.setenv("TZ", "UTC")
         time.tzset()
-        shutil.copytree(demo.path, path / "outputs" / "demo" / RUN)
-        make_things()
+        shutil.copytree(demo.path, path / "outputs" / "demo" / DEMO_RUN)
+        make_inputs()
         yield path
     time.tzset()
 
@@ -254,7 +253,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, demo: Run) -> Iterator[Path]
 def folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with the run as the newest; nothing is downloaded, and `check` does not train."""
     (place / "outputs" / "latest").unlink(missing_ok=True)
-    (place / "outputs" / "latest").symlink_to(f"demo/{RUN}")
+    (place / "outputs" / "latest").symlink_to(f"demo/{DEMO_RUN}")
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.setenv("ALEXNET_EXP_ALLOW", "")  # and it is what it was after the test
     monkeypatch.setenv("KERAS_HOME", str(place / "keras"))
@@ -273,7 +272,7 @@ EXECUTED = [page for page in PAGES if any(block.place not in not_executed() for 
 
 
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_page_shows_what_is_printed(
+def test_page_shows_current_output(
     page: Path, folder: Path, outputs: dict[str, str], pytestconfig: pytest.Config
 ) -> None:
     found, broken, changes = [], [], []
@@ -281,17 +280,19 @@ def test_a_page_shows_what_is_printed(
         if block.place in not_executed() or ("no CUDA GPU" in block.shown and torch.cuda.is_available()):
             continue
         if block.command not in outputs:
-            outputs[block.command] = printed(block)
+            outputs[block.command] = output_of(block)
         text = outputs[block.command]
-        today = compared(text, block)
+        today = compared_lines(text, block)
         is_broken = text.endswith("(exit code 2)\n") and not fails(block)
         if is_broken or not is_shown(block, today):
             difference = f"{page.name}:{block.line}: {block.command}\n--- the page\n{block.shown}--- today\n{text}"
             (broken if is_broken else found).append(difference)
         if not is_broken and not is_shown(block, today):
-            shown = compared(block.shown, block)
+            shown = compared_lines(block.shown, block)
             others = block.shown.splitlines()[len(shown) :]
-            changes.append((block, updated(shown, today, {line: masked(line) for line in (*shown, *today)}) + others))
+            changes.append(
+                (block, updated_lines(shown, today, {line: masked(line) for line in (*shown, *today)}) + others)
+            )
     if pytestconfig.getoption("update_pages"):
         rewrite(page, changes)
         found = []
@@ -304,50 +305,51 @@ def test_every_block_is_executed_or_listed() -> None:
     assert all(not_executed().values())
 
 
-def form(line: str) -> str:
+def without_numbers(line: str) -> str:
     """A line without its numbers, paths and spaces: its words."""
     return " ".join(NUMBER.sub("#", re.sub(r"outputs/\S+|^\w+(?=: done)", "PATH", line)).split())
 
 
-def test_a_training_prints_the_words_of_today(demo: Run, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_output_has_current_words(demo: Run, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The lines from the first step on, whose numbers are another machine's: only their words are compared."""
     log = [re.sub(r"^\S+ \S+ [A-Z]+ ", "", line) for line in demo.log.splitlines()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout.isatty", lambda: True)
-        print_result(place / "outputs" / "demo" / RUN, 0)
+        print_result(place / "outputs" / "demo" / DEMO_RUN, 0)
     table = capsys.readouterr().out.splitlines()
     (device,) = (line.split("; ") for line in log if line.startswith("seed "))
-    words = {form(line) for line in (*log, *table)}
+    words = {without_numbers(line) for line in (*log, *table)}
     words |= {line.replace("best checkpoint", "last checkpoint") for line in words}
     found = []
     for block in (block for page in PAGES for block in console(page) if trains(block)):
         if "-m" in block.command.split()[3:]:
             continue
         lines = [line for line in block.shown.splitlines() if line != ON_TERMINAL]
-        for line in lines[len(compared(block.shown, block)) :]:
+        for line in lines[len(compared_lines(block.shown, block)) :]:
             if line.startswith("seed "):
-                parts = [part for part in line.split("; ")[1:] if not OF_THE_MACHINE.fullmatch(part)]
+                parts = [part for part in line.split("; ")[1:] if not MACHINE_PARTS.fullmatch(part)]
                 is_known = set(parts) <= set(device)
             else:
-                text = form(line).replace(" from # views, # from the centre", "")
+                text = without_numbers(line).replace(" from # views, # from the centre", "")
                 is_known = text in words or not re.search("[a-z]", text) or bool(re.match(r"\{|ok: ", line))
             if not is_known and "..." not in line:
                 found.append(f"{block.page.name}:{block.line}: {line}")
     assert not found, "\n".join(found)
 
 
-def test_a_line_that_depends_on_the_machine_stays_in_an_update() -> None:
-    shown = ["ok: AlexNet on AMD EPYC, 1 thread, precision 32-true, loss 2.5 on one batch", "...", "a b c ...", "last"]
+def test_update_keeps_lines_that_differ_only_by_machine() -> None:
+    shown = ["ok: AlexNet on AMD EPYC, 1 thread, precision 32-true, loss 2.5 on one batch", "...", "a b c ..."]
+    shown += ["last line ... with the old word"]
     today = [
         "ok: AlexNet on Intel, 2 threads, precision bf16-mixed, loss 2.4 on one batch",
-        *("one", "two", "a b d and so on", "inserted", "last"),
+        *("one", "two", "a b d and so on", "inserted", "last line of all with the new word"),
     ]
-    new = updated(shown, today, {line: masked(line) for line in (*shown, *today)})
-    assert new == [shown[0], "...", "a b d ...", "inserted", "last"]
-    assert updated(new, today, {line: masked(line) for line in (*new, *today)}) == new
+    new = updated_lines(shown, today, {line: masked(line) for line in (*shown, *today)})
+    assert new == [shown[0], "...", "a b d ...", "inserted", "last line ... with the new word"]
+    assert updated_lines(new, today, {line: masked(line) for line in (*new, *today)}) == new
 
 
-def test_what_is_shown_is_compared_line_by_line() -> None:
+def test_output_is_compared_line_by_line() -> None:
     block = Block(Path(), 1, "python -m alexnet_exp summary", "width 0.25\n...\na ... c\n")
     today = ["width 0.25", "1", "2", "a b c"]
     assert is_shown(block, today)
@@ -361,7 +363,7 @@ def shown_below(page: str, command: str) -> str:
     return found
 
 
-def test_the_page_of_the_run_folder_has_the_files_and_names_of_a_run(folder: Path) -> None:
+def test_run_folder_page_lists_files_and_keys_of_a_run(folder: Path) -> None:
     run = (folder / "outputs" / "latest").resolve()
     files = {f"./{file.relative_to(run)}" for file in run.rglob("*") if file.is_file()}
     made_by_hydra = {"./.hydra/hydra.yaml", "./.hydra/overrides.yaml", "./code.patch"}
@@ -387,7 +389,7 @@ def test_the_page_of_the_run_folder_has_the_files_and_names_of_a_run(folder: Pat
     assert set(run) <= {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
 
 
-def test_results_have_their_metrics_in_the_order_of_a_run(demo: Run) -> None:
+def test_pages_list_metrics_in_the_order_of_a_run(demo: Run) -> None:
     metric = re.compile(r'"((?:train|val|test)/\w+)": ')
     names = list(demo.result["metrics"])
     for page in (ROOT / "docs").rglob("*.md"):
@@ -397,7 +399,7 @@ def test_results_have_their_metrics_in_the_order_of_a_run(demo: Run) -> None:
                 assert found == [name for name in names if name in found], (page.name, line)
 
 
-def test_the_tables_of_the_configuration_page_have_every_option() -> None:
+def test_configuration_tables_list_every_option() -> None:
     pages = [ROOT / "docs" / "reference" / f"{name}.md" for name in ("configuration", "optimizer")]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     options = groups()
@@ -415,7 +417,7 @@ def test_the_tables_of_the_configuration_page_have_every_option() -> None:
 
 
 @pytest.mark.parametrize("page", ["get-started/tutorial.md", "get-started/tutorial.zh.md", "background/ladder.md"])
-def test_the_pages_compare_the_sweeps_that_they_run(page: str) -> None:
+def test_pages_compare_the_sweeps_they_run(page: str) -> None:
     """The folder that is named for `compare` is that of the sweep above it."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     (sweep,) = re.findall(r"^    python -m alexnet_exp -m (experiment=.*? seed=1,2,3)", text, re.MULTILINE)
