@@ -1,4 +1,4 @@
-"""What is found out about an experiment only once its data is open."""
+"""Tests of the checks that need open data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def unsplittable(tmp_path: Path) -> tuple[str, ...]:
         (("schedule=plateau",), "schedule.monitor=val/loss", "train/loss"),
     ],
 )
-def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
+def test_monitoring_an_impossible_validation_is_rejected(
     unsplittable: tuple[str, ...], overrides: tuple[str, ...], key: str, instead: str
 ) -> None:
     experiment = build(validate(compose([*unsplittable, *overrides])))
@@ -65,7 +65,7 @@ def test_monitoring_a_validation_that_cannot_be_split_off_is_refused(
         ("val_check_interval=3", 2, None),
     ],
 )
-def test_parts_of_an_epoch_that_are_less_than_a_batch_or_more_than_all_are_refused(
+def test_fractions_below_a_batch_and_intervals_beyond_the_epoch_are_rejected(
     setting: str, replicas: int, told: str | None
 ) -> None:
     experiment = build(validate(compose([*TINY, f"trainer.{setting}"])))
@@ -94,13 +94,13 @@ def test_which_networks_need_two_images_in_a_batch(model: list[str], needs: bool
     assert experiment.data.least == (2 if needs else 1)
 
 
-def test_training_itself_needs_no_validation(unsplittable: tuple[str, ...]) -> None:
+def test_early_stopping_on_training_loss_needs_no_validation(unsplittable: tuple[str, ...]) -> None:
     early = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=train/loss")
     prepare(build(validate(compose([*unsplittable, *early]))))
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_users_data_is_prepared_by_one_process_at_a_time(
+def test_user_data_is_prepared_by_one_process_at_a_time(
     writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"

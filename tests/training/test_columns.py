@@ -1,4 +1,4 @@
-"""`trainer.strategy=columns`: two gloo processes against one, from a network's steps to a whole run and its files."""
+"""Tests of `trainer.strategy=columns`: two gloo processes against one, from single steps to whole runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def compare_twenty_steps(folder: Path, device: str, backend: str) -> None:
         assert all(each["counted"] == each["predicted"] > 0 for each in exchanged.values())
 
 
-def test_twenty_steps_of_two_ranks_are_those_of_one(tmp_path: Path) -> None:
+def test_twenty_steps_of_two_columns_equal_one_device(tmp_path: Path) -> None:
     compare_twenty_steps(tmp_path, "cpu", "gloo")
 
 
@@ -56,7 +56,7 @@ def test_twenty_steps_over_nccl(tmp_path: Path) -> None:
     compare_twenty_steps(tmp_path, "cuda", "nccl")
 
 
-def test_a_rank_that_is_killed_ends_the_other(tmp_path: Path) -> None:
+def test_killed_rank_ends_the_other_rank(tmp_path: Path) -> None:
     """Which waits for it in an exchange."""
     work = {"config": compose([*NET, "data=digits"]), "steps": 20, "batch": 4, "dies": 2}
     ending = run_ranks(train, 2, "gloo", work, tmp_path)
@@ -98,7 +98,7 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
     return {path: node}
 
 
-def test_a_run_in_columns_is_the_run_of_one_device(pair: tuple[Run, Run]) -> None:
+def test_run_in_columns_equals_the_run_of_one_device(pair: tuple[Run, Run]) -> None:
     one, two = pair
     assert two.result["ranks"] == 2
     assert "two columns, two processes on the CPU" in two.log
@@ -116,7 +116,7 @@ def test_a_run_in_columns_is_the_run_of_one_device(pair: tuple[Run, Run]) -> Non
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
-def test_a_checkpoint_is_that_of_one_device(pair: tuple[Run, Run], name: str) -> None:
+def test_checkpoint_of_columns_equals_that_of_one_device(pair: tuple[Run, Run], name: str) -> None:
     """Weights, their average, and the optimizer's state."""
     theirs, ours = (flat(run.checkpoint(name)) for run in pair)
     kinds = [re.compile(kind) for kind in ("^/state_dict/", "^/current_model_state/", "^/optimizer_states/0/state/")]
@@ -135,7 +135,7 @@ def test_predictions_are_of_each_image_once(pair: tuple[Run, Run]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_in_columns_is_evaluated_loaded_and_drawn_on_one_device(
+def test_run_in_columns_is_evaluated_loaded_and_plotted_on_one_device(
     pair: tuple[Run, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import json
@@ -178,7 +178,7 @@ def go_on(container: Mapping[str, Any], folder: Path) -> Ending:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_either_goes_on_in_the_other(pair: tuple[Run, Run], tmp_path: Path) -> None:
+def test_columns_and_one_device_resume_each_others_checkpoints(pair: tuple[Run, Run], tmp_path: Path) -> None:
     longer = ("trainer.max_epochs=4", "trainer=cpu")
     begun = [str(run.path / "checkpoints" / "last.ckpt") for run in pair]
     for name, source, overrides in (("one", begun[1], ()), ("two", begun[0], (COLUMNS,))):
@@ -198,7 +198,7 @@ def test_a_checkpoint_of_either_goes_on_in_the_other(pair: tuple[Run, Run], tmp_
 # --- settings
 
 
-def test_every_rank_sees_all_images() -> None:
+def test_every_rank_of_columns_gets_all_images() -> None:
     from alexnet_exp.training.strategy import ColumnsStrategy
 
     class Trainer:
@@ -228,11 +228,11 @@ def refusal(*overrides: str) -> str:
         (["trainer.num_nodes=2"], "the columns are of one machine"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_starts(overrides: list[str], said: str) -> None:
+def test_impossible_columns_are_rejected_before_the_run_starts(overrides: list[str], said: str) -> None:
     assert said in refusal("trainer.gpus=0" if "trainer.devices" not in overrides[0] else "data=digits", *overrides)
 
 
-def test_a_users_own_classes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_reject_user_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "columnless.py").write_text(
         "from torch import nn\nfrom alexnet_exp.training.module import AlexNetModule\n"
         "class Net(nn.Module):\n    pass\nclass Own(AlexNetModule):\n    pass\n"
@@ -261,7 +261,7 @@ def test_a_users_own_classes_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         (0, {"gpus": 2}, "this machine has no CUDA GPU"),
     ],
 )
-def test_two_columns_go_to_two_devices(
+def test_two_columns_use_two_devices(
     monkeypatch: pytest.MonkeyPatch, gpus: int, asked: dict[str, Any], found: tuple[str, int] | str
 ) -> None:
     from alexnet_exp.config.schema import Trainer
@@ -276,7 +276,7 @@ def test_two_columns_go_to_two_devices(
         assert select_devices(Trainer(strategy="columns", **asked))[:2] == found
 
 
-def test_summary_tells_what_a_rank_holds_and_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_prints_the_size_of_a_rank_and_its_messages(capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
     from alexnet_exp.cli import summary

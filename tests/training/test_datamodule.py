@@ -1,4 +1,4 @@
-"""The data module under Lightning's Trainer: what reaches the network, also in a run that goes on."""
+"""Tests of the data module with Lightning's Trainer: the images that the network gets, also in a resumed run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def opened(spec: Data, input_size: int = 8, in_channels: int = 1, seed: int = 1)
     return data
 
 
-def test_an_epoch_is_every_training_image_once_in_another_order(tmp_path: Path) -> None:
+def test_epoch_has_every_training_image_once_in_a_new_order(tmp_path: Path) -> None:
     spec, module = Random(**SMALL), Recorder()
     data = ImageData(spec, 8, 1, seed=1)
     trainer(tmp_path).fit(module, datamodule=data)
@@ -76,7 +76,7 @@ def test_an_epoch_is_every_training_image_once_in_another_order(tmp_path: Path) 
     assert not torch.equal(*epochs)
 
 
-def test_evaluation_sees_the_centre_of_every_image_in_order(tmp_path: Path) -> None:
+def test_evaluation_uses_the_central_crop_of_every_image_in_order(tmp_path: Path) -> None:
     data, module = ImageData(Random(**SMALL, crop=6, pad=2, mirror=True), 6, 3, seed=1), Recorder()
     trainer(tmp_path).test(module, datamodule=data, verbose=False)
     test = data.source.test
@@ -101,14 +101,14 @@ def test_augmentation_is_a_function_of_seed_epoch_batch_and_rank() -> None:
     assert crops(0, 0) == drawn[0]
 
 
-def test_without_random_crops_training_sees_the_centre() -> None:
+def test_without_random_crops_training_uses_the_central_crop() -> None:
     data = opened(Random(**SMALL, crop=6, pad=2, random_crop=False), input_size=6)
     images = data.source.train.images(torch.arange(16))
     assert torch.equal(data.augment(images, 0, 0), images[:, :, 1:7, 1:7])
     assert torch.equal(data.centred(images), images[:, :, 1:7, 1:7])
 
 
-def test_training_batches_are_augmented_by_their_number(tmp_path: Path) -> None:
+def test_augmentation_depends_on_the_batch_number(tmp_path: Path) -> None:
     spec, module = Random(**SMALL, pad=2, mirror=True), Recorder()
     data = ImageData(spec, 8, 1, seed=3)
     trainer(tmp_path).fit(module, datamodule=data)
@@ -119,7 +119,7 @@ def test_training_batches_are_augmented_by_their_number(tmp_path: Path) -> None:
             assert torch.equal(images, plain.augment(raw, 0, batch))
 
 
-def test_a_run_that_goes_on_in_mid_epoch_sees_what_it_would_have_seen(tmp_path: Path) -> None:
+def test_resume_in_mid_epoch_continues_with_the_same_batches(tmp_path: Path) -> None:
     spec = Random(**SMALL, pad=2, mirror=True)
     whole = Recorder()
     trainer(tmp_path, max_epochs=3).fit(whole, datamodule=ImageData(spec, 8, 1, 1))
@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_in_mid_epoch_sees_what_it_would_have_seen(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error:.*not resumable")
 @pytest.mark.parametrize("stop_at", [(0, 0), (0, 3), (1, 2), (1, 5)])
-def test_so_does_one_that_decodes_in_workers_and_accumulates(
+def test_resume_in_mid_epoch_with_workers_and_accumulation(
     tmp_path: Path, make_folder: Callable[..., Path], stop_at: tuple[int, int]
 ) -> None:
     root = str(make_folder(tmp_path, each=7))
@@ -179,7 +179,7 @@ def test_so_does_one_that_decodes_in_workers_and_accumulates(
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("batch", [0, 1, 3])
-def test_each_rank_goes_on_with_the_rest_of_its_shares(
+def test_resume_in_mid_epoch_continues_each_ranks_share(
     tmp_path: Path, make_folder: Callable[..., Path], workers: int, batch: int
 ) -> None:
     root = str(make_folder(tmp_path, each=8))
@@ -199,7 +199,7 @@ def test_each_rank_goes_on_with_the_rest_of_its_shares(
             assert torch.equal(got[1], wanted[1])
 
 
-def test_overfitting_sees_the_same_images_in_every_epoch(tmp_path: Path) -> None:
+def test_overfit_batches_uses_the_same_images_in_every_epoch(tmp_path: Path) -> None:
     module = Recorder()
     trainer(tmp_path, overfit_batches=1).fit(module, datamodule=ImageData(Random(**SMALL), 8, 1, 1))
     (_, _, first, _), (_, _, second, _) = module.seen["train"]
@@ -256,14 +256,14 @@ def test_ranks_and_epochs_augment_differently() -> None:
     assert len(drawn) == 3
 
 
-def test_fewer_training_images_than_ranks_are_refused() -> None:
+def test_fewer_training_images_than_ranks_are_rejected() -> None:
     data = opened(Random(**SMALL | {"n": 8}, subset=2, val=Val.none))
     data.trainer = as_rank(0, 3)
     with pytest.raises(UserError, match="2 training images are too few for 3 processes"):
         data.train_dataloader()
 
 
-def test_grey_digits_reach_a_larger_colour_network() -> None:
+def test_grey_images_fit_a_larger_colour_network() -> None:
     data = opened(Digits(), input_size=48, in_channels=3)
     images, labels = data.on_after_batch_transfer(next(iter(data.loader("test"))), 0)
     assert (images.shape, images.dtype, labels.dtype) == ((128, 3, 48, 48), torch.uint8, torch.int64)
@@ -272,7 +272,7 @@ def test_grey_digits_reach_a_larger_colour_network() -> None:
     assert (images[0, 1].int() - torch.from_numpy(enlarged).int()).abs().max() <= 1
 
 
-def test_statistics_are_those_of_the_training_images_as_the_network_sees_them() -> None:
+def test_statistics_are_of_the_cropped_training_images() -> None:
     data = opened(Random(**SMALL, crop=6), input_size=6, in_channels=3)
     train = data.source.train.images(torch.arange(len(data.source.train))).numpy().astype(np.float64)
     statistics = data.statistics({"pixel"})
@@ -296,14 +296,14 @@ def test_the_crop_is_the_networks_input_where_it_fits(settings: dict[str, int], 
     assert images.shape == (16, 1, input_size, input_size)
 
 
-def test_what_a_network_cannot_take_is_refused() -> None:
+def test_data_that_does_not_match_the_network_is_rejected() -> None:
     with pytest.raises(UserError, match=r"model\.in_channels=1: the images have 3"):
         opened(Random(**SMALL | {"channels": 3}), in_channels=1)
     with pytest.raises(UserError, match=r"data\.crop=9: the images are stored at 8x8"):
         opened(Random(**SMALL, crop=9))
 
 
-def test_a_split_that_is_not_there(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:
+def test_missing_split_is_an_error(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:
     data = opened(Folder(root=str(make_folder(tmp_path)), cache=str(tmp_path / "cache")), in_channels=3)
     with pytest.raises(UserError, match=r"data=folder: has no test images"):
         data.test_dataloader()
@@ -338,7 +338,7 @@ def test_a_streamed_folder_trains(tmp_path: Path, make_folder: Callable[[Path], 
     assert module.seen["train"][0][2].shape == (4, 3, 60, 60)
 
 
-def test_facts_the_papers_images(tmp_path: Path) -> None:
+def test_2012_facts_of_the_images(tmp_path: Path) -> None:
     """Short side to 256, the centre 256x256; 224 crops of it and mirrors; the central crop of the mean image."""
     random = np.random.default_rng(0)
     stored = []
@@ -385,7 +385,7 @@ def test_facts_the_papers_images(tmp_path: Path) -> None:
     assert 16 <= flipped <= 48  # half of 64, 4 standard deviations
 
 
-def test_no_worker_outlives_the_training(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:
+def test_workers_end_with_training(tmp_path: Path, make_folder: Callable[[Path], Path]) -> None:
     spec = Folder(root=str(make_folder(tmp_path)), size=66, batch_size=2, decode=Decode.always, workers=1)
     before = set(multiprocessing.active_children())
     kept = trainer(tmp_path, max_epochs=1, limit_train_batches=1)  # it keeps the loader, in the middle of an epoch
@@ -393,7 +393,7 @@ def test_no_worker_outlives_the_training(tmp_path: Path, make_folder: Callable[[
     assert set(multiprocessing.active_children()) <= before
 
 
-def test_describe_says_what_the_data_is() -> None:
+def test_describe_prints_counts_sizes_and_validation() -> None:
     line = opened(Digits(), input_size=32).describe()
     assert "\n" not in line
     for said in ("1,295 train", "142 val", "360 test", "10 classes", "32x32x1", "crop 32", "by seed 1"):
@@ -414,7 +414,7 @@ def test_a_users_source_needs_one_method() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_the_ranks_indices_are_the_images_of_a_split_each_once(world: int) -> None:
+def test_indices_of_all_ranks_are_each_image_once(world: int) -> None:
     data = opened(Random(**SMALL))
     found = []
     for rank in range(world):
@@ -428,7 +428,7 @@ def test_the_ranks_indices_are_the_images_of_a_split_each_once(world: int) -> No
     assert sorted(torch.cat(found).tolist()) == list(range(len(data.source.train)))
 
 
-def test_a_shuffled_loader_has_each_image_once_in_the_order_of_the_epoch() -> None:
+def test_shuffled_loader_has_each_image_once_in_epoch_order() -> None:
     data = opened(Random(**SMALL))
     train = data.source.train
     images = torch.cat([images for images, _ in data.loader("train", shuffle=True)])

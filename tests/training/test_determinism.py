@@ -1,4 +1,4 @@
-"""`trainer.deterministic=true` keeps what it says: two processes of one command leave the same bits."""
+"""Test of `trainer.deterministic=true`: two processes with one command are bit-identical."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATHS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", PATHS)
-def test_two_processes_leave_equal_bits(
+def test_two_processes_are_bit_identical(
     case: str, command: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]

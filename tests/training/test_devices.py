@@ -1,4 +1,4 @@
-"""What `trainer.gpus` and its neighbours mean, on machines that are made up."""
+"""Tests of `trainer.gpus` and related settings, on simulated machines."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_gpus(machine: Machine, gpus: object, there: int, expected: tuple[str, o
     assert select_devices(Trainer(gpus=gpus))[:2] == expected
 
 
-def test_null_takes_apples_gpu(machine: Machine) -> None:
+def test_default_uses_apples_gpu(machine: Machine) -> None:
     machine(mps=True)
     assert select_devices(Trainer())[:2] == ("mps", 1)
 
@@ -78,15 +78,13 @@ def test_null_takes_apples_gpu(machine: Machine) -> None:
         ({"accelerator": "cpu", "devices": [0, 1]}, 0, "trainer.devices=[0, 1]: the CPU is one device; write a number"),
     ],
 )
-def test_what_the_machine_has_not_got_is_refused(
-    machine: Machine, settings: dict[str, object], there: int, said: str
-) -> None:
+def test_missing_devices_are_rejected(machine: Machine, settings: dict[str, object], there: int, said: str) -> None:
     machine(gpus=there)
     with pytest.raises(Refused, match=said.replace("[", r"\[").replace("]", r"\]")):
         place(Trainer(**settings))  # type: ignore[arg-type]
 
 
-def test_float16_on_a_cpu_is_refused_before_any_folder_is_made(
+def test_float16_on_a_cpu_is_rejected_before_a_folder_is_created(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine()
@@ -96,7 +94,7 @@ def test_float16_on_a_cpu_is_refused_before_any_folder_is_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_several_devices_are_ddp_and_one_is_not(machine: Machine) -> None:
+def test_several_devices_use_ddp(machine: Machine) -> None:
     machine(gpus=2)
     assert place(Trainer(gpus=1)).strategy == "auto"
     two = place(Trainer(gpus=2))
@@ -106,7 +104,7 @@ def test_several_devices_are_ddp_and_one_is_not(machine: Machine) -> None:
     assert place(Trainer(accelerator="cpu", devices=2)).ranks == 2
 
 
-def test_auto_precision_is_bf16_where_the_gpu_computes_in_it(machine: Machine) -> None:
+def test_auto_precision_is_bf16_on_a_gpu_that_supports_it(machine: Machine) -> None:
     machine(gpus=1)
     assert place(Trainer()).precision == "bf16-mixed"
     assert place(Trainer(gpus=0)).precision == "32-true"
@@ -134,7 +132,7 @@ LARGE, SMALL = 700_000_000, 400_000  # multiply-adds an image
         ({"strategy": "columns"}, True, LARGE, ("32-true", True), "columns on the CPU"),
     ],
 )
-def test_how_a_cpu_computes(
+def test_auto_precision_on_a_cpu(
     machine: Machine,
     settings: dict[str, object],
     computes: bool,
@@ -149,7 +147,7 @@ def test_how_a_cpu_computes(
     assert ("channels_last" in found.why) == found.channels_last
 
 
-def test_channels_last_on_a_gpu_goes_with_half_precision(machine: Machine) -> None:
+def test_channels_last_on_a_gpu_follows_half_precision(machine: Machine) -> None:
     machine(gpus=1)
     assert place(Trainer(), LARGE).channels_last
     assert not place(Trainer(precision="32-true"), LARGE).channels_last
@@ -183,7 +181,7 @@ def test_float32_is_not_rounded_to_tf32_in_convolutions(precision, rounds, monke
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
-def test_a_step_on_the_cpu_does_not_search_for_nvml(
+def test_step_on_the_cpu_does_not_search_for_nvml(
     train_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searches = []
@@ -199,7 +197,7 @@ def test_a_step_on_the_cpu_does_not_search_for_nvml(
     assert os.environ[NVML_CHECK_VARIABLE] == "1"
 
 
-def test_on_a_gpu_nvml_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvml_check_stays_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NVML_CHECK_VARIABLE, "1")
     with skip_nvml_check("cuda"):
         assert os.environ[NVML_CHECK_VARIABLE] == "1"

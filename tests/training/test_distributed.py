@@ -1,4 +1,4 @@
-"""What ranks agree on, in two real processes that meet over gloo."""
+"""Tests of the agreement of ranks, in two processes with gloo."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def agree(container: Mapping[str, Any], folder: Path) -> Ending:
     return Ending("done", 0)
 
 
-def test_every_rank_hears_the_greatest_that_any_has_said(tmp_path: Path) -> None:
+def test_agreement_gives_every_rank_the_maximum_of_all(tmp_path: Path) -> None:
     assert run_ranks(agree, 2, "gloo", {}, tmp_path) == Ending("done", 0)
     heard = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert heard[0] == heard[1]
@@ -44,7 +44,7 @@ def test_every_rank_hears_the_greatest_that_any_has_said(tmp_path: Path) -> None
     }
 
 
-def test_one_rank_hears_itself_at_once() -> None:
+def test_agreement_of_one_rank_is_immediate() -> None:
     from alexnet_exp.training.distributed import Agreement
 
     trainer: Any = SimpleNamespace(world_size=1)

@@ -1,4 +1,4 @@
-"""A split through a network: what is saved of the answers; several views of an image, several runs together."""
+"""Tests of evaluation: saved predictions, several views of an image, ensembles of runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_few_classes_are_saved_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["test.npz"]
 
 
-def test_of_many_classes_the_most_probable_are_saved_with_their_numbers(tmp_path: Path) -> None:
+def test_only_the_most_probable_of_many_classes_are_saved(tmp_path: Path) -> None:
     probabilities = np.random.default_rng(0).permuted(np.tile(np.linspace(0, 1, 100), (5, 1)), axis=1)
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities.astype(np.float32))
@@ -111,9 +111,7 @@ def test_views_average_probabilities(cropped: Run, views: int, capsys: pytest.Ca
     assert told(capsys, str(cropped.path), "--views", "1")["metrics"] == line["centre"], "from the one pass"
 
 
-def test_a_run_tests_itself_with_its_views_and_eval_repeats_it(
-    cropped: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_repeats_the_test_with_several_views(cropped: Run, capsys: pytest.CaptureFixture[str]) -> None:
     expected = scores(by_hand(cropped, 10), network_and_images(cropped)[2])
     tested = {key: value for key, value in cropped.result["metrics"].items() if key.startswith("test/")}
     assert tested == pytest.approx(expected, abs=1e-6)
@@ -129,7 +127,7 @@ def test_a_run_tests_itself_with_its_views_and_eval_repeats_it(
     assert val["metrics"]["val/top1"] == cropped.metrics[-1]["val/top1"], "validation is of the centre"
 
 
-def test_runs_together_average_their_probabilities(
+def test_ensemble_averages_probabilities(
     cropped: Run, train_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = train_run("other", *CROPPED, "seed=2", "model.width=0.07")
@@ -147,7 +145,7 @@ def test_runs_together_average_their_probabilities(
     np.testing.assert_array_equal(saved["labels"], labels)
 
 
-def test_runs_of_other_images_or_classes_have_no_answer_together(
+def test_ensemble_rejects_different_images_or_classes(
     cropped: Run, finished: Run, train_run: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     larger = train_run("larger", *CROPPED, "data.size=40")
@@ -169,7 +167,7 @@ def test_runs_of_other_images_or_classes_have_no_answer_together(
         together.add(Predictions(np.arange(3) + 1, np.zeros((3, 4), np.float32)))
 
 
-def test_seven_networks_are_averaged_in_probability_not_in_logarithm() -> None:
+def test_ensemble_averages_probabilities_not_logarithms() -> None:
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.full(6, 0.3), size=(7, 50))
     labels, together = random.integers(0, 6, 50), Ensemble()
@@ -181,7 +179,7 @@ def test_seven_networks_are_averaged_in_probability_not_in_logarithm() -> None:
     assert np.isfinite(together.metrics("test")["test/loss"])
 
 
-def test_what_cannot_be_is_refused_before_anything_runs(
+def test_invalid_eval_arguments_are_rejected_before_any_run(
     cropped: Run, finished: Run, tmp_path: Path, train_run: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept_none = train_run("none", *CROPPED, "checkpoint.keep=none")
@@ -199,7 +197,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(
         assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
-def test_a_sweeps_folder_is_all_runs_in_it(cropped: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_of_a_sweep_means_all_its_runs(cropped: Run, capsys: pytest.CaptureFixture[str]) -> None:
     folder = cropped.path.parent
     second = folder / "second"
     shutil.copytree(cropped.path, second)
@@ -211,7 +209,7 @@ def test_a_sweeps_folder_is_all_runs_in_it(cropped: Run, capsys: pytest.CaptureF
     assert line["together"]["metrics"] == pytest.approx(line["runs"][0]["metrics"])
 
 
-def test_a_run_that_cannot_look_so_is_refused_before_it_trains(
+def test_impossible_views_are_rejected_before_training(
     train_run: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train_run("whole", "test.views=10")
@@ -224,7 +222,7 @@ def test_a_run_that_cannot_look_so_is_refused_before_it_trains(
         TestSettings(views=5)
 
 
-def test_a_users_own_test_is_of_one_view() -> None:
+def test_user_test_step_allows_one_view() -> None:
     class Own(AlexNetModule):
         def test_step(self, batch: Any, batch_idx: int) -> Tensor:
             return super().test_step(batch, batch_idx)
@@ -240,7 +238,7 @@ def test_a_users_own_test_is_of_one_view() -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_say_what_one_does(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_two_ranks_evaluate_as_one(command: Callable[..., Any], tmp_path: Path) -> None:
     """Ten views on two processes: each image once, in the images' order."""
     process = command(*CROPPED, "test.views=10", "name=two", "trainer=ddp_cpu")
     _, errors = process.communicate(timeout=300)

@@ -1,4 +1,4 @@
-"""The losses of 20 deterministic steps, as they were when the code was last known to be right.
+"""Tests that 20 deterministic steps have the recorded losses.
 
 They move with any change of the network, its initial weights, the data, the order, the augmentation, the optimizer or
 the schedule. After an intended change, `python tests/training/test_golden.py` writes them again, and the commit shows

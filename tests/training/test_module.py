@@ -1,4 +1,4 @@
-"""Metrics against torchmetrics and by hand; a training step against PyTorch without Lightning."""
+"""Tests of metrics against torchmetrics, and of a training step against PyTorch without Lightning."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_ranks_agree_with_a_loop_where_logits_are_equal() -> None:
     assert rank_of_truth(logits, labels).tolist() == by_hand
 
 
-def test_a_network_that_gives_one_value_is_right_by_chance_only() -> None:
+def test_constant_logits_score_at_chance() -> None:
     labels = torch.arange(10).repeat(7)
     ranks = rank_of_truth(torch.full((70, 10), 0.3), labels)
     assert float((ranks < 1).double().mean()) == pytest.approx(1 / 10)
     assert float((ranks < 5).double().mean()) == pytest.approx(5 / 10)
 
 
-def test_logits_that_are_no_numbers_are_wrong() -> None:
+def test_nan_logits_count_as_wrong() -> None:
     labels = torch.arange(10)
     assert rank_of_truth(torch.full((10, 10), torch.nan), labels).tolist() == [9] * 10
     logits = torch.eye(10)
@@ -70,7 +70,7 @@ def test_logits_that_are_no_numbers_are_wrong() -> None:
     assert rank_of_truth(logits, labels)[3] == 1
 
 
-def test_means_over_uneven_batches_are_those_over_all_images() -> None:
+def test_means_weight_images_of_uneven_batches_equally() -> None:
     logits, labels = random_batch(70)
     tally = Tally()
     for start in range(0, 70, 32):
@@ -149,20 +149,20 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_steps_are_those_of_a_bare_loop(train_run: Callable[..., Run], case: str) -> None:
+def test_steps_equal_those_of_a_plain_torch_loop(train_run: Callable[..., Run], case: str) -> None:
     overrides, how = CASES[case]
     run = train_run("run", *PLAIN, *overrides)
     assert_equal_steps(run, Bare(*PLAIN, *overrides).train(**how))
 
 
 @pytest.mark.parametrize("images", [128, 80])
-def test_accumulating_is_one_step_on_the_batches_together(train_run: Callable[..., Run], images: int) -> None:
+def test_accumulation_equals_one_step_on_the_joined_batch(train_run: Callable[..., Run], images: int) -> None:
     # 80 images in batches of 32 are steps of 64 and of 16; norms see single batches, so that the network has none
     options = (*PLAIN, "model=none", f"data.subset={images}", "trainer.accumulate_grad_batches=2")
     assert_equal_steps(train_run("run", *options), Bare(*options).train(accumulate=2))
 
 
-def test_each_group_has_its_own_rate_in_every_step(
+def test_each_parameter_group_has_its_own_learning_rate(
     train_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, float]] = []
@@ -222,7 +222,7 @@ def test_channels_last_reaches_network_and_images(tmp_path: Path) -> None:
     assert conv2.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_layout_can_be_changed_and_changed_back() -> None:
+def test_memory_layout_can_be_changed_and_restored() -> None:
     module = build(composed([*TINY, "trainer.channels_last=false"])[0]).module
     weight = module.network.conv2.conv.weight
     before = weight.detach().clone()
@@ -233,7 +233,7 @@ def test_the_layout_can_be_changed_and_changed_back() -> None:
         assert torch.equal(weight, before)
 
 
-def test_a_steps_random_numbers_are_those_of_torchs_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_draws_the_random_numbers_of_torch_manual_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     module = build(composed(TINY)[0]).module
     monkeypatch.setattr(module, "_set_rate", lambda: None)
     trainer = SimpleNamespace(current_epoch=3, global_rank=0, distributed_sampler_kwargs=None, world_size=1)
@@ -248,7 +248,7 @@ def test_a_steps_random_numbers_are_those_of_torchs_own_seed(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("batches", [1, 3, 130])
-def test_waiting_batches_change_no_sum(batches: int) -> None:
+def test_batched_counting_does_not_change_the_sums(batches: int) -> None:
     tally, by_hand = Tally(), torch.zeros(3, dtype=torch.float64)
     for number in range(batches):
         logits, labels = random_batch(20)
@@ -264,7 +264,7 @@ def test_waiting_batches_change_no_sum(batches: int) -> None:
     assert means["loss"] == pytest.approx(float(by_hand[0]) / n, rel=1e-13)
 
 
-def test_a_run_without_an_end_needs_no_length(train_run: Callable[..., Run]) -> None:
+def test_run_limited_by_time_needs_no_number_of_steps(train_run: Callable[..., Run]) -> None:
     endless = ("schedule=constant", "trainer.max_epochs=null", "trainer.max_time='00:00:00:01'")
     run = train_run("run", *endless)
     assert run.code == 0, run.log
@@ -273,7 +273,7 @@ def test_a_run_without_an_end_needs_no_length(train_run: Callable[..., Run]) -> 
 
 
 @pytest.mark.parametrize("cut", [1, 49, 50, 51, 77])
-def test_a_tally_that_is_saved_and_restored_comes_to_the_same_bits(cut: int) -> None:
+def test_restored_tally_is_bit_identical(cut: int) -> None:
     generator = torch.Generator().manual_seed(3)
     batches = [
         (torch.rand((), generator=generator) * 100, torch.randn(7, 9, generator=generator), torch.arange(7))

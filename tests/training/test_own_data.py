@@ -1,4 +1,4 @@
-"""A plain LightningDataModule of the user's: its facts, its first batches, images that it has scaled itself."""
+"""Tests of a user's LightningDataModule: its facts, its first batches, and images that it scales itself."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def run() -> Callable[..., Path]:
 # --- facts
 
 
-def test_without_facts_one_line_says_what_to_add_and_where(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_facts_are_an_error_with_the_lines_to_add(capsys: pytest.CaptureFixture[str]) -> None:
     assert check("model=Net", "data=Bytes") == 2
     assert capsys.readouterr().err.splitlines() == [
         "data.facts=null: lab.Bytes does not say how many classes there are and how many channels its images have; "
@@ -266,20 +266,20 @@ def test_without_facts_one_line_says_what_to_add_and_where(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("model", ["Net", "Fixed", "bn"])
-def test_with_facts_in_the_datas_yaml_any_network_starts(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_facts_in_yaml_allow_any_network(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     width = ["model.width=0.02"] if model == "bn" else []
     assert check(f"model={model}", with_facts("Bytes"), *width) == 0
     assert capsys.readouterr().out.startswith("ok: ")
 
 
-def test_a_class_that_takes_no_input_size_is_asked_for_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_input_size_is_not_passed_to_a_class_without_it(capsys: pytest.CaptureFixture[str]) -> None:
     """What examples/README promises: the model's YAML says what its class takes, and the data module nothing."""
     option("model", "said", {"_target_": "lab.Net", "num_classes": 3, "in_channels": 1})
     assert check("model=said", "data=Bytes") == 0
     assert capsys.readouterr().out.startswith("ok: Net on ")
 
 
-def test_facts_are_a_class_attribute_too_and_their_names_are_the_classes() -> None:
+def test_facts_may_be_a_class_attribute() -> None:
     experiment = build(composed(["model=Net", "data=Told"], "conf")[0])
     assert experiment.card["classes"] == ["dark", "grey", "light"]
     assert (experiment.card["input_size"], experiment.card["in_channels"]) == (16, 1)
@@ -298,7 +298,7 @@ def test_facts_are_a_class_attribute_too_and_their_names_are_the_classes() -> No
         (3, "data.facts=3: must be a group of settings, such as facts: {classes: 10, channels: 3, size: 32}"),
     ],
 )
-def test_facts_that_are_wrong_are_one_line(facts: Any, line: str) -> None:
+def test_wrong_facts_are_a_one_line_error(facts: Any, line: str) -> None:
     with pytest.raises(Refused) as refused:
         composed(["model=Net", with_facts("Bytes", facts)], "conf")
     assert str(refused.value) == line
@@ -335,7 +335,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_batch_that_cannot_be_trained_on_is_one_line(name: str) -> None:
+def test_invalid_batch_is_a_one_line_error(name: str) -> None:
     data = getattr(importlib.import_module("lab"), name)()
     data.setup("fit")
     with pytest.raises(UserError) as refused:
@@ -343,18 +343,18 @@ def test_a_batch_that_cannot_be_trained_on_is_one_line(name: str) -> None:
     assert str(refused.value) == WRONG[name]
 
 
-def test_check_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_rejects_an_invalid_batch(capsys: pytest.CaptureFixture[str]) -> None:
     assert check("model=Net", with_facts("Dicts")) == 2
     assert capsys.readouterr().err.splitlines()[-1] == WRONG["Dicts"]
 
 
-def test_a_network_of_ones_own_may_be_trained_on_other_sizes_than_it_is_tested_on() -> None:
+def test_user_network_may_train_on_other_sizes_than_it_is_tested_on() -> None:
     assert check("model=Net", with_facts("LargeInTraining")) == 0
     assert check("model=bn", "model.width=0.02", with_facts("LargeInTraining")) == 2
 
 
 @pytest.mark.parametrize(("model", "gave"), [("Unpooled", "[8, 3, 14, 14]"), ("Few", "[8, 2]"), ("Tupled", "a tuple")])
-def test_a_network_that_gives_no_logits_is_one_line(model: str, gave: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_network_without_logits_is_a_one_line_error(model: str, gave: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(f"model={model}", with_facts("Bytes")) == 2
     line = f"{model}: returned {gave} for 8 images; return logits [N, 3]"
     assert capsys.readouterr().err.splitlines()[-1] == line
@@ -366,7 +366,7 @@ def prepared(*overrides: str) -> Any:
     return experiment
 
 
-def test_the_first_line_counts_the_images_of_each_loader(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_has_the_number_of_images_of_each_loader(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="alexnet_exp")
     prepared("model=Net", with_facts("Bytes"))
     assert "24 train, 12 val, 9 test images of 3 classes; 16x16x1" in caplog.messages
@@ -374,7 +374,7 @@ def test_the_first_line_counts_the_images_of_each_loader(caplog: pytest.LogCaptu
     assert "uncounted train, 12 val, 9 test images of 3 classes; 16x16x1" in caplog.messages
 
 
-def test_looking_at_the_batches_leaves_the_random_numbers_as_they_were() -> None:
+def test_batch_checks_do_not_change_the_random_state() -> None:
     experiment = build(composed([*SMALL, "model=Net", with_facts("Bytes")], "conf")[0])
     before = torch.get_rng_state()
     prepare(experiment)
@@ -390,7 +390,7 @@ def table_of(*words: str) -> dict[str, Any]:
     return dict(json.loads(printed.getvalue()))
 
 
-def test_a_network_of_ones_own_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_counts_a_user_network(capsys: pytest.CaptureFixture[str]) -> None:
     """By hand: a 3x3 convolution from 1 to 4 maps of 14x14, averaged, and 4 times 3 weights."""
     counted = table_of("model=Net", with_facts("Bytes"))
     assert counted["parameters"] == counted["trainable_parameters"] == (9 + 1) * 4 + (4 + 1) * 3
@@ -403,7 +403,7 @@ def test_a_network_of_ones_own_is_counted(capsys: pytest.CaptureFixture[str]) ->
     assert "body.4" in lines[7]
 
 
-def test_what_cannot_be_run_still_has_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_counts_parameters_of_a_network_that_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
     option("model", "said", {"_target_": "lab.Net", "num_classes": 3, "in_channels": 1})
     counted = table_of("model=said", "data=Bytes")  # whose size nothing tells
     assert (counted["parameters"], counted["multiply_adds"]) == (55, None)
@@ -412,7 +412,7 @@ def test_what_cannot_be_run_still_has_its_parameters(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[-1] == told
 
 
-def test_a_network_that_needs_numbers_to_be_made_is_counted() -> None:
+def test_summary_counts_a_network_that_computes_while_it_is_built() -> None:
     counted = table_of("model=Numeric", with_facts("Bytes"))
     assert (counted["parameters"], counted["multiply_adds"]) == (55 + 1, 9 * 4 * 14 * 14 + 4 * 3)
     assert counted["layers"][-1]["name"] == "(in no module)"
@@ -421,7 +421,7 @@ def test_a_network_that_needs_numbers_to_be_made_is_counted() -> None:
 # --- floats
 
 
-def test_floats_are_taken_as_they_are(
+def test_floats_are_used_unchanged(
     run: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = run("model=Net", with_facts("Floats"))
@@ -446,7 +446,7 @@ def net() -> Any:
     return sys.modules["lab"].Net
 
 
-def test_eval_refuses_images_of_another_kind_than_it_was_trained_on(
+def test_eval_rejects_images_of_another_type_than_in_training(
     run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = run("model=Net", with_facts("Floats"))
@@ -456,13 +456,13 @@ def test_eval_refuses_images_of_another_kind_than_it_was_trained_on(
     assert capsys.readouterr().err.endswith(told)
 
 
-def test_a_shipped_network_measures_nothing_of_floats() -> None:
+def test_shipped_network_does_not_measure_statistics_of_floats() -> None:
     experiment = prepared("model=bn", "model.width=0.02", with_facts("Floats"))
     assert experiment.module.preprocess.mean.unique().tolist() == [0]
     assert experiment.module.preprocess.std.unique().tolist() == [1]
 
 
-def test_bytes_are_scaled_as_before(run: Callable[..., Path]) -> None:
+def test_bytes_are_scaled_by_the_network(run: Callable[..., Path]) -> None:
     path = run("model=Net", with_facts("Bytes"))
     assert max(high for _, high in net().seen) == pytest.approx(199 / 255, abs=0.01)
     assert load(path).dtype == torch.uint8
@@ -470,7 +470,7 @@ def test_bytes_are_scaled_as_before(run: Callable[..., Path]) -> None:
     assert card["images"] == {"dtype": "uint8", "shape": [1, 16, 16], "source": "lab.Bytes"}
 
 
-def test_a_run_of_floats_takes_floats_and_one_of_bytes_bytes(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_classifier_takes_the_image_type_of_training(run: Callable[..., Path], tmp_path: Path) -> None:
     path = run("model=Net", with_facts("Floats"))
     classifier = load(path)
     images = sys.modules["lab"].drawn(6)[0]
@@ -495,7 +495,7 @@ def test_a_run_of_floats_takes_floats_and_one_of_bytes_bytes(run: Callable[..., 
     torch.testing.assert_close(torch.from_numpy(logits), floats, rtol=1e-3, atol=1e-4)
 
 
-def test_image_files_are_not_cut_for_a_network_of_other_shapes(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_predict_rejects_image_files_for_a_network_of_other_shapes(run: Callable[..., Path], tmp_path: Path) -> None:
     option("model", "said", {"_target_": "lab.Net", "num_classes": 3, "in_channels": 1})
     path = run("model=said", "data=Wide")
     Image.new("L", (32, 16)).save(tmp_path / "image.png")

@@ -1,8 +1,8 @@
-"""A run that is killed and gone on with ends as the one that nobody disturbed: to the last bit.
+"""Tests that a run which is killed and resumed is bit-identical to an uninterrupted run.
 
-A run is trained in a forked child, which ends itself without a word (`os._exit`) at the n-th call of some function:
-nothing is flushed, no handler runs, as with SIGKILL. Then the run goes on, and its folder is held against that of the
-undisturbed run.
+A run is trained in a forked child, which ends itself with `os._exit` at the n-th call of some function: nothing is
+flushed and no handler runs, as with SIGKILL. Then the run is resumed, and its folder is compared with that of the
+uninterrupted run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def begin(path: Path, *overrides: str) -> None:
 
 
 def attempt(path: Path, moment: Moment | None = None) -> int:
-    """Trains in a child, from where the folder stands; its exit code."""
+    """Trains in a child, from the folder's resume point; returns the exit code."""
     child = os.fork()
     if child == 0:
         code = 99
@@ -97,12 +97,12 @@ def _end_at(moment: Moment) -> None:
 
 
 def assert_equal(one: Path, two: Path) -> None:
-    """Everything that a run leaves, but for the time it took."""
+    """Asserts that two run folders are equal, except for times."""
     assert unequal(one, two) == []
     assert read_result(two)["status"] == "done"
 
 
-# What a run may be made of: each has something that must not be lost. 3 batches an epoch, unless it says otherwise.
+# Kinds of runs: each has some state that must not be lost. 3 batches per epoch unless noted.
 CASES = {
     "one cycle, dropout, crops": ("model=lrn", "data.pad=2", "data.mirror=true", "model.dropout=0.5"),
     "averaged weights, accumulation": (
@@ -159,7 +159,9 @@ def _cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("case", "moment"), _cases())
-def test_equal_to_the_last_bit(case: str, moment: Moment, undisturbed: Callable[[str], Path], tmp_path: Path) -> None:
+def test_resumed_run_is_bit_identical(
+    case: str, moment: Moment, undisturbed: Callable[[str], Path], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     begin(run, *CASES[case], "checkpoint.every=1 steps")
     first = attempt(run, moment)
@@ -173,7 +175,7 @@ def test_equal_to_the_last_bit(case: str, moment: Moment, undisturbed: Callable[
 NEW_SETTINGS = ("schedule.biases", "schedule.layers", "data.pca_epochs", "optim.eps_mode")
 
 
-def test_a_run_from_before_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+def test_run_without_a_new_setting_resumes_with_its_default(tmp_path: Path) -> None:
     begin(tmp_path / "run", "checkpoint.every=1 steps")
     begin(tmp_path / "new", "checkpoint.every=1 steps")
     config = read_config(tmp_path / "run")
@@ -190,7 +192,7 @@ def test_a_run_from_before_a_setting_goes_on_with_its_default(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rank", "call"), [(0, 2), (1, 2), (0, 4), (1, 5), (0, 6)])
-def test_two_ranks_are_equal_to_the_last_bit(
+def test_resume_of_two_ranks_is_bit_identical(
     rank: int, call: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = ("trainer=ddp_cpu", "callbacks=ema", "trainer.accumulate_grad_batches=2", "data.batch_size=16")
@@ -210,7 +212,7 @@ def test_two_ranks_are_equal_to_the_last_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", [2, 4, 5])
-def test_loader_workers_are_equal_to_the_last_bit(
+def test_resume_with_loader_workers_is_bit_identical(
     call: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     base = tmp_path_factory.getbasetemp()
@@ -250,7 +252,7 @@ def _photographs(folder: Path) -> None:
         (2, signal.SIGUSR1, 75, "by SIGUSR1"),
     ],
 )
-def test_a_signal_costs_nothing(
+def test_run_stopped_by_a_signal_loses_no_step(
     ranks: int,
     number: signal.Signals,
     code: int,
@@ -295,7 +297,7 @@ def stopped(path: Path, *overrides: str, call: int = 5) -> None:
     assert attempt(path, Moment(AlexNetModule, "training_step", call)) == KILLED
 
 
-def test_resume_goes_on_with_a_run_and_says_from_where(
+def test_resume_logs_the_resume_point(
     undisturbed: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -322,7 +324,7 @@ RESTART = ("schedule.restarts=[2]", "schedule.restart_from=0.5")
     ],
     ids=["constant", "restart told before", "restart told then"],
 )
-def test_training_on_is_what_training_longer_would_have_been(
+def test_extended_run_equals_a_longer_run(
     tmp_path: Path, schedule: list[str], restart: tuple[str, ...], told_then: tuple[str, ...]
 ) -> None:
     """With a rate that does not hang on the length of the run, or is lifted again where the shorter one ended."""
@@ -357,7 +359,7 @@ def test_training_on_is_what_training_longer_would_have_been(
     ],
     ids=["restart_from", "taken away", "steps"],
 )
-def test_rates_that_were_are_not_with_changes(
+def test_resume_rejects_changed_learning_rates_of_past_epochs(
     begun_with: list[str], added: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(tmp_path, *begun_with)
@@ -393,7 +395,7 @@ def test_rates_that_were_are_not_with_changes(
         ("=", "=: cannot be read; write key=value"),
     ],
 )
-def test_what_would_be_another_experiment_is_refused(
+def test_resume_rejects_changed_settings(
     finished: Run, override: str, answer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = read_config(finished.path)
@@ -403,13 +405,15 @@ def test_what_would_be_another_experiment_is_refused(
     assert read_config(finished.path) == before
 
 
-def test_a_setting_of_a_users_schedule_may_not_change() -> None:
+def test_resume_rejects_changed_settings_of_a_user_schedule() -> None:
     schedule = {"_target_": "mine.Halves", "restarts": 3}
     with pytest.raises(Refused, match=r"cannot be changed on resume \(was 3\)"):
         with_changes({"schedule": schedule}, ["schedule.restarts=4"])
 
 
-def test_without_a_checkpoint_it_starts_over_in_its_folder(undisturbed: Callable[[str], Path], tmp_path: Path) -> None:
+def test_without_a_checkpoint_training_starts_from_the_beginning(
+    undisturbed: Callable[[str], Path], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     begin(run, *CASES["no validation"], "checkpoint.every=1 epoch")
     assert attempt(run, Moment(AlexNetModule, "training_step", 3)) == KILLED
@@ -419,7 +423,7 @@ def test_without_a_checkpoint_it_starts_over_in_its_folder(undisturbed: Callable
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "cut and unchecked", "gone"])
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+def test_damaged_checkpoint_is_replaced_by_the_previous_one(
     harm: str, undisturbed: Callable[[str], Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -441,7 +445,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert_equal(undisturbed("no validation"), run)
 
 
-def test_rows_behind_the_checkpoint_are_taken_back(undisturbed: Callable[[str], Path], tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_are_removed(undisturbed: Callable[[str], Path], tmp_path: Path) -> None:
     """They would be of another training, where what comes is not equal to the last bit."""
     run = tmp_path / "run"
     stopped(run, *CASES["no validation"])
@@ -452,7 +456,7 @@ def test_rows_behind_the_checkpoint_are_taken_back(undisturbed: Callable[[str], 
     assert_equal(undisturbed("no validation"), run)
 
 
-def test_a_kill_behind_a_damaged_checkpoint_costs_no_whole_one(
+def test_kill_after_a_damaged_checkpoint_keeps_the_intact_one(
     undisturbed: Callable[[str], Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -460,13 +464,13 @@ def test_a_kill_behind_a_damaged_checkpoint_costs_no_whole_one(
     newest = run / "checkpoints" / "last.ckpt"
     newest.unlink()
     newest.write_bytes(b"cut")
-    assert attempt(run, Moment(callback, "_link_checkpoint", 1)) == KILLED, "while it saves for the first time"
+    assert attempt(run, Moment(callback, "_link_checkpoint", 1)) == KILLED, "during the first save"
     assert attempt(run) == 0
     assert "no checkpoint is intact" not in (run / "train.log").read_text()
     assert_equal(undisturbed("no validation"), run)
 
 
-def test_a_damaged_best_is_not_tested(tmp_path: Path) -> None:
+def test_damaged_best_is_not_tested(tmp_path: Path) -> None:
     run = tmp_path / "run"
     begin(run, "callbacks=early_stopping")
     assert attempt(run, Moment(AlexNetModule, "test_step", 1)) == KILLED
@@ -479,7 +483,7 @@ def test_a_damaged_best_is_not_tested(tmp_path: Path) -> None:
     assert read_result(run)["tested"] == "last"
 
 
-def test_what_a_run_came_to_stays_where_going_on_with_it_fails(tmp_path: Path) -> None:
+def test_failed_resume_keeps_the_earlier_metrics(tmp_path: Path) -> None:
     run = tmp_path / "run"
     begin(run)
     assert attempt(run) == 0
@@ -488,7 +492,7 @@ def test_what_a_run_came_to_stays_where_going_on_with_it_fails(tmp_path: Path) -
     assert read_result(run)["metrics"].items() >= {k: v for k, v in before.items() if "test" not in k}.items()
 
 
-def test_where_no_checkpoint_is_whole_it_starts_over_and_says_so(
+def test_without_an_intact_checkpoint_training_starts_over_and_logs_it(
     undisturbed: Callable[[str], Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -502,7 +506,7 @@ def test_where_no_checkpoint_is_whole_it_starts_over_and_says_so(
     assert_equal(undisturbed("no validation"), run)
 
 
-def test_a_whole_checkpoint_of_another_making_is_refused_and_stays(tmp_path: Path) -> None:
+def test_intact_checkpoint_without_training_state_is_rejected_and_kept(tmp_path: Path) -> None:
     run = tmp_path / "run"
     stopped(run, *CASES["no validation"])
     newest = run / "checkpoints" / "last.ckpt"
@@ -518,7 +522,7 @@ def test_a_whole_checkpoint_of_another_making_is_refused_and_stays(tmp_path: Pat
     assert (run / "steps.csv").read_bytes() == steps
 
 
-def test_data_that_has_changed_since_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_resume_rejects_changed_data(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     images, run = tmp_path / "images", tmp_path / "run"
     _photographs(images)
     stopped(run, "data=folder", f"data.root={images}", "data.size=32", "data.subset=null", "data.batch_size=8")
@@ -529,7 +533,7 @@ def test_data_that_has_changed_since_is_refused(tmp_path: Path, capfd: pytest.Ca
     assert tree(run) == before
 
 
-def test_the_command_of_a_run_of_an_earlier_version_resumes_it(
+def test_repeated_command_resumes_a_run_of_an_earlier_version(
     finished: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its configuration lacks a setting that is new since then: this has its default there."""
@@ -550,7 +554,7 @@ def test_the_command_of_a_run_of_an_earlier_version_resumes_it(
     assert tree(run) == before
 
 
-def test_where_rank_0_refuses_a_folder_no_other_rank_waits_for_it(
+def test_ranks_do_not_wait_for_a_rank_0_that_rejects_the_folder(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(finished.path, tmp_path / "run")
@@ -563,7 +567,7 @@ def test_where_rank_0_refuses_a_folder_no_other_rank_waits_for_it(
     assert (run / "result.json").read_bytes() == (finished.path / "result.json").read_bytes()
 
 
-def test_a_folder_that_has_a_run_is_gone_on_with_where_that_is_asked_for(
+def test_resume_setting_resumes_a_run_in_the_folder(
     undisturbed: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -586,7 +590,7 @@ def test_a_folder_that_has_a_run_is_gone_on_with_where_that_is_asked_for(
     assert json.loads(capfd.readouterr().out)["status"] == "done"
 
 
-def test_a_run_that_is_running_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_run_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     stopped(run, *CASES["no validation"])
     with RunFolder(run).lock():
@@ -614,16 +618,14 @@ def test_intervals(text: str, interval: Interval | None) -> None:
     assert Interval.read(text) == interval
 
 
-def test_ends_of_epochs_that_bring_nothing_better_are_passed_over(tmp_path: Path) -> None:
+def test_epoch_interval_skips_epochs_without_improvement(tmp_path: Path) -> None:
     begin(tmp_path, "data.val=none", "objective=train/loss", "trainer.max_epochs=5", "checkpoint.every=2 epochs")
     assert attempt(tmp_path, Moment(AlexNetModule, "test_step", 1)) == KILLED
     steps = [state(tmp_path, name)["global_step"] for name in ("previous", "last")]
     assert steps == [4 * 3, 5 * 3], "the last epoch's is saved whatever the interval is"
 
 
-def test_a_run_that_max_time_ended_trains_on_with_a_longer_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_ended_by_max_time_is_extended_by_a_longer_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     begin(run, "trainer.max_time='00:00:00:01'", "trainer.max_epochs=100000", "schedule=constant", "test.run=false")
     assert attempt(run) == 0
@@ -671,7 +673,7 @@ def test_other_kernels_or_threads_are_reported(train_run: TrainRun, monkeypatch:
     assert "threads: 1 when the checkpoint was saved, 3 now: the same experiment, but sums" in run.log
 
 
-def test_what_early_stopping_has_decided_stays_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_rejects_changed_early_stopping(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     stopping = (
         "callbacks=early_stopping",
@@ -727,7 +729,7 @@ class Module(pl.LightningModule):
 """
 
 
-def test_classes_of_the_users_go_on_from_an_epochs_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_classes_resume_from_the_end_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "resumed_by_us.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("ALEXNET_EXP_ALLOW", "resumed_by_us")

@@ -1,4 +1,4 @@
-"""A run from its configuration to its folder: done, failed, not a number, interrupted; with one rank and with two."""
+"""Tests of runs from configuration to folder: done, failed, non-finite, interrupted; with one rank and two."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 60) ->
     return int(text)
 
 
-def test_the_folder_of_a_run_that_is_done(finished: Run) -> None:
+def test_files_of_a_finished_run(finished: Run) -> None:
     found = {path.relative_to(finished.path).as_posix() for path in finished.path.rglob("*") if path.is_file()}
     checkpoints = {f"checkpoints/{name}.ckpt{end}" for name in ("last", "best") for end in ("", ".sha256")}
     usual = {"result.json", "metrics.csv", "steps.csv", "predictions/test.npz", "train.log", ".hydra/config.yaml"}
@@ -97,7 +97,7 @@ def test_the_folder_of_a_run_that_is_done(finished: Run) -> None:
     assert "error" not in result
 
 
-def test_metrics_csv_has_the_contracts_columns(finished: Run) -> None:
+def test_metrics_csv_has_the_documented_columns(finished: Run) -> None:
     header = (finished.path / "metrics.csv").read_text().splitlines()[0]
     assert header.split(",") == list(METRICS_COLUMNS)
     assert header == "epoch,step,lr,train/loss,train/top1,val/loss,val/top1,val/top5,seconds,images_per_s"
@@ -105,7 +105,7 @@ def test_metrics_csv_has_the_contracts_columns(finished: Run) -> None:
     assert finished.result["metrics"]["val/loss"] == finished.metrics[-1]["val/loss"]
 
 
-def test_the_last_line_says_how_well_it_is_known(finished: Run) -> None:
+def test_last_log_line_has_the_confidence_interval(finished: Run) -> None:
     last = finished.log.splitlines()[-1]
     best = finished.result["best_epoch"]
     assert f"test: top-1 {finished.result['metrics']['test/top1']:.4f} +-" in last
@@ -123,14 +123,14 @@ def test_predictions_are_probabilities_of_the_test_images(finished: Run) -> None
     assert -np.log(chosen).mean() == pytest.approx(finished.result["metrics"]["test/loss"], rel=1e-3)
 
 
-def test_the_same_seed_is_the_same_run_and_another_is_not(train_run: TrainRun, finished: Run) -> None:
+def test_same_seed_gives_the_same_run(train_run: TrainRun, finished: Run) -> None:
     again, other = train_run("again"), train_run("other", "seed=2")
     assert again.steps == finished.steps
     assert again.result["metrics"] == finished.result["metrics"]
     assert other.steps != finished.steps
 
 
-def test_a_run_that_fails(train_run: TrainRun, faulty: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_run_is_recorded(train_run: TrainRun, faulty: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = train_run("failing", "+callbacks.raise._target_=faulty.Raise")
     assert run.code == 1
     result = run.result
@@ -145,7 +145,7 @@ def test_a_run_that_fails(train_run: TrainRun, faulty: str, capsys: pytest.Captu
     assert "Traceback" not in shown
 
 
-def test_a_loss_that_is_no_number(train_run: TrainRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_loss_fails_the_run(train_run: TrainRun, capsys: pytest.CaptureFixture[str]) -> None:
     run = train_run("nan", "optim=sgd", "optim.lr=1e9", "schedule=constant", "model.norm=none")
     assert run.code == 1
     result = run.result
@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number(train_run: TrainRun, capsys: pytest.CaptureFix
     assert len(run.steps) == 3, "the steps up to there are recorded"
 
 
-def test_what_cannot_be_used_is_refused_before_it_begins(
+def test_invalid_settings_are_rejected_before_the_run_starts(
     train_run: TrainRun, finished: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = finished.result
@@ -169,7 +169,7 @@ def test_what_cannot_be_used_is_refused_before_it_begins(
     assert finished.result == before
 
 
-def test_no_data_to_test_on_or_validate(train_run: TrainRun) -> None:
+def test_run_without_test_and_validation_images(train_run: TrainRun) -> None:
     run = train_run("plain", "data.val=none")
     assert run.code == 0
     assert run.metrics[0]["val/top1"] is None
@@ -181,7 +181,7 @@ def test_no_data_to_test_on_or_validate(train_run: TrainRun) -> None:
     assert not (untested.path / "predictions").exists()
 
 
-def test_the_tested_checkpoint_is_the_one_asked_for(train_run: TrainRun) -> None:
+def test_test_checkpoint_setting_selects_the_tested_weights(train_run: TrainRun) -> None:
     last = train_run("last", "test.checkpoint=last")
     assert last.result["tested"] == "last"
     assert "last checkpoint, epoch 2" in last.log
@@ -210,7 +210,9 @@ def test_precision_and_determinism_are_recorded(train_run: TrainRun) -> None:
     torch.use_deterministic_algorithms(False)
 
 
-def test_compiling_renames_no_key(train_run: TrainRun, finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_keeps_the_keys_of_the_checkpoint(
+    train_run: TrainRun, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled: list[torch.nn.Module] = []
 
     def compile_without_inductor(module: torch.nn.Module) -> None:
@@ -240,7 +242,7 @@ def test_ctrl_c(command: Command, faulty: str, tmp_path: Path, ignored: bool) ->
     assert len(run.metrics) >= 1
 
 
-def test_two_ranks_are_the_same_experiment(command: Command, train_run: TrainRun, tmp_path: Path) -> None:
+def test_two_ranks_train_as_one(command: Command, train_run: TrainRun, tmp_path: Path) -> None:
     overrides = ("model.dropout=0", "model=none", "optim=sgd", "optim.lr=0.02")
     process = command("trainer=ddp_cpu", "name=two", *overrides)
     _, stderr = process.communicate(timeout=120)
@@ -269,7 +271,7 @@ def test_a_rank_that_raises_fails_the_run(train_run: TrainRun, faulty: str, capf
     assert not multiprocessing.active_children()
 
 
-def test_a_loss_that_is_no_number_on_two_ranks(train_run: TrainRun) -> None:
+def test_nan_loss_fails_the_run_on_two_ranks(train_run: TrainRun) -> None:
     run = train_run("nan", "trainer=ddp_cpu", "optim=sgd", "optim.lr=1e9", "schedule=constant", "model.norm=none")
     assert (run.code, run.result["status"]) == (1, "failed")
     assert run.result["error"].startswith("the loss is nan at step ")
@@ -302,7 +304,7 @@ def test_sigterm_is_recorded_as_an_interruption(train_run: TrainRun, faulty: str
     assert (run.code, run.result["status"], run.result["error"]) == (75, "interrupted", "by SIGTERM")
 
 
-def test_check_leaves_nothing_behind(
+def test_check_writes_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -311,7 +313,7 @@ def test_check_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_metrics_are_of_one_state_of_the_network(train_run: TrainRun) -> None:
+def test_final_metrics_are_of_the_tested_checkpoint(train_run: TrainRun) -> None:
     # with no rate left after the first epoch all are equally good, and the last of equals is the best
     rates = ("schedule=steps", "schedule.milestones=[1]", "schedule.factor=0", "trainer.check_val_every_n_epoch=2")
     run = train_run("run", "model=none", *rates, "trainer.max_epochs=5")
@@ -322,7 +324,7 @@ def test_the_metrics_are_of_one_state_of_the_network(train_run: TrainRun) -> Non
         assert run.result["metrics"][key] == row[key]
 
 
-def test_a_last_batch_of_one_image_joins_the_one_before_it(train_run: TrainRun) -> None:
+def test_last_batch_of_one_image_is_merged_into_the_previous_one(train_run: TrainRun) -> None:
     """Batch norm behind a fully connected layer has no statistics of one image."""
     small = ("model=fast", "model.width=0.1", "data.subset=51", "data.batch_size=10", "trainer.max_epochs=1")
     run = train_run("run", *small)
@@ -334,7 +336,7 @@ def test_a_last_batch_of_one_image_joins_the_one_before_it(train_run: TrainRun) 
     assert "data.batch_size=1: must be at least 2, two images" in alone.result["error"]
 
 
-def test_a_run_that_is_asked_to_end_early(train_run: TrainRun, tmp_path: Path) -> None:
+def test_prune_file_ends_the_run(train_run: TrainRun, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "train" / "run"
     folder.mkdir(parents=True)
     (folder / "prune").write_text("hopeless: 0.1 at epoch 1\n")
@@ -344,7 +346,7 @@ def test_a_run_that_is_asked_to_end_early(train_run: TrainRun, tmp_path: Path) -
     assert "test/top1" not in run.result["metrics"]
 
 
-def test_very_many_parameters_for_few_images_are_said() -> None:
+def test_too_many_parameters_per_image_are_logged() -> None:
     from alexnet_exp.config.compose import composed
     from alexnet_exp.config.resolve import match
     from alexnet_exp.training.build import _too_large

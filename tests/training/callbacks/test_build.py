@@ -1,4 +1,4 @@
-"""EMA and early stopping, as a configuration asks for them."""
+"""Tests of EMA and early stopping, built from a configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import Run
 TrainRun = Callable[..., Run]
 
 
-def test_ema_is_what_is_validated_tested_and_saved(train_run: TrainRun, finished: Run) -> None:
+def test_ema_weights_are_validated_tested_and_saved(train_run: TrainRun, finished: Run) -> None:
     run = train_run("ema", "callbacks=ema", "callbacks.ema.decay=0.5")
     assert run.losses == finished.losses, "the training itself is not changed"
     averaged, trained = run.checkpoint("last"), finished.checkpoint("last")["state_dict"]
@@ -26,7 +26,7 @@ def test_ema_is_what_is_validated_tested_and_saved(train_run: TrainRun, finished
     assert [row["val/loss"] for row in run.metrics] != [row["val/loss"] for row in finished.metrics]
 
 
-def test_ema_is_the_average_that_its_formula_says(train_run: TrainRun) -> None:
+def test_ema_equals_the_average_of_its_formula(train_run: TrainRun) -> None:
     plain = ("data.subset=32", "data.val=none", "schedule=constant", "test.run=false")
     weights = [
         train_run(f"{epochs}", *plain, f"trainer.max_epochs={epochs}").checkpoint("last")["state_dict"]
@@ -42,7 +42,7 @@ def test_ema_is_the_average_that_its_formula_says(train_run: TrainRun) -> None:
 
 
 @pytest.mark.parametrize("overrides", [("callbacks=ema",), ("trainer.precision=bf16-mixed",), ("data.crop=28",)])
-def test_eval_gives_the_same_number_to_the_last_digit(
+def test_eval_repeats_the_exact_metrics_of_the_test(
     train_run: TrainRun, overrides: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     import json
@@ -53,9 +53,7 @@ def test_eval_gives_the_same_number_to_the_last_digit(
     assert told == {key: value for key, value in run.result["metrics"].items() if key.startswith("test/")}
 
 
-def test_eval_of_the_validation_images_is_the_best_epochs_row(
-    finished: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_of_validation_equals_the_row_of_the_best_epoch(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
     assert evaluate_again.run([str(finished.path), "--split", "val"]) == 0
@@ -64,7 +62,7 @@ def test_eval_of_the_validation_images_is_the_best_epochs_row(
     assert told == {key: row[key] for key in ("val/loss", "val/top1", "val/top5")}
 
 
-def test_early_stopping_reads_what_precise_bn_logs_whichever_was_named_first(train_run: TrainRun) -> None:
+def test_early_stopping_reads_precise_bn_in_any_order_of_callbacks(train_run: TrainRun) -> None:
     run = train_run(
         "run",
         "model=bn",
@@ -75,7 +73,7 @@ def test_early_stopping_reads_what_precise_bn_logs_whichever_was_named_first(tra
     assert len(run.metrics) == 2
 
 
-def test_early_stopping_stops_and_says_why(train_run: TrainRun) -> None:
+def test_early_stopping_logs_its_reason(train_run: TrainRun) -> None:
     run = train_run(
         "run",
         "callbacks=early_stopping",
@@ -99,13 +97,13 @@ def test_early_stopping_stops_and_says_why(train_run: TrainRun) -> None:
         ("val/loss", "max", "max"),
     ],
 )
-def test_the_mode_of_early_stopping_is_that_of_its_monitor(monitor: str, mode: str | None, expected: str) -> None:
+def test_mode_of_early_stopping_follows_its_monitor(monitor: str, mode: str | None, expected: str) -> None:
     (callback,) = build_callbacks({"stop": EarlyStopping(monitor=monitor, mode=mode)})
     assert callback.mode == expected  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["EarlyStopping", "MeasuredEarlyStopping"])
-def test_early_stopping_reads_the_state_of_earlier_checkpoints(name: str) -> None:
+def test_early_stopping_loads_the_state_of_earlier_checkpoints(name: str) -> None:
     """The first version saved it under the name of Lightning's class, later ones under that of ours."""
     (callback,) = build_callbacks({"early_stopping": EarlyStopping(monitor="val/top1", mode="max")})
     state = {"wait_count": 2}

@@ -1,4 +1,4 @@
-"""What is warned of, and what is not."""
+"""Tests of the warnings about common training failures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def epoch(
     diagnostics.on_train_epoch_end(trainer, lightning_module)
 
 
-def test_waiting_for_data_is_said_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_for_data_is_logged_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     diagnostics = Diagnostics(classes=10, norm=None)
     for number in range(3):
         epoch(diagnostics, clock, number, loss=1.0, wait=3, work=1)
@@ -61,12 +61,12 @@ def test_waiting_for_data_is_said_once(clock: Clock, caplog: pytest.LogCaptureFi
     assert "74% of the time is spent waiting for data; try a larger data.workers" in caplog.text
 
 
-def test_validation_and_short_waits_are_no_waiting(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_validation_and_short_waits_are_not_counted(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     epoch(Diagnostics(classes=10, norm=None), clock, 0, loss=1.0, wait=1, work=2, validate=100)
     assert caplog.text == ""
 
 
-def test_a_loss_at_chance_is_said_once_from_the_second_epoch_on(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_loss_at_chance_is_logged_once_from_the_second_epoch_on(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     diagnostics = Diagnostics(classes=1000, norm=None)
     epoch(diagnostics, clock, 0, loss=math.log(1000), wait=0, work=1)
     assert caplog.text == ""
@@ -76,13 +76,13 @@ def test_a_loss_at_chance_is_said_once_from_the_second_epoch_on(clock: Clock, ca
     assert "stays at ln(1000) = 6.908, that of random guesses; try another optim.lr" in caplog.text
 
 
-def test_a_loss_that_falls_is_not_stuck(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_falling_loss_is_not_reported(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     epoch(Diagnostics(classes=10, norm=None), clock, 5, loss=0.97 * math.log(10), wait=0, work=1)
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("norm", "advised"), [(Norm.lrn, True), (Norm.none, True), (Norm.bn, False), (None, False)])
-def test_batch_norm_is_advised_where_it_is_not(
+def test_batch_norm_is_suggested_for_other_norms(
     clock: Clock, caplog: pytest.LogCaptureFixture, norm: Norm | None, advised: bool
 ) -> None:
     epoch(Diagnostics(10, norm), clock, 1, loss=math.log(10), wait=0, work=1)
@@ -90,7 +90,7 @@ def test_batch_norm_is_advised_where_it_is_not(
     assert ("model=bn" in caplog.text) == advised
 
 
-def test_a_few_steps_are_not_judged(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_few_steps_are_not_judged(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     diagnostics = Diagnostics(10, norm=None)
     for number in range(20):
         epoch(diagnostics, clock, number, loss=math.log(10), wait=0, work=1, steps=1)

@@ -1,4 +1,4 @@
-"""The moving average: its formula over many updates, its buffers, and that a checkpoint carries all of it."""
+"""Tests of the moving average: its formula over many updates, its buffers, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def averaged(ema: Ema, module: Module) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 40])
-def test_the_formula(count: int) -> None:
+def test_ema_weight_follows_the_formula(count: int) -> None:
     decay, expected = 0.75, 1.0
     for n in range(1, count):  # (1 + n) / (10 + n) passes 0.75 at n = 26
         now = (1 + n) / (10 + n) if n <= 26 else decay
@@ -62,7 +62,7 @@ def test_the_formula(count: int) -> None:
     assert state["norm.num_batches_tracked"].item() == count
 
 
-def test_a_short_run_stays_near_its_last_weights() -> None:
+def test_ema_of_a_short_run_is_close_to_its_last_weights() -> None:
     module = Module()
     ema = started(module, 0.999)
     steps(ema, module, 1, 110)
@@ -70,7 +70,7 @@ def test_a_short_run_stays_near_its_last_weights() -> None:
     assert 90 < averaged(ema, module)[0]["norm.weight"].item() < 110
 
 
-def test_every_second_step_from_the_fourth_on() -> None:
+def test_ema_updates_every_second_step_from_the_fourth_on() -> None:
     module = Module()
     ema = started(module, 0.9, every=2, first=3)  # steps are counted from 0: 4, 6, 8 have the weights 5, 7, 9
     steps(ema, module, 1, 10)
@@ -80,7 +80,7 @@ def test_every_second_step_from_the_fourth_on() -> None:
     assert not ema.should_update(epoch_idx=8)
 
 
-def test_going_on_from_a_checkpoint_is_going_on() -> None:
+def test_ema_resumes_from_a_checkpoint() -> None:
     whole, half, resumed = Module(), Module(), Module()
     one, two = started(whole, 0.9), started(half, 0.9)
     steps(one, whole, 1, 12)

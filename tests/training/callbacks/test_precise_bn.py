@@ -1,4 +1,4 @@
-"""Validation with statistics measured anew: against a computation by hand, and without a trace in the training."""
+"""Tests of validation with newly measured statistics, against a computation by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Run, opened_data
 TrainRun = Callable[..., Run]
 
 
-def test_it_leaves_no_trace_in_the_training(train_run: TrainRun, finished: Run) -> None:
+def test_callback_does_not_affect_training(train_run: TrainRun, finished: Run) -> None:
     run = train_run("run", "callbacks=precise_bn")
     assert run.steps == finished.steps
     ours, theirs = run.checkpoint("last"), finished.checkpoint("last")
@@ -28,7 +28,7 @@ def test_it_leaves_no_trace_in_the_training(train_run: TrainRun, finished: Run) 
 
 
 @pytest.mark.parametrize(("images", "batches"), [(10_000, 3), (40, 2)])
-def test_its_statistics_are_those_computed_by_hand(train_run: TrainRun, images: int, batches: int) -> None:
+def test_precise_statistics_equal_those_computed_by_hand(train_run: TrainRun, images: int, batches: int) -> None:
     # stages up to conv1's norm alone see inputs that do not depend on another norm: the rest is by the same loop
     run = train_run("run", "callbacks=precise_bn", f"callbacks.precise_bn.images={images}", "trainer.max_epochs=1")
     data = opened_data(run)
@@ -65,7 +65,7 @@ def test_its_statistics_are_those_computed_by_hand(train_run: TrainRun, images: 
     assert row["val/loss_precise_bn"] != pytest.approx(row["val/loss"], rel=1e-3)
 
 
-def test_everything_is_put_back_also_after_an_error() -> None:
+def test_statistics_are_restored_after_an_error() -> None:
     norm = nn.BatchNorm2d(3, momentum=0.3)
     norm(torch.randn(4, 3, 2, 2))
     before = {key: value.clone() for key, value in norm.state_dict().items()}

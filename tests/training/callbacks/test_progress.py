@@ -1,4 +1,4 @@
-"""The progress bar: on a terminal, on stderr, with the newest loss."""
+"""Tests of the progress bar: on a terminal, on stderr, with the newest loss."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from alexnet_exp.training.callbacks.progress import Progress, wants_bar
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_bar_on_a_terminal_unless_it_is_set(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_progress_bar_is_shown_on_a_terminal_by_default(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
     assert wants_bar(None) is terminal
     assert wants_bar(True)
     assert not wants_bar(False)
 
 
-def test_it_shows_the_newest_loss() -> None:
+def test_progress_bar_shows_the_newest_loss() -> None:
     bar, trainer = Progress(), SimpleNamespace()
     module: Any = SimpleNamespace(last_loss=torch.tensor(1.23456))
     assert bar.get_metrics(trainer, module) == {"loss": "1.2346"}  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The table, the line and the steps of a run."""
+"""Tests of the recorded epochs and steps of a run, and of the log's lines."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def test_every_line_is_as_wide_as_the_header() -> None:
     assert len(HEADER) < 80  # or a terminal folds it
 
 
-def test_numbers_stand_under_their_names() -> None:
+def test_numbers_are_aligned_with_their_headers() -> None:
     line = epoch_line(ROW, 10, 900 * 2**20)
     for name, number in (("top-1", "0.1000"), ("lr", "1.0e-03"), ("img/s", "12346"), ("MB", "900")):
         assert line[: HEADER.index(name) + len(name)].endswith(number), name
 
 
-def test_memory_is_that_of_a_process_with_torch() -> None:
+def test_memory_is_plausible_for_a_process_with_torch() -> None:
     assert 100 * 2**20 < memory_used(torch.device("cpu")) < 100 * 2**30
 
 
-def test_losses_are_read_in_bunches_and_all_written(
+def test_losses_are_read_in_groups_and_all_written(
     train_run: TrainRun, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alexnet_exp.training.callbacks.recorder.STEPS_AT_ONCE", 2)
     assert train_run("run").steps == finished.steps
 
 
-def test_the_rate_is_that_of_the_step_also_with_a_scheduler_of_the_users(
+def test_recorded_learning_rate_is_that_of_the_step_with_a_user_scheduler(
     train_run: TrainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALEXNET_EXP_ALLOW", "torch")
@@ -68,7 +68,7 @@ def test_the_rate_is_that_of_the_step_also_with_a_scheduler_of_the_users(
     assert [rate for _, _, rate in run.steps] == pytest.approx([0.1 * 0.5**step for step in range(6)])
 
 
-def test_the_mean_of_the_steps_is_the_epochs_loss(finished: Run) -> None:
+def test_mean_of_the_steps_equals_the_epochs_loss(finished: Run) -> None:
     # three full batches: every image counts alike in both
     for row, losses in zip(finished.metrics, (finished.losses[:3], finished.losses[3:]), strict=True):
         assert row["train/loss"] == pytest.approx(sum(losses) / 3, rel=1e-6)

@@ -1,4 +1,4 @@
-"""A loss that is no number: it ends the run with nothing spoilt that was saved, or its step is left out."""
+"""Tests of non-finite losses: the run fails without saving such weights, or the step is skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TrainRun = Callable[..., Run]
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[dict[str, Any]]]:
-    """Makes the images of some training batches (by number, from 0) no numbers; notes each step's state before it."""
+    """Makes the images of some training batches (by number, from 0) NaN; records the state before each step."""
     original = AlexNetModule.training_step
     forward = AlexNetModule.forward
 
@@ -53,7 +53,7 @@ def equal(one: Any, two: Any) -> bool:
 
 
 @pytest.mark.parametrize("optim", ["adamw", "sgd", "krizhevsky"])
-def test_a_step_that_is_left_out_changes_nothing(optim: str, train_run: TrainRun, poisoned: Any) -> None:
+def test_skipped_step_changes_nothing(optim: str, train_run: TrainRun, poisoned: Any) -> None:
     seen = poisoned({2, 4})
     run = train_run("run", "trainer.on_nan=skip", f"optim={optim}", "schedule=constant", "test.run=false")
     assert run.code == 0
@@ -70,7 +70,7 @@ def test_a_step_that_is_left_out_changes_nothing(optim: str, train_run: TrainRun
     assert "step 5: non-finite gradients; step skipped (2 so far)" in run.log
 
 
-def test_of_batches_that_make_one_step_none_remains(train_run: TrainRun, poisoned: Any) -> None:
+def test_skipped_step_drops_all_its_accumulated_batches(train_run: TrainRun, poisoned: Any) -> None:
     seen = poisoned({3})
     run = train_run(
         *("run", "trainer.on_nan=skip", "trainer.accumulate_grad_batches=2", "data.batch_size=16"),
@@ -81,7 +81,7 @@ def test_of_batches_that_make_one_step_none_remains(train_run: TrainRun, poisone
     assert not equal(seen[0]["network"], seen[2]["network"])
 
 
-def test_it_gives_up_where_no_number_comes_any_more(
+def test_too_many_skipped_steps_fail_the_run(
     train_run: TrainRun, poisoned: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(skip_nonfinite, "MOST_CONSECUTIVE_SKIPS", 3)
@@ -93,7 +93,7 @@ def test_it_gives_up_where_no_number_comes_any_more(
 
 
 @pytest.mark.parametrize("every", ["1 steps", "1 epoch"])
-def test_a_run_that_stops_has_saved_no_spoilt_weights(every: str, train_run: TrainRun, poisoned: Any) -> None:
+def test_stopped_run_saves_no_non_finite_weights(every: str, train_run: TrainRun, poisoned: Any) -> None:
     poisoned({4})
     run = train_run("run", f"checkpoint.every={every}", "data.val=none", "objective=train/loss")
     assert run.code == 1

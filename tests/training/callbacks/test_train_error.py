@@ -1,4 +1,4 @@
-"""The training error in evaluation mode: against a network evaluated by hand, and without a trace in the training."""
+"""Tests of the training error in evaluation mode, against a network that is evaluated by hand."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.conftest import Run, opened_data
 TrainRun = Callable[..., Run]
 
 
-def test_it_leaves_no_trace_in_the_training(train_run: TrainRun, finished: Run) -> None:
+def test_callback_does_not_affect_training(train_run: TrainRun, finished: Run) -> None:
     run = train_run("run", "callbacks=train_error")
     assert run.steps == finished.steps
     assert (run.path / "metrics.csv").read_text().splitlines()[0].split(",") == [*METRICS_COLUMNS, "train/top1_eval"]
 
 
 @pytest.mark.parametrize("images", ["null", "40"])
-def test_it_is_the_error_of_an_evaluation(train_run: TrainRun, images: str) -> None:
+def test_train_error_equals_that_of_an_evaluation(train_run: TrainRun, images: str) -> None:
     # with dropout and random crops, which the evaluation must not see
     run = train_run(
         *("run", "model=lrn", "model.width=0.1", "model.dropout=0.5", "data.crop=24", "data.mirror=true"),
@@ -42,7 +42,7 @@ def test_it_is_the_error_of_an_evaluation(train_run: TrainRun, images: str) -> N
         assert found * 40 == pytest.approx(round(found * 40), abs=1e-6)  # a part: a share of 40 images
 
 
-def test_the_epochs_to_the_target_are_the_runs(train_run: TrainRun) -> None:
+def test_epochs_to_target_are_in_the_result(train_run: TrainRun) -> None:
     run = train_run("run", "callbacks=train_error", "callbacks.train_error.target=0.89", "trainer.max_epochs=3")
     rows = [1 - float(row["train/top1_eval"] or 0) for row in run.metrics]
     epochs = run.result["metrics"]["train/epochs_to_target"]
@@ -51,13 +51,13 @@ def test_the_epochs_to_the_target_are_the_runs(train_run: TrainRun) -> None:
     assert f"a training error of 89% was reached after {epochs:.2f} epochs" in run.log
 
 
-def test_a_target_that_is_not_reached_is_missing_and_said(train_run: TrainRun) -> None:
+def test_missed_target_is_logged_and_not_in_the_result(train_run: TrainRun) -> None:
     run = train_run("run", "callbacks=train_error", "callbacks.train_error.target=0.001", "trainer.max_epochs=1")
     assert "train/epochs_to_target" not in run.result["metrics"]
     assert "a training error of 0.1% was not reached in 1 epochs" in run.log
 
 
-def test_it_stops_at_the_target(train_run: TrainRun) -> None:
+def test_run_stops_at_the_target(train_run: TrainRun) -> None:
     overrides = ("callbacks=train_error", "callbacks.train_error.target=0.89", "trainer.max_epochs=9")
     run = train_run("run", *overrides, "callbacks.train_error.stop=true")
     assert run.code == 0
@@ -76,5 +76,5 @@ def test_it_stops_at_the_target(train_run: TrainRun) -> None:
         ([], 0.25, None),
     ],
 )
-def test_epochs_to(errors: list[float], target: float, epochs: float | None) -> None:
+def test_epochs_to_target_are_interpolated(errors: list[float], target: float, epochs: float | None) -> None:
     assert epochs_to(errors, target) == (None if epochs is None else pytest.approx(epochs))

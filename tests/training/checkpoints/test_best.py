@@ -1,4 +1,4 @@
-"""The best checkpoint is one that was validated, and an epoch's metrics are its own."""
+"""Tests that the best checkpoint is a validated one, and that metrics belong to their epoch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def validates(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], N
         (1, 2, {1: SHARE, 2: SHARE}, 2),
     ],
 )
-def test_the_best_epoch_was_validated_and_is_the_later_of_equals(
+def test_best_epoch_is_validated_and_the_later_of_equals(
     train_run: TrainRun, validates: Any, every: int, epochs: int, top1: dict[int, float], best: int
 ) -> None:
     validates(top1)
@@ -64,7 +64,7 @@ def test_the_best_epoch_was_validated_and_is_the_later_of_equals(
     assert [row["val/top1"] for row in run.metrics] == [top1.get(epoch) for epoch in range(1, epochs + 1)]
 
 
-def test_a_last_epoch_that_was_not_validated_has_no_validation_metric(train_run: TrainRun, validates: Any) -> None:
+def test_unvalidated_last_epoch_has_no_validation_metric(train_run: TrainRun, validates: Any) -> None:
     validates({2: SHARE})
     run = train_run("run", "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "test.checkpoint=last")
     assert (run.result["best_epoch"], run.result["metrics_epoch"]) == (2, 3)
@@ -72,14 +72,14 @@ def test_a_last_epoch_that_was_not_validated_has_no_validation_metric(train_run:
     assert "epoch 3, the last one, was not validated: the run has no validation metric" in run.log
 
 
-def test_a_validation_before_the_epochs_end_is_not_of_its_checkpoint(train_run: TrainRun) -> None:
+def test_validation_before_the_epochs_end_does_not_make_best(train_run: TrainRun) -> None:
     run = train_run("run", "trainer.val_check_interval=2", "trainer.max_epochs=2")  # of 3 batches
     assert run.code == 0, run.log
     assert (run.result["best_epoch"], run.result["tested"]) == (None, "last")
     assert run.log.count("was validated at step 2, before its end at step 3: its checkpoint cannot become `best`") == 1
 
 
-def test_early_stopping_counts_validations_alone(train_run: TrainRun, validates: Any) -> None:
+def test_early_stopping_counts_only_validations(train_run: TrainRun, validates: Any) -> None:
     validates({2: 0.5, 4: 0.4, 6: 0.3, 8: 0.2})
     stopping = ("callbacks=early_stopping", "callbacks.early_stopping.patience=2")
     run = train_run("run", *stopping, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=8")
@@ -87,7 +87,7 @@ def test_early_stopping_counts_validations_alone(train_run: TrainRun, validates:
     assert run.result["metrics"]["val/top1"] == 0.5
 
 
-def test_epochs_of_which_every_step_was_skipped_have_no_training_metrics(
+def test_epoch_with_all_steps_skipped_has_no_training_metrics(
     train_run: TrainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = AlexNetModule.forward

@@ -1,4 +1,4 @@
-"""Checkpoints: what lies in the folder, that it reads safely, and what happens when the disk is full."""
+"""Tests of checkpoints: the files in the folder, crashes while saving, and full disks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def names(run: Run) -> list[str]:
     return sorted(path.name for path in (run.path / "checkpoints").iterdir())
 
 
-def test_plain_containers_and_checksums_that_sha256sum_accepts(finished: Run) -> None:
+def test_checkpoint_has_plain_containers_and_a_sha256sum_file(finished: Run) -> None:
     for name in ("last", "best"):
         content = finished.checkpoint(name)  # with weights_only=True
         assert content["alexnet_exp"]["model"]["norm"] == "bn"
@@ -45,7 +45,7 @@ def test_plain_containers_and_checksums_that_sha256sum_accepts(finished: Run) ->
     assert done.returncode == 0, done.stderr
 
 
-def test_last_previous_and_best_are_of_their_epochs(train_run: TrainRun) -> None:
+def test_last_and_best_are_of_the_right_epochs(train_run: TrainRun) -> None:
     run = train_run("run", "trainer.max_epochs=3", "+callbacks={}", "test.run=false")
     top1 = [row["val/top1"] for row in run.metrics]
     greatest = max(value for value in top1 if value is not None)
@@ -65,7 +65,7 @@ def test_last_previous_and_best_are_of_their_epochs(train_run: TrainRun) -> None
         ("best", "none", ["last"]),
     ],
 )
-def test_what_stays(train_run: TrainRun, keep: str, val: str, left: list[str]) -> None:
+def test_checkpoint_keep_selects_the_remaining_files(train_run: TrainRun, keep: str, val: str, left: list[str]) -> None:
     run = train_run("run", f"checkpoint.keep={keep}", f"data.val={val}")
     assert run.code == 0
     assert names(run) == sorted(f"{name}.ckpt{end}" for name in left for end in ("", ".sha256"))
@@ -84,7 +84,7 @@ def _rotate(saver: Checkpoints, content: str, improved: bool) -> None:
     fresh.unlink()
 
 
-def test_a_crash_at_any_moment_leaves_a_whole_last_and_no_wrong_checksum(
+def test_crash_at_any_moment_leaves_an_intact_last_and_correct_checksums(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class CrashError(Exception):
@@ -142,9 +142,7 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_said_and_the_run_goes_on_and_has_failed(
-    train_run: TrainRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_logged_and_fails_the_run_at_its_end(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "running", provenance.Code)  # a patch of what is being worked on may be as large
     with files_up_to(200_000):  # a checkpoint is 970 kB, what else is written is less
         run = train_run("run")
@@ -160,7 +158,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_and_has_failed(
     assert len(run.metrics) == 2
 
 
-def test_a_disk_that_fills_up_keeps_the_last_good_one(
+def test_full_disk_keeps_the_last_good_checkpoint(
     train_run: TrainRun, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, saved = torch.save, []
@@ -182,7 +180,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_one(
 
 
 @pytest.mark.parametrize("more", [[], ["callbacks=ema", "checkpoint.every=2 epochs"]], ids=["plain", "averaged"])
-def test_the_last_checkpoint_is_saved_when_there_is_room_again(
+def test_last_checkpoint_is_saved_when_the_disk_has_room_again(
     train_run: TrainRun, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
     original, saved = torch.save, []
@@ -203,7 +201,9 @@ def test_the_last_checkpoint_is_saved_when_there_is_room_again(
     assert checksum.verify(run.path / "checkpoints" / "last.ckpt")
 
 
-def test_what_is_not_kept_need_not_be_written(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_does_not_fail_a_run_that_keeps_no_checkpoint(
+    train_run: TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(provenance, "running", provenance.Code)
     with files_up_to(200_000):
         run = train_run("run", "checkpoint.keep=none")
@@ -211,7 +211,7 @@ def test_what_is_not_kept_need_not_be_written(train_run: TrainRun, monkeypatch: 
 
 
 @pytest.mark.parametrize("write", [1, 3, 6, 9])
-def test_an_interruption_while_saving_is_no_full_disk(
+def test_interruption_while_saving_is_not_reported_as_full_disk(
     write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(io.BytesIO):

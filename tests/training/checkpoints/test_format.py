@@ -1,4 +1,4 @@
-"""The format of a checkpoint: the keys that files have, and what is read of a checkpoint without some of them."""
+"""Tests of the format of a checkpoint: its keys, and checkpoints that lack some of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reaches TensorBoard, MLflow and Weights & Biases, read back by their own readers."""
+"""Tests of TensorBoard, MLflow and Weights & Biases, with the libraries' own readers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_tensorboard_has_curves_hyperparameters_and_final_metrics(train_run: Tra
 
 
 @pytest.mark.slow
-def test_mlflow_and_wandb_at_once(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_and_wandb_together(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -99,7 +99,7 @@ def test_wandb_has_the_jobs_of_a_sweep_as_a_group_and_how_each_ended(
 
 
 @pytest.mark.slow
-def test_mlflow_goes_where_its_own_variables_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_uses_its_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     mine = f"sqlite:///{tmp_path / 'mine.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mine)
@@ -115,7 +115,7 @@ def test_mlflow_goes_where_its_own_variables_say(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("setting", "project"), [(None, "of the variable"), ("set", "set")])
-def test_wandb_goes_to_the_project_of_its_variable(
+def test_wandb_uses_its_project_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None, project: str
 ) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
@@ -131,7 +131,7 @@ def test_wandb_goes_to_the_project_of_its_variable(
 
 
 @pytest.mark.slow
-def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")
     config, _ = composed(["logger=wandb"])
@@ -152,7 +152,7 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_wandb_without_a_user_goes_on_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_without_a_login_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb", reason="the extra wandb is not installed")
     wandb.teardown()  # or it keeps what it read from the environment in a test before
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -235,7 +235,7 @@ def _leveldb_records(content: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
-def test_a_missing_package_gets_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_missing_package_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     original = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == name else original(module))
     config, _ = composed([])

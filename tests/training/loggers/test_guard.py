@@ -1,4 +1,4 @@
-"""Trackers that fail, hang, die and come back, under a run that goes on: real servers on this machine, real readers."""
+"""Tests of trackers that fail, hang, and restart during a run, with real servers and readers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Board:
-    """A tracker that keeps what it is told, and that can be out of order. rows: what has arrived, over all openings."""
+    """A tracker in memory that can be made to fail. rows: those received, over all openings."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int | None, dict[str, float]]] = []
@@ -117,7 +117,7 @@ def steps_of(board: Board) -> list[int | None]:
     return [step for step, _ in board.rows]
 
 
-def test_all_arrives_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_arrive_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     board = Board()
     logger = started(board, tmp_path)
     assert logger.experiment == "the board"
@@ -128,7 +128,9 @@ def test_all_arrives_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert said(caplog) == []
 
 
-def test_one_that_fails_and_works_again_has_all_of_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_tracker_gets_every_row_once_after_reconnecting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     board = Board()
     logger = started(board, tmp_path)
     logger.log_metrics({EPOCH_KEY: 1.0}, 1)
@@ -149,7 +151,7 @@ def test_one_that_fails_and_works_again_has_all_of_it_once(tmp_path: Path, caplo
     ]
 
 
-def test_one_that_is_never_there_is_told_at_the_start_and_at_the_end(
+def test_unreachable_tracker_is_logged_at_the_start_and_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     board = Board()
@@ -167,7 +169,7 @@ def test_one_that_is_never_there_is_told_at_the_start_and_at_the_end(
 
 
 @pytest.mark.parametrize("hangs", ["at the start", "in the middle"])
-def test_one_that_hangs_does_not_hold_the_run(
+def test_hanging_tracker_does_not_delay_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hangs: str
 ) -> None:
     for name in ("START_SECONDS", "END_SECONDS", "LOST_END_SECONDS"):
@@ -187,7 +189,7 @@ def test_one_that_hangs_does_not_hold_the_run(
     board.answers.set()
 
 
-def test_a_row_that_is_refused_does_not_keep_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rejected_row_does_not_block_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     board = Board()
     board.refused = 2
     logger = started(board, tmp_path)
@@ -199,7 +201,7 @@ def test_a_row_that_is_refused_does_not_keep_the_others(tmp_path: Path, caplog: 
     assert "logger=board: the row of step 2 was not accepted: no room for step 2" in said(caplog)
 
 
-def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_user_error_of_a_tracker_is_raised(tmp_path: Path) -> None:
     board = Board()
     board.broken = UserError("no such experiment")
     with pytest.raises(UserError, match="no such experiment"):
@@ -219,7 +221,7 @@ def row(step: int) -> dict[str, float]:
     return {"lr": 0.1, "val/top1": step / 100, EPOCH_KEY: 1.5}
 
 
-def test_a_run_that_goes_on_has_every_row_once(tmp_path: Path) -> None:
+def test_resumed_run_sends_every_row_once(tmp_path: Path) -> None:
     """It was killed when two rows of three had arrived, and repeats the last two from its checkpoint."""
     board = Board()
     board.rows = [(3, row(3)), (6, row(6))]
@@ -231,7 +233,7 @@ def test_a_run_that_goes_on_has_every_row_once(tmp_path: Path) -> None:
     assert board.rows == [(step, row(step)) for step in (3, 6, 9, 12)]
 
 
-def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_folder_is_not_created_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     board = Board()
     recorded(tmp_path / "run", 3)
     logger = started(board, tmp_path / "run")
@@ -254,7 +256,7 @@ def curves(place: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_tensorboard_goes_on_in_its_folder(tmp_path: Path, elsewhere: bool) -> None:
+def test_tensorboard_resumes_in_its_folder(tmp_path: Path, elsewhere: bool) -> None:
     from tests.sweep.test_loggers import rows_of, session_groups
 
     board = tmp_path / "board"
@@ -276,7 +278,7 @@ def test_tensorboard_goes_on_in_its_folder(tmp_path: Path, elsewhere: bool) -> N
     assert group.hparams["trainer.max_epochs"].number_value == 4
 
 
-def test_a_tensorboard_folder_that_cannot_be_written_is_a_warning(train_run: TrainRun, tmp_path: Path) -> None:
+def test_unwritable_tensorboard_folder_is_a_warning(train_run: TrainRun, tmp_path: Path) -> None:
     (tmp_path / "board").write_text("a file where a folder should be")
     run = train_run("run", "logger=tensorboard", f"logger.tensorboard.dir={tmp_path / 'board'}")
     assert (run.code, run.result["status"]) == (0, "done")
@@ -288,7 +290,7 @@ def test_a_tensorboard_folder_that_cannot_be_written_is_a_warning(train_run: Tra
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nobody listens", "hangs"])
-def test_a_run_without_its_mlflow_server_is_done(
+def test_run_finishes_without_its_mlflow_server(
     train_run: TrainRun, monkeypatch: pytest.MonkeyPatch, environment: None, kind: str
 ) -> None:
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
@@ -336,7 +338,7 @@ class Server:
 
 
 @pytest.mark.slow
-def test_an_mlflow_server_that_dies_and_comes_back_has_every_row_once(
+def test_restarted_mlflow_server_gets_every_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
@@ -383,7 +385,7 @@ def test_an_mlflow_server_that_dies_and_comes_back_has_every_row_once(
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_mlflow_server_is_gone_ends_well(
+def test_sweep_succeeds_without_its_mlflow_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     from alexnet_exp.training.loggers import mlflow_runs
