@@ -107,7 +107,7 @@ def _aligned(shown: list[str], today: list[str], masked: Mapping[str, str]) -> l
         if re.fullmatch(_pattern(masked[old]), masked[new]):
             return 2.0
         left, right = (" ".join(line.split()) for line in (masked[old].removesuffix(CUT), masked[new]))
-        ratio = SequenceMatcher(None, left, right[: len(left) + 8], autojunk=False).ratio()
+        ratio = SequenceMatcher(None, left, right[: len(left)] if old.endswith(CUT) else right, autojunk=False).ratio()
         return ratio if ratio > 0.5 else 0.0
 
     best = [[0.0] * (len(today) + 1) for _ in range(len(shown) + 1)]
