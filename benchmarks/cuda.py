@@ -19,8 +19,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from alexnet_exp.bench.peak_flops import measure_ceiling
-from alexnet_exp.bench.run import Ask
+from alexnet_exp.bench.peak_flops import measure_peak
+from alexnet_exp.bench.run import BenchRequest
 from alexnet_exp.bench.run import measure as bench
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.resolve import match
@@ -61,7 +61,7 @@ def _training(turns: int) -> list[Row]:
         config = validate(compose([*ALEXNET, *more]))
 
         def ours(config: Any = config) -> float:
-            return float(bench(config, Ask(steps=STEPS, layers=False))["images_per_s"])
+            return float(bench(config, BenchRequest(steps=STEPS, layers=False))["images_per_s"])
 
         measured = alternate(ours, torchvision_images_per_s, turns)
         what = f"AlexNet, {SIDE} pixels, bf16, batch {BATCH}: a run's training steps, {name}"
@@ -70,7 +70,7 @@ def _training(turns: int) -> list[Row]:
         made.append(Row(f"alexnet, {name}", what, against, turns=measured, target=FASTER, **rate))
         spec = match(config)[0]
         assert isinstance(spec, Network)
-        product = 1e9 * measure_ceiling("cuda", torch.bfloat16)
+        product = 1e9 * measure_peak("cuda", torch.bfloat16)
         best = floor(layers(spec), (3, SIDE, SIDE), BATCH, product, copied_bytes_per_s())
         steps = [(BATCH / each, best) for each, _ in measured]
         made.append(Row(f"roofline, {name}", what, "the roofline's floor", "s", steps))

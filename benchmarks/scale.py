@@ -22,7 +22,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from alexnet_exp.bench.run import Ask
+from alexnet_exp.bench.run import BenchRequest
 from alexnet_exp.bench.run import measure as bench
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.validate import validate
@@ -76,19 +76,19 @@ def gathered(turns: int, measure: Callable[[], Mapping[Any, float]]) -> Points:
 
 
 def _batches() -> dict[float, float]:
-    made = bench(_config(), Ask(batches=BATCHES, layers=False))
+    made = bench(_config(), BenchRequest(batches=BATCHES, layers=False))
     return {each["batch_size"]: each["images_per_s"] for each in made["batches"]}
 
 
 def _width(width: float) -> float:
-    return float(bench(_config(f"model.width={width}"), Ask(steps=STEPS, layers=False))["images_per_s"])
+    return float(bench(_config(f"model.width={width}"), BenchRequest(steps=STEPS, layers=False))["images_per_s"])
 
 
 def _threads(threads: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return float(bench(_config(), Ask(steps=STEPS, layers=False))["images_per_s"])
+        return float(bench(_config(), BenchRequest(steps=STEPS, layers=False))["images_per_s"])
     finally:
         torch.set_num_threads(before)
 

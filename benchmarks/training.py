@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from alexnet_exp.bench.flop import counted
-from alexnet_exp.bench.peak_flops import measure_ceiling
+from alexnet_exp.bench.peak_flops import measure_peak
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.resolve import match
 from alexnet_exp.config.schema import Config
@@ -133,7 +133,7 @@ def ceiling(config: Config) -> float:
     half = (
         place(config.trainer, sum(layer.multiply_adds for layer in layers(network(config)))).precision == "bf16-mixed"
     )
-    return measure_ceiling("cpu", torch.bfloat16 if half else torch.float32)
+    return measure_peak("cpu", torch.bfloat16 if half else torch.float32)
 
 
 def keras_images_per_s(python: Path, images: Path) -> float:

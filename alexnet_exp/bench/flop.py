@@ -1,8 +1,8 @@
-"""What a training step must compute, counted: 2 FLOP a multiply-add of convolutions and products, and nothing else.
+"""Counts the FLOP of a training step: 2 per multiply-add of convolutions and matrix products, and nothing else.
 
-An image's training step is the forward pass, the gradient of each layer's weights and the gradient of its input; the
-first layer's input is the image, of which no gradient is needed. Normalisation, pooling and activations are not
-counted, as is usual: they are why a step cannot reach the ceiling.
+Per image a step has the forward pass, the gradient of each layer's weights and the gradient of its input. The input of
+the first layer is the image, which needs no gradient. Normalization, pooling and activations are not counted, as is
+common practice; because of them a step cannot reach the peak.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexnet_exp.bench.layers import leaves
 from alexnet_exp.model.cost import Layer
 
-REST = "(in no module)"  # products that a network of the user's makes outside of its modules
+REST = "(in no module)"  # products that a user's network computes outside of its modules
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Flop:
 
 
 def counted(table: Iterable[Layer]) -> dict[str, Flop]:
-    """The FLOP of a training image by layer, of the layers that multiply."""
+    """Returns the FLOP of a training image for each layer with multiply-adds."""
     found: dict[str, Flop] = {}
     for layer in table:
         if layer.multiply_adds:
@@ -44,13 +44,13 @@ def counted(table: Iterable[Layer]) -> dict[str, Flop]:
 
 
 def counted_by_running(network: nn.Module, channels: int, size: int) -> dict[str, Flop]:
-    """The same of any network: torch counts the forward pass of two black images of `size` pixels, a module at a time.
+    """Returns the same for any network: torch counts the forward pass of two zero images of `size` pixels per module.
 
-    The backward pass is not run, but follows from it: torch's count of that takes the columns of a convolution for one,
-    and gives what belongs to a branch to its neighbour. The running statistics of batch norm are put back.
+    The backward pass is derived from it and not run: torch's count of it ignores the groups of a convolution, and adds
+    what belongs to one branch to another. The running statistics of batch norm are restored.
     """
     first = next(network.parameters())
-    images = torch.zeros(2, channels, size, size, device=first.device, dtype=first.dtype)  # batch norm needs two
+    images = torch.zeros(2, channels, size, size, device=first.device, dtype=first.dtype)  # batch norm needs two images
     state = {key: value.clone() for key, value in network.state_dict().items()}
     mode = FlopCounterMode(display=False)
     found: dict[str, Flop] = {}

@@ -1,8 +1,8 @@
-"""How long each layer takes, forward and backward, while the real step runs. In a pass of its own: noting takes time.
+"""Measures the time of each layer, forward and backward, during real steps. These steps are not counted elsewhere.
 
-Forward by hooks around each module. Backward by hooks of autograd's nodes: a layer's backward lasts from when the node
-of its output runs until the next layer's does, so its weights' gradients, and casts of them, are in it. Hooks of
-modules would not do: `register_full_backward_hook` forbids an activation that works in place.
+Forward times come from hooks around each module. Backward times come from hooks of autograd nodes: the backward pass of
+a layer lasts from the call of its output's node to that of the next layer, so it includes the gradients of its weights
+and casts of them. `register_full_backward_hook` is not used because it forbids activations that work in place.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from alexnet_exp.bench.timer import Clock
 from alexnet_exp.model import stage
 
-# Names that no layer has: the network as a whole, and what makes its input of bytes; both forward only.
+# Names that no layer has: the whole network, and the preprocessing; both forward only.
 NETWORK, PREPROCESS = "", "(preprocess)"
 
 
 @dataclass
 class LayerSeconds:
-    """Of one step: seconds of each module by name, forward (the whole network under `NETWORK`) and backward."""
+    """The seconds of each module in one step, forward (the whole network as `NETWORK`) and backward."""
 
     forward: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     backward: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class LayerTimes:
-    """Watches `network` and the other modules named in `beside`; `remove` takes every hook away again.
+    """Measures `network` and the modules in `beside`. `remove` removes all hooks.
 
-    exchanged: whether ranks exchange gradients at the end of the backward pass; that time is no layer's.
-    fused: whether stages run several modules in one kernel. A hook would make each run by itself, so that something
-    else than the step were timed: what runs together is watched together, as `conv1.norm+act+pool`.
+    exchanged: whether ranks exchange gradients at the end of the backward pass; that time belongs to no layer.
+    fused: whether stages run several modules in one kernel. These are measured together, as `conv1.norm+act+pool`,
+    because hooks would make each module run by itself.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LayerTimes:
     ):
         self.clock = clock
         self._forward: list[tuple[str, Any, Any]] = []
-        self._backward: list[tuple[str | None, Any]] = []  # what begins at each moment; None: nothing of a layer
+        self._backward: list[tuple[str | None, Any]] = []  # what starts at each moment; None: no layer
         self._nodes: dict[Any, str | None] = {}
         self._started: dict[str, Any] = {}
         self._handles: list[Any] = []
@@ -64,7 +64,7 @@ class LayerTimes:
             self._handles.append(watch(lambda _: self._begin(None)))
 
     def take(self, backward_end: Any) -> LayerSeconds:
-        """The step's seconds, once the device has settled; `backward_end` is when its backward pass was over."""
+        """Returns the seconds of the step. Call it after `Clock.settle`. backward_end: the end of the backward pass."""
         found = LayerSeconds()
         for name, start, end in self._forward:
             found.forward[name] += self.clock.seconds(start, end)
@@ -76,11 +76,11 @@ class LayerTimes:
         return found
 
     def forget(self) -> None:
-        """Drops what was noted of a step."""
+        """Discards what was recorded in a step."""
         self._forward, self._backward, self._nodes = [], [], {}
 
     def remove(self) -> None:
-        """Takes the hooks away."""
+        """Removes the hooks."""
         stage._next = self._next
         for handle in self._handles:
             handle.remove()
@@ -113,7 +113,7 @@ class LayerTimes:
         stage._next = watched
 
     def _at(self, node: Any, begins: str | None) -> None:
-        """Notes when `node` runs that `begins` begins there; what was said of a node first stands."""
+        """Records the start of `begins` when `node` runs; the first registration of a node counts."""
         if node is None or node in self._nodes:
             return
         self._nodes[node] = begins
@@ -127,25 +127,25 @@ class LayerTimes:
 
 
 def leaves(network: nn.Module) -> dict[str, nn.Module]:
-    """The modules that have none within them, by name, in order; each once."""
+    """Returns the modules without submodules by name, in order, each once."""
     named = {name: module for name, module in network.named_modules() if next(module.children(), None) is None}
     return {name or type(network).__name__: module for name, module in named.items()}
 
 
 def _within_stages(network: nn.Module) -> dict[str, nn.Module]:
-    """The leaves that are in a stage which may run several of them together."""
+    """Returns the leaves of stages that may run several of them in one kernel."""
     stages = [name for name, module in network.named_modules() if isinstance(module, stage.FusedStage)]
     return {name: leaf for name, leaf in leaves(network).items() if name.rpartition(".")[0] in stages}
 
 
 def _learned_first(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the first module that learns: their gradients come last."""
+    """Returns the parameters of the first module with trainable ones, whose gradients come last."""
     learned = ([each for each in leaf.parameters() if each.requires_grad] for leaf in leaves(network).values())
     return next(filter(None, learned), [])
 
 
 def _node(value: Any) -> Any:
-    """Autograd's node that made `value`, or the first tensor in it that has one; None where none has."""
+    """Returns the autograd node of `value`, or of the first tensor in it that has one; None if there is none."""
     if isinstance(value, Tensor):
         return value.grad_fn
     if isinstance(value, dict):

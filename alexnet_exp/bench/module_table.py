@@ -1,4 +1,4 @@
-"""The layer table of a network of the user's: its modules, their outputs and what they cost, seen in one pass."""
+"""Builds the layer table of a user's network: its modules, outputs and cost, from one forward pass."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from alexnet_exp.training.build import build_network
 
 
 def module_table(spec: UserClass, ends: Ends) -> tuple[list[Layer], str]:
-    """One row for each module that holds no other; shapes are empty for a module that was not called.
+    """Returns one row for each module without submodules, and why the network could not be run ("" if it could).
 
-    Also says why nothing could be run, in which case only parameters are counted: "" where it could. The network is
-    built and run without memory for its numbers (torch's meta device) where its class allows that.
+    The shape of a module that was not called is empty. If the network cannot be run, only parameters are counted. It is
+    built and run on torch's meta device, without memory for its values, if its class allows that.
     """
     try:
         return _table(spec, ends, "meta")
-    except Exception:  # whatever a class of the user's does not do without numbers
+    except Exception:  # a user's class may not support the meta device
         return _table(spec, ends, None)
 
 
@@ -36,7 +36,7 @@ def _table(spec: UserClass, ends: Ends, device: str | None) -> tuple[list[Layer]
     multiplied: dict[str, int] = {}
     failed = ""
     if ends.input_size is None:
-        failed = "the size of the images is not known"
+        failed = "the image size is unknown"
     else:
         handles = [leaf.register_forward_hook(_noted(shapes, name)) for name, leaf in leaves(network).items()]
         try:
@@ -69,6 +69,6 @@ def _noted(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None]
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:
-    """How many parameters, and how many of them are trained."""
+    """Returns the numbers of all and of trainable parameters."""
     parameters = list(module.parameters())
     return sum(each.numel() for each in parameters), sum(each.numel() for each in parameters if each.requires_grad)

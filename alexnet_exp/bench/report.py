@@ -1,4 +1,4 @@
-"""A measurement as lines for a terminal. No torch here."""
+"""Formats a measurement for a terminal. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Found = Mapping[str, Any]
 
 
 def lines(found: Found) -> Iterator[str]:
-    """The whole report: what ran and where, its speed, where the time goes; of several batch sizes the curve."""
+    """Yields the report: experiment and device, speed, and where the time goes; for several batch sizes a table."""
     yield from _heading(found)
     yield ""
     if "batches" in found:
@@ -20,9 +20,9 @@ def lines(found: Found) -> Iterator[str]:
         yield ""
         yield from _layers(found)
     elif found["compile"]:
-        yield "No times of layers: trainer.compile fuses them; write trainer.compile=false for them."
+        yield "Layers are not measured because trainer.compile fuses them; use trainer.compile=false to measure them."
     yield ""
-    yield f"Bound: {found['bound']}."
+    yield f"Bottleneck: {found['bound']}."
 
 
 def _heading(found: Found) -> Iterator[str]:
@@ -34,7 +34,7 @@ def _heading(found: Found) -> Iterator[str]:
     if found["data_note"]:
         yield found["data_note"]
     if found["left_out"]:
-        yield f"left out, since they work between epochs or are your own: callbacks {', '.join(found['left_out'])}"
+        yield f"not measured, because they run between epochs or are your own: callbacks {', '.join(found['left_out'])}"
 
 
 def _speed(found: Found) -> Iterator[str]:
@@ -54,8 +54,8 @@ def _speed(found: Found) -> Iterator[str]:
         yield f"{'FLOP':<22}{each:>9.3f} G an image, {whole:,.1f} G a step"
         yield f"{'achieved':<22}{found['gflops']:>9,.0f} GFLOP/s"
     if found["ceiling_gflops"]:
-        how = f"the best {found['dtype']} product, measured now"
-        yield f"{'ceiling':<22}{found['ceiling_gflops']:>9,.0f} GFLOP/s, {how}"
+        how = f"fastest {found['dtype']} matrix product, measured now"
+        yield f"{'peak':<22}{found['ceiling_gflops']:>9,.0f} GFLOP/s, {how}"
     if found["mfu"] is not None:
         yield f"{'MFU':<22}{found['mfu']:>9.1%}"
     whose = "of the process" if found["accelerator"] == "cpu" else "of the device"
@@ -86,7 +86,8 @@ def _curve(found: Found) -> Iterator[str]:
             f"{each['peak_memory_bytes'] / 2**20:>11,.0f}  {bar}"
         )
     if found["ceiling_gflops"]:
-        yield f"MFU: of {found['ceiling_gflops']:,.0f} GFLOP/s, the best {found['dtype']} product, measured now"
+        peak = f"{found['ceiling_gflops']:,.0f} GFLOP/s"
+        yield f"MFU: share of {peak}, the fastest {found['dtype']} matrix product, measured now"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,7 +1,7 @@
-"""The tables of a measurement: parts of the step, layers, and what is in no layer.
+"""Builds the tables of a measurement: parts of the step, layers, and time outside of layers.
 
-Each is the mean over the middle half of the steps, by their length: a disturbed step is left out with all its parts, so
-that the parts still sum to the whole, which medians of each would not.
+Values are means over the middle half of the steps by duration. A disturbed step is left out with all its parts, so the
+parts sum to the whole, which medians of each part would not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PARTS = (FORWARD, BACKWARD, OPTIMIZER, WAIT, AUGMENT, FRAMEWORK)
 
 
 def part_rows(steps: list[Step]) -> list[dict[str, Any]]:
-    """Milliseconds and share of each part of a step."""
+    """Returns milliseconds and share of each part of a step."""
     steps = _middle(steps)
     whole = _mean(step.seconds for step in steps)
     return [_row(part, _mean(step.parts.get(part, 0.0) for step in steps), whole) for part in PARTS]
@@ -28,9 +28,9 @@ def part_rows(steps: list[Step]) -> list[dict[str, Any]]:
 def layer_rows(
     steps: list[Step], kinds: Mapping[str, str], flop: Mapping[str, Flop], images: int
 ) -> list[dict[str, Any]]:
-    """Of each layer: milliseconds forward and backward, share of the step, GFLOP of `images`, and GFLOP/s.
+    """Returns for each layer milliseconds forward and backward, share of the step, GFLOP of `images`, and GFLOP/s.
 
-    In the network's order. Empty where no step was timed layer by layer.
+    In the order of the network. Empty if layers were not measured.
     """
     steps = _middle([step for step in steps if step.layers is not None])
     whole = _mean(step.seconds for step in steps)
@@ -40,7 +40,7 @@ def layer_rows(
     for name in names:
         forward = _mean(layers.forward.get(name, 0.0) for layers in timed)
         backward = _mean(layers.backward.get(name, 0.0) for layers in timed)
-        first = name.partition("+")[0]  # of what runs in one kernel, the layer
+        first = name.partition("+")[0]  # the layer of a fused kernel
         gflop = flop[first].all * images / 1e9 if first in flop else None
         both = forward + backward
         rows.append(
@@ -58,7 +58,7 @@ def layer_rows(
 
 
 def outside_rows(steps: list[Step]) -> list[dict[str, Any]]:
-    """Milliseconds and share of what is in no layer, in the steps that were timed layer by layer."""
+    """Returns milliseconds and share of what is in no layer, from the steps with measured layers."""
     steps = _middle([step for step in steps if step.layers is not None])
     timed = [(step, step.layers) for step in steps if step.layers is not None]
     whole = _mean(step.seconds for step, _ in timed)
@@ -81,13 +81,13 @@ def _of_layers(forward: Mapping[str, float]) -> float:
 
 
 def _middle(steps: list[Step]) -> list[Step]:
-    """The steps without their shortest and their longest quarter."""
+    """Returns the steps without the shortest and the longest quarter."""
     cut = len(steps) // 4
     return sorted(steps, key=lambda step: step.seconds)[cut : len(steps) - cut]
 
 
 def _row(name: str, seconds: float, whole: float) -> dict[str, Any]:
-    seconds = max(0.0, seconds)  # a difference of two moments may be less than nothing by their rounding
+    seconds = max(0.0, seconds)  # a difference of two times may be negative by rounding
     return {"name": name, "ms": 1e3 * seconds, "share": seconds / whole if whole else 0.0}
 
 

@@ -1,4 +1,4 @@
-"""One experiment's speed on this machine: built as training builds it, trained for a while, written nowhere."""
+"""Measures the training speed of an experiment: builds it as training does, trains some seconds, writes no run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from alexnet_exp import logs
 from alexnet_exp.bench.bottleneck import bound
 from alexnet_exp.bench.flop import Flop, counted, counted_by_running
 from alexnet_exp.bench.layers import PREPROCESS, LayerTimes, leaves
-from alexnet_exp.bench.peak_flops import measure_ceiling
+from alexnet_exp.bench.peak_flops import measure_peak
 from alexnet_exp.bench.rows import layer_rows, outside_rows, part_rows
-from alexnet_exp.bench.steps import COUNTED, FIRST, LAYERED, WARM, Steps, Timed, usual
+from alexnet_exp.bench.steps import COUNTED, FIRST, LAYERED, WARM, BenchSteps, Timed, usual
 from alexnet_exp.bench.timer import Clock, Stopwatch
 from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.config.validate import validate
@@ -45,10 +45,10 @@ from alexnet_exp.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
-FOUND = "bench.json"  # what rank 0 of several leaves for the process that started them
-DTYPES = {"64": torch.float64, "32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
-# Classes of torch's, in a network of the user's, as kinds of our layers.
-KINDS = {
+RESULT_FILE = "bench.json"  # rank 0 writes it for the parent process
+PRECISION_DTYPES = {"64": torch.float64, "32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
+# Kinds of torch's modules in a user's network.
+MODULE_KINDS = {
     **{f"Conv{n}d": "conv" for n in (1, 2, 3)},
     **{f"BatchNorm{n}d": "bn" for n in (1, 2, 3)},
     **{f"MaxPool{n}d": "pool" for n in (1, 2, 3)},
@@ -59,12 +59,12 @@ KINDS = {
     "LocalResponseNorm": "lrn",
     "Flatten": "flat",
 }
-WITHOUT_END = 10**6  # epochs: a schedule needs a number
+ENDLESS_EPOCHS = 10**6  # a schedule needs a number of epochs
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What is wanted: so many steps (None: by time), at each of these batch sizes (empty: the data's), with layers."""
+class BenchRequest:
+    """What to measure. steps: None: by time. batches: batch sizes; empty: that of the data."""
 
     steps: int | None = None
     batches: tuple[int, ...] = ()
@@ -72,17 +72,17 @@ class Ask:
 
 
 def bench_rank(container: Mapping[str, Any], folder: Path) -> Ending:
-    """One of several ranks: measures, and rank 0 leaves what was found in `folder`."""
+    """Measures on one of several ranks; rank 0 writes the result to `folder`."""
     logs.configure(None, rank())
     ask = container["ask"]
-    found = measure(validate(container["config"]), Ask(ask["steps"], tuple(ask["batches"]), ask["layers"]))
+    found = measure(validate(container["config"]), BenchRequest(ask["steps"], tuple(ask["batches"]), ask["layers"]))
     if rank() == 0:
-        (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
+        (folder / RESULT_FILE).write_text(json.dumps(found), encoding="utf-8")
     return Ending(Status.DONE, ExitCode.OK)
 
 
-def measure(config: Config, ask: Ask) -> dict[str, Any]:
-    """What `bench` tells, as plain containers; every rank takes part, and rank 0's is the whole truth."""
+def measure(config: Config, ask: BenchRequest) -> dict[str, Any]:
+    """Returns the result as plain containers. Every rank must call it; the result of rank 0 covers all ranks."""
     with stop_on_signals():
         experiment = build(config)
         placement = place(config.trainer, experiment.multiply_adds)
@@ -97,7 +97,7 @@ def measure(config: Config, ask: Ask) -> dict[str, Any]:
             _set_length(experiment, size, ask.steps)
             timed, trainer = _timed(experiment, placement, ask)
             found.append(_result(experiment, timed, flop, trainer))
-        dtype = DTYPES[placement.precision.partition("-")[0]]
+        dtype = PRECISION_DTYPES[placement.precision.partition("-")[0]]
         ceiling = _ceiling(torch.device(placement.accelerator), dtype)
         for each in found:
             each["ceiling_gflops"] = ceiling
@@ -107,10 +107,10 @@ def measure(config: Config, ask: Ask) -> dict[str, Any]:
         return about | ({"batches": found} if ask.batches else found[0])
 
 
-def _timed(experiment: Experiment, placement: Placement, ask: Ask) -> tuple[Timed, pl.Trainer]:
-    """Trains for a while by the run's own settings, but for its length, its validation and what is written."""
+def _timed(experiment: Experiment, placement: Placement, ask: BenchRequest) -> tuple[Timed, pl.Trainer]:
+    """Trains with the settings of the run, except for length, validation and files."""
     config = experiment.config
-    kept = {key: node for key, node in config.callbacks.items() if isinstance(node, Ema)}  # they work at each step
+    kept = {key: node for key, node in config.callbacks.items() if isinstance(node, Ema)}  # they run in every step
     device = torch.device(placement.accelerator)
     stopwatch = Stopwatch(Clock(device))
     layered = ask.layers and not ask.batches and not config.trainer.compile
@@ -122,7 +122,7 @@ def _timed(experiment: Experiment, placement: Placement, ask: Ask) -> tuple[Time
         ddp = placement.strategy == "ddp"
         return LayerTimes(stopwatch.clock, experiment.network, beside, exchanged=ddp, fused=fused)
 
-    steps = Steps(
+    steps = BenchSteps(
         stopwatch, ask.steps, watch if layered else None, lambda: memory_used(device), 1 / max(1, len(ask.batches))
     )
     trainer = build_trainer(endless(config.trainer), placement, [*build_callbacks(kept), steps, Recorder(None)], [])
@@ -133,23 +133,23 @@ def _timed(experiment: Experiment, placement: Placement, ask: Ask) -> tuple[Time
 
 
 def endless(trainer: Trainer) -> Trainer:
-    """The settings of a training that goes on until it is stopped, without validation."""
+    """Returns the settings of a training without validation and without an end."""
     off = ("min_epochs", "min_steps", "max_time", "limit_train_batches", "val_check_interval", "profiler")
     none = ("limit_val_batches", "num_sanity_val_steps", "overfit_batches", "reload_dataloaders_every_n_epochs")
-    length = {"max_epochs": WITHOUT_END, "max_steps": -1, "check_val_every_n_epoch": 1, "fast_dev_run": False}
+    length = {"max_epochs": ENDLESS_EPOCHS, "max_steps": -1, "check_val_every_n_epoch": 1, "fast_dev_run": False}
     changed: dict[str, Any] = {**dict.fromkeys(off), **dict.fromkeys(none, 0), **length}
     return replace(trainer, **changed)
 
 
 def _set_length(experiment: Experiment, batch: int | None, steps: int | None) -> None:
-    """Sets the batch size (None: as it is), and repeats few training images until all steps are of one epoch.
+    """Sets the batch size (None: unchanged), and repeats the training images so that one epoch has all steps.
 
-    An epoch's end is no step. The images are not copied. A data module of the user's is left as it is.
+    The images are not copied. A user's data module is not changed.
     """
     data = experiment.data
     if not isinstance(data, ImageData):
         if batch:
-            raise UserError("bench: --batch: a data module of your own says how large its batches are; leave it out")
+            raise UserError("bench: --batch: your own data module sets the batch size; leave it out")
         return
     data.spec.batch_size = batch or data.spec.batch_size
     each = data.spec.batch_size * experiment.config.trainer.accumulate_grad_batches
@@ -161,19 +161,19 @@ def _set_length(experiment: Experiment, batch: int | None, steps: int | None) ->
 
 
 def _flop(experiment: Experiment) -> dict[str, Flop]:
-    """FLOP of a training image on one rank, by layer."""
+    """Returns the FLOP of a training image on one rank, by layer."""
     if isinstance(experiment.spec, Network):
         columns = experiment.config.trainer.strategy == COLUMNS
         return counted(columns_layout.layers(experiment.spec) if columns else layers(experiment.spec))
     try:
         return counted_by_running(experiment.network, experiment.card["in_channels"], experiment.card["input_size"])
-    except Exception as error:  # whatever a network of the user's says of two random images
+    except Exception as error:  # a user's network may reject two zero images
         log.warning(f"FLOP not counted: {type(error).__name__}: {error}")
         return {}
 
 
 def _result(experiment: Experiment, timed: Timed, flop: Mapping[str, Flop], trainer: pl.Trainer) -> dict[str, Any]:
-    """The numbers of one batch size; the ceiling and what follows from it are not known yet."""
+    """Returns the measurements of one batch size, without the peak and what depends on it."""
     config, steps = experiment.config, usual(timed.counted)
     seconds = [step.seconds for step in steps]
     middle = statistics.median(seconds)
@@ -182,10 +182,10 @@ def _result(experiment: Experiment, timed: Timed, flop: Mapping[str, Flop], trai
     mine = steps[0].images
     if isinstance(experiment.data, ImageData):
         size = experiment.data.spec.batch_size
-        images = size * config.trainer.accumulate_grad_batches  # not `mine` times ranks: shares may be uneven
+        images = size * config.trainer.accumulate_grad_batches  # not `mine` times ranks, because the shares may differ
     else:
         size, images = None, mine * replicas(trainer)
-    # in columns every rank sees all images, and has its own part of each layer's work
+    # in columns every rank processes all images, and a part of each layer
     per_image = sum(each.all for each in flop.values()) * (trainer.world_size if columns else 1)
     layered = usual(timed.layered)
     parts = part_rows(steps)
@@ -212,25 +212,25 @@ def _result(experiment: Experiment, timed: Timed, flop: Mapping[str, Flop], trai
 
 
 def _kinds(experiment: Experiment) -> dict[str, str]:
-    """What kind each layer is: by its slot, of a network of stages, else by its class."""
+    """Returns the kind of each layer: its slot in a stage, or its class."""
     if isinstance(experiment.spec, Network):
         columns = experiment.config.trainer.strategy == COLUMNS
         table = columns_layout.layers(experiment.spec) if columns else layers(experiment.spec)
         return {layer.name: layer.kind for layer in table}
     return {
-        name: KINDS.get(type(module).__name__, type(module).__name__)
+        name: MODULE_KINDS.get(type(module).__name__, type(module).__name__)
         for name, module in leaves(experiment.network).items()
     }
 
 
 def _ceiling(device: torch.device, dtype: torch.dtype) -> float | None:
-    """GFLOP/s of all ranks together, each measured while the others are; None where there are no such products."""
+    """Returns the GFLOP/s of all ranks, measured at the same time; None if the device has no such products."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
     try:
-        mine: float | None = measure_ceiling(device, dtype)
+        mine: float | None = measure_peak(device, dtype)
     except RuntimeError as error:
-        log.warning(f"ceiling not measured: {error}")
+        log.warning(f"peak not measured: {error}")
         mine = None
     if not (dist.is_available() and dist.is_initialized()):
         return mine
@@ -241,7 +241,7 @@ def _ceiling(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def _workers(experiment: Experiment) -> str | None:
-    """`data.workers` where images are decoded as they are needed, else None."""
+    """Returns `data.workers` if images are decoded while training, else None."""
     data = experiment.data
     if isinstance(data, ImageData) and not isinstance(data.source.train, StreamedSplit):
         return None
@@ -250,12 +250,12 @@ def _workers(experiment: Experiment) -> str | None:
 
 
 def _about(experiment: Experiment, placement: Placement, dtype: torch.dtype, memory: str) -> dict[str, Any]:
-    """What was measured, where, and on which path."""
+    """Returns what was measured, on which device and with which kernels."""
     config = experiment.config
-    said = {key: getattr(node, "name", "") for key, node in (("model", config.model), ("data", config.data))}
+    names = {key: getattr(node, "name", "") for key, node in (("model", config.model), ("data", config.data))}
     left_out = [key for key, node in config.callbacks.items() if not isinstance(node, Ema)]
     return {
-        **said,
+        **names,
         "optim": getattr(config.optim, "name", ""),
         "parameters": sum(parameter.numel() for parameter in experiment.module.parameters()),
         "device": placement.device_name,

@@ -1,4 +1,4 @@
-"""Training steps of the real Trainer, timed: some to warm up, then those that count, then some layer by layer."""
+"""Times training steps of the real Trainer: warm-up steps, counted steps, and steps with measured layers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torch import Tensor
 from alexnet_exp.bench.layers import LayerSeconds, LayerTimes
 from alexnet_exp.bench.timer import BACKWARD, OPTIMIZER, ZERO, Span, Stopwatch
 
-FIRST = 2  # steps before the length of a step is known: the first one loads kernels, and compiles
-# Seconds to spend, and the least and the most steps, on warming up further, on what counts, and on the layers.
+FIRST = 2  # steps before the duration of a step is known; the first one loads kernels and compiles
+# Seconds, least and most steps of the further warm-up, of the counted steps, and of those with measured layers.
 WARM, COUNTED, LAYERED = (1.0, 1, 8), (8.0, 3, 1000), (4.0, 2, 40)
 FRAMEWORK = "framework"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many steps follow the first two."""
+class BenchPlan:
+    """The numbers of steps after the first two."""
 
     warm: int
     counted: int
     layered: int
 
     @classmethod
-    def of(cls, step: float, steps: int | None, layers: bool, part: float) -> Plan:
-        """For steps of `step` seconds, within `part` of the time there is; `steps`: the number that was asked for."""
+    def of(cls, step: float, steps: int | None, layers: bool, part: float) -> BenchPlan:
+        """Returns the plan for steps of `step` seconds. steps: requested number. part: share of the time to use."""
 
         def fitting(seconds: float, least: int, most: int) -> int:
             return max(least, min(most, int(seconds * part / max(step, 1e-6))))
@@ -41,7 +41,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: seconds, those of its parts, and this rank's images. first: it is the first of an epoch."""
+    """One optimizer step: its seconds, those of its parts, and the images of this rank. first: of an epoch."""
 
     seconds: float
     parts: dict[str, float]
@@ -51,8 +51,8 @@ class Step:
 
 
 @dataclass
-class _Noted:
-    """A step before its moments are read."""
+class _RecordedStep:
+    """A step whose times have not been read yet."""
 
     start: Any
     end: Any
@@ -63,7 +63,7 @@ class _Noted:
 
 @dataclass
 class Timed:
-    """What was measured. first_seconds: of the very first step, which compiles; memory: the most in use, bytes."""
+    """The measured steps. first_seconds: of the first step, which compiles. memory: peak, in bytes."""
 
     first_seconds: float = 0.0
     warm_seconds: float = 0.0
@@ -73,11 +73,11 @@ class Timed:
     memory: int = 0
 
 
-class Steps(pl.Callback):
-    """Runs the plan within a Trainer whose profiler is `stopwatch`, and stops the fit at its end; see `timed`.
+class BenchSteps(pl.Callback):
+    """Runs the plan in a Trainer whose profiler is `stopwatch`, and stops the fit at its end. The result is `timed`.
 
-    layers: makes the layers' watch when its time has come; None where they are not asked for.
-    memory: the bytes in use at the most, when asked. part: of the time there is.
+    layers: creates the measurement of layers; None: layers are not measured. memory: returns the peak memory in bytes.
+    part: share of the time to use.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Steps(pl.Callback):
         self.stopwatch, self.clock = stopwatch, stopwatch.clock
         self.timed = Timed()
         self._wanted, self._layers, self._memory, self._part = steps, layers, memory, part
-        self._plan: Plan | None = None
+        self._plan: BenchPlan | None = None
         self._watch: LayerTimes | None = None
-        self._noted: list[_Noted] = []
+        self._noted: list[_RecordedStep] = []
         self._last: Any = None
         self._images = self._done = 0
         self._first = True
@@ -113,7 +113,7 @@ class Steps(pl.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         end = self.clock.mark()
-        noted = _Noted(self._last, end, self.stopwatch.take(), self._images, self._first)
+        noted = _RecordedStep(self._last, end, self.stopwatch.take(), self._images, self._first)
         self._last, self._images, self._first, self._done = end, 0, False, self._done + 1
         self._take(noted, trainer)
 
@@ -121,7 +121,7 @@ class Steps(pl.Callback):
         if self._watch is not None:
             self._watch.remove()
 
-    def _take(self, noted: _Noted, trainer: pl.Trainer) -> None:
+    def _take(self, noted: _RecordedStep, trainer: pl.Trainer) -> None:
         if self._plan is None:
             self._warm_up(noted, trainer)
             return
@@ -141,16 +141,18 @@ class Steps(pl.Callback):
         if self._done == counted + self._plan.layered:
             trainer.should_stop = True
         if self._done in (FIRST + self._plan.warm, counted):
-            self._last = self.clock.mark()  # what was done here just now is no step's
+            self._last = self.clock.mark()  # the work of this callback belongs to no step
 
-    def _warm_up(self, noted: _Noted, trainer: pl.Trainer) -> None:
+    def _warm_up(self, noted: _RecordedStep, trainer: pl.Trainer) -> None:
         self.clock.settle()
         if self._done == 1:
             self.timed.first_seconds = self.clock.seconds(noted.start, noted.end)
         if self._done == FIRST:
             second = self.clock.seconds(noted.start, noted.end)
-            # ranks stop together: what one of them makes of its time holds for all
-            self._plan = trainer.strategy.broadcast(Plan.of(second, self._wanted, self._layers is not None, self._part))
+            # all ranks use the plan of rank 0, so that they stop together
+            self._plan = trainer.strategy.broadcast(
+                BenchPlan.of(second, self._wanted, self._layers is not None, self._part)
+            )
 
     def _begin_counting(self) -> None:
         self.clock.settle()
@@ -158,24 +160,29 @@ class Steps(pl.Callback):
         if self.clock.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.clock.device)
 
-    def _take_layers(self, noted: _Noted) -> None:
+    def _take_layers(self, noted: _RecordedStep) -> None:
         assert self._watch is not None
         assert self._plan is not None
         self.clock.settle()
         ended = [span.end for span in noted.spans if span.part == BACKWARD]
-        alone = len(ended) == 1  # of a step of several batches, the nodes of all of them are noted as one
+        alone = len(ended) == 1  # the nodes of several accumulated batches cannot be told apart
         step = self._read(noted, self._watch.take(ended[-1]) if alone else None)
         if not alone:
             self._watch.forget()
-        if self._done > FIRST + self._plan.warm + self._plan.counted + 1:  # the first one met the hooks anew
+        if (
+            self._done > FIRST + self._plan.warm + self._plan.counted + 1
+        ):  # the first one includes the registration of hooks
             self.timed.layered.append(step)
 
-    def _read(self, noted: _Noted, layers: LayerSeconds | None = None) -> Step:
+    def _read(self, noted: _RecordedStep, layers: LayerSeconds | None = None) -> Step:
         seconds = self.clock.seconds(noted.start, noted.end)
         return Step(seconds, self._parts(noted, seconds), noted.images, noted.first, layers)
 
-    def _parts(self, noted: _Noted, whole: float) -> dict[str, float]:
-        """Seconds of each part, which sum to the whole; the optimizer's own span holds forward and backward too."""
+    def _parts(self, noted: _RecordedStep, whole: float) -> dict[str, float]:
+        """Returns the seconds of each part, which sum to the whole.
+
+        The span of the optimizer includes the other parts.
+        """
         parts: dict[str, float] = {}
         inside = 0.0
         for span in noted.spans:
@@ -187,7 +194,7 @@ class Steps(pl.Callback):
 
 
 def usual(steps: list[Step]) -> list[Step]:
-    """The steps of the usual number of images that are not the first of an epoch: all steps, where none is."""
+    """Returns the steps with the most common number of images, except the first of an epoch; all if none is left."""
     often = Counter(step.images for step in steps).most_common(1)
     kept = [step for step in steps if step.images == often[0][0] and not step.first] if often else []
     return kept or steps

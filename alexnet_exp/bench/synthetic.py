@@ -1,4 +1,4 @@
-"""Random images in place of data that is not there: a speed can be measured all the same, and nothing is downloaded."""
+"""Replaces data that are not on this machine with random images, so that speed can be measured without a download."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from alexnet_exp.data.cifar import is_available
 from alexnet_exp.data.info import data_info
 from alexnet_exp.data.spec import Cifar, Data, ImageNet
 
-BYTES = 64 << 20  # of the images that are made
+MAX_BYTES = 64 << 20  # of the random images
 IMAGENET_CLASSES = 1000
 
 
 def stand_in(config: Config, container: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The composed configuration with random images of the data's shape, and a line that says so.
+    """Returns the configuration with random images of the data's shape, and a line that reports it.
 
-    As it is, and an empty line, where the data is there, and where it does not tell its shape before it is.
+    If the data exist, or their shape is unknown without them, the configuration is unchanged and the line empty.
     """
     spec = config.data
     if isinstance(spec, Cifar) and not is_available(spec):
@@ -34,12 +34,12 @@ def stand_in(config: Config, container: Mapping[str, Any]) -> tuple[dict[str, An
         "size": size,
         "channels": 3,
         "classes": classes,
-        "n": max(64, min(50_000, BYTES // (3 * size * size))),
+        "n": max(64, min(50_000, MAX_BYTES // (3 * size * size))),
         "crop": crop,
         "subset": None,
-        "val": "test" if spec.has_val else "none",  # what monitors the validation finds one
-        "pca": "none" if str(spec.pca) == "none" else "imagenet",  # nothing is fitted to noise
+        "val": "test" if spec.has_val else "none",  # callbacks that monitor the validation set need one
+        "pca": "none" if str(spec.pca) == "none" else "imagenet",  # no principal components of noise
     }
     decoding = ", so decoding is not measured" if isinstance(spec, ImageNet) else ""
-    line = f"data={spec.name} is not here: random images of {size}x{size} in its place, from memory{decoding}"
+    line = f"data={spec.name} is not on this machine; random images of {size}x{size} from memory replace it{decoding}"
     return {**container, "data": kept | made}, line

@@ -1,7 +1,7 @@
-"""Moments of a device's own time, and how long Lightning's parts of a step take in it.
+"""Times the parts of Lightning's training step in the time of the device.
 
-On a GPU a moment is an event in its stream: nothing waits for it, so that measuring does not slow down what is
-measured; the time between two of them is read once all is done. On the CPU it is the processor's clock.
+On a GPU a mark is an event in its stream. Nothing waits for it, so the measurement does not slow down the step; the
+time between two marks is read at the end. On the CPU a mark is a time of the system clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pytorch_lightning.profilers import Profiler
 
 WAIT, AUGMENT, FORWARD, BACKWARD, OPTIMIZER = "data wait", "augmentation", "forward", "backward", "optimizer"
 ZERO = "zero_grad"
-# Lightning's names of what it does in a step: who does it (before the bracket), and what.
+# Lightning's names of the actions of a step: who does it (in brackets) and what.
 ACTIONS = {
     ("", "train_dataloader_next"): WAIT,
     ("Strategy", "batch_to_device"): AUGMENT,
@@ -27,13 +27,13 @@ ACTIONS = {
 
 
 class Clock:
-    """Gives moments, and the seconds between two of them, which are known after `settle`."""
+    """Records marks, and returns the seconds between two of them after `settle`."""
 
     def __init__(self, device: torch.device):
         self.device = device
 
     def mark(self) -> Any:
-        """This moment, in the device's own time."""
+        """Returns a mark of the current time of the device."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self.device))
@@ -43,18 +43,18 @@ class Clock:
         return time.perf_counter()
 
     def seconds(self, start: Any, end: Any) -> float:
-        """From one moment to a later one."""
+        """Returns the seconds from one mark to a later one."""
         return float(start.elapsed_time(end) / 1000 if self.device.type == "cuda" else end - start)
 
     def settle(self) -> None:
-        """Waits until the device has done all that it was given."""
+        """Waits until the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 @dataclass(frozen=True)
 class Span:
-    """From `start` to `end` the step was at `part`; `inside`: within the optimizer's own span."""
+    """The time from `start` to `end` of a `part`. inside: whether it is within the span of the optimizer."""
 
     part: str
     start: Any
@@ -63,12 +63,12 @@ class Span:
 
 
 class Stopwatch(Profiler):
-    """Notes when the parts of a step begin and end; all else that Lightning tells a profiler costs it one look-up."""
+    """A profiler of Lightning that records the spans of a step's parts; other actions cost one dictionary lookup."""
 
     def __init__(self, clock: Clock):
         super().__init__()
         self.clock = clock
-        self._parts: dict[str, str | Literal[False]] = {}  # by Lightning's whole names
+        self._parts: dict[str, str | Literal[False]] = {}  # by Lightning's full action names
         self._open: dict[str, Any] = {}
         self._spans: list[Span] = []
 
@@ -86,7 +86,7 @@ class Stopwatch(Profiler):
             self._spans.append(Span(part, start, self.clock.mark(), OPTIMIZER in self._open))
 
     def take(self) -> list[Span]:
-        """What was noted since the last call."""
+        """Returns the spans recorded since the last call."""
         taken, self._spans = self._spans, []
         return taken
 

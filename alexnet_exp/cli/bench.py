@@ -48,13 +48,13 @@ def run(arguments: list[str]) -> int:
 def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
     """Returns the measurement and the exit code; None after a failure and on ranks other than 0."""
     from alexnet_exp import logs
-    from alexnet_exp.bench.run import FOUND, Ask, bench_rank, measure
+    from alexnet_exp.bench.run import RESULT_FILE, BenchRequest, bench_rank, measure
     from alexnet_exp.processes.ranks import is_rank, rank
     from alexnet_exp.training.devices import check_ranks, device_count, select_devices
     from alexnet_exp.training.launch import run_ranks
 
     config = fitted(container)
-    ask = Ask(given.steps, tuple(given.batch or ()), not given.no_layers)
+    ask = BenchRequest(given.steps, tuple(given.batch or ()), not given.no_layers)
     accelerator, devices, _ = select_devices(config.trainer)
     check_ranks(config)
     if config.trainer.num_nodes > 1 and not is_rank():
@@ -68,7 +68,7 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
         backend = "nccl" if accelerator == "cuda" else "gloo"
         ending = run_ranks(bench_rank, device_count(devices), backend, both, Path(scratch))
         if ending.code == ExitCode.OK:
-            return json.loads((Path(scratch) / FOUND).read_text(encoding="utf-8")), ExitCode.OK
+            return json.loads((Path(scratch) / RESULT_FILE).read_text(encoding="utf-8")), ExitCode.OK
     if ending.code == ExitCode.BAD_INPUT:
         raise UserError(ending.reason)
     print("interrupted" if ending.code == ExitCode.INTERRUPTED else escape_controls(ending.reason), file=sys.stderr)

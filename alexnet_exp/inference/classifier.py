@@ -1,4 +1,4 @@
-"""A run's network and preprocessing again, from its checkpoint alone: for `predict`, `export`, and from Python."""
+"""Loads the network and the preprocessing of a run from its checkpoint."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from alexnet_exp.runs.reader import read_config
 from alexnet_exp.training.build import Experiment, build, build_network
 from alexnet_exp.training.checkpoints.format import CARD, inference_weights, read_checkpoint, refuse_another_network
 
-BATCH = 32  # images that `predict` holds at a time
+BATCH_SIZE = 32  # images that `predict` has in memory at a time
 
 
 class Classifier(nn.Module):
-    """A trained network that takes bytes: uint8 [N, C, H, W] of `input_size` pixels a side, to logits [N, classes].
+    """A trained network: images uint8 [N, C, H, W] of `input_size` pixels a side to logits [N, classes].
 
     `classes`: the names, in the order of the logits. `predict` takes image files of any size. A network that was
-    trained on floats of a user's data module takes such floats (`dtype`), and no image files.
+    trained on the floats of a user's data module takes such floats (`dtype`) and no image files.
     """
 
     def __init__(self, network: nn.Module, preprocess: Preprocess, card: dict[str, Any], source: Path):
@@ -52,12 +52,12 @@ class Classifier(nn.Module):
 
     @property
     def takes(self) -> str:
-        """The images that a batch must have, in words."""
+        """The type and shape of a batch of images, as text."""
         name = str(self.dtype).removeprefix("torch.")
         return f"{name} [N, {', '.join(map(str, self.shape))}]"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, classes]; raises `UserError` for images of another type, or with other channels."""
+        """Returns logits [N, classes]. Raises UserError for images of another type or shape."""
         typed = images.dtype == self.dtype or (self.dtype.is_floating_point and images.is_floating_point())
         if not typed or images.ndim != 4 or images.shape[1] != self.in_channels:
             raise self._refuse(images)
@@ -71,32 +71,30 @@ class Classifier(nn.Module):
 
     def _refuse(self, images: Tensor) -> UserError:
         given = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
-        return UserError(f"{self.source}: takes {self.takes}, and got {given}")
+        return UserError(f"{self.source}: needs images {self.takes}; got {given}")
 
     def predict(self, paths: str | Path | Sequence[str | Path]) -> Tensor:
-        """Class probabilities [N, classes] of image files, or of one, cropped as in the run's own test.
+        """Returns class probabilities [N, classes] of one or more image files, cropped as in the run's test.
 
-        The images are read and classified in batches of 32. Raises `UserError` as `each` does.
+        Images are read and classified in batches of 32. Raises UserError as `each` does.
         """
         paths = [paths] if isinstance(paths, str | Path) else paths
         found = list(self.each(paths))
         return torch.stack(found) if found else torch.empty(0, len(self.classes))
 
     def each(self, paths: Sequence[str | Path]) -> Iterator[Tensor]:
-        """Class probabilities [classes] of one image file after another; one batch of images is in memory at a time.
+        """Yields class probabilities [classes] of each image file, with one batch of images in memory at a time.
 
-        Raises `UserError` where the network was trained on floats: only the user's data module knows how to make them.
+        Raises UserError if the network was trained on floats, which only the user's data module can make.
         """
         if self.dtype.is_floating_point:
-            told = f"was trained on floats of {self.data}, which image files would have to become as they did there"
-            raise UserError(f"{self.source}: {told}; in Python, alexnet_exp.load(RUN)(images) takes such images")
+            reason = f"was trained on floats of {self.data} and cannot read image files"
+            raise UserError(f"{self.source}: {reason}; in Python use alexnet_exp.load(RUN)(images)")
         if self.shape[1] != self.shape[2]:
-            told = "image files are cut to squares, and its images were none"
-            raise UserError(
-                f"{self.source}: takes {self.takes}: {told}; alexnet_exp.load(RUN)(images) takes such images"
-            )
-        for start in range(0, len(paths), BATCH):
-            yield from self._batch(paths[start : start + BATCH])
+            reason = f"needs images {self.takes}, but image files are cropped to squares"
+            raise UserError(f"{self.source}: {reason}; in Python use alexnet_exp.load(RUN)(images)")
+        for start in range(0, len(paths), BATCH_SIZE):
+            yield from self._batch(paths[start : start + BATCH_SIZE])
 
     @torch.inference_mode()
     def _batch(self, paths: Sequence[str | Path]) -> Tensor:
@@ -110,10 +108,10 @@ class Classifier(nn.Module):
 
 
 def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> Classifier:
-    """The network of `run` (a folder, `last`, or a unique prefix) in evaluation mode, on the CPU.
+    """Returns the network of `run` (a folder, `last`, or a unique prefix) in evaluation mode, on the CPU.
 
-    `checkpoint`: best (last where there is no best), last, or a checkpoint's file. Raises `UserError` when it is not
-    there, damaged, or of something else.
+    `checkpoint`: best (last if there is no best), last, or a file. Raises UserError if the checkpoint is missing,
+    damaged, or not one of the run.
     """
     folder = find(str(run), outputs, trained=True)
     path = checkpoint_path(folder, checkpoint)
@@ -121,42 +119,42 @@ def load(run: str | Path, checkpoint: str = "best", outputs: Path = OUTPUTS) -> 
     card = content[CARD]
     model = read_config(folder).get("model")
     if not isinstance(model, Mapping):
-        raise UserError(f"{folder / '.hydra' / 'config.yaml'}: not the configuration of a run: it has no model")
+        raise UserError(f"{folder / '.hydra' / 'config.yaml'}: not the configuration of a run: no model")
     refuse_another_network(path, card["model"], model, folder)
     if card["input_size"] is None:
-        raise UserError(f"{path}: does not say the size of its images; load it by a program of your own")
+        raise UserError(f"{path}: does not record the size of its images; load it with your own code")
     network, preprocess = _network(card, path)
     classifier = Classifier(network, preprocess, card, path)
     try:
         classifier.load_state_dict(inference_weights(content))
     except RuntimeError as error:
         first = textwrap.shorten(str(error).splitlines()[-1], 120, placeholder=" ...")
-        raise UserError(f"{path}: its weights are not of the network it names ({first})") from None
+        raise UserError(f"{path}: its weights do not match its network ({first})") from None
     return classifier.eval()
 
 
 def rebuilt(config: Config) -> Experiment:
-    """A run's experiment built again from its configuration, its data not open yet; a checkpoint gives the weights."""
+    """Returns a run's experiment built from its configuration, without data and the weights of its checkpoint."""
     if getattr(config.model, "weights", None) is not None:
-        config.model.weights = None  # the checkpoint has them; the file that they started from may be gone
+        config.model.weights = None  # the checkpoint has the weights; the initial file may not exist anymore
     return build(config)
 
 
 def _grey(images: Tensor) -> Tensor:
-    """RGB [N, 3, H, W] to its luma [N, 1, H, W] (ITU-R BT.601), both uint8."""
+    """Returns the luma [N, 1, H, W] of RGB [N, 3, H, W] by ITU-R BT.601, both uint8."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True).round().to(torch.uint8)
 
 
 def _network(card: dict[str, Any], path: Path) -> tuple[nn.Module, Preprocess]:
-    """The network of a card that was checked, with weights of its own; raises `UserError` where there can be none."""
+    """Returns the network of a checked card with initial weights. Raises UserError if it cannot be built."""
     ends, node = Ends(card["input_size"], card["in_channels"], len(card["classes"]), 1.0), dict(card["model"])
     if TARGET in node:
         return build_network(UserClass("model", node, "model"), ends)
-    node["weights"] = None  # they are in the checkpoint; the file they came from may be gone
+    node["weights"] = None  # the checkpoint has the weights; the initial file may not exist anymore
     try:
         return build_network(typed(Network, node, "model"), ends)
-    # of a card that was changed: settings that are none, and sizes that no memory holds
+    # for a manipulated card: invalid settings, and sizes that do not fit in memory
     except (UserError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         first = textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 120, placeholder=" ...")
         raise UserError(f"{path}: its network cannot be built ({first})") from None

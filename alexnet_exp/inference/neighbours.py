@@ -1,7 +1,6 @@
-"""Images as examples of what a network does: what it says of them, and which training images it finds alike.
+"""Draws example images with their predictions, and finds the nearest training images, as in the paper's Figure 4.
 
-What the paper's Figure 4 shows. Distances are between the features of the last hidden layer: what the last fully
-connected layer is given.
+Distances are between features of the last hidden layer: the inputs of the last fully connected layer.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from alexnet_exp.inference.classifier import Classifier
 from alexnet_exp.seeds import derive
 from alexnet_exp.training.datamodule import ImageData
 
-LOOKED_AT = 512  # images that are classified to find right and wrong ones
-BATCH = 64
+MAX_CLASSIFIED = 512  # images that are classified to find correct and wrong predictions
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N images of a split: their `indices` in it [N], uint8 [N, C, S, S] as evaluated, `labels` [N].
+    """N images of a split: `indices` in it [N], `images` uint8 [N, C, S, S] as evaluated, `labels` [N].
 
-    `probabilities` [N, classes] are the network's. `how` says in words how they were chosen.
+    `probabilities` [N, classes] are the network's. `how`: how they were drawn, as text.
     """
 
     indices: Tensor
@@ -36,11 +35,11 @@ class Examples:
 
     @property
     def right(self) -> Tensor:
-        """Which ones the network names rightly: bool [N]."""
+        """Whether each prediction is correct: bool [N]."""
         return self.probabilities.argmax(1) == self.labels
 
     def first(self, count: int) -> Examples:
-        """The first `count` of them."""
+        """Returns the first `count` of them."""
         return Examples(
             self.indices[:count], self.images[:count], self.labels[:count], self.probabilities[:count], self.how
         )
@@ -48,55 +47,52 @@ class Examples:
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each of N images the k nearest of M others, nearest first: their `places` [N, k] among the M, `distances`."""
+    """The k nearest of M images to each of N images: `places` [N, k] among the M, and `distances`, nearest first."""
 
     places: Tensor
     distances: Tensor
 
 
 def classify(classifier: Classifier, data: ImageData, split: str, indices: Tensor) -> Examples:
-    """The images of `split` at `indices`, with what the network says of them.
-
-    Raises `UserError` for an index that the split has not got.
-    """
+    """Returns the images of `split` at `indices` with their predictions. Raises UserError for an invalid index."""
     images = data.split(split)
     beyond = [index for index in indices.tolist() if not 0 <= index < len(images)]
     if beyond:
-        raise UserError(f"--images {beyond[0]}: there are {len(images):,} {split} images; write 0 to {len(images) - 1}")
+        raise UserError(f"--images {beyond[0]}: there are {len(images):,} {split} images; give 0 to {len(images) - 1}")
     seen = data.centred(images.images(indices))
     return Examples(indices, seen, images.labels[indices].cpu(), _probabilities(classifier, seen))
 
 
 def draw(classifier: Classifier, data: ImageData, split: str, count: int, seed: int) -> Examples:
-    """`count` images of `split` in a random order of `seed`: rightly and wrongly named ones by turns.
+    """Returns `count` images of `split` in a random order of `seed`, with correct and wrong predictions in turn.
 
-    As many of either as there are among the first 512 of that order; where one kind runs out, the other fills up.
+    They come from the first 512 images of that order; if one kind runs out, the other fills up.
     """
     n = len(data.split(split))
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "examples")))[:LOOKED_AT]
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "examples")))[:MAX_CLASSIFIED]
     kinds: dict[bool, list[int]] = {True: [], False: []}
     half = -(-count // 2)
-    looked = 0
-    for part in torch.split(order, BATCH):
+    classified = 0
+    for part in torch.split(order, BATCH_SIZE):
         right = classify(classifier, data, split, part).right
         for index, is_right in zip(part.tolist(), right.tolist(), strict=True):
             kinds[is_right].append(index)
-        looked += len(part)
+        classified += len(part)
         if min(map(len, kinds.values())) >= half:
             break
     chosen = _by_turns(kinds[True], kinds[False], min(count, n))
-    how = f"right and wrong ones by turns, the first among {looked:,} in a random order (seed {seed})"
+    how = f"correct and wrong in turn, from the first {classified:,} in a random order, seed {seed}"
     return replace(classify(classifier, data, split, torch.tensor(chosen, dtype=torch.int64)), how=how)
 
 
 def nearest(
     features: Callable[[Tensor], Tensor], images: Tensor, others: Iterable[Tensor], k: int, own: Tensor | None = None
 ) -> Nearest:
-    """The k nearest of `others` (batches uint8 [B, C, S, S]) to each of `images` [N, C, S, S].
+    """Returns the k nearest of `others` (batches uint8 [B, C, S, S]) to each of `images` [N, C, S, S].
 
-    Euclidean distance of their `features` (float64 [B, F] of a batch), from the differences themselves; of equal
-    distances the earlier one is nearer. Only a batch's features are in memory at a time. `own` [N]: each image's own
-    place among the others, which is left out; -1 for none.
+    Euclidean distance of their `features` (float64 [B, F] of a batch), computed from differences; of equal distances
+    the earlier one is nearer. Only the features of one batch are in memory at a time. `own` [N]: the place of each
+    image among the others, which is left out; -1 for none.
     """
     wanted = features(images)
     places = torch.empty((len(images), 0), dtype=torch.int64)
@@ -116,10 +112,10 @@ def nearest(
 
 
 class Features:
-    """What the last fully connected layer of a network is given, in evaluation mode: images to float64 [N, F].
+    """Computes the inputs of the last fully connected layer in evaluation mode: images to float64 [N, F].
 
-    In AlexNet what fc7 puts out, behind its ReLU. `layer`: that last layer's name; `size`: F. Raises `UserError` for a
-    network without such a layer.
+    In AlexNet these are the outputs of fc7 after ReLU. `layer`: the name of the last layer; `size`: F. Raises UserError
+    for a network without a fully connected layer.
     """
 
     def __init__(self, classifier: Classifier):
@@ -127,7 +123,7 @@ class Features:
             (name, module) for name, module in classifier.network.named_modules() if isinstance(module, nn.Linear)
         ]
         if not linear:
-            raise UserError("the network has no fully connected layer whose input could be compared")
+            raise UserError("the network has no fully connected layer, whose inputs are compared")
         name, self._last = linear[-1]
         self.layer = name.removesuffix(".fc")
         self.size = self._last.in_features
@@ -138,7 +134,7 @@ class Features:
         seen: list[Tensor] = []
         hook = self._last.register_forward_pre_hook(lambda module, given: seen.append(given[0].flatten(1)))
         try:
-            for part in torch.split(images, BATCH):
+            for part in torch.split(images, BATCH_SIZE):
                 self._classifier(part.to(_device(self._classifier)))
         finally:
             hook.remove()
@@ -148,7 +144,10 @@ class Features:
 def _probabilities(classifier: Classifier, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.cat(
-            [classifier(part.to(_device(classifier))).float().softmax(1).cpu() for part in torch.split(images, BATCH)]
+            [
+                classifier(part.to(_device(classifier))).float().softmax(1).cpu()
+                for part in torch.split(images, BATCH_SIZE)
+            ]
         )
 
 
@@ -157,7 +156,7 @@ def _device(classifier: Classifier) -> torch.device:
 
 
 def _by_turns(first: list[int], second: list[int], count: int) -> list[int]:
-    """`count` of both, by turns while both last, then of what is left."""
+    """Returns `count` items of both lists in turn, then the rest of the longer one."""
     both = [each for pair in zip(first, second, strict=False) for each in pair]
     short = min(len(first), len(second))
     return (both + first[short:] + second[short:])[:count]

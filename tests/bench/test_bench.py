@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.bench import run as bench_run
-from alexnet_exp.bench.run import KINDS
-from alexnet_exp.bench.steps import Plan, Step, usual
+from alexnet_exp.bench.run import MODULE_KINDS
+from alexnet_exp.bench.steps import BenchPlan, Step, usual
 from alexnet_exp.kernels.native import native
 
 TINY = "data.batch_size=16 model.width=0.05 trainer=cpu --steps 3"
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(work)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(bench_run, "measure_ceiling", lambda *_: 100.0)
+    monkeypatch.setattr(bench_run, "measure_peak", lambda *_: 100.0)
     return work
 
 
@@ -142,7 +142,7 @@ def test_data_that_is_not_there_is_made_up_and_said(
     monkeypatch.setattr(bench_run, "build", noted)
     found = bench(f"{overrides} {TINY} --no-layers")
     name = overrides.split()[0].removeprefix("data=")
-    assert found["data_note"].startswith(f"data={name} is not here: random images of {size}x{size}")
+    assert found["data_note"].startswith(f"data={name} is not on this machine; random images of {size}x{size}")
     assert ("decoding is not measured" in found["data_note"]) == (name == "imagenet")
     (experiment,) = built
     assert experiment.data.source.train.shape == (3, size, size)
@@ -227,7 +227,7 @@ def test_a_network_of_the_users_is_counted_by_torch(own: str, bench: Bench) -> N
     conv, last = 2 * 30 * 30 * 4 * 9, 2 * 4 * 10
     assert found["flop_per_image"] == 2 * conv + 3 * last
     assert [(row["name"], row["kind"]) for row in found["layers"]] == [("maps", "conv"), ("norm", "bn"), ("out", "fc")]
-    assert {"conv", "bn", "fc"} <= {*KINDS.values()}
+    assert {"conv", "bn", "fc"} <= {*MODULE_KINDS.values()}
 
 
 def test_data_of_the_users_keeps_its_batches(own: str, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +235,11 @@ def test_data_of_the_users_keeps_its_batches(own: str, bench: Bench, capsys: pyt
     found = bench(line)
     assert (found["batch_size"], found["images_per_step"]) == (None, 8)
     assert main(["bench", *line.split(), "--batch", "8"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("bench: --batch: a data module of your own says how ")
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith("bench: --batch: your own data module sets the batch size; ")
+    )
 
 
 @pytest.mark.slow
@@ -280,11 +284,11 @@ def test_ctrl_c(folder: Path) -> None:
 
 
 def test_few_long_steps_and_many_short_ones_fit_into_the_time() -> None:
-    assert Plan.of(3.5, None, True, 1.0) == Plan(warm=1, counted=3, layered=3)
-    assert Plan.of(0.1, None, True, 1.0) == Plan(warm=8, counted=80, layered=41)
-    assert Plan.of(1e-9, None, False, 1.0) == Plan(warm=8, counted=1000, layered=0)
-    assert Plan.of(0.1, None, False, 0.25).counted == 20
-    assert Plan.of(3.5, 7, False, 1.0).counted == 7
+    assert BenchPlan.of(3.5, None, True, 1.0) == BenchPlan(warm=1, counted=3, layered=3)
+    assert BenchPlan.of(0.1, None, True, 1.0) == BenchPlan(warm=8, counted=80, layered=41)
+    assert BenchPlan.of(1e-9, None, False, 1.0) == BenchPlan(warm=8, counted=1000, layered=0)
+    assert BenchPlan.of(0.1, None, False, 0.25).counted == 20
+    assert BenchPlan.of(3.5, 7, False, 1.0).counted == 7
 
 
 def test_the_first_step_of_an_epoch_and_an_odd_batch_do_not_count() -> None:

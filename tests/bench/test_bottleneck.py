@@ -27,14 +27,18 @@ def found(**shares: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("shares", "workers", "line"),
     [
-        ({"wait": 0.4}, "2", "waits for data 40% of the time: data.decode=once, "),
+        ({"wait": 0.4}, "2", "waits for data 40% of the time; try data.decode=once, "),
         ({"wait": 0.4}, "2", "more data.workers than 2, or null"),
-        ({"wait": 0.4}, "null", "every core decodes already"),
-        ({"wait": 0.4}, None, "waits for data 40% of the time, although they are in memory: a larger data.batch_size"),
-        ({"framework": 0.3}, None, "30% of a step is the framework's: its steps are short; a larger data.batch_size"),
-        ({"optimizer": 0.5}, None, "the optimizer takes 50%: a larger data.batch_size has fewer of its steps"),
+        ({"wait": 0.4}, "null", "all cores decode already"),
+        (
+            {"wait": 0.4},
+            None,
+            "waits for data 40% of the time although they are in memory; try a larger data.batch_size",
+        ),
+        ({"framework": 0.3}, None, "the framework takes 30% because the steps are short; try a larger data.batch_size"),
+        ({"optimizer": 0.5}, None, "the optimizer takes 50%; try a larger data.batch_size"),
         # 3 GFLOP in 30 ms are 100 GFLOP/s
-        ({"wait": 0.05}, None, "convolutions take 40% of the step, at 50% of the ceiling"),
+        ({"wait": 0.05}, None, "convolutions take 40% of the step, at 50% of the peak"),
     ],
 )
 def test_what_stands_out_is_named_with_its_knob(shares: dict[str, float], workers: str | None, line: str) -> None:
@@ -42,10 +46,10 @@ def test_what_stands_out_is_named_with_its_knob(shares: dict[str, float], worker
 
 
 def test_without_layers_the_whole_is_told() -> None:
-    assert bound(found() | {"layers": []}) == "computes: 25% of the ceiling in all"
-    assert bound(found() | {"layers": [], "mfu": None, "ceiling_gflops": None}) == "computes"
+    assert bound(found() | {"layers": []}) == "computation: 25% of the peak in total"
+    assert bound(found() | {"layers": [], "mfu": None, "ceiling_gflops": None}) == "computation"
 
 
 def test_a_data_module_of_the_users_has_its_own_workers() -> None:
     line = bound(found(wait=0.4), "null", own=True)
-    assert line == "waits for data 40% of the time: more num_workers in the data module's DataLoader"
+    assert line == "waits for data 40% of the time; try more num_workers in the DataLoader of your data module"

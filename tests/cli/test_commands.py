@@ -326,7 +326,7 @@ def test_weights_that_do_not_fit_the_network_they_name(run: Path, capsys: pytest
     save(run, content)
     assert main(["predict", "run", "image.png"]) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("run/checkpoints/last.ckpt: its weights are not of the network it names")
+    assert told.startswith("run/checkpoints/last.ckpt: its weights do not match its network")
 
 
 def test_a_pickle_that_wants_to_run_code_does_not(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

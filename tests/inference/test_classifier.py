@@ -73,7 +73,7 @@ def test_other_images_than_those_it_was_trained_on_are_one_line(images: torch.Te
     with pytest.raises(UserError) as refused:
         load(finished.path)(images)
     file = finished.path / "checkpoints" / "best.ckpt"
-    assert str(refused.value) == f"{file}: takes uint8 [N, 1, 32, 32], and got {given}"
+    assert str(refused.value) == f"{file}: needs images uint8 [N, 1, 32, 32]; got {given}"
 
 
 def test_a_classifier_is_shown_in_one_line(finished: Run) -> None:
@@ -185,7 +185,7 @@ def test_predict_reads_a_batch_at_a_time(finished: Run, tmp_path: Path, monkeypa
     files = [tmp_path / f"{number}.png" for number in range(11)]
     for file in files:
         Image.fromarray(random.integers(0, 256, (40, 50), dtype=np.uint8)).save(file)
-    monkeypatch.setattr(loading, "BATCH", 4)
+    monkeypatch.setattr(loading, "BATCH_SIZE", 4)
     together, sizes = [], []
     monkeypatch.setattr(classifier.network, "forward", noting_sizes(classifier.network.forward, sizes))
     found = classifier.each(files)

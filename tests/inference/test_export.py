@@ -50,7 +50,7 @@ def test_without_onnx_the_weights_are_written_and_one_line_says_what_to_install(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None)
-    line = "export: model.onnx was not written: the package onnx is not installed; pip install -e '.[onnx]'\n"
+    line = "export: model.onnx was not written; the package onnx is not installed; pip install -e '.[onnx]'\n"
     assert main(["export", str(finished.path), "--out", str(tmp_path / "both")]) == 2
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == (f"{tmp_path}/both/model.safetensors\n", line)

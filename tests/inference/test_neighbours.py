@@ -108,7 +108,7 @@ def test_right_and_wrong_ones_are_drawn_by_turns_and_the_same_every_time(finishe
 
 
 def test_an_image_that_is_not_there_is_refused(finished: Run) -> None:
-    with pytest.raises(UserError, match="--images 360: there are 360 test images; write 0 to 359"):
+    with pytest.raises(UserError, match="--images 360: there are 360 test images; give 0 to 359"):
         classify(load(finished.path), opened_data(finished), "test", torch.tensor([0, 360]))
 
 
@@ -157,7 +157,7 @@ def test_plot_searches_as_many_as_it_is_told_and_draws_those_that_are_listed(run
     [
         ("--only filter", "plot: --only filter: no such picture; did you mean filters?"),
         ("--images 1,two", "plot: --images 1,two: must be integers, such as 3,17,20"),
-        ("--images 999", "--images 999: there are 360 test images; write 0 to 359"),
+        ("--images 999", "--images 999: there are 360 test images; give 0 to 359"),
         ("--train-images 0", "plot: --train-images 0: must be at least 1"),
     ],
 )
@@ -184,7 +184,7 @@ def test_where_the_data_is_gone_the_rest_is_drawn(run: Path, capsys: pytest.Capt
     (said,) = err.splitlines()
     # the whole path: a relative one is of the folder in which the run was started
     assert "run: no predictions and neighbours: data.root=/" in said
-    assert said.endswith("/gone: there is no such folder")
+    assert said.endswith("/gone: folder not found; write the path of an existing folder")
     assert main(["plot", "run", "--only", "predictions"]) == 2
 
 

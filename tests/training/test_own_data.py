@@ -477,7 +477,7 @@ def test_classifier_takes_the_image_type_of_training(run: Callable[..., Path], t
     with torch.no_grad():
         floats = classifier(images / 255)
     assert torch.equal(floats, classifier.network(images / 255))
-    with pytest.raises(UserError, match=r"takes float32 \[N, 1, 16, 16\], and got uint8 \[6, 1, 16, 16\]"):
+    with pytest.raises(UserError, match=r"needs images float32 \[N, 1, 16, 16\]; got uint8 \[6, 1, 16, 16\]"):
         classifier(images)
     from safetensors import safe_open
 
@@ -499,5 +499,5 @@ def test_predict_rejects_image_files_for_a_network_of_other_shapes(run: Callable
     option("model", "said", {"_target_": "lab.Net", "num_classes": 3, "in_channels": 1})
     path = run("model=said", "data=Wide")
     Image.new("L", (32, 16)).save(tmp_path / "image.png")
-    with pytest.raises(UserError, match=r"takes uint8 \[N, 1, 16, 32\]: image files are cut to squares"):
+    with pytest.raises(UserError, match=r"needs images uint8 \[N, 1, 16, 32\], but image files are cropped to squares"):
         load(path).predict([tmp_path / "image.png"])
