@@ -154,7 +154,7 @@ def test_on_a_terminal_a_report_and_elsewhere_json_after_it(folder: Path, capsys
     *text, last = capsys.readouterr().out.splitlines()
     assert json.loads(last)["model"] == "bn"
     report = "\n".join(text)
-    for word in ("images/s", "quartiles", "data wait", "MFU", "ceiling", "conv1.conv", "loss and metrics", "Bound: "):
+    for word in ("images/s", "quartiles", "data wait", "MFU", "peak", "conv1.conv", "loss and metrics", "Bottleneck: "):
         assert word in report
     assert max(map(len, text)) <= 200
 
@@ -175,7 +175,7 @@ def test_a_report_on_a_terminal_has_no_json(
         ("--steps 0", "bench: argument --steps: '0' must be an integer of at least 1; "),
         ("--batch 32,x", "bench: argument --batch: 'x' must be an integer of at least 1; "),
         ("modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
-        ("data=folder", "data.root=null: must be a folder of images, as train/CLASS/* or CLASS/*; write data.root="),
+        ("data=folder", "data.root=null: must be a folder of images arranged as train/CLASS/* or CLASS/*; write data.root="),
         ("model=paper", "model.num_classes=1000: the data has 10 classes; "),
         ("trainer.num_nodes=2", "trainer.num_nodes=2: bench runs on one machine; write 1"),
     ],
