@@ -175,7 +175,10 @@ def test_a_report_on_a_terminal_has_no_json(
         ("--steps 0", "bench: argument --steps: '0' must be an integer of at least 1; "),
         ("--batch 32,x", "bench: argument --batch: 'x' must be an integer of at least 1; "),
         ("modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
-        ("data=folder", "data.root=null: must be a folder of images arranged as train/CLASS/* or CLASS/*; write data.root="),
+        (
+            "data=folder",
+            "data.root=null: must be a folder of images arranged as train/CLASS/* or CLASS/*; write data.root=",
+        ),
         ("model=paper", "model.num_classes=1000: the data has 10 classes; "),
         ("trainer.num_nodes=2", "trainer.num_nodes=2: bench runs on one machine; write 1"),
     ],
