@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"), *ROOT.glob("conf/**/*.md")]
 )
-SITE = [page for page in ROOT.glob("docs/**/*.md") if page.name != "diary.md" and "tutorial" not in page.name]
+SITE = [page for page in ROOT.glob("docs/**/*.md") if page.name != "diary.md"]
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
