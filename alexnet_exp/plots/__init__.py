@@ -1,4 +1,4 @@
-"""Pictures of runs, as PNG files, from plain lists and numpy arrays. No torch here."""
+"""Draws pictures of runs as PNG files from lists and numpy arrays. Does not import torch."""
 
 from alexnet_exp.plots.confusion import confusion_matrix
 from alexnet_exp.plots.curves import learning_curves, schedule

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Draws a confusion matrix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WITH_COUNTS = 20
 WITH_NAMES = 60
 LONGEST_NAME = 22
 LETTERS_AN_INCH = 8
-# shades follow the square root, so that a confusion of one in a hundred can still be seen
+# shades follow the square root, so that a share of one in a hundred is still visible
 ROOT = 0.5
 SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", ACCENT])
 
@@ -25,7 +25,7 @@ SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", ACCENT])
 def confusion_matrix(
     labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str], path: Path, title: str = ""
 ) -> None:
-    """True classes as rows, predicted ones as columns, shaded by the share of the row; `title` stands above.
+    """Draws true classes as rows and predicted ones as columns, shaded by the share of the row.
 
     `labels` and `predictions` are class indices [N]. Up to 20 classes have their counts written in, up to 60 their
     names; with more, a class is one pixel or more without text.
@@ -60,7 +60,10 @@ def confusion_matrix(
 
 
 def count(labels: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.int64]:
-    """How many images of each true class [row] were taken for each class [column]; int64 [classes, classes]."""
+    """Returns the confusion matrix:
+
+    counts by true class [row] and predicted class [column], int64 [classes, classes].
+    """
     pairs = np.asarray(labels, dtype=np.int64) * classes + np.asarray(predictions, dtype=np.int64)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

@@ -1,4 +1,4 @@
-"""Lines over time: how a run learned, and the learning rate of a schedule."""
+"""Draws learning curves and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS = {"train": QUIET, "val": ACCENT}
 
 
 def learning_curves(rows: Sequence[Row], path: Path, title: str, tested: float | None = None) -> None:
-    """Loss and top-1 accuracy by epoch, training beside validation, from the rows of metrics.csv.
+    """Draws loss and top-1 accuracy by epoch, for training and validation, from the rows of metrics.csv.
 
     A vertical line marks the epoch `tested`, whose checkpoint was tested.
     """
@@ -31,7 +31,7 @@ def learning_curves(rows: Sequence[Row], path: Path, title: str, tested: float |
         caption += f" The checkpoint of epoch {tested:.0f} was tested."
         for axes in (left, right):
             axes.axvline(tested, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-        # at the top, where a loss has no line at the epoch that is best
+        # at the top, where a loss curve has no line at its best epoch
         _, top = left.get_ylim()
         side = "right" if tested - left.get_xlim()[0] > left.get_xlim()[1] - tested else "left"
         _label(left, tested, top, f"epoch {tested:.0f}: tested", (-4 if side == "right" else 4, -2), NOTE, side, "top")
@@ -39,7 +39,7 @@ def learning_curves(rows: Sequence[Row], path: Path, title: str, tested: float |
 
 
 def schedule(curve: Sequence[float], path: Path, steps_per_epoch: int = 1, title: str = "Learning rate") -> None:
-    """The learning rate of each step in `curve`, at least one; with `steps_per_epoch` the axis counts epochs.
+    """Draws the learning rate of each step in `curve`, at least one; with `steps_per_epoch` the axis counts epochs.
 
     A rate that falls from level to level is drawn on a logarithmic axis, where every level can be read.
     """
@@ -47,7 +47,7 @@ def schedule(curve: Sequence[float], path: Path, steps_per_epoch: int = 1, title
     axes = made.subplots()
     quiet(axes, title, "Step" if steps_per_epoch == 1 else "Epoch")
     axes.xaxis.set_major_locator(_whole_numbers())
-    # each value holds for one whole step
+    # each value applies to one whole step
     times = [step / steps_per_epoch for step in range(len(curve) + 1)]
     axes.step(times, [*curve, curve[-1]], where="post", color=ACCENT, linewidth=1.8)
     peak = max(range(len(curve)), key=curve.__getitem__)
@@ -64,14 +64,14 @@ def schedule(curve: Sequence[float], path: Path, steps_per_epoch: int = 1, title
     for step in labelled:
         at_end = step == len(curve) - 1
         side = "right" if at_end else "left" if levels or step == 0 else "center"
-        # the start's is above a rise that begins there
+        # the label of the start is above a curve that rises from there
         offset = (2, 20) if step == 0 < peak else (3 if side == "left" else 0, 4)
         _label(axes, times[step + at_end], curve[step], f"{curve[step]:.3g}", offset, INK, side)
     save(made, path)
 
 
 def _levels(curve: Sequence[float]) -> list[int]:
-    """The steps where the levels of a staircase begin, its top first; empty for a curve that is none."""
+    """Returns the first step of each level of a step function, the highest first; empty for another curve."""
     falls = [
         step
         for step in range(2, len(curve))
@@ -107,14 +107,14 @@ def _series(rows: Sequence[Row], column: str) -> list[tuple[float, float]]:
 
 
 def _label_ends(axes: Axes, ends: list[tuple[str, float, float, str]], as_percent: bool) -> None:
-    """Names each line at its last point; two that end close together are moved apart."""
+    """Labels each line at its last point; two labels that are close are moved apart."""
     low, high = axes.get_ylim()
     apart = 0.07 * (high - low)
     ends = sorted(ends, key=lambda end: end[2])
     places: list[float] = []
     for end in ends:
         places.append(max(places[-1] + apart, end[2]) if places else end[2])
-    # around the lines' ends, not above them: the upper one may end at the top of the axes
+    # centred on the ends of the lines, because the upper one may end at the top of the axes
     shift = sum(place - end[2] for place, end in zip(places, ends, strict=True)) / max(len(ends), 1)
     for place, (split, epoch, value, colour) in zip(places, ends, strict=True):
         place -= shift

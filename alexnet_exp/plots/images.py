@@ -1,4 +1,4 @@
-"""Images with what a network says of them: the two halves of the paper's Figure 4."""
+"""Draws images with predictions, and with their nearest training images: the two halves of the paper's Figure 4."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PANEL, PICTURE, NAME, BAR, PANELS_APART = 2.35, 1.6, 0.3, 0.2, 0.25
 ACROSS = 4
 TILE, TILES_APART, UNDER, QUERY_APART = 1.1, 0.1, 0.42, 0.3
 HEADING = 0.3
-FULL = 1.25  # of a bar for certainty: beyond it there is room for `>99.9%`
+FULL = 1.25  # width of the axis, where 1 is a probability of 1: the rest is for the text `>99.9%`
 
 
 def predictions(
@@ -34,9 +34,9 @@ def predictions(
     path: Path,
     caption: str,
 ) -> None:
-    """Each image with its class, and the most probable classes as bars, the true one in blue.
+    """Draws each image with its class and the most probable classes as bars, the true one in blue.
 
-    `images` uint8 [N, H, W, 3], their `labels` [N], the classes `top` [N, k] from the most probable down, and their
+    `images` uint8 [N, H, W, 3], their `labels` [N], the most probable classes `top` [N, k], and their
     `probabilities` [N, k]; `names` by class.
     """
     across = min(ACROSS, len(images))
@@ -65,7 +65,7 @@ def neighbours(
     path: Path,
     caption: str,
 ) -> None:
-    """A row for each image: itself, then its neighbours in order of distance, those of another class in a frame.
+    """Draws a row for each image: the image, then its neighbours by distance, with a frame if the class differs.
 
     `images` uint8 [N, H, W, 3] and their `labels` [N]; the neighbours `near` [N, k, H, W, 3], their labels [N, k] and
     `distances` [N, k]; `names` by class.
@@ -96,7 +96,7 @@ def neighbours(
 
 
 def _framed(width: float, content: float, caption: str) -> tuple[Figure, float]:
-    """A figure with `caption` at its foot; and where the content begins, in inches from below."""
+    """Returns a figure with `caption` at the bottom, and the bottom of the content in inches."""
     text = wrapped(caption, width - 2 * EDGE)
     bottom = EDGE + (text.count("\n") + 1) * LINE + 0.1
     made = figure(width, bottom + content + EDGE)
@@ -133,7 +133,7 @@ def _write(
 
 
 def _show(axes: Axes, image: Bytes) -> None:
-    axes.imshow(image)  # enlarged much it is nearest: small images keep their pixels
+    axes.imshow(image)  # matplotlib enlarges small images without interpolation
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -153,14 +153,14 @@ def _bars(axes: Axes, classes: Integers, probabilities: Numbers, true: int, name
 
 
 def _digits(distance: float) -> str:
-    """Three digits of a distance, whatever its size."""
+    """Returns a distance with three digits."""
     if distance >= 99.95 or distance == 0:
         return f"{distance:,.0f}"
     return f"{distance:#.3g}"
 
 
 def _percent(probability: float) -> str:
-    """Never 0% or 100% of what is not."""
+    """Returns a probability in percent, never rounded to 0% or 100%."""
     if 0 < probability < 0.001:
         return "<0.1%"
     if 0.999 < probability < 1:

@@ -1,4 +1,4 @@
-"""How every picture looks: light, quiet axes, and one colour for what matters."""
+"""Provides the common style of all pictures: light axes and one accent colour."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ACCENT = "#1f5fa8"
 QUIET = "#8a8f98"
 INK = "#24292f"
 GRID = "#e6e8eb"
-NOTE = "#57606a"  # small text that is still to be read
-# blue and orange differ for every kind of colour blindness; the pale ones lie behind text
+NOTE = "#57606a"  # of small text
+# blue and orange differ for every kind of colour blindness; the pale ones are behind text
 TRUE, OTHER, WRONG = "#a9cdef", "#f3cf9f", "#c45500"
 DPI = 150
-DESCRIPTION = "Description"  # the PNG's text field that holds its caption; the report reads it
+DESCRIPTION = "Description"  # the text field of a PNG with its caption, which the HTML report reads
 LETTERS_AN_INCH = 16.5  # of 8 points
 LINE = 0.16  # inches of such a line
 
@@ -26,14 +26,14 @@ _WNID = re.compile(r"n\d{8}\s+(?=\S)")
 
 
 def figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that is drawn by Agg, without pyplot's global state or a display."""
+    """Returns a figure of the given inches for Agg, without pyplot's global state or a display."""
     made = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(made)
     return made
 
 
 def quiet(axes: Axes, title: str, x: str) -> None:
-    """Titles `axes` at the left, names its x axis, and takes away what is not data."""
+    """Sets the title and the x label of `axes`, and removes decorations."""
     axes.set_title(literal(title), loc="left", fontsize=10, color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK, length=0)
@@ -45,12 +45,12 @@ def quiet(axes: Axes, title: str, x: str) -> None:
 
 
 def literal(text: str) -> str:
-    """A name as it is: matplotlib would set what stands between two dollar signs as mathematics."""
+    """Escapes dollar signs, between which matplotlib would typeset mathematics."""
     return text.replace("$", r"\$")
 
 
 def words(name: str, letters: int) -> str:
-    """A class as it can be read in a picture, in so many letters: `n01440764 tench, Tinca tinca` is tench."""
+    """Returns a short class name of at most `letters` letters: `n01440764 tench, Tinca tinca` becomes tench."""
     plain = _WNID.sub("", name, count=1)
     if plain != name:
         plain = plain.split(",")[0]
@@ -58,10 +58,10 @@ def words(name: str, letters: int) -> str:
 
 
 def wrapped(caption: str, inches: float) -> str:
-    """`caption` in lines that fit into so many inches, at 8 points."""
+    """Wraps `caption` into lines of the given inches at 8 points."""
     return literal(textwrap.fill(caption, int(inches * LETTERS_AN_INCH)))
 
 
 def save(made: Figure, path: Path, caption: str = "") -> None:
-    """Writes the picture as PNG; `caption`, plain text, goes with it as its description."""
+    """Writes the picture as PNG with `caption`, plain text, as its description."""
     made.savefig(path, dpi=DPI, format="png", metadata={DESCRIPTION: caption} if caption else None)

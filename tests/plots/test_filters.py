@@ -89,5 +89,5 @@ def test_the_caption_goes_with_the_picture(tmp_path):
     filters(RNG.normal(size=(96, 3, 11, 11)), tmp_path / "filters.png", 2, layer="conv1")
     with Image.open(tmp_path / "filters.png") as image:
         said = image.info["Description"]
-    assert said.startswith("96 filters of conv1, 11x11, in colour, the 2 columns apart.")
+    assert said.startswith("96 filters of conv1, 11x11, in colour, in 2 columns.")
     assert "mid-grey is a weight of 0" in said
