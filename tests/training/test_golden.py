@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 STEPS = 20
 TOLERANCES = [min(2e-2, 1e-5 * 4**step) for step in range(STEPS)]
 OVERRIDES = (
