@@ -129,7 +129,7 @@ def test_a_finished_run_has_nothing_to_resume(old: Callable[[str], Path], capsys
     run = old("ended")
     before = tree(run)
     assert main(["resume", str(run)]) == 0
-    assert f"{run}: is done already" in capsys.readouterr().out
+    assert f"{run}: is already done" in capsys.readouterr().out
     assert tree(run) == before
 
 

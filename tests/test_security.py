@@ -396,7 +396,7 @@ def test_a_search_folder_asks_for_settings_of_ours_and_no_more(
     Path("evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Callback:\n    pass\n")
     folder = search_folder("hydra/sweeper=optuna", "optim.lr=interval(0.001,0.1)", word, "-m")
     told = refused(capsys, "resume", str(folder))
-    assert told.startswith(f"{folder}/sweep.json: it asks for ")
+    assert told.startswith(f"{folder}/sweep.json: its command contains ")
     assert "evil" not in sys.modules
     assert sorted(path.name for path in folder.iterdir()) == ["sweep.json"]
 
@@ -407,7 +407,7 @@ def test_a_search_goes_on_only_where_it_was_typed(
     """Else the folder would choose which code and data a relative path means."""
     monkeypatch.chdir(tmp_path)
     folder = search_folder("hydra/sweeper=optuna", "optim.lr=interval(0.001,0.1)", "-m", cwd="/")
-    assert "was started in /;" in refused(capsys, "resume", str(folder))
+    assert "the search was started in /;" in refused(capsys, "resume", str(folder))
 
 
 def test_a_search_of_ones_own_goes_on(
@@ -435,8 +435,8 @@ def test_a_job_of_a_sweep_lies_in_its_folder(
     assert "not the plan of a sweep" in refused(capsys, "resume", str(folder))
 
 
-def test_a_claim_of_somebody_elses_ends_no_process(run: Path) -> None:
-    """It names a process of this machine, as a claim of ours would."""
+def test_a_lock_from_somebody_else_ends_no_process(run: Path) -> None:
+    """The lock names a process of this machine, as a lock of our own would."""
     from alexnet_exp.sweep.execute.job_lock import JobLocks, _machine, _start_of_process
 
     victim = subprocess.Popen(["sleep", "600"])

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from alexnet_exp.sweep.launcher import grid
-from alexnet_exp.sweep.plan.folder import MULTIRUN, make
+from alexnet_exp.sweep.plan.folder import MULTIRUN_FILE, make
 
 
 # annotations are evaluated here: Hydra's scan of plugins runs a module that sys.modules does not have yet
@@ -34,7 +34,7 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         batch = grid(self._parse_config(), arguments, self.hydra_context.config_loader)
         self.validate_batch_is_legal(batch)
-        OmegaConf.save(self.config, make(self.config) / MULTIRUN)
+        OmegaConf.save(self.config, make(self.config) / MULTIRUN_FILE)
         # a job that failed raises where it is asked for its value; the others' values are not asked for less
         return [self.launcher.launch(batch, initial_job_idx=0)]
 

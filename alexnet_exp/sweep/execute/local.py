@@ -106,7 +106,7 @@ class LocalPool:
         container: dict[str, Any] = {}
         try:
             container, need = self._look_at(job)
-            environment = {**os.environ, **env.of_job(job.folder)}
+            environment = {**os.environ, **env.read_variables(job.folder)}
             with defer_signals():
                 self._start(job, container, need, environment, begun)
         except UserError as error:

@@ -129,7 +129,7 @@ def _prepare(folder: Path) -> bool:
 
 
 def _train(folder: Path) -> int:
-    os.environ.update(env.of_job(folder))
+    os.environ.update(env.read_variables(folder))
     import torch
 
     from alexnet_exp.training.train import train

@@ -1,4 +1,4 @@
-"""What SLURM can be asked for: `hydra.launcher.*` of `hydra/launcher=slurm`. No submitit here."""
+"""Provides the settings of SLURM jobs: `hydra.launcher.*` of `hydra/launcher=slurm`. Does not import submitit."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from alexnet_exp.errors import Checks
 
 @dataclass
 class SlurmSettings:
-    """What `hydra/launcher=slurm` asks for, for each job; null is what the cluster does where nothing is asked for.
+    """The resources of each job of `hydra/launcher=slurm`; null = the default of the cluster.
 
-    timeout_min: minutes. mem_gb: gigabytes a node. nodes, tasks_per_node and gpus_per_node follow from the job's
-    trainer (a task is a rank, and has a device of its own); gpus_per_node is to be set where the trainer says none.
-    setup: lines of shell before the job. additional_parameters: any other of sbatch's options, `{constraint: a100}`.
-    jobs: how many run at once, of those that ask for the same. wait: whether the command waits for its jobs.
+    timeout_min: minutes. mem_gb: gigabytes for each node. nodes, tasks_per_node and gpus_per_node: null = those of the
+    job's trainer (a task is a rank, and has its own device); gpus_per_node is required if the trainer has no number.
+    setup: shell lines before the job. additional_parameters: other options of sbatch, `{constraint: a100}`. jobs: how
+    many of the jobs with equal resources run at once. wait: whether the command waits for its jobs.
     """
 
     _target_: str = "hydra_plugins.alexnet_exp.slurm.SlurmLauncher"

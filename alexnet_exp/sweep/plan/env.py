@@ -1,7 +1,7 @@
-"""The environment variables of `hydra.job.env_set`, which a job's folder brings along.
+"""Reads and checks the environment variables of a job, `hydra.job.env_set`, which are in its folder.
 
-The command that plans a sweep resolves them; whoever runs a job takes them as they stand in its folder. That may be
-somebody else's folder, so what decides which code runs cannot be set there.
+The command that plans a sweep resolves them; the process that runs a job reads them from its folder. That folder may
+come from somebody else, so a variable that determines which code runs is rejected.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import yaml  # type: ignore[import-untyped]
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError
 from alexnet_exp.runs.reader import YAML_LOADER
 
-KEY = "hydra.job.env_set"
-# What is allowed; the interpreter, the loader, the shell, git, the compiler; where caches of compiled code and settings
-# are looked for; libraries that others load because a variable says so; whom a connection trusts.
-STEERING = (
+ENV_SET_KEY = "hydra.job.env_set"
+# The allowed classes; the interpreter, the dynamic loader, the shell, git, the compiler; the folders of compiled code
+# and of settings; libraries and plugins to load; certificates and proxies.
+FORBIDDEN_VARIABLES = (
     *("ALEXNET_EXP_*", "PYTHON*", "LD_*", "DYLD_*", "GLIBC_*", "GCONV_PATH", "LOCPATH", "MALLOC_*", "PATH", "SHELL*"),
     *("BASH*", "ENV", "IFS", "PS4", "GIT_*", "*PAGER", "EDITOR", "VISUAL", "CC", "CXX", "CPP", "*FLAGS", "CONDA*"),
     *("HOME", "TMPDIR", "TEMP", "TMP", "XDG_*", "*_HOME", "*_DIR", "*CONFIG_FILE", "*CONF_FILE", "*DIR_PATH"),
@@ -29,18 +29,18 @@ STEERING = (
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises `Refused` for variables that a folder cannot set, each once."""
+    """Raises `Refused` with every variable that a folder must not set, each once."""
     problems = [
-        Problem(f"{KEY}.{name}", NO_VALUE, "decides which code runs, so a folder cannot set it; set it in the shell")
+        Problem(f"{ENV_SET_KEY}.{name}", NO_VALUE, "it determines which code runs; set it in the shell instead")
         for name in names
-        if any(fnmatchcase(name, pattern) for pattern in STEERING)
+        if any(fnmatchcase(name, pattern) for pattern in FORBIDDEN_VARIABLES)
     ]
     if problems:
         raise Refused(problems)
 
 
-def of_job(folder: Path) -> dict[str, str]:
-    """The variables of a job, as its folder has them. Raises UserError where they cannot be used."""
+def read_variables(folder: Path) -> dict[str, str]:
+    """Returns the variables of a job from its folder; raises UserError if they are invalid."""
     file = folder / ".hydra" / "hydra.yaml"
     try:
         found: Any = yaml.load(file.read_bytes(), Loader=YAML_LOADER)
@@ -48,12 +48,12 @@ def of_job(folder: Path) -> dict[str, str]:
         return {}
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
-    for key in KEY.split("."):
+    for key in ENV_SET_KEY.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None
     if found is None:
         return {}
     if not isinstance(found, Mapping) or not all(_is_variable(name, value) for name, value in found.items()):
-        raise UserError(f"{file}: {KEY} must be names of variables with their values")
+        raise UserError(f"{file}: {ENV_SET_KEY} must be a mapping from variables to values")
     try:
         check(found)
     except Refused as error:
@@ -62,5 +62,5 @@ def of_job(folder: Path) -> dict[str, str]:
 
 
 def _is_variable(name: Any, value: Any) -> bool:
-    well_named = isinstance(name, str) and name and not set(name) & {"=", "\0"}
-    return bool(well_named) and isinstance(value, str | int | float) and "\0" not in str(value)
+    is_name = isinstance(name, str) and name and not set(name) & {"=", "\0"}
+    return bool(is_name) and isinstance(value, str | int | float) and "\0" not in str(value)

@@ -1,4 +1,4 @@
-"""Which folder a sweep has: that of its command, so that the same command comes back to it."""
+"""Determines the folder of a sweep from its command, so that the same command finds the same folder."""
 
 from __future__ import annotations
 
@@ -19,95 +19,94 @@ from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
 from alexnet_exp.runs.start import has_run
 from alexnet_exp.runs.sweep_plan import SWEEP_FILE
-from alexnet_exp.sweep.plan.naming import in_any_order, settings_of, sweep_name
+from alexnet_exp.sweep.plan.naming import settings_of, sort_overrides, sweep_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# As conf/config.yaml has them: what differs from them is the user's own.
-_DIR, _SUBDIR = "outputs/${name}/sweep", "${hydra.job.num}"
-OF_SEVERAL = "sweep"  # instead of a name, where the jobs have several
-MULTIRUN = "multirun.yaml"  # Hydra's own
+# The values in conf/config.yaml; any other value was set by the user.
+_DEFAULT_DIR, _DEFAULT_SUBDIR = "outputs/${name}/sweep", "${hydra.job.num}"
+DEFAULT_SWEEP_NAME = "sweep"  # if the jobs have different names
+MULTIRUN_FILE = "multirun.yaml"  # written by Hydra's sweepers
 
 
 def choose(overrides: Sequence[str], config_dir: str | None, settings: DictConfig) -> Path:
-    """The sweep's folder: outputs/<name>/<what is swept>-<hash of the command>, or the user's own hydra.sweep.dir.
+    """Returns the sweep's folder: outputs/<name>/<swept settings>-<hash of the command>, or the user's hydra.sweep.dir.
 
-    settings: as `config.settings_of_hydra` gives them. Raises UserError where the user names the jobs' folders too.
+    settings: as `config.settings_of_hydra` gives them. Raises UserError if hydra.sweep.subdir is set.
     """
     from omegaconf import OmegaConf
 
     raw = OmegaConf.to_container(settings.hydra.sweep, resolve=False)
     assert isinstance(raw, dict)
-    if raw["subdir"] != _SUBDIR:
-        instead = "leave it out: a job's folder is named from what varies and a hash of its configuration"
+    if raw["subdir"] != _DEFAULT_SUBDIR:
+        instead = "it cannot be set, because a job's folder is named after its settings; leave it out"
         raise Refused([Problem("hydra.sweep.subdir", raw["subdir"], instead)])
-    if raw["dir"] != _DIR:
-        return Path(_own(settings))
+    if raw["dir"] != _DEFAULT_DIR:
+        return Path(_own_folder(settings))
     swept = _swept(overrides, settings)
-    beside = OUTPUTS / _name(overrides, swept, config_dir, settings)
-    folder = beside / sweep_name(swept, overrides, config_dir)
-    return folder if folder.exists() else _in_another_order(beside, overrides, config_dir) or folder
+    parent = OUTPUTS / _name(overrides, swept, config_dir, settings)
+    folder = parent / sweep_name(swept, overrides, config_dir)
+    return folder if folder.exists() else _find_in_another_order(parent, overrides, config_dir) or folder
 
 
-def _in_another_order(beside: Path, overrides: Sequence[str], config_dir: str | None) -> Path | None:
-    """The folder of the sweep whose command has the same overrides in another order, where that has no meaning."""
-    what = in_any_order(overrides)
-    if what is None:
+def _find_in_another_order(parent: Path, overrides: Sequence[str], config_dir: str | None) -> Path | None:
+    """Returns the folder of a sweep with the same overrides in another order, if their order has no effect."""
+    in_order = sort_overrides(overrides)
+    if in_order is None:
         return None
-    for file in sorted(beside.glob(f"*/{SWEEP_FILE}")):
+    for file in sorted(parent.glob(f"*/{SWEEP_FILE}")):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            words = json.loads(file.read_text(encoding="utf-8"))["command"]
-            theirs = flags_of(words)
-            if in_any_order(theirs.overrides) == what and theirs.config_dir == config_dir:
+            other = parse_command(json.loads(file.read_text(encoding="utf-8"))["command"])
+            if sort_overrides(other.overrides) == in_order and other.config_dir == config_dir:
                 return file.parent
     return None
 
 
-def flags_of(command: Sequence[str]) -> argparse.Namespace:
-    """The words of a sweep's command, as Hydra's own parser takes them apart. Raises ValueError where it cannot."""
+def parse_command(command: Sequence[str]) -> argparse.Namespace:
+    """Parses the arguments of a sweep's command with Hydra's parser; raises ValueError if they are invalid."""
     from hydra._internal.utils import get_args_parser
 
-    def refuse(message: str) -> NoReturn:
+    def raise_error(message: str) -> NoReturn:
         raise ValueError(message)
 
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = raise_error  # type: ignore[method-assign]
     return parser.parse_intermixed_args(list(command))
 
 
 def make(master: DictConfig) -> Path:
-    """The sweep's folder `hydra.sweep.dir`, made if need be; raises UserError where it cannot be written."""
+    """Creates the sweep's folder `hydra.sweep.dir`; raises UserError if it cannot be written or contains a run."""
     folder = Path(master.hydra.sweep.dir)
     if has_run(folder):
         raise Refused([Problem("hydra.sweep.dir", folder, "this folder contains a run; write another folder")])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        why = None if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
     except OSError as error:
-        why = error.strerror
-    if why:
-        raise Refused([Problem("hydra.sweep.dir", folder, f"no sweep can be written there ({why})")])
+        reason = error.strerror
+    if reason:
+        raise Refused([Problem("hydra.sweep.dir", folder, f"cannot be written ({reason}); write another folder")])
     return folder
 
 
 @contextmanager
 def left_as_it_was(folder: Path) -> Iterator[None]:
-    """Where the sweep is refused or stopped before it is planned, takes away again what was made for it."""
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    """Removes the folders created within it if the sweep is rejected or stopped before its plan is written."""
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         yield
     finally:
-        if made and not (folder / SWEEP_FILE).exists():
+        if created and not (folder / SWEEP_FILE).exists():
             with suppress(OSError):
-                # made by a sweeper before all jobs and settings have been looked at
-                for name in (MULTIRUN, lock.LOCK_FILE):
+                # Sweepers write these before all jobs and settings have been validated.
+                for name in (MULTIRUN_FILE, lock.LOCK_FILE):
                     (folder / name).unlink(missing_ok=True)
-                for each in made:
-                    each.rmdir()  # not what holds anything: a launcher of Hydra's own has run jobs there
+                for each in created:
+                    each.rmdir()  # fails on a folder in which a launcher of Hydra's has run jobs
 
 
-def _own(settings: DictConfig) -> str:
+def _own_folder(settings: DictConfig) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
@@ -117,7 +116,7 @@ def _own(settings: DictConfig) -> str:
 
 
 def _swept(overrides: Sequence[str], settings: DictConfig) -> dict[str, str]:
-    """What is listed with several values, by a file or on the command line, as it is written."""
+    """Returns the settings with several values, of a file or the command line, with their texts."""
     params = settings.hydra.sweeper.get("params") or {}
     texts = settings_of([*(exact(f"{key}={value}") for key, value in params.items()), *overrides])
     parsed = [parsed_override(f"{key}={value}") for key, value in texts.items()]
@@ -129,19 +128,20 @@ def _key(parsed: Any) -> str:
 
 
 def _name(overrides: Sequence[str], swept: dict[str, str], config_dir: str | None, settings: DictConfig) -> str:
-    """The name that all jobs have; `OF_SEVERAL` where what is swept gives them different ones."""
-    naming = [key for key in swept if key == "name" or key in WHOLE]
-    if not naming:
-        # a name that is no folder's is refused with all else that is wrong, and must not lead elsewhere until then
-        return OF_SEVERAL if set(str(settings.name)) & set("/\\") or settings.name == ".." else str(settings.name)
-    parsed = [parsed_override(f"{key}={swept[key]}", Options(config_dir)) for key in naming]
+    """Returns the name that all jobs have, or `DEFAULT_SWEEP_NAME` if the swept settings give them different names."""
+    naming_keys = [key for key in swept if key == "name" or key in WHOLE]
+    if not naming_keys:
+        # An invalid name is rejected later, with all other problems; until then it must not select another folder.
+        is_invalid = set(str(settings.name)) & set("/\\") or settings.name == ".."
+        return DEFAULT_SWEEP_NAME if is_invalid else str(settings.name)
+    parsed = [parsed_override(f"{key}={swept[key]}", Options(config_dir)) for key in naming_keys]
     if not all(each.is_discrete_sweep() for each in parsed):
-        return OF_SEVERAL
+        return DEFAULT_SWEEP_NAME
     fixed = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in swept]
     fixed = [override for override in fixed if not override.startswith("hydra")]
     names = set()
-    with suppress(UserError):  # what does not compose is told with all the rest
+    with suppress(UserError):  # a job that does not compose is reported later, with all other problems
         for values in itertools.product(*(list(each.sweep_string_iterator()) for each in parsed)):
-            chosen = [f"{key}={value}" for key, value in zip(naming, values, strict=True)]
-            names.add(str(compose([*fixed, *chosen], config_dir)["name"]))
-    return names.pop() if len(names) == 1 else OF_SEVERAL
+            selected = [f"{key}={value}" for key, value in zip(naming_keys, values, strict=True)]
+            names.add(str(compose([*fixed, *selected], config_dir)["name"]))
+    return names.pop() if len(names) == 1 else DEFAULT_SWEEP_NAME

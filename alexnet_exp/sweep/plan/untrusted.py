@@ -1,7 +1,7 @@
-"""The command that a search's folder holds, before it is run again: the folder may be somebody else's.
+"""Checks the command in a sweep's folder before it is run again: the folder may come from somebody else.
 
-`hydra.callbacks`, `hydra.sweeper._target_`, lines of shell for SLURM: typed, they are the user's own affair. From a
-folder, only settings of ours are taken, and of Hydra's those that say how much is tried and how many run at once.
+On the command line, the user may write `hydra.callbacks`, `hydra.sweeper._target_` or shell lines for SLURM. From a
+folder, only this package's settings are accepted, and those of Hydra's that set the number of trials and jobs.
 """
 
 from __future__ import annotations
@@ -17,88 +17,91 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.paths import groups
 from alexnet_exp.runs.sweep_plan import SWEEP_FILE, SweepPlan
 
-FLAGS = ("-m", "--multirun")
-SWEEP_DIR = "hydra.sweep.dir"
-CHOICES = {"hydra/sweeper": ("grid", "optuna"), "hydra/launcher": ("process", "slurm")}
-# Not among them: `storage`, an address; `setup` and `additional_parameters`, which are lines for a shell.
-SWEEPER = ("n_trials", "sampler", "seed", "direction", "study_name", "pruner", "startup_trials", "warmup_epochs")
-LAUNCHER = (
+SWEEP_FLAGS = ("-m", "--multirun")
+SWEEP_DIR_KEY = "hydra.sweep.dir"
+ALLOWED_PLUGINS = {"hydra/sweeper": ("grid", "optuna"), "hydra/launcher": ("process", "slurm")}
+# Without `storage`, a URL, and `setup` and `additional_parameters`, which contain lines for a shell.
+SWEEPER_KEYS = ("n_trials", "sampler", "seed", "direction", "study_name", "pruner", "startup_trials", "warmup_epochs")
+LAUNCHER_KEYS = (
     *("jobs", "wait", "partition", "account", "qos", "timeout_min", "cpus_per_task", "gpus_per_node"),
     *("mem_gb", "nodes", "tasks_per_node"),
 )
-HYDRAS = {*(f"hydra.sweeper.{key}" for key in SWEEPER), *(f"hydra.launcher.{key}" for key in LAUNCHER)}
-REFERENCE = re.compile(r"\$\{[\w.]+\}")  # to another setting: ${model.width}
-PLAIN = re.compile(r"[\w.,:/+@ -]*")  # of a value that may get into a job script
+ALLOWED_HYDRA_KEYS = {
+    *(f"hydra.sweeper.{key}" for key in SWEEPER_KEYS),
+    *(f"hydra.launcher.{key}" for key in LAUNCHER_KEYS),
+}
+SETTING_REFERENCE = re.compile(r"\$\{[\w.]+\}")  # ${model.width}
+JOB_SCRIPT_VALUE = re.compile(r"[\w.,:/+@ -]*")  # has no effect in a shell but as a value
 
 
-def to_run_again(plan: SweepPlan) -> list[str]:
-    """The words of a plan's command, without the folder that it names.
+def checked_command(plan: SweepPlan) -> list[str]:
+    """Returns the arguments of a plan's command, without `hydra.sweep.dir`.
 
-    Raises UserError where it was typed in another folder than this one, or asks for what no folder may ask for.
+    Raises UserError if it was run in another working folder, or contains an argument that a folder must not set.
     """
-    if not _is_here(plan.cwd):
-        raise UserError(f"{plan.folder}: was started in {plan.cwd}; a search goes on where it was: type resume there")
-    words = [word for word in plan.command if not word.startswith(f"{SWEEP_DIR}=")]
-    for word in words:
-        if not word.startswith("-"):
-            refuse_foreign(plan, [word])
-        elif word not in FLAGS:
-            raise _refused(plan, word)
-    return words
+    if not _is_working_folder(plan.cwd):
+        raise UserError(f"{plan.folder}: the search was started in {plan.cwd}; run resume in that folder")
+    arguments = [argument for argument in plan.command if not argument.startswith(f"{SWEEP_DIR_KEY}=")]
+    for argument in arguments:
+        if not argument.startswith("-"):
+            check_overrides(plan, [argument])
+        elif argument not in SWEEP_FLAGS:
+            raise _error(plan, argument)
+    return arguments
 
 
-def refuse_foreign(plan: SweepPlan, overrides: Sequence[str], config_dir: str | None = None) -> None:
-    """Raises UserError for the first of `overrides`, out of a plan, that a folder may not ask for."""
+def check_overrides(plan: SweepPlan, overrides: Sequence[str], config_dir: str | None = None) -> None:
+    """Raises UserError for the first of the plan's `overrides` that a folder must not set."""
     options = groups(config_dir)
-    for word in overrides:
-        if not _may_ask(word, options):
-            raise _refused(plan, word)
+    for override in overrides:
+        if not _is_allowed(override, options):
+            raise _error(plan, override)
 
 
-def _refused(plan: SweepPlan, word: str) -> UserError:
+def _error(plan: SweepPlan, argument: str) -> UserError:
     return UserError(
-        f"{plan.folder / SWEEP_FILE}: it asks for {word!r}, which is not run because a folder says so; "
-        "if it is your own, type the command itself again"
+        f"{plan.folder / SWEEP_FILE}: its command contains {argument!r}, which is not accepted from a folder; "
+        "if the sweep is your own, run its original command"
     )
 
 
-def _is_here(cwd: str) -> bool:
+def _is_working_folder(cwd: str) -> bool:
     with suppress(OSError, ValueError):
         return Path(cwd).samefile(Path.cwd())
     return False
 
 
-def _may_ask(word: str, options: dict[str, list[str]]) -> bool:
+def _is_allowed(override: str, options: dict[str, list[str]]) -> bool:
     from alexnet_exp.config.composer import parsed_override
 
-    if "${" in REFERENCE.sub("", word):  # ${oc.env:TOKEN}: resolved, it would get into what is written
+    if "${" in SETTING_REFERENCE.sub("", override):  # such as ${oc.env:TOKEN}, whose value would be written to files
         return False
     try:
-        parsed = parsed_override(word)
+        parsed = parsed_override(override)
     except UserError:
         return False
     key = parsed.key_or_group
     if parsed.package is not None:
         return False
-    if key in CHOICES:
-        return parsed.value() in CHOICES[key]
-    if key in HYDRAS:
-        return PLAIN.fullmatch(str(parsed.value())) is not None
+    if key in ALLOWED_PLUGINS:
+        return parsed.value() in ALLOWED_PLUGINS[key]
+    if key in ALLOWED_HYDRA_KEYS:
+        return JOB_SCRIPT_VALUE.fullmatch(str(parsed.value())) is not None
     if key in options:
-        # model=../../elsewhere/file would be read from there
-        return all(value is None or str(value) in options[key] for value in _chosen(parsed))
+        # Hydra would read model=../../elsewhere/file from that path.
+        return all(value is None or str(value) in options[key] for value in _selected_options(parsed))
     return key.partition(".")[0] in Config.__dataclass_fields__ and "/" not in key
 
 
-def _chosen(parsed: Any) -> Iterator[Any]:
-    """Every option that an override of a group chooses, one or several, swept or not."""
+def _selected_options(parsed: Any) -> Iterator[Any]:
+    """Yields the options that an override of a group selects."""
     from hydra.core.override_parser.types import ValueType
 
     if parsed.value_type is ValueType.GLOB_CHOICE_SWEEP:
-        return  # it chooses among the options
+        return  # it selects existing options only
     if parsed.is_sweep_override():
         if not parsed.is_discrete_sweep():
-            yield parsed.input_line  # no option
+            yield parsed.input_line  # not an option, so it is rejected
             return
         for text in parsed.sweep_string_iterator():
             yield from filter(None, re.split(r"[\[\],\s]+", text))

@@ -25,7 +25,7 @@ from alexnet_exp.sweep.execute.pool import JobPool
 from alexnet_exp.sweep.execute.scheduler import Outcome, read_outcome
 from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, note_ran, plan_of
 from alexnet_exp.sweep.plan.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
-from alexnet_exp.sweep.plan.folder import MULTIRUN, make
+from alexnet_exp.sweep.plan.folder import MULTIRUN_FILE, make
 from alexnet_exp.sweep.report import SweepReporter
 from alexnet_exp.sweep.results import add_result, write_results
 from alexnet_exp.sweep.search.settings import GRID_SAMPLER, SearchSettings
@@ -64,7 +64,7 @@ def search(
     pool = launcher.make_pool()
     folder = make(master)
     with locked(folder):
-        OmegaConf.save(master, folder / MULTIRUN)
+        OmegaConf.save(master, folder / MULTIRUN_FILE)
         _Command(settings, space, launcher, context, task_function, master, _max_epochs(configs)).run(pool)
 
 

@@ -318,12 +318,18 @@ def test_a_job_without_a_configuration_fails(local_pool: Pools, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("hydra", "said"),
     [
-        ({"job": {"env_set": {"PYTHONPATH": "/tmp/evil"}}}, "hydra.job.env_set.PYTHONPATH: decides which code runs"),
-        ({"job": {"env_set": {"ALEXNET_EXP_ALLOW": "os"}}}, "hydra.job.env_set.ALEXNET_EXP_ALLOW: decides"),
-        ({"job": {"env_set": {"LD_PRELOAD": "/tmp/evil.so"}}}, "hydra.job.env_set.LD_PRELOAD: decides which code runs"),
-        ({"job": {"env_set": ["PATH=/tmp/evil"]}}, "hydra.job.env_set must be names of variables with their values"),
-        ({"job": {"env_set": {"A": {"_target_": "os.system"}}}}, "hydra.job.env_set must be names of variables"),
-        ({"job": {"env_set": {"A=B": "1"}}}, "hydra.job.env_set must be names of variables"),
+        (
+            {"job": {"env_set": {"PYTHONPATH": "/tmp/evil"}}},
+            "hydra.job.env_set.PYTHONPATH: it determines which",
+        ),
+        ({"job": {"env_set": {"ALEXNET_EXP_ALLOW": "os"}}}, "hydra.job.env_set.ALEXNET_EXP_ALLOW: it determines"),
+        (
+            {"job": {"env_set": {"LD_PRELOAD": "/tmp/evil.so"}}},
+            "hydra.job.env_set.LD_PRELOAD: it determines which",
+        ),
+        ({"job": {"env_set": ["PATH=/tmp/evil"]}}, "hydra.job.env_set must be a mapping from variables to values"),
+        ({"job": {"env_set": {"A": {"_target_": "os.system"}}}}, "hydra.job.env_set must be a mapping from variables"),
+        ({"job": {"env_set": {"A=B": "1"}}}, "hydra.job.env_set must be a mapping from variables"),
     ],
 )
 def test_a_folder_cannot_say_which_code_runs(local_pool: Pools, tmp_path: Path, hydra: Any, said: str) -> None:
@@ -474,7 +480,6 @@ import sys
 from pathlib import Path
 from alexnet_exp.training import launch
 from alexnet_exp.processes.signals import stop_on_signals
-from alexnet_exp.sweep import local
 from alexnet_exp.sweep.execute.local import LocalPool
 from tests.sweep import works
 from tests.sweep.jobs import plain_job

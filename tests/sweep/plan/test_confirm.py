@@ -1,4 +1,4 @@
-"""`sweep confirm`: which arms are run again, with which seeds."""
+"""Tests of `sweep confirm`: the arms that are run again, and their seeds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from alexnet_exp.sweep.execute.scheduler import read_outcome
 from alexnet_exp.sweep.plan.confirm import plan_confirmation
 from alexnet_exp.sweep.report import results_as_json
 
-Searched = Callable[..., Path]
+MakeSweep = Callable[..., Path]
 
 
 @pytest.fixture
-def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Searched:
-    """`searched({("lr=0.1", "seed=1"): 0.9, ...})`: a sweep whose jobs have these objectives; None: failed."""
+def sweep_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSweep:
+    """`sweep_of({("lr=0.1", "seed=1"): 0.9, ...})`: a sweep whose jobs have these objectives; None: failed."""
     monkeypatch.chdir(tmp_path)
 
     def make(values: dict[tuple[str, ...], float | None], objective: str = "val/top1", *command: str) -> Path:
@@ -41,14 +41,14 @@ def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Searched:
     return make
 
 
-def asked(plan: SweepPlan) -> list[tuple[str, ...]]:
+def overrides_of(plan: SweepPlan) -> list[tuple[str, ...]]:
     return [job.overrides for job in plan.jobs]
 
 
-def test_the_best_arms_by_their_mean_with_seeds_nobody_had(searched: Searched) -> None:
-    folder = searched(
+def test_confirmation_runs_the_best_arms_by_mean_with_new_seeds(sweep_of: MakeSweep) -> None:
+    folder = sweep_of(
         {
-            ("optim.lr=0.1", "seed=1"): 0.9,  # the best single run, and an arm that is not
+            ("optim.lr=0.1", "seed=1"): 0.9,  # the best single run, but not the best arm
             ("optim.lr=0.1", "seed=2"): 0.1,
             ("optim.lr=0.01", "seed=1"): 0.7,
             ("optim.lr=0.01", "seed=4"): 0.7,
@@ -58,36 +58,37 @@ def test_the_best_arms_by_their_mean_with_seeds_nobody_had(searched: Searched) -
     )
     plan = plan_confirmation(folder, top=2, seeds=3)
     arms = ("optim.lr=0.01", "optim.lr=0.001")
-    assert asked(plan) == [(arm, f"seed={seed}") for arm in arms for seed in (3, 5, 6)]
+    assert overrides_of(plan) == [(arm, f"seed={seed}") for arm in arms for seed in (3, 5, 6)]
     assert plan.folder.parent == folder.parent
     assert [job.container()["optim"]["lr"] for job in plan.jobs] == [0.01] * 3 + [0.001] * 3
     assert SweepPlan.read(plan.folder) == plan
-    assert plan_confirmation(folder, top=2, seeds=3).folder == plan.folder, "the same call comes back to it"
+    assert plan_confirmation(folder, top=2, seeds=3).folder == plan.folder, "the same call finds it"
 
 
-def test_a_loss_is_better_when_it_is_smaller(searched: Searched) -> None:
-    folder = searched({("model=bn",): 0.5, ("model=lrn",): 0.2}, "val/loss")
-    # the seed that was not typed is the default, 1
-    assert asked(plan_confirmation(folder, top=1, seeds=2)) == [("model=lrn", "seed=2"), ("model=lrn", "seed=3")]
+def test_losses_are_minimized(sweep_of: MakeSweep) -> None:
+    folder = sweep_of({("model=bn",): 0.5, ("model=lrn",): 0.2}, "val/loss")
+    # The default seed is 1.
+    assert overrides_of(plan_confirmation(folder, top=1, seeds=2)) == [("model=lrn", "seed=2"), ("model=lrn", "seed=3")]
 
 
-def test_what_the_search_was_told_of_its_objective_goes_before_the_name(searched: Searched) -> None:
-    folder = searched({("model=bn",): 0.5, ("model=lrn",): 0.2}, "val/elo")
-    assert [winner for winner, _ in asked(plan_confirmation(folder, top=1, seeds=1))] == ["model=bn"]
-    told = SweepPlan.read(folder)
-    told.direction = "minimize"
-    told.write()
+def test_the_direction_of_the_search_overrides_the_name_of_the_objective(sweep_of: MakeSweep) -> None:
+    folder = sweep_of({("model=bn",): 0.5, ("model=lrn",): 0.2}, "val/elo")
+    assert [winner for winner, _ in overrides_of(plan_confirmation(folder, top=1, seeds=1))] == ["model=bn"]
+    plan = SweepPlan.read(folder)
+    plan.direction = "minimize"
+    plan.write()
     assert SweepPlan.read(folder).direction == "minimize"
     plan = plan_confirmation(folder, top=1, seeds=1)
-    assert [winner for winner, _ in asked(plan)][-1] == "model=lrn"
-    outcomes = [read_outcome(job) for job in told.jobs]
-    assert results_as_json(told, outcomes)["best"]["run"].endswith("job-2")
+    assert [winner for winner, _ in overrides_of(plan)][-1] == "model=lrn"
+    searched = SweepPlan.read(folder)
+    outcomes = [read_outcome(job) for job in searched.jobs]
+    assert results_as_json(searched, outcomes)["best"]["run"].endswith("job-2")
     (line,) = entries(folder, list(read_runs(folder)), sweeps=True)
     assert line.value == 0.2
 
 
-def test_nothing_to_confirm(searched: Searched, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = searched({("model=bn",): None})
+def test_a_sweep_without_done_jobs_cannot_be_confirmed(sweep_of: MakeSweep, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sweep_of({("model=bn",): None})
     with pytest.raises(UserError, match="nothing to confirm"):
         plan_confirmation(folder, top=1, seeds=2)
     assert main(["sweep", "confirm", str(folder), "--top", "0"]) == 2
@@ -96,17 +97,17 @@ def test_nothing_to_confirm(searched: Searched, capsys: pytest.CaptureFixture[st
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_confirmation_is_not_confirmed_again(searched: Searched) -> None:
-    folder = searched({("model=bn",): 0.5}, "val/top1", "sweep", "confirm", "elsewhere")
-    with pytest.raises(UserError, match="confirms another sweep already"):
+def test_a_confirmation_cannot_be_confirmed(sweep_of: MakeSweep) -> None:
+    folder = sweep_of({("model=bn",): 0.5}, "val/top1", "sweep", "confirm", "elsewhere")
+    with pytest.raises(UserError, match="is a confirmation; for more seeds"):
         plan_confirmation(folder, top=1, seeds=2)
 
 
-def test_where_it_is_typed_makes_no_difference(searched: Searched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_folder_has_no_effect(sweep_of: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     experiments = Path("mine/experiment")
     experiments.mkdir(parents=True)
     (experiments / "own.yaml").write_text("# @package _global_\nnote: own\n")
-    folder = searched({("experiment=own",): 0.5}, "val/top1", "--config-dir", "mine", "-m", "experiment=own").resolve()
+    folder = sweep_of({("experiment=own",): 0.5}, "val/top1", "--config-dir", "mine", "-m", "experiment=own").resolve()
     plan = plan_confirmation(folder, top=1, seeds=1)
     assert plan.jobs[0].container()["note"] == "own"
     monkeypatch.chdir(folder.parent)
