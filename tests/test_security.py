@@ -430,7 +430,7 @@ def test_a_job_of_a_sweep_lies_in_its_folder(
     stored = json.loads((folder / "sweep.json").read_text())
     stored |= {"kind": "grid", "jobs": [{"number": 1, "folder": place, "overrides": [], "varies": {}}]}
     (folder / "sweep.json").write_text(json.dumps(stored))
-    assert "is no folder of the sweep" in refused(capsys, "resume", str(folder))
+    assert "is not a folder of the sweep" in refused(capsys, "resume", str(folder))
     (folder / "sweep.json").write_text("[" * 100_000)
     assert "not the plan of a sweep" in refused(capsys, "resume", str(folder))
 
@@ -569,7 +569,7 @@ FROM_INSIDE = {
     "check.py": ("one_batch(config)",),
     "complete.py": ("' '.join(",),  # read by the shell
     "output.py": ("'Next steps",),
-    "plot.py": ("f'{doing}: about",),
+    "pictures.py": ("f'{doing}: about",),
     "ranks.py": ("f'{given} in the environment",),
     "report.py": ("'Next steps",),
     "runs.py": ("f'{len(lines) - len(newest):,} older", "text.markdown_table(", "'\\n'.join(terminal.aligned("),

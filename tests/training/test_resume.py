@@ -309,7 +309,7 @@ def test_resume_logs_the_resume_point(
     assert json.loads(told.out)["status"] == "done"
     assert_equal(undisturbed("one cycle, dropout, crops"), run)
     assert main(["resume", str(run)]) == 0
-    assert "is done already; trainer.max_epochs=N trains on" in capfd.readouterr().out
+    assert "is already done; trainer.max_epochs=N trains longer" in capfd.readouterr().out
 
 
 RESTART = ("schedule.restarts=[2]", "schedule.restart_from=0.5")
