@@ -6,7 +6,7 @@ from PIL import Image
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.plots import filters
-from alexnet_exp.plots.filters import BETWEEN_COLUMNS, MARGIN, NAME, mosaic_of
+from alexnet_exp.plots.filters import BETWEEN_COLUMNS, COLUMN_NAME_HEIGHT, MARGIN, mosaic_of
 
 RNG = np.random.default_rng(0)
 
@@ -78,7 +78,7 @@ def test_the_png_holds_the_mosaic_pixel_by_pixel(tmp_path, shape, columns):
     with Image.open(tmp_path / "filters.png") as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB"), dtype=float) / 255
-    top = MARGIN + (NAME if columns > 1 else 0)
+    top = MARGIN + (COLUMN_NAME_HEIGHT if columns > 1 else 0)
     shown = pixels[top : top + height, MARGIN : MARGIN + width]
     # the names of the columns stand between them
     inked = (mosaic < 1).any(axis=2)
