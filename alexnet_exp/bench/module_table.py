@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from alexnet_exp.bench.flop import REST, counted_by_running
 from alexnet_exp.bench.layers import leaves
 from alexnet_exp.config.user_class import UserClass
+from alexnet_exp.model.completion import Ends
 from alexnet_exp.model.cost import Layer
-from alexnet_exp.model.spec import Ends
 from alexnet_exp.training.build import build_network
 
 

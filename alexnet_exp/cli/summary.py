@@ -16,9 +16,10 @@ from alexnet_exp.config.schema import COLUMNS, Config
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.model import columns_layout
+from alexnet_exp.model.completion import Ends, complete
 from alexnet_exp.model.cost import Layer, Totals, layers, totals
-from alexnet_exp.model.memory import Memory, kept_of, training_memory
-from alexnet_exp.model.spec import Ends, Network, complete
+from alexnet_exp.model.memory import Memory, saved_bytes, training_memory
+from alexnet_exp.model.spec import Network
 
 # The figure printed in section 3 of the 2012 paper, and the exact count of its network.
 PAPER = {
@@ -196,7 +197,7 @@ def _column_lines(config: Config, spec: Network, batch: int) -> Iterator[str]:
     """Yields what one rank holds per stage, and what the ranks exchange before each stage."""
     own, size = columns_layout.layers(spec), _number_bytes(config)
     memory = training_memory(own, OPTIMIZER_STATES.get(config.optim.name, 2))
-    kept = {layer.name: kept_of(layer, after) for layer, after in zip(own, [*own[1:], None], strict=True)}
+    kept = {layer.name: saved_bytes(layer, after) for layer, after in zip(own, [*own[1:], None], strict=True)}
     stages: dict[str, list[Layer]] = {}
     for layer in own:
         stages.setdefault(layer.name.partition(".")[0], []).append(layer)

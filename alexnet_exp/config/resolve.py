@@ -7,8 +7,9 @@ from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.data.info import DATA_INFO_EXAMPLE, DataInfo, data_info
 from alexnet_exp.errors import Problem, Refused
 from alexnet_exp.model.columns_layout import layout
+from alexnet_exp.model.completion import Ends, complete
 from alexnet_exp.model.cost import layers
-from alexnet_exp.model.spec import Ends, Input, Network, complete
+from alexnet_exp.model.spec import Input, Network
 
 ENDS = {
     "num_classes": "how many classes there are",

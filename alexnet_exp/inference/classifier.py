@@ -16,8 +16,9 @@ from alexnet_exp.config.validate import typed
 from alexnet_exp.data.augment import center_crop, to_network_input
 from alexnet_exp.data.decode import read_image
 from alexnet_exp.errors import UserError
+from alexnet_exp.model.completion import Ends
 from alexnet_exp.model.preprocess import Preprocess
-from alexnet_exp.model.spec import Ends, Network
+from alexnet_exp.model.spec import Network
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs.lookup import checkpoint_path, find
 from alexnet_exp.runs.reader import read_config

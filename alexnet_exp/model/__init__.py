@@ -1,4 +1,5 @@
-"""The network as data: its settings (`spec`), its shapes and counts, and the torch modules built from them.
+"""The network: its settings (spec.py), its shapes and costs, and the torch modules built from them (network.py).
 
-`spec`, `shapes` and `count` never import torch, so that settings are checked and `summary` is printed without it.
+spec.py, completion.py, shapes.py, cost.py, memory.py and columns_layout.py do not import torch, so that settings are
+checked and `summary` is printed without it.
 """

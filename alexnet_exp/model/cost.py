@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and activations, layer by layer. No torch here."""
+"""Provides the parameters, multiply-adds and activations of a network, layer by layer. No torch here."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Totals:
 
 
 def layers(spec: Network) -> list[Layer]:
-    """The layers of a completed network, in order, named as its modules are. Raises `Refused` when it does not fit."""
+    """Returns the rows of a completed network, in order, named as its modules. Raises `Refused` as `parts` does."""
     return [layer_of(part, spec) for part in parts(spec)]
 
 
 def totals(table: Iterable[Layer]) -> Totals:
-    """The sums over `layers(spec)`."""
+    """Returns the sums over the rows of `layers(spec)`."""
     rows = list(table)
     return Totals(
         parameters=sum(layer.parameters for layer in rows),
@@ -59,7 +59,7 @@ def totals(table: Iterable[Layer]) -> Totals:
 
 
 def layer_of(part: Part, spec: Network) -> Layer:
-    """The row of one module."""
+    """Returns the row of one module."""
     if part.slot in ("conv", "local", "fc"):
         return _learned(part, spec)
     if part.slot == "norm" and spec.norm == Norm.bn:
@@ -71,7 +71,7 @@ def layer_of(part: Part, spec: Network) -> Layer:
 
 
 def _learned(part: Part, spec: Network) -> Layer:
-    """A convolution reuses each weight and bias at every pixel of its output; the others use each once."""
+    """Returns the row of a learned layer: a convolution reuses each weight at every pixel, the others do not."""
     stage, out, pixels = part.stage, part.after[0], math.prod(part.after[1:])
     groups = spec.groups if stage.columns == Columns.own else 1
     weights = out * part.before[0] // groups * (stage.kernel or 1) ** 2

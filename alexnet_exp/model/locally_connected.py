@@ -1,4 +1,4 @@
-"""A locally connected layer: the windows of a convolution, and weights of its own at every pixel of the output."""
+"""Provides a locally connected layer: a convolution with separate weights at every pixel of the output."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 class LocallyConnected2d(nn.Module):
     """A convolution whose weights are not shared: "local" of cuda-convnet, whose 13 % net has two.
 
-    [N, in_channels, H, W] to [N, out_channels, height, width], where `size` = (height, width) is given, since there is
-    a weight for each of its pixels: (H + 2 * padding - kernel) // stride + 1, and the same of W.
+    Settings: `Stage.local` of model/spec.py. Input [N, in_channels, H, W], output [N, out_channels, height, width],
+    where `size` = (height, width) must be (H + 2 * padding - kernel) // stride + 1, and the same of W.
 
-    `weight` [height, width, kernel, kernel, in, out] and `bias` [height, width, out]: as in cuda-convnet, each output
-    unit has a bias of its own too. They start as torch starts a convolution: uniform in +-1 / sqrt(fan-in).
+    `weight` [height, width, kernel, kernel, in, out] and `bias` [height, width, out]: as in cuda-convnet, every output
+    unit has a bias. Both are initialized as a convolution of torch: uniform in +-1 / sqrt(fan-in).
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class LocallyConnected2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         height, width = self.size
-        # One matrix product for each pixel of the output: the windows of all images times the pixel's own weights.
-        # Pixels first, so that a window is put together from whole rows of channels; twice as fast as F.unfold.
+        # One matrix product for each pixel of the output: the windows of all images times the weights of the pixel.
+        # Pixels come first, so that a window consists of whole rows of channels; this is twice as fast as F.unfold.
         pixels = F.pad(maps, [self.padding] * 4).permute(2, 3, 0, 1).contiguous()
         rows, columns = self.stride * (height - 1) + 1, self.stride * (width - 1) + 1
         windows = torch.cat(
@@ -58,7 +58,7 @@ class LocallyConnected2d(nn.Module):
         return out.view(height, width, out.shape[1], out.shape[2]).permute(2, 3, 0, 1)
 
     def pixels(self) -> Iterator[Tensor]:
-        """The weights of each output pixel, row by row, laid out as a convolution's: [out, in, kernel, kernel]."""
+        """Yields the weights of each output pixel, row by row, as those of a convolution: [out, in, kernel, kernel]."""
         for weight in self.weight.detach().flatten(0, 1):
             yield weight.permute(3, 2, 0, 1)
 

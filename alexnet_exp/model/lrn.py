@@ -1,4 +1,4 @@
-"""The two normalizations of 2012: local response normalization across maps, and cuda-convnet's within a map."""
+"""Provides the normalizations of 2012: local response normalization across maps, and cuda-convnet's within a map."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from alexnet_exp.kernels.lrn import Formula
 from alexnet_exp.kernels.tracing import operators_are_traced
 from alexnet_exp.model.spec import Convention
 
-CHUNK = 1 << 18  # values that torch's operators work on at a time on a CPU, so that they stay in its caches
+CHUNK_VALUES = 1 << 18  # processed at a time by torch's operators on a CPU, so that they stay in its caches
 
 
 class LRN(nn.Module):
-    """Local response normalization across maps (section 3.3 of the paper).
+    """Local response normalization across maps (section 3.3 of the paper). Settings: `Lrn` of model/spec.py.
 
         b_i = a_i / (k + alpha * S_i)^beta
 
@@ -27,13 +27,13 @@ class LRN(nn.Module):
     Krizhevsky's 2012 code and `torch.nn.LocalResponseNorm` compute it (also at the edges, where fewer than `size` maps
     are summed). So alpha = 1e-4 under `code` is 2e-5 under `paper`.
 
-    With `columns` > 1 each of as many equal groups of maps is normalized by itself, as each GPU of 2012 saw only its
-    own. [N, C, ...] of any floating dtype, C a multiple of `columns`, to the same, in the layout it comes in; half
-    precisions are computed in float32, since squares overflow them. The gradient keeps the input and nothing else.
+    `columns` > 1: the maps are split into as many equal groups, which are normalized separately, as on the two GPUs of
+    2012. Input and output: [N, C, ...] of any floating dtype and the same layout, C a multiple of `columns`, else
+    ValueError. Half precisions are computed in float32, since squares overflow them. Only the input is saved for the
+    backward pass.
 
-    On a CPU by a kernel of our own (kernels/lrn.c), by torch's operators where there is none, or where operators must
-    be seen: in an exported or compiled graph, under the transforms of torch.func, and where a gradient gets a graph of
-    its own (`create_graph=True`).
+    Computed by kernels/lrn.c on a CPU; by torch's operators where there is no kernel, where operators are traced
+    (`operators_are_traced`), and for a gradient with a graph (`create_graph=True`).
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LRN(nn.Module):
         alpha = self.alpha if self.convention == Convention.paper else self.alpha / self.size
         formula = Formula(alpha, self.beta, self.k, self.size // 2, self.columns)
         if operators_are_traced():
-            return _plain(maps, formula)
+            return _traceable(maps, formula)
         if maps.shape[1] % self.columns:
             raise ValueError(f"{maps.shape[1]} maps cannot be split into {self.columns} columns")
         normalized: Tensor = _Response.apply(maps, formula)
@@ -65,11 +65,11 @@ class LRN(nn.Module):
 
 
 class _Response(torch.autograd.Function):
-    """LRN with its gradient written out, from the input alone.
+    """LRN with an explicit gradient that needs only the input.
 
-    With d_i = k + alpha * S_i, b_i = a_i * d_i^-beta and g the gradient of b, that of a is
-    g_i * d_i^-beta - 2 * alpha * beta * a_i * (sum of g_j * b_j / d_j over the same maps as in S_i): map i stands in
-    the sum of just those maps that stand in its own.
+    With d_i = k + alpha * S_i, b_i = a_i * d_i^-beta and g the gradient of b, the gradient of a is
+    g_i * d_i^-beta - 2 * alpha * beta * a_i * (sum of g_j * b_j / d_j over the maps of S_i): map i is in the sum of
+    exactly those maps that are in its own sum.
     """
 
     @staticmethod
@@ -81,14 +81,14 @@ class _Response(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (a,), formula = ctx.saved_tensors, ctx.formula
-        if torch.is_grad_enabled():  # create_graph=True: the gradient is to be differentiated in turn
-            return torch.autograd.grad(_plain(a, formula), a, g, create_graph=True)[0], None
+        if torch.is_grad_enabled():  # create_graph=True: the gradient will be differentiated
+            return torch.autograd.grad(_traceable(a, formula), a, g, create_graph=True)[0], None
         by_kernel = kernel.takes(a, formula) and kernel.takes(g, formula)
         return kernel.backward(a, g, formula) if by_kernel else _gradient_by_operators(a, g, formula), None
 
 
 def _by_operators(a: Tensor, formula: Formula) -> Tensor:
-    """b of the formula."""
+    """Returns b of the formula, of `a` [N, C, ...]."""
     b = torch.empty_like(a)
     for values, normalized in zip(_chunks(a), _chunks(b), strict=True):
         wide = _at_least_float32(values)
@@ -97,7 +97,7 @@ def _by_operators(a: Tensor, formula: Formula) -> Tensor:
 
 
 def _gradient_by_operators(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
-    """That of a, from g, that of b."""
+    """Returns the gradient of `a` from `g`, the gradient of b."""
     gradient = torch.empty_like(a)
     for values, above, below in zip(_chunks(a), _chunks(g), _chunks(gradient), strict=True):
         wide = _at_least_float32(values)
@@ -109,19 +109,19 @@ def _gradient_by_operators(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
 
 
 def _chunks(x: Tensor) -> tuple[Tensor, ...]:
-    """The images, some at a time where that helps: not on a GPU, which wants few large operations."""
-    if x.device.type != "cpu" or x.numel() <= CHUNK:
+    """Returns the images in chunks on a CPU, whole on a GPU, where few large operations are faster."""
+    if x.device.type != "cpu" or x.numel() <= CHUNK_VALUES:
         return (x,)
-    return torch.split(x, max(1, CHUNK // x[0].numel()))
+    return torch.split(x, max(1, CHUNK_VALUES // x[0].numel()))
 
 
 def _divisor(a: Tensor, formula: Formula) -> Tensor:
-    """d = k + alpha * (sum of a^2 over the maps up to `reach` away)."""
+    """Returns d = k + alpha * (sum of a^2 over the maps up to `reach` away)."""
     return _sum_around(a.square(), formula).mul_(formula.alpha).add_(formula.k)
 
 
 def _scale(d: Tensor, beta: float) -> Tensor:
-    """d^-beta; for the usual 0.75 by roots, which take a fraction of the time that a power does."""
+    """Returns d^-beta; for the usual 0.75 by square roots, which take a fraction of the time of a power."""
     if beta != 0.75:
         return d.pow(-beta)
     root = d.sqrt()
@@ -129,7 +129,7 @@ def _scale(d: Tensor, beta: float) -> Tensor:
 
 
 def _sum_around(x: Tensor, formula: Formula) -> Tensor:
-    """The sum of each map and of those up to `reach` before and behind it in its column; [N, C, ...] to the same."""
+    """Returns the sum of each map and its neighbors up to `reach` away in its column; [N, C, ...], as `x`."""
     total = x.clone()
     for values, sums in zip(x.chunk(formula.columns, 1), total.chunk(formula.columns, 1), strict=True):
         for distance in range(1, min(formula.reach, values.shape[1] - 1) + 1):
@@ -138,8 +138,8 @@ def _sum_around(x: Tensor, formula: Formula) -> Tensor:
     return total
 
 
-def _plain(a: Tensor, formula: Formula) -> Tensor:
-    """b of the formula in operators that any graph can hold and any transform can follow."""
+def _traceable(a: Tensor, formula: Formula) -> Tensor:
+    """Returns b of the formula by operators that can be exported, transformed and differentiated twice."""
     wide = _at_least_float32(a)
     maps = a.shape[1] // formula.columns
     squares = wide.square().reshape(a.shape[0], formula.columns, maps, *a.shape[2:])
@@ -153,10 +153,12 @@ def _plain(a: Tensor, formula: Formula) -> Tensor:
 class WithinMapNorm(nn.Module):
     """Response normalization within a map: "cnorm" and "rnorm" of cuda-convnet, in the code and not in the paper.
 
+    Settings: `WithinMap` of model/spec.py (`model.within_map` in YAML).
+
         y = x / (k + scale / size^2 * sum of x^2 over the size x size window of the same map)^beta
 
-    The window is centred on the pixel and cut off at the map's edge; the divisor stays size^2 there. [N, C, H, W] of
-    any floating dtype to the same.
+    The window is centered on the pixel and cut off at the map's edge; the divisor stays size^2 there. Input and output:
+    [N, C, H, W] of the same floating dtype.
     """
 
     def __init__(self, size: int = 5, scale: float = 0.001, beta: float = 0.75, k: float = 1.0):

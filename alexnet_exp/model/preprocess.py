@@ -1,4 +1,4 @@
-"""From the bytes of an image to what the network sees: the variant's own scale, mean and standard deviation."""
+"""Provides preprocessing, from the bytes of images to the network's input: a variant's scale, mean and std."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from alexnet_exp.model.spec import Input, Scale
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was measured on the training images, on 0..255; what was not needed is None.
+    """Statistics of the training images, on 0..255; None where they are not needed.
 
-    `channel_mean` and `channel_std` [C], `pixel_mean` [C, H, W] at the side the images are stored at.
+    `channel_mean` and `channel_std` [C], `pixel_mean` [C, H, W] at the size of the stored images.
     """
 
     channel_mean: Tensor | None = None
@@ -26,7 +26,7 @@ class Statistics:
 
 
 def measure(batches: Iterable[tuple[Tensor, Tensor]]) -> Statistics:
-    """The statistics of the images of `batches`: pairs of uint8 [N, C, H, W] and labels, all images of one size."""
+    """Returns the statistics of `batches`: pairs of uint8 [N, C, H, W] and labels, all images of one size."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for images, _ in batches:
         exact = images.cpu().double()
@@ -40,11 +40,11 @@ def measure(batches: Iterable[tuple[Tensor, Tensor]]) -> Statistics:
 
 
 class Preprocess(nn.Module):
-    """(pixels - mean) / std, with both on 0..255: dividing by 255 is part of `std`, so it costs nothing of its own.
+    """(pixels - mean) / std, with both on 0..255: the division by 255 is part of `std`.
 
-    The buffers `mean` and `std`, [C, 1, 1] or [C, H, W], go into the state_dict: a checkpoint carries its variant's
-    preprocessing. Those that must be measured are NaN until `fit` or a state_dict fills them, so that a network that
-    runs without them cannot be taken for one that works.
+    Settings: `Input` of model/spec.py (`model.input` in YAML). The buffers `mean` and `std`, [C, 1, 1] or [C, H, W],
+    are in the state_dict, so a checkpoint includes its variant's preprocessing. Values that must be measured are NaN
+    until `fit` or a state_dict fills them, so that running without them is noticed.
     """
 
     mean: Tensor
@@ -59,15 +59,15 @@ class Preprocess(nn.Module):
 
     @property
     def needs(self) -> set[str]:
-        """Which statistics `fit` uses: of channel and pixel, or none."""
+        """The statistics that `fit` uses: a subset of channel and pixel."""
         return {wanted for wanted in (self.input.mean, self.input.std) if wanted in ("channel", "pixel")}
 
     def fit(self, statistics: Statistics) -> None:
-        """Sets what must be measured. Grey statistics serve a network of 3 channels.
+        """Sets the measured values. Statistics of gray images are repeated for a network of 3 channels.
 
-        A per-pixel mean larger than the input is cropped at its centre (the 2012 code does so for its random crops
-        too), a smaller one is enlarged bilinearly, as the images are. Raises ValueError when a needed statistic
-        is None.
+        A per-pixel mean larger than the input is cropped at its center (the 2012 code does so for its random crops
+        too), a smaller one is enlarged bilinearly, as the images are. Raises ValueError where a needed statistic is
+        None.
         """
         if self.input.mean == "channel":
             self._set("mean", statistics.channel_mean)
@@ -75,20 +75,19 @@ class Preprocess(nn.Module):
             self._set("mean", statistics.pixel_mean)
         if self.input.std == "channel":
             self._set("std", statistics.channel_std)
-            # A channel without contrast is left as the zeros it is, not made NaN.
+            # A channel without contrast stays 0 instead of becoming NaN.
             self.std[self.std == 0] = 1
 
-    def leave(self) -> None:
-        """From now on images stay as they are: for a data module that gives floats, scaled by itself."""
+    def disable(self) -> None:
+        """Leaves images unchanged from now on: for a data module that returns floats on its own scale."""
         self.mean.fill_(0)
         self.std.fill_(1)
 
     def forward(self, images: Tensor, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> Tensor:
-        """Pixels on 0..255 [N, C, H, W], uint8 or (after colour noise) floats, to `dtype` of the same shape.
+        """Returns standardized images of `dtype`, [N, C, H, W], from pixels of the same shape.
 
-        Behind `leave`, floats on whatever scale.
-
-        Computed in float32 and rounded once. One pass over the bytes on the CPU, where there is a native kernel for it.
+        Pixels are on 0..255, uint8 or (after colour noise) floats; after `disable`, floats on any scale. Computed in
+        float32 and rounded once; on the CPU by a native kernel where there is one.
         """
         scaled = standardized(images, self.mean, self.std, dtype, channels_last)
         if scaled is not None:

@@ -1,6 +1,6 @@
-"""Where each module of a network stands and which shapes go in and come out; `count` and `network` both read it.
+"""Provides the modules of a network in order, with their input and output shapes. No torch here.
 
-No torch here.
+cost.py counts by them, network.py builds by them.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ import math
 from dataclasses import dataclass, replace
 
 from alexnet_exp.errors import Problem, Refused
-from alexnet_exp.model.spec import SMALL_IMAGE, Columns, Network, Norm, Pool, Stage
+from alexnet_exp.model.spec import SMALL_IMAGE_PIXELS, Columns, Network, Norm, Pool, Stage
 
 Shape = tuple[int, ...]
 """(channels, height, width), or (features,) once flattened."""
 
-POOLING = {Pool.overlapping: (3, 2), Pool.disjoint: (2, 2)}
-"""Kernel and stride of each kind of pooling."""
+POOL_WINDOWS = {Pool.overlapping: (3, 2), Pool.disjoint: (2, 2)}
+"""Kernel and stride of each kind of pooling, in pixels."""
 
-LARGEST_INPUT = 4096
-"""Where the search for the smallest input size that fits gives up, in pixels."""
+LARGEST_INPUT_PIXELS = 4096
+"""The limit of the search for the smallest usable input size."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One module of the network in its place.
+    """One module of the network: its stage, its slot, and its input and output shapes.
 
-    `slot` is one of the stage's slots, or what the stage itself is made of: pad, conv or local, flat, fc. `stage` is as
-    it is built: its small-image window chosen, `out` scaled by the width.
+    `slot` is one of the stage's slots, or one of its own modules: pad, conv or local, flat, fc. `stage` has the values
+    that are built: its window for this input size, and `out` scaled by the width. `before` and `after`: for one image.
     """
 
     stage_name: str
@@ -37,20 +37,20 @@ class Part:
 
     @property
     def name(self) -> str:
-        """As parameters are named: conv1.conv, fc6.drop."""
+        """The name of the module in the network: conv1.conv, fc6.drop."""
         return f"{self.stage_name}.{self.slot}"
 
 
 def parts(spec: Network) -> list[Part]:
-    """The modules of a completed network, in order.
+    """Returns the modules of a completed network, in order.
 
-    Raises `Refused` when no pixel is left behind a stage, naming the smallest input size that fits, or when maps do
-    not split over the columns.
+    Raises `Refused` where no pixels are left after a stage, with the smallest usable input size, or where maps cannot
+    be split over the columns; ValueError where the network is not completed.
     """
     try:
         return _parts(spec)
     except _NothingLeftError as error:
-        raise Refused([Problem("input_size", spec.input_size, f"{error}; {_smallest_that_fits(spec)}")]) from None
+        raise Refused([Problem("input_size", spec.input_size, f"{error}; {_smallest_usable_size(spec)}")]) from None
 
 
 class _NothingLeftError(Exception):
@@ -59,7 +59,7 @@ class _NothingLeftError(Exception):
 
 def _parts(spec: Network) -> list[Part]:
     if spec.input_size is None or spec.in_channels is None or spec.num_classes is None or spec.width is None:
-        raise ValueError("the network's ends are open; complete(spec, ends) closes them")
+        raise ValueError("input_size, in_channels, num_classes or width is null; call complete(spec, ends) first")
     found: list[Part] = []
     shape: Shape = (spec.in_channels, spec.input_size, spec.input_size)
     for name, setting in spec.present.items():
@@ -68,7 +68,7 @@ def _parts(spec: Network) -> list[Part]:
             _check_columns(name, slot, stage, shape, spec)
             part = Part(name, slot, stage, shape, _after(slot, stage, shape, spec))
             if min(part.after) < 1:
-                raise _NothingLeftError(f"nothing is left after {name}")
+                raise _NothingLeftError(f"no pixels are left after {name}")
             found.append(part)
             shape = part.after
     return found
@@ -77,11 +77,11 @@ def _parts(spec: Network) -> list[Part]:
 def _as_built(stage: Stage, spec: Network) -> Stage:
     assert spec.input_size is not None
     assert spec.width is not None
-    if stage.small is not None and spec.input_size < SMALL_IMAGE:
+    if stage.small is not None and spec.input_size < SMALL_IMAGE_PIXELS:
         stage = replace(stage, **vars(stage.small))
     if stage.out is None:
         return replace(stage, out=spec.num_classes)
-    # Maps are scaled in steps of `groups`, so that the columns stay equal.
+    # Maps are rounded to multiples of `groups`, so that the columns stay equal.
     step = spec.groups if stage.is_conv else 1
     return replace(stage, out=max(1, round(stage.out * spec.width / step)) * step)
 
@@ -119,7 +119,7 @@ def _after(slot: str, stage: Stage, shape: Shape, spec: Network) -> Shape:
         case "fc":
             return (stage.out,)
         case "pool" | "avg":
-            kernel, stride = POOLING[spec.pool]
+            kernel, stride = POOL_WINDOWS[spec.pool]
             rounding = stride - 1 if spec.pool_ceil else 0
             return shape[0], *((side - kernel + rounding) // stride + 1 for side in shape[1:])
         case "to6":
@@ -128,12 +128,12 @@ def _after(slot: str, stage: Stage, shape: Shape, spec: Network) -> Shape:
             return shape
 
 
-def _smallest_that_fits(spec: Network) -> str:
+def _smallest_usable_size(spec: Network) -> str:
     assert spec.input_size is not None
-    for size in range(spec.input_size + 1, LARGEST_INPUT):
+    for size in range(spec.input_size + 1, LARGEST_INPUT_PIXELS):
         try:
             _parts(replace(spec, input_size=size))
         except _NothingLeftError:
             continue
-        return f"the smallest that fits is {size}"
-    return f"no size below {LARGEST_INPUT} fits"
+        return f"the smallest usable size is {size}"
+    return f"no size below {LARGEST_INPUT_PIXELS} is usable"

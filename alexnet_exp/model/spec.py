@@ -1,38 +1,40 @@
-"""The settings of a network: a mapping of named stages that reads like the paper's table. No torch here.
+"""Provides the settings of a network: named stages that read like the paper's table. No torch here.
 
-A stage is a convolution (it has a `kernel`), a locally connected layer (a `kernel` and `local: true`: weights of its
-own at every pixel) or a fully connected layer (no `kernel`). What surrounds it is named in SLOTS: `first` before it,
-`then` behind it, in the variant's own order. What fills a slot is chosen once for the whole network:
+Each class names the torch module that it configures; model/network.py has the table of slots, settings and modules.
+
+A stage is a convolution (it has a `kernel`), a locally connected layer (a `kernel` and `local: true`: separate weights
+at every pixel) or a fully connected layer (no `kernel`). The modules around it are listed by slot: `first` before it,
+`then` after it, in the variant's own order. One setting of the network fills each slot in all stages:
 
     act      `activation`: relu, tanh or sigmoid
-    norm     `norm`: lrn (across maps), bn, or none: the slot stays empty
-    mapnorm  the within-map normalization of cuda-convnet (`within_map`)
-    pool     max pooling, overlapping (3x3, stride 2) or disjoint (2x2, stride 2): `pool`
-    avg      average pooling of the same windows
-    to6      average pooling to 6x6 maps whatever the size, as torchvision has it before its first `fc` layer
-    drop     `dropout`; 0: the slot stays empty
+    norm     `norm`: lrn (across maps), bn, or none: the slot is empty
+    mapnorm  `within_map`: the within-map normalization of cuda-convnet
+    pool     `pool`: max pooling, overlapping (3x3, stride 2) or disjoint (2x2, stride 2)
+    avg      `pool`: average pooling of the same windows
+    to6      average pooling to 6x6 maps from any size, as in torchvision before its first `fc` layer
+    drop     `dropout`; 0: the slot is empty
 
-The order of the slots is the variant's, so `model=lrn model.norm=bn` (act, norm) is not `model=bn` (norm, act).
+The variant determines the order of the slots: `model=lrn model.norm=bn` (act, norm) is not `model=bn` (norm, act).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from alexnet_exp.errors import Checks, Problem, suggest_name
 
-SMALL_IMAGE = 64
-"""Below this input size (pixels) a stage takes its `small` window."""
+SMALL_IMAGE_PIXELS = 64
+"""Below this input size a stage uses its `small` window."""
 
 MAP_SLOTS = ("pool", "avg", "mapnorm", "to6")
 SLOTS = ("act", "norm", "drop", *MAP_SLOTS)
 
 
 class Norm(StrEnum):
-    """What fills the slot `norm`."""
+    """The module of the slot `norm`: `LRN` of model/lrn.py, torch's batch norm, or none."""
 
     lrn = "lrn"
     bn = "bn"
@@ -40,14 +42,17 @@ class Norm(StrEnum):
 
 
 class Pool(StrEnum):
-    """Pooling windows: the paper's overlapping 3x3 at stride 2, or 2x2 at stride 2, which do not overlap."""
+    """Pooling windows: the paper's overlapping 3x3 at stride 2, or 2x2 at stride 2, which do not overlap.
+
+    Configures torch's `nn.MaxPool2d` (slot `pool`) and `nn.AvgPool2d` (slot `avg`).
+    """
 
     overlapping = "overlapping"
     disjoint = "disjoint"
 
 
 class Activation(StrEnum):
-    """What fills the slot `act`."""
+    """The module of the slot `act`: torch's `nn.ReLU`, `nn.Tanh` or `nn.Sigmoid`."""
 
     relu = "relu"
     tanh = "tanh"
@@ -55,28 +60,28 @@ class Activation(StrEnum):
 
 
 class Columns(StrEnum):
-    """Which maps a convolution sees: all, or only its own column's (one of `groups`)."""
+    """The input maps of a convolution: all, or only those of its own column (one of `groups`)."""
 
     all = "all"
     own = "own"
 
 
 class Convention(StrEnum):
-    """What LRN's alpha multiplies: the sum over the window (the paper's formula) or its mean (the 2012 code, torch)."""
+    """What `LRN` multiplies by alpha: the window's sum (the paper's formula) or its mean (the 2012 code, torch)."""
 
     paper = "paper"
     code = "code"
 
 
 class DropoutScale(StrEnum):
-    """Where dropout makes up for what it drops: in training (inverted, torch's), or at test (the 0/1 mask of 2012)."""
+    """When dropout rescales units: in training (inverted: torch's `nn.Dropout`) or at test (mask: `MaskDropout`)."""
 
     inverted = "inverted"
     mask = "mask"
 
 
 class Init(StrEnum):
-    """How weights start: torch's defaults, Glorot uniform or He normal (these two with zero biases)."""
+    """The initialization: torch's defaults, Glorot uniform or He normal (these two with zero biases)."""
 
     torch = "torch"
     glorot = "glorot"
@@ -84,7 +89,7 @@ class Init(StrEnum):
 
 
 class Scale(StrEnum):
-    """The range pixels are brought to first: 0..255 as they are, or 0..1."""
+    """The range of pixels before mean and std: 0..255 unchanged, or 0..1."""
 
     bytes = "bytes"
     unit = "unit"
@@ -92,7 +97,10 @@ class Scale(StrEnum):
 
 @dataclass
 class Lrn:
-    """Local response normalization across maps: a / (k + alpha * sum or mean of a^2 over `size` maps)^beta."""
+    """Local response normalization across maps: a / (k + alpha * sum or mean of a^2 over `size` maps)^beta.
+
+    Section 3.3 of the paper. Configures `LRN` of model/lrn.py.
+    """
 
     size: int = 5
     alpha: float = 1e-4
@@ -103,7 +111,7 @@ class Lrn:
     def problems(self) -> list[Problem]:
         checks = Checks(self)
         checks.that(
-            "size", self.size > 0 and self.size % 2 == 1, "must be odd: the map itself and as many on each side"
+            "size", self.size > 0 and self.size % 2 == 1, "must be odd: the map itself and equally many on each side"
         )
         checks.at_least("alpha", 0)
         checks.above("k", 0)
@@ -112,7 +120,10 @@ class Lrn:
 
 @dataclass
 class WithinMap:
-    """Within-map normalization of cuda-convnet: x / (k + scale * mean of x^2 over size x size of the same map)^beta."""
+    """Within-map normalization of cuda-convnet: x / (k + scale * mean of x^2 over size x size of the same map)^beta.
+
+    Configures `WithinMapNorm` of model/lrn.py.
+    """
 
     size: int = 5
     scale: float = 0.001
@@ -121,7 +132,9 @@ class WithinMap:
 
     def problems(self) -> list[Problem]:
         checks = Checks(self)
-        checks.that("size", self.size > 0 and self.size % 2 == 1, "must be odd: the pixel and as many on each side")
+        checks.that(
+            "size", self.size > 0 and self.size % 2 == 1, "must be odd: the pixel and equally many on each side"
+        )
         checks.at_least("scale", 0)
         checks.above("k", 0)
         return checks.problems
@@ -129,7 +142,10 @@ class WithinMap:
 
 @dataclass
 class BatchNorm:
-    """Batch normalization; `momentum` is torch's: the weight of the new batch (Keras' 0.99 is 0.01 here)."""
+    """Batch normalization; `momentum` is torch's: the weight of the new batch (Keras' 0.99 is 0.01 here).
+
+    Configures torch's `nn.BatchNorm2d`, after a fully connected layer `nn.BatchNorm1d`.
+    """
 
     eps: float = 1e-5
     momentum: float = 0.1
@@ -144,6 +160,8 @@ class BatchNorm:
 @dataclass
 class Input:
     """The variant's own preprocessing: (pixels on `scale`'s range - mean) / std.
+
+    Configures `Preprocess` of model/preprocess.py.
 
     `mean` is none, channel or pixel (measured on the training images) or a number for each channel; `std` is none,
     channel or a number for each channel. Numbers are on the scaled range: 0..1 when `scale` is unit.
@@ -162,16 +180,19 @@ class Input:
                     key, value in choices, f"{suggest_name(value, choices)}, or a list of numbers, one for each channel"
                 )
             elif not all(isinstance(number, int | float) for number in value):
-                checks.refuse(key, "must hold numbers only, one for each channel")
+                checks.refuse(key, "must contain only numbers, one for each channel")
             else:
-                checks.that(key, channels in (None, len(value)), f"must hold in_channels={channels} numbers")
+                checks.that(key, channels in (None, len(value)), f"must contain in_channels={channels} numbers")
                 checks.that(key, key == "mean" or all(number > 0 for number in value), "must be greater than 0")
         return checks.problems
 
 
 @dataclass
 class Window:
-    """Where a convolution looks: `pad` is one number (pixels of zeros on every side) or left, right, top, bottom."""
+    """The window of a convolution, in pixels: `pad` zeros on every side (one number), or left, right, top, bottom.
+
+    Configures torch's `nn.Conv2d`, with four pads `nn.ZeroPad2d` before it.
+    """
 
     kernel: int = 3
     stride: int = 1
@@ -185,13 +206,17 @@ class Window:
 
 @dataclass
 class Stage:
-    """One learned layer and what surrounds it.
+    """One learned layer and the modules around it.
+
+    Configures `FusedStage` of model/stage.py and its layer: torch's `nn.Conv2d` or `nn.Linear`, or
+    `LocallyConnected2d` of model/locally_connected.py.
 
     `out`: maps or units, before `width` scales them; null: `num_classes` (the last stage, and only it).
     `kernel` null: fully connected. `small`: the window used instead for images below 64 pixels.
-    `std`, `bias`: where the weights (normal) and biases (constant) start; null: as the network's `init` says.
-    `local`: locally connected, as the last layers of cuda-convnet's 13 % net: the window of a convolution, and weights
-        and a bias of its own at every pixel.
+    `std`, `bias`: standard deviation of the initial weights (normal), and the initial bias; null: as the network's
+        `init`.
+    `local`: locally connected, as the last layers of cuda-convnet's 13 % net: the window of a convolution, with
+        separate weights and a separate bias at every pixel.
     """
 
     out: int | None = None
@@ -208,7 +233,7 @@ class Stage:
 
     @property
     def is_conv(self) -> bool:
-        """Whether it looks through a window, and leaves maps: a convolution or a locally connected layer."""
+        """Whether it has a window and outputs maps: a convolution or a locally connected layer."""
         return self.kernel is not None
 
     @property
@@ -223,13 +248,15 @@ class Stage:
         for key in ("first", "then"):
             for slot in getattr(self, key):
                 checks.that(key, slot in SLOTS, f"unknown slot {slot}; {suggest_name(slot, SLOTS)}")
-                checks.that(key, self.slots.count(slot) == 1, f"{slot} can stand only once in a stage")
+                checks.that(key, self.slots.count(slot) == 1, f"{slot} may occur only once in a stage")
         own = self.local and self.columns == Columns.own
-        checks.that("columns", not own, "a locally connected stage sees all maps; write all, or local: false")
+        checks.that("columns", not own, "a locally connected stage has all maps as input; write all, or local: false")
         if not self.is_conv:
             for key in ("stride", "pad", "columns", "local", "small"):
                 default = getattr(Stage(), key)
-                checks.that(key, getattr(self, key) == default, "only a convolution has one: give the stage a kernel")
+                checks.that(
+                    key, getattr(self, key) == default, "only convolutions have this setting; give the stage a kernel"
+                )
         small = self.small.problems() if self.small else []
         return checks.problems + [problem.under("small") for problem in small]
 
@@ -238,23 +265,24 @@ class Stage:
 class Network:
     """A whole network; the schema of the configuration's group `model`.
 
-    What is null is filled by `complete` from the data. All that is wrong is refused at once (`Refused`).
+    Configures `AlexNet` of model/network.py. `complete` of model/completion.py fills null settings from the data.
+    Raises `Refused` with all problems at once.
     """
 
     name: str = "alexnet"
     stages: dict[str, Stage | None] = field(default_factory=dict)
-    """By name, in order; null drops one."""
+    """By name, in order; null removes a stage."""
     width: float | None = None
-    """Scales the `out` of all stages but the last; null: what the data suggests."""
+    """Scales the `out` of all stages but the last; null: the width that the data suggests."""
     groups: int = 1
-    """Columns; the paper's two GPUs are 2. A stage with `columns: own` sees only its own; LRN stays inside one."""
+    """Columns; 2 are the paper's two GPUs. A stage with `columns: own` reads only its own; LRN stays inside one."""
     norm: Norm = Norm.none
     lrn: Lrn = field(default_factory=Lrn)
     bn: BatchNorm = field(default_factory=BatchNorm)
     within_map: WithinMap = field(default_factory=WithinMap)
     pool: Pool = Pool.overlapping
     pool_ceil: bool = False
-    """Whether pooling sizes are rounded up, so that the last window may reach over the edge (cuda-convnet)."""
+    """Whether pooling sizes are rounded up, so that the last window may extend past the edge (cuda-convnet)."""
     activation: Activation = Activation.relu
     dropout: float = 0.0
     dropout_scale: DropoutScale = DropoutScale.inverted
@@ -265,11 +293,11 @@ class Network:
     num_classes: int | None = None
     input: Input = field(default_factory=Input)
     weights: str | None = None
-    """Weights to start from: a file, or a run."""
+    """The initial weights: a file, or a run."""
 
     @property
     def present(self) -> dict[str, Stage]:
-        """The stages that were not dropped, in order."""
+        """The stages that are not removed, in order."""
         return {name: stage for name, stage in self.stages.items() if stage is not None}
 
     def __post_init__(self) -> None:
@@ -299,63 +327,6 @@ class Network:
         checks.done()
 
 
-@dataclass
-class Ends:
-    """What the data says of a network's two ends, and the width it suggests.
-
-    input_size: None where it is not known before the images are there: of a network and data of the user's.
-    """
-
-    input_size: int | None
-    in_channels: int
-    num_classes: int
-    width: float
-
-
-def complete(spec: Network, ends: Ends) -> Network:
-    """A copy of `spec` whose null `width`, `input_size`, `in_channels` and `num_classes` are the data's.
-
-    A network of 3 channels on data of one is left: the data repeats its grey. So is another `input_size`: the data
-    crops or enlarges. Raises `Refused` where network and data contradict each other.
-    """
-    checks = Checks(spec)
-    checks.that(
-        "num_classes",
-        spec.num_classes in (None, ends.num_classes),
-        f"the data has {ends.num_classes} classes; write model.num_classes={ends.num_classes}, or null",
-    )
-    checks.that(
-        "in_channels",
-        spec.in_channels in (None, ends.in_channels) or (spec.in_channels, ends.in_channels) == (3, 1),
-        f"the data has {ends.in_channels} channels; write model.in_channels={ends.in_channels}, or null",
-    )
-    checks.done()
-    return replace(
-        spec,
-        width=ends.width if spec.width is None else spec.width,
-        input_size=spec.input_size or ends.input_size,
-        in_channels=spec.in_channels or ends.in_channels,
-        num_classes=spec.num_classes or ends.num_classes,
-    )
-
-
-def notes(spec: Network) -> list[str]:
-    """What the log says of a completed network: which stages are left out, where a small-image window is used."""
-    left_out = [name for name, stage in spec.stages.items() if stage is None]
-    return [*([f"{', '.join(left_out)} left out"] if left_out else []), *_small_windows(spec)]
-
-
-def _small_windows(spec: Network) -> list[str]:
-    if spec.input_size is None or spec.input_size >= SMALL_IMAGE:
-        return []
-    return [
-        f"{name}: kernel {stage.small.kernel}, stride {stage.small.stride}, the small-image layer, at input size "
-        f"{spec.input_size} (from {SMALL_IMAGE} up: kernel {stage.kernel}, stride {stage.stride})"
-        for name, stage in spec.present.items()
-        if stage.small is not None
-    ]
-
-
 def _check_window(checks: Checks) -> None:
     checks.above("kernel", 0)
     checks.above("stride", 0)
@@ -365,26 +336,30 @@ def _check_window(checks: Checks) -> None:
 
 
 def _end_problems(stages: dict[str, Stage]) -> Iterator[Problem]:
-    """The last stage, and only it, has `num_classes` outputs; it is fully connected."""
+    """Yields what is wrong with the last stage: only it has `num_classes` outputs, and it is fully connected."""
     if not stages:
         yield Problem("stages", "{}", "a network needs at least one stage")
         return
     *inner, last = stages
     for name in inner:
         if stages[name].out is None:
-            yield Problem(f"stages.{name}.out", None, "write how many maps or units; only the last stage has none")
+            yield Problem(
+                f"stages.{name}.out", None, "only the last stage may leave it out; write the number of maps or units"
+            )
     if stages[last].out is not None:
-        yield Problem(f"stages.{last}.out", stages[last].out, "write null: the last stage has num_classes outputs")
+        yield Problem(f"stages.{last}.out", stages[last].out, "the last stage has num_classes outputs; write null")
     if stages[last].is_conv:
-        yield Problem(f"stages.{last}.kernel", stages[last].kernel, "write null: the last stage is fully connected")
+        yield Problem(
+            f"stages.{last}.kernel", stages[last].kernel, "the last stage must be fully connected; write null"
+        )
 
 
 def _order_problems(stages: dict[str, Stage]) -> Iterator[Problem]:
-    """Behind the first fully connected stage there are no maps: no convolution and nothing that pools."""
+    """Yields convolutions and slots that need maps after the first fully connected stage, which outputs none."""
     flat: str | None = None
     for name, stage in stages.items():
         if flat and stage.is_conv:
-            instead = f"{name} is behind {flat}, which is fully connected; give {flat} a kernel"
+            instead = f"{name} follows {flat}, which is fully connected; give {flat} a kernel"
             yield Problem(f"stages.{name}.kernel", stage.kernel, instead)
             return
         if flat:
@@ -397,17 +372,19 @@ def _order_problems(stages: dict[str, Stage]) -> Iterator[Problem]:
 def _map_slots(key: str, slots: list[str], flat: str) -> Iterator[Problem]:
     for slot in slots:
         if slot in MAP_SLOTS:
-            yield Problem(key, slots, f"{slot} needs maps, and the fully connected {flat} leaves none")
+            yield Problem(key, slots, f"{slot} needs maps, but {flat} is fully connected; remove {slot}")
 
 
 def _group_problems(spec: Network) -> Iterator[Problem]:
     own = [name for name, stage in spec.present.items() if stage.columns == Columns.own]
     if spec.groups > 1 and spec.present and not own:
-        yield Problem("groups", spec.groups, "no stage has columns: own; give one, e.g. model.stages.conv2.columns=own")
+        yield Problem(
+            "groups", spec.groups, "no stage has columns: own; write one, such as model.stages.conv2.columns=own"
+        )
     for name, stage in spec.present.items():
         if stage.is_conv and stage.out is not None and stage.out % spec.groups:
             yield Problem(f"stages.{name}.out", stage.out, f"must be a multiple of groups={spec.groups}")
 
 
 def _no_slot(slot: str) -> str:
-    return f"no stage has the slot {slot}, so that nothing would change; add it to a stage's then"
+    return f"no stage has the slot {slot}, so this has no effect; add it to a stage's then"

@@ -18,6 +18,8 @@ HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_
 class FusedStage(nn.Sequential):
     """A stage's modules one after another; under bfloat16 autocast on a CPU some of them in one kernel.
 
+    Settings: `Stage` of model/spec.py (`model.stages` in YAML).
+
     A module with a hook runs by itself, so that the hook sees its input and output. Whether a whole run uses the
     kernels: `fused_path` of kernels/selection.py.
     """

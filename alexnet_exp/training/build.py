@@ -26,11 +26,12 @@ from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import in_training, validation_monitors
 from alexnet_exp.data.loader import EpochPlan
 from alexnet_exp.errors import Problem, Refused, UserError
+from alexnet_exp.model.completion import Ends, notes
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.preprocess import Preprocess, measure
 from alexnet_exp.model.shapes import parts
-from alexnet_exp.model.spec import Ends, Input, Network, Norm, notes
+from alexnet_exp.model.spec import Input, Network, Norm
 from alexnet_exp.model.weights import load_weights
 from alexnet_exp.paths import OUTPUTS, cache_folder
 from alexnet_exp.runs.lookup import weights_file
@@ -155,7 +156,7 @@ def prepare(experiment: Experiment, replicas: int = 1) -> None:
         data.least = 2 if _needs_two_images(experiment) else 1
         _refuse_lengths(experiment.config, data, replicas)
     elif isinstance(preprocess, Preprocess) and _gives_floats(experiment):
-        preprocess.leave()
+        preprocess.disable()
         return
     if isinstance(preprocess, Preprocess) and preprocess.needs:
         ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None

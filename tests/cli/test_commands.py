@@ -54,9 +54,9 @@ BAD = [
     ("data=folder data.root=text", "text/a/0.png: unreadable image; replace or remove it"),
     (
         "model=paper model.num_classes=10 model.input_size=32",
-        "model.input_size=32: nothing is left after conv5; the smallest that fits is 64",
+        "model.input_size=32: no pixels are left after conv5; the smallest usable size is 64",
     ),
-    ("model.input_size=3", "model.input_size=3: nothing is left after conv2; the smallest that fits is 15"),
+    ("model.input_size=3", "model.input_size=3: no pixels are left after conv2; the smallest usable size is 15"),
     ("model.num_classes=1000", "model.num_classes=1000: the data has 10 classes; write model.num_classes=10, or null"),
     (
         "trainer.gpus=1 trainer.devices=1",

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.model.spec import Ends, Network, complete
+from alexnet_exp.model.completion import Ends, complete
+from alexnet_exp.model.spec import Network
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 VARIANTS = sorted(file.stem for file in CONF.glob("*.yaml"))

@@ -138,7 +138,7 @@ def test_multiply_adds_by_hand(network_of: NetworkOf) -> None:
 def test_too_small_an_input_names_the_smallest_that_fits(
     network_of: NetworkOf, name: str, size: int, overrides: list[str]
 ) -> None:
-    with pytest.raises(Refused, match=rf"^input_size={size}: nothing is left after conv\d; the smallest") as refused:
+    with pytest.raises(Refused, match=rf"^input_size={size}: no pixels are left after conv\d; the smallest") as refused:
         cost.layers(network_of(name, *overrides, f"input_size={size}"))
     smallest = int(str(refused.value).split()[-1])
     assert built(network_of(name, *overrides, f"input_size={smallest}"))
@@ -151,7 +151,7 @@ def test_the_papers_line_for_an_input_too_small(network_of: NetworkOf) -> None:
         cost.layers(network_of("paper", "input_size=32"))
     (problem,) = refused.value.problems
     assert str(problem.under("model")) == (
-        "model.input_size=32: nothing is left after conv5; the smallest that fits is 64"
+        "model.input_size=32: no pixels are left after conv5; the smallest usable size is 64"
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from alexnet_exp.errors import Refused
+from alexnet_exp.model.completion import Ends, complete, notes
 from alexnet_exp.model.cost import layers
-from alexnet_exp.model.spec import Ends, Input, Lrn, Network, Norm, Stage, complete, notes
+from alexnet_exp.model.spec import Input, Lrn, Network, Norm, Stage
 
 NetworkOf = Callable[..., Network]
 DIGITS = Ends(input_size=28, in_channels=1, num_classes=10, width=0.25)
@@ -31,9 +32,9 @@ def refused(name: str, *overrides: str, variant: NetworkOf) -> list[str]:
         ("num_classes=1", "model.num_classes=1: must be at least 2"),
         ("input_size=0", "model.input_size=0: must be at least 1"),
         ("in_channels=0", "model.in_channels=0: must be at least 1"),
-        ("lrn.size=4", "model.lrn.size=4: must be odd: the map itself and as many on each side"),
+        ("lrn.size=4", "model.lrn.size=4: must be odd: the map itself and equally many on each side"),
         ("lrn.k=0", "model.lrn.k=0.0: must be greater than 0"),
-        ("within_map.size=2", "model.within_map.size=2: must be odd: the pixel and as many on each side"),
+        ("within_map.size=2", "model.within_map.size=2: must be odd: the pixel and equally many on each side"),
         ("bn.momentum=2", "model.bn.momentum=2.0: must be from 0 to 1"),
         ("bn.eps=0", "model.bn.eps=0.0: must be greater than 0"),
         ("stages.conv1.stride=0", "model.stages.conv1.stride=0: must be greater than 0"),
@@ -49,29 +50,36 @@ def refused(name: str, *overrides: str, variant: NetworkOf) -> list[str]:
             "model.stages.conv1.then=[act, nrom]: unknown slot nrom; did you mean norm? "
             "one of act, norm, drop, pool, avg, mapnorm, to6",
         ),
-        ("stages.conv1.then=[act,act]", "model.stages.conv1.then=[act, act]: act can stand only once in a stage"),
+        ("stages.conv1.then=[act,act]", "model.stages.conv1.then=[act, act]: act may occur only once in a stage"),
         (
             "stages.conv2.kernel=null",
-            "model.stages.conv3.kernel=3: conv3 is behind conv2, which is fully connected; give conv2 a kernel",
+            "model.stages.conv3.kernel=3: conv3 follows conv2, which is fully connected; give conv2 a kernel",
         ),
-        ("stages.fc6.local=true", "model.stages.fc6.local=true: only a convolution has one: give the stage a kernel"),
+        (
+            "stages.fc6.local=true",
+            "model.stages.fc6.local=true: only convolutions have this setting; give the stage a kernel",
+        ),
         (
             "stages.conv2.local=true",
-            "model.stages.conv2.columns=own: a locally connected stage sees all maps; write all, or local: false",
+            "model.stages.conv2.columns=own: a locally connected stage has all maps as input; "
+            "write all, or local: false",
         ),
-        ("stages.fc6.stride=2", "model.stages.fc6.stride=2: only a convolution has one: give the stage a kernel"),
+        (
+            "stages.fc6.stride=2",
+            "model.stages.fc6.stride=2: only convolutions have this setting; give the stage a kernel",
+        ),
         (
             "stages.fc6.then=[act,pool]",
-            "model.stages.fc6.then=[act, pool]: pool needs maps, and the fully connected fc6 leaves none",
+            "model.stages.fc6.then=[act, pool]: pool needs maps, but fc6 is fully connected; remove pool",
         ),
         (
             "stages.fc7.first=[avg]",
-            "model.stages.fc7.first=[avg]: avg needs maps, and the fully connected fc6 leaves none",
+            "model.stages.fc7.first=[avg]: avg needs maps, but fc6 is fully connected; remove avg",
         ),
-        ("stages.fc8.out=10", "model.stages.fc8.out=10: write null: the last stage has num_classes outputs"),
+        ("stages.fc8.out=10", "model.stages.fc8.out=10: the last stage has num_classes outputs; write null"),
         (
             "stages.fc7.out=null",
-            "model.stages.fc7.out=null: write how many maps or units; only the last stage has none",
+            "model.stages.fc7.out=null: only the last stage may leave it out; write the number of maps or units",
         ),
         ("groups=5", "model.stages.conv1.out=96: must be a multiple of groups=5"),
         (
@@ -80,7 +88,7 @@ def refused(name: str, *overrides: str, variant: NetworkOf) -> list[str]:
             "or a list of numbers, one for each channel",
         ),
         ("input.std=[0.2,0]", "model.input.std=[0.2, 0]: must be greater than 0"),
-        ("input.mean=[a]", "model.input.mean=[a]: must hold numbers only, one for each channel"),
+        ("input.mean=[a]", "model.input.mean=[a]: must contain only numbers, one for each channel"),
     ],
 )
 def test_what_a_bad_setting_gets(variant: NetworkOf, override: str, line: str) -> None:
@@ -107,13 +115,13 @@ def test_a_setting_that_nothing_takes_up_is_refused(key: str, value: object) -> 
 
 def test_numbers_for_each_channel_follow_the_channels(variant: NetworkOf) -> None:
     assert refused("torchvision", "in_channels=1", variant=variant) == [
-        "model.input.mean=[0.485, 0.456, 0.406]: must hold in_channels=1 numbers",
-        "model.input.std=[0.229, 0.224, 0.225]: must hold in_channels=1 numbers",
+        "model.input.mean=[0.485, 0.456, 0.406]: must contain in_channels=1 numbers",
+        "model.input.std=[0.229, 0.224, 0.225]: must contain in_channels=1 numbers",
     ]
 
 
 def test_a_network_ends_fully_connected() -> None:
-    with pytest.raises(Refused, match=r"stages\.conv1\.kernel=3: write null: the last stage is fully connected"):
+    with pytest.raises(Refused, match=r"stages\.conv1\.kernel=3: the last stage must be fully connected; write null"):
         Network(stages={"conv1": Stage(kernel=3)})
     with pytest.raises(Refused, match="at least one stage"):
         Network()
@@ -151,7 +159,8 @@ def test_width_scales_all_but_the_last_and_keeps_columns_equal(variant: NetworkO
 
 def test_small_images_are_said(variant: NetworkOf) -> None:
     assert notes(complete(variant("bn"), DIGITS)) == [
-        "conv1: kernel 3, stride 1, the small-image layer, at input size 28 (from 64 up: kernel 11, stride 4)"
+        "conv1: kernel 3, stride 1, the window for small images, at input size 28 "
+        "(from 64 pixels up: kernel 11, stride 4)"
     ]
     assert notes(complete(variant("bn", "input_size=64"), DIGITS)) == []
     assert notes(complete(variant("tutorial"), DIGITS)) == []

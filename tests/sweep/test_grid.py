@@ -265,7 +265,7 @@ def test_hydras_basic_sweeper_works(swept: Swept) -> None:
         ),
         (
             "-m model=paper,bn model.input_size=32 model.num_classes=10",
-            ["model.input_size=32: nothing is left after conv5"],
+            ["model.input_size=32: no pixels are left after conv5"],
         ),
         ("-m seed=1,2 hydra.sweep.subdir=x", ["hydra.sweep.subdir=x: it cannot be set"]),
         ("-m optim.lr=interval(0.1,1)", ["optim.lr=interval(0.1,1): an interval is for a search"]),
