@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A SLURM cluster of one node, this machine, for the tests.
+# Starts and stops a SLURM cluster of one node, this machine, for the tests.
 #
-#   tests/slurm/cluster.sh install         Debian's packages, where they are missing (root)
-#   tests/slurm/cluster.sh start FOLDER    starts it, its files in FOLDER; prints what to put into the environment
-#   tests/slurm/cluster.sh stop FOLDER     stops it, and the jobs with it
+#   tests/slurm/cluster.sh install         installs missing Debian packages (as root)
+#   tests/slurm/cluster.sh start FOLDER    starts the cluster with its files in FOLDER; prints the environment variables to set
+#   tests/slurm/cluster.sh stop FOLDER     stops the cluster and its jobs
 #
-# Exit code 3: this machine cannot have one, and the last line of stderr says why.
+# Exit code 3: this machine cannot run one; the last line of stderr has the reason.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
@@ -22,8 +22,8 @@ missing() {
 
 install() {
   [ -z "$(missing)" ] && return
-  [ "$(id -u)" = 0 ] || cannot "$(missing | xargs) not installed, and only root could (apt-get install slurm-wlm munge)"
-  command -v apt-get >/dev/null || cannot "$(missing | xargs) not installed, and there is no apt-get"
+  [ "$(id -u)" = 0 ] || cannot "$(missing | xargs) not installed; as root: apt-get install slurm-wlm munge"
+  command -v apt-get >/dev/null || cannot "$(missing | xargs) not installed, and neither is apt-get"
   export DEBIAN_FRONTEND=noninteractive
   local log
   log=$(mktemp)
@@ -39,7 +39,7 @@ start() {
   [ -z "$(missing)" ] || cannot "$(missing | xargs) not installed; tests/slurm/cluster.sh install (as root)"
   mkdir -p "$1"
   home=$(cd "$1" && pwd)
-  chmod 755 "$home" # munged trusts no folder that others may write
+  chmod 755 "$home" # munged rejects a folder that others may write
   mkdir -p "$home/state" "$home/spool" "$home/bin"
   cpus=$(nproc)
   [ "$cpus" -ge 2 ] || cpus=2
@@ -54,7 +54,7 @@ start() {
   munged --force --key-file "$home/munge.key" --socket "$home/munge.socket" --pid-file "$home/munged.pid" \
     --log-file "$home/munged.log" --seed-file "$home/munged.seed" >&2 || cannot "munged does not start"
   slurmctld >&2 || { stop "$home"; cannot "slurmctld does not start: $(tail -1 "$home/slurmctld.log")"; }
-  # -N: the name in slurm.conf, also where the machine goes by another name
+  # -N: the name in slurm.conf, which may differ from the name of the machine
   slurmd -N "$(hostname -s)" >&2 || { stop "$home"; cannot "slurmd does not start: $(tail -1 "$home/slurmd.log")"; }
   local tries
   for tries in $(seq 150); do
@@ -66,7 +66,7 @@ start() {
   echo "PATH=$home/bin:$PATH"
 }
 
-# Ends the process whose id a file holds, and waits until it is gone.
+# Ends the process whose id is in a file, and waits until it has ended.
 end() {
   local pid
   pid=$(cat "$1" 2>/dev/null) || return 0

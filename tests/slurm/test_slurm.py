@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM cluster, of one node, which `cluster.sh` starts and stops."""
+"""Tests of sweeps on a real SLURM cluster of one node, which `cluster.sh` starts and stops."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from tests.conftest import TINY
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
-CANNOT = 3
-PATIENCE = 180  # seconds, for a machine that has other things to do
+NO_CLUSTER_CODE = 3  # of cluster.sh
+TIMEOUT_SECONDS = 180
 PYTHON = [sys.executable, "-m", "alexnet_exp"]
-LONG = 60  # epochs, of a run that is still running when it is looked for
+LONG_EPOCHS = 60  # of a run that is still running when the test looks for it
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a shell on a cluster."""
     home = tmp_path_factory.mktemp("cluster")
-    started = subprocess.run([SCRIPT, "start", home], capture_output=True, text=True, timeout=PATIENCE)
-    if started.returncode == CANNOT:
+    started = subprocess.run([SCRIPT, "start", home], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    if started.returncode == NO_CLUSTER_CODE:
         pytest.skip(started.stderr.strip().splitlines()[-1])
     assert started.returncode == 0, started.stderr
-    said = dict(line.split("=", 1) for line in started.stdout.splitlines())
+    variables = dict(line.split("=", 1) for line in started.stdout.splitlines())
     here = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-    yield here | said | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([SCRIPT, "stop", home], capture_output=True, timeout=PATIENCE)
+    yield here | variables | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([SCRIPT, "stop", home], capture_output=True, timeout=TIMEOUT_SECONDS)
 
 
 class Shell:
-    """Commands in a folder of a cluster's shell."""
+    """Runs commands in a folder, in the environment of the cluster."""
 
     def __init__(self, folder: Path, environment: dict[str, str]):
         self.folder, self.environment = folder, environment
@@ -56,26 +56,26 @@ class Shell:
         return subprocess.Popen([*map(str, command)], cwd=self.folder, env=self.environment, **pipes)
 
     def run(self, *command: Any) -> subprocess.CompletedProcess[str]:
-        options = {"capture_output": True, "text": True, "timeout": PATIENCE}
+        options = {"capture_output": True, "text": True, "timeout": TIMEOUT_SECONDS}
         return subprocess.run([*map(str, command)], cwd=self.folder, env=self.environment, **options)
 
     def sweep(self, *overrides: str) -> list[str]:
         return [*PYTHON, "-m", *TINY, "hydra/launcher=slurm", *overrides]
 
     def batch(self, *options: str) -> str:
-        """Submits, waits (`sbatch --wait` looks too rarely); the states in which the job or its array has ended."""
+        """Submits a job and waits (`sbatch --wait` polls too rarely); returns the final states, also of an array."""
         number = self.run("sbatch", "--parsable", *options).stdout.strip()
         until(lambda: not self.run("squeue", "--noheader", f"--jobs={number}").stdout.strip())
         shown = self.run("squeue", "--noheader", "--array", "--states=all", "--format=%T", f"--jobs={number}").stdout
         return " ".join(sorted(set(shown.split())))
 
     def queue(self) -> dict[str, str]:
-        """Number to state, of what waits or runs."""
+        """Returns the states of the waiting and running jobs by their ids."""
         lines = self.run("squeue", "--noheader", "--array", "--format=%i %T").stdout.splitlines()
         return dict(line.split() for line in lines)
 
     def folders(self) -> dict[int, Path]:
-        """The jobs' folders of the one sweep here, by number; none before it is planned."""
+        """Returns the folders of the jobs by number; none before the sweep is planned."""
         plans = list(self.folder.glob("outputs/*/*/sweep.json"))
         return {job.number: job.folder for job in SweepPlan.read(plans[0].parent).jobs} if plans else {}
 
@@ -90,31 +90,31 @@ def shell(tmp_path: Path, cluster: dict[str, str]) -> Iterator[Shell]:
 
 
 def until(holds: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
-    """What `holds` says once it says anything; `process` is not to end before."""
-    deadline = time.monotonic() + PATIENCE
+    """Waits until `holds` returns a true value, and returns it; fails if `process` ends before."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        if said := holds():
-            return said
+        if result := holds():
+            return result
         assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.2)
-    raise AssertionError("it does not come")
+    raise AssertionError("the condition did not become true")
 
 
-def told(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
-    """Exit code, the JSON on stdout, and stderr."""
-    out, errors = process.communicate(timeout=PATIENCE)
+def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
+    """Waits for the process; returns its exit code, the JSON on stdout, and stderr."""
+    out, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     assert out, errors
     return process.returncode, json.loads(out), errors
 
 
-def number_of(shell: Shell, folder: Path) -> str:
-    """SLURM's number of the job that has the claim on a folder."""
+def job_id_of(shell: Shell, folder: Path) -> str:
+    """Returns the id of the SLURM job that has the lock of a folder."""
     owner = JobLocks(folder.parent).owner(Job(0, folder, ()))
     return owner.scheduler.removeprefix("slurm:") if owner and owner.queued else ""
 
 
 def test_a_sweep_is_one_array(shell: Shell) -> None:
-    code, summary, errors = told(shell.start(*shell.sweep("model=bn,lrn", "seed=1,2")))
+    code, summary, errors = finish(shell.start(*shell.sweep("model=bn,lrn", "seed=1,2")))
     assert (code, summary["status"], summary["counts"]) == (0, "done", {"done": 4}), errors
     for number, folder in shell.folders().items():
         assert f"{number}/4" in errors
@@ -127,50 +127,50 @@ def test_a_sweep_is_one_array(shell: Shell) -> None:
     assert len(submitted) == 4
 
 
-def test_a_job_that_is_requeued_ends_done_one_that_fails_or_is_cancelled_is_passed_over(shell: Shell) -> None:
-    rates = ("optim=sgd", "optim.lr=0.01,1e30,0.02", f"trainer.max_epochs={LONG}")
+def test_a_requeued_job_is_done_and_failed_or_cancelled_jobs_do_not_stop_the_others(shell: Shell) -> None:
+    rates = ("optim=sgd", "optim.lr=0.01,1e30,0.02", f"trainer.max_epochs={LONG_EPOCHS}")
     process = shell.start(*shell.sweep(*rates, "hydra.launcher.jobs=2"))
-    last = until(lambda: shell.folders() and number_of(shell, shell.folders()[3]), process)
+    last = until(lambda: shell.folders() and job_id_of(shell, shell.folders()[3]), process)
     shell.run("scancel", last)
     folder = shell.folders()[1]
     until(lambda: len(read_metrics(folder)) > 1, process)
-    number = number_of(shell, folder)
+    number = job_id_of(shell, folder)
     assert shell.queue()[number] == "RUNNING"
     assert shell.run("scontrol", "requeue", number).returncode == 0
 
-    code, summary, errors = told(process)
+    code, summary, errors = finish(process)
     assert (code, summary["status"], summary["counts"]) == (1, "failed", {"done": 1, "failed": 2}), errors
     assert [run["status"] for run in summary["runs"]] == ["done", "failed", "failed"]
     assert "the loss is" in summary["runs"][1]["error"]
-    assert summary["runs"][2]["error"] == f"SLURM job {last} was cancelled before it began"
+    assert summary["runs"][2]["error"] == f"SLURM job {last} was cancelled before it started"
     assert read_result(shell.folders()[3])["status"] == "failed"
 
     log = (folder / "train.log").read_text()
     assert log.count("requeued by SLURM, restart 1") == 1
-    assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG + 1))
+    assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG_EPOCHS + 1))
     assert "interrupted: by SIGTERM" in log
     assert "resuming from" in log
     assert not (folder / "earlier").exists()
 
 
 @pytest.mark.parametrize("sent", ["USR1", "USR2"])
-def test_a_job_that_is_given_notice_saves_and_goes_on_after_the_queue(shell: Shell, sent: str) -> None:
-    """USR1 as before a preemption; USR2 as submitit has SLURM say that the time limit is near."""
-    process = shell.start(*shell.sweep("seed=1", f"trainer.max_epochs={LONG}"))
+def test_a_job_that_gets_a_warning_saves_and_resumes_after_a_requeue(shell: Shell, sent: str) -> None:
+    """USR1 as before a preemption; USR2 as before the time limit, which submitit requests from SLURM."""
+    process = shell.start(*shell.sweep("seed=1", f"trainer.max_epochs={LONG_EPOCHS}"))
     folder = until(lambda: shell.folders().get(1), process)
     until(lambda: len(read_metrics(folder)) > 1, process)
-    number = number_of(shell, folder)
+    number = job_id_of(shell, folder)
     shell.run("scancel", f"--signal={sent}", number)
-    code, summary, errors = told(process)
+    code, summary, errors = finish(process)
     assert (code, summary["counts"]) == (0, {"done": 1}), errors
     log = (folder / "train.log").read_text()
-    said = (f"interrupted: by SIG{sent}", f"SLURM job {number}: requeued", "by SLURM, restart 1", "resuming from")
-    assert [log.count(words) for words in said] == [1, 1, 1, 1], log
-    assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG + 1))
+    lines = (f"interrupted: by SIG{sent}", f"SLURM job {number}: requeued", "by SLURM, restart 1", "resuming from")
+    assert [log.count(words) for words in lines] == [1, 1, 1, 1], log
+    assert [row["epoch"] for row in read_metrics(folder)] == list(range(1, LONG_EPOCHS + 1))
 
 
 def test_tasks_are_ranks(shell: Shell) -> None:
-    code, summary, errors = told(shell.start(*shell.sweep("trainer=ddp_cpu", "seed=1")))
+    code, summary, errors = finish(shell.start(*shell.sweep("trainer=ddp_cpu", "seed=1")))
     assert (code, summary["counts"]) == (0, {"done": 1}), errors
     folder = shell.folders()[1]
     assert (folder / "train.rank1.log").exists()
@@ -181,24 +181,24 @@ def test_tasks_are_ranks(shell: Shell) -> None:
     alone = shell.run(*PYTHON, *TINY, "seed=1")
     metrics = json.loads(alone.stdout)["metrics"]
     result = read_result(folder)
-    assert result["test_images"] == 360  # each once
-    # batch norm sees half of each batch on a rank, so that the losses are near and not equal
+    assert result["test_images"] == 360  # each image once
+    # Batch norm sees half of each batch on a rank, so the losses are only approximately equal.
     assert result["metrics"]["train/loss"] == pytest.approx(metrics["train/loss"], rel=0.1)
 
 
-def test_the_same_command_attaches_to_what_waits_and_runs(shell: Shell) -> None:
+def test_the_same_command_follows_queued_and_running_jobs(shell: Shell) -> None:
     command = shell.sweep("seed=1,2,3", "hydra.launcher.jobs=1")
-    code, summary, errors = told(shell.start(*command, "hydra.launcher.wait=false"))
+    code, summary, errors = finish(shell.start(*command, "hydra.launcher.wait=false"))
     assert (code, summary["status"], summary["counts"]) == (0, "running", {"queued": 3}), errors
     folders = shell.folders()
-    numbers = [number_of(shell, folder) for folder in folders.values()]
+    numbers = [job_id_of(shell, folder) for folder in folders.values()]
     assert set(numbers) <= set(shell.queue())
 
-    code, summary, errors = told(shell.start(*command, "hydra.launcher.wait=false"))
+    code, summary, errors = finish(shell.start(*command, "hydra.launcher.wait=false"))
     assert (code, summary["status"]) == (0, "running"), errors
-    shell.run("scancel", numbers[2])  # nobody watches: the command that follows finds it open, and submits it again
+    shell.run("scancel", numbers[2])  # no command runs now: the next one finds the job pending and submits it again
 
-    code, summary, errors = told(shell.start(*command))
+    code, summary, errors = finish(shell.start(*command))
     assert (code, summary["counts"]) == (0, {"done": 3}), errors
     submitted = {path.name.removesuffix("_submitted.pkl") for path in folders[1].parent.glob("slurm/*_submitted.pkl")}
     assert len(submitted) == 4
@@ -206,21 +206,21 @@ def test_the_same_command_attaches_to_what_waits_and_runs(shell: Shell) -> None:
     assert not any((folder / "earlier").exists() for folder in folders.values())
 
 
-def test_ctrl_c_cancels_what_was_submitted(shell: Shell) -> None:
-    process = shell.start(*shell.sweep("seed=1,2", f"trainer.max_epochs={50 * LONG}", "hydra.launcher.jobs=1"))
+def test_ctrl_c_cancels_submitted_jobs(shell: Shell) -> None:
+    process = shell.start(*shell.sweep("seed=1,2", f"trainer.max_epochs={50 * LONG_EPOCHS}", "hydra.launcher.jobs=1"))
     folder = until(lambda: shell.folders().get(1), process)
     until(lambda: read_metrics(folder), process)
     process.send_signal(signal.SIGINT)
-    code, summary, errors = told(process)
+    code, summary, errors = finish(process)
     assert (code, summary["status"], summary["counts"]) == (130, "interrupted", {"interrupted": 1, "open": 1}), errors
     assert read_result(folder)["status"] == "interrupted"
     until(lambda: not shell.queue())
-    claims = JobLocks(folder.parent)
-    assert all(claims.owner(Job(0, each, ())) is None for each in shell.folders().values())
+    locks = JobLocks(folder.parent)
+    assert all(locks.owner(Job(0, each, ())) is None for each in shell.folders().values())
 
 
-def planned(folder: Path, jobs: list[list[str]]) -> SweepPlan:
-    """A sweep whose jobs have not begun."""
+def plan_sweep(folder: Path, jobs: list[list[str]]) -> SweepPlan:
+    """Plans a sweep with these overrides for each job."""
     plan = SweepPlan(folder, [], str(folder.parent), "val/top1")
     for number, overrides in enumerate(jobs, start=1):
         job = Job(number, folder / f"job-{number}", tuple(overrides), {"seed": str(number)})
@@ -231,21 +231,21 @@ def planned(folder: Path, jobs: list[list[str]]) -> SweepPlan:
     return plan
 
 
-def test_two_workers_of_an_array_run_no_job_twice(shell: Shell) -> None:
-    plan = planned(shell.folder / "outputs" / "train" / "sweep", [[f"seed={seed}"] for seed in range(1, 5)])
+def test_two_workers_of_an_array_run_each_job_once(shell: Shell) -> None:
+    plan = plan_sweep(shell.folder / "outputs" / "train" / "sweep", [[f"seed={seed}"] for seed in range(1, 5)])
     worker = " ".join([*PYTHON, "sweep", "work", str(plan.folder)])
     ended = shell.batch("--array=0-1", "--output=worker-%a.txt", "--error=%a.err", "--wrap", worker)
     words = [(shell.folder / f"worker-{number}.txt").read_text() for number in range(2)]
     assert ended == "COMPLETED", (words, *(path.read_text() for path in shell.folder.glob("*.err")))
-    ran = [run["run"] for said in words for run in json.loads(said.splitlines()[-1])["runs"]]
+    ran = [run["run"] for text in words for run in json.loads(text.splitlines()[-1])["runs"]]
     assert len(ran) == len(set(ran)) == 4
     for job in plan.jobs:
         assert read_result(job.folder)["status"] == "done"
         assert not (job.folder / "earlier").exists()
 
 
-def test_inside_an_allocation_a_process_is_alone_and_starts_its_own_ranks(shell: Shell) -> None:
-    """SLURM_NTASKS says 2 there."""
+def test_a_process_in_an_allocation_starts_its_own_ranks(shell: Shell) -> None:
+    """SLURM_NTASKS is 2 there, and has no effect."""
     alone = shell.run("salloc", "--ntasks=2", *PYTHON, *TINY, "hydra.run.dir=outputs/train/alone")
     assert alone.returncode == 0, alone.stderr
     assert json.loads(alone.stdout)["status"] == "done"
@@ -257,7 +257,7 @@ def test_inside_an_allocation_a_process_is_alone_and_starts_its_own_ranks(shell:
     assert (shell.folder / "outputs/train/two/train.rank1.log").exists()
 
 
-def test_what_sbatch_refuses_is_one_line(shell: Shell) -> None:
+def test_an_error_of_sbatch_is_one_line(shell: Shell) -> None:
     refused = shell.run(*shell.sweep("seed=1,2", "hydra.launcher.partition=nowhere"))
     assert refused.returncode == 2
     assert "invalid partition" in refused.stderr.splitlines()[-1].lower()

@@ -1,4 +1,4 @@
-"""A job of a sweep that was cut off goes on from its checkpoint; one whose code has changed since starts anew."""
+"""Tests that an interrupted job resumes from its checkpoint, and restarts if the code has changed since."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SWEEP = ("seed=1,2", "trainer.max_epochs=12", "checkpoint.every=1 steps")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(
+def test_a_stopped_and_resumed_sweep_equals_an_undisturbed_one(
     number: signal.Signals, command: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
@@ -49,8 +49,8 @@ def state_after(number: signal.Signals) -> str:
 
 
 @pytest.fixture
-def cut_off(tmp_path: Path) -> Job:
-    """A job that has a checkpoint, of today's code."""
+def interrupted_job(tmp_path: Path) -> Job:
+    """A job with a checkpoint that the current code wrote."""
     folder = RunFolder(tmp_path / "job")
     code = provenance.code()
     folder.begin({}, {"commit": code.commit})
@@ -59,22 +59,22 @@ def cut_off(tmp_path: Path) -> Job:
     return Job(1, folder.path, ())
 
 
-def test_what_can_be_gone_on_with_stays(cut_off: Job) -> None:
-    assert is_resumable(cut_off.folder)
-    assert prepare_folder(cut_off) is None
-    assert (cut_off.folder / "checkpoints" / "last.ckpt").exists()
-    assert not (cut_off.folder / "earlier").exists()
+def test_a_resumable_attempt_stays_in_place(interrupted_job: Job) -> None:
+    assert is_resumable(interrupted_job.folder)
+    assert prepare_folder(interrupted_job) is None
+    assert (interrupted_job.folder / "checkpoints" / "last.ckpt").exists()
+    assert not (interrupted_job.folder / "earlier").exists()
 
 
-def test_a_damaged_result_costs_no_checkpoint(cut_off: Job) -> None:
-    (cut_off.folder / "result.json").write_text('{"status": "runn')
-    assert prepare_folder(cut_off) is None
-    assert (cut_off.folder / "checkpoints" / "last.ckpt").exists()
+def test_a_damaged_result_keeps_the_checkpoints(interrupted_job: Job) -> None:
+    (interrupted_job.folder / "result.json").write_text('{"status": "runn')
+    assert prepare_folder(interrupted_job) is None
+    assert (interrupted_job.folder / "checkpoints" / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("change", ["commit", "patch", "no checkpoint", "no result"])
-def test_what_cannot_be_gone_on_with_is_set_aside(change: str, cut_off: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = cut_off.folder
+def test_other_attempts_move_to_earlier(change: str, interrupted_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = interrupted_job.folder
     if change == "commit":
         result = json.loads((folder / "result.json").read_text())
         (folder / "result.json").write_text(json.dumps(result | {"commit": "another"}))
@@ -86,6 +86,6 @@ def test_what_cannot_be_gone_on_with_is_set_aside(change: str, cut_off: Job, mon
     else:
         (folder / "result.json").unlink()
     assert not is_resumable(folder)
-    assert prepare_folder(cut_off) is None
+    assert prepare_folder(interrupted_job) is None
     assert not (folder / "checkpoints").exists()
     assert (folder / "earlier" / "1").is_dir()

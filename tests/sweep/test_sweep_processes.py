@@ -1,4 +1,4 @@
-"""Sweeps as real processes: run, killed, interrupted, failing, shared by two workers."""
+"""Tests of sweeps as real processes: run, killed, interrupted, failing, shared by two workers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests.sweep.jobs import wait_until
 Command = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.slow
 
-WHERE = "hydra.sweep.dir=sweep"
-USERS_CALLBACKS = '''
+SWEEP_DIR = "hydra.sweep.dir=sweep"
+USER_CALLBACKS = '''
 import os, time
 from pathlib import Path
 import pytorch_lightning as pl
 
 class Act(pl.Callback):
-    """In the first epoch: raises, or does not go on while a file `hold` is there."""
+    """Raises in the first epoch, or waits in a step while a file `hold` exists."""
     def __init__(self, what="nothing"):
         self.what = what
     def on_train_epoch_start(self, trainer, pl_module):
@@ -51,9 +51,9 @@ class Act(pl.Callback):
 
 
 @pytest.fixture(autouse=True)
-def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's package `users`, importable and allowed, here and in child processes; the working folder is empty."""
-    (tmp_path / "users.py").write_text(USERS_CALLBACKS)
+def user_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a package `users` importable and allowed, here and in child processes; the working folder is empty."""
+    (tmp_path / "users.py").write_text(USER_CALLBACKS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("ALEXNET_EXP_ALLOW", "users")
@@ -61,8 +61,8 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def acts(*what: str) -> list[str]:
-    """A job for each, of which each does that."""
+def act(*what: str) -> list[str]:
+    """Returns overrides for one job for each action of `Act`."""
     return ["+callbacks.act._target_=users.Act", f"+callbacks.act.what={','.join(what)}"]
 
 
@@ -75,7 +75,7 @@ def statuses() -> list[str]:
 
 
 def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 180) -> int:
-    """The number that `file` comes to hold."""
+    """Waits until `file` has a number; returns it."""
     until = time.monotonic() + seconds
     while not (file.exists() and file.read_text()):
         assert process.poll() is None, process.communicate()
@@ -84,8 +84,8 @@ def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 180) -
     return int(file.read_text())
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, dict[str, Any], list[str]]:
-    """The exit code, the JSON and the lines on stderr."""
+def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, dict[str, Any], list[str]]:
+    """Waits for the process; returns its exit code, the JSON on stdout and the lines on stderr."""
     out, err = process.communicate(timeout=seconds)
     assert out, err
     return process.returncode, json.loads(out), err.splitlines()
@@ -104,48 +104,48 @@ def is_gone(pid: int, seconds: float = 30) -> bool:
 
 
 def test_three_jobs_two_at_once(command: Command) -> None:
-    code, told, lines = ended(command("seed=1,2,3", "hydra.launcher.jobs=2", WHERE, "-m"))
+    code, summary, lines = finish(command("seed=1,2,3", "hydra.launcher.jobs=2", SWEEP_DIR, "-m"))
     assert code == 0, lines
-    assert (told["status"], told["counts"]) == ("done", {"done": 3})
+    assert (summary["status"], summary["counts"]) == ("done", {"done": 3})
     assert lines[0] == "3 jobs in sweep"
     assert len(lines) == 4
-    for job, run in zip(jobs(), told["runs"], strict=True):
+    for job, run in zip(jobs(), summary["runs"], strict=True):
         result = read_result(job.folder)
         assert result["metrics"] == run["metrics"]
         assert result["seed"] == job.number
         assert "test: top-1" in (job.folder / "train.log").read_text()
-    assert len({run["metrics"]["test/loss"] for run in told["runs"]}) == 3
+    assert len({run["metrics"]["test/loss"] for run in summary["runs"]}) == 3
 
 
-def test_a_sweep_that_is_killed_goes_on_where_it_was(command: Command, tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes(command: Command, tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
-    line = [*acts("nothing", "hold", "later"), WHERE, "-m"]
+    line = [*act("nothing", "hold", "later"), SWEEP_DIR, "-m"]
     process = command(*line, process_group=0)
     held = wait_for(tmp_path / "held", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert is_gone(held), "the job's process ends with the sweep"
-    wait_until(lambda: not in_use(jobs()[1].folder))  # its last thread holds the lock for a moment more
+    assert is_gone(held), "the process of a job ends with its sweep"
+    wait_until(lambda: not in_use(jobs()[1].folder))  # its last thread holds the lock a moment longer
     assert statuses() == ["done", "died", "open"]
     first = read_result(jobs()[0].folder)
     (tmp_path / "hold").unlink()
-    code, told, lines = ended(command(*line))
+    code, summary, lines = finish(command(*line))
     assert code == 0, lines
     assert re.fullmatch(r"3 jobs in \S+, 1 already done", lines[0])
-    assert told["counts"] == {"done": 3}
+    assert summary["counts"] == {"done": 3}
     assert read_result(jobs()[0].folder) == first, "not run again"
     earlier = jobs()[1].folder / "earlier" / "1" / "result.json"
     assert json.loads(earlier.read_text())["pid"] == held
     assert not (jobs()[2].folder / "earlier").exists()
 
 
-def test_a_job_that_fails_and_one_whose_process_is_killed(command: Command, tmp_path: Path) -> None:
+def test_a_failed_and_a_killed_job_do_not_stop_the_others(command: Command, tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
-    process = command(*acts("nothing", "raise", "hold", "later"), WHERE, "-m")
+    process = command(*act("nothing", "raise", "hold", "later"), SWEEP_DIR, "-m")
     os.kill(wait_for(tmp_path / "held", process), signal.SIGKILL)
-    code, told, lines = ended(process)
+    code, summary, lines = finish(process)
     assert code == 1
-    assert (told["status"], told["counts"]) == ("failed", {"done": 2, "failed": 2})
+    assert (summary["status"], summary["counts"]) == ("failed", {"done": 2, "failed": 2})
     assert statuses() == ["done", "failed", "failed", "done"]
     failed, killed = (read_result(jobs()[index].folder) for index in (1, 2))
     assert failed["error"] == "ValueError: boom"
@@ -162,22 +162,22 @@ def test_a_job_that_fails_and_one_whose_process_is_killed(command: Command, tmp_
         (signal.SIGUSR1, 75, "by SIGUSR1"),
     ],
 )
-def test_a_sweep_that_is_stopped_has_its_jobs_save(
+def test_a_stopped_sweep_saves_its_running_jobs(
     command: Command, tmp_path: Path, number: signal.Signals, code: int, reason: str
 ) -> None:
-    """Two jobs, each in the middle of a step; what the third would be stays open."""
+    """Two jobs are in a step; the third stays pending."""
     (tmp_path / "hold").touch()
-    # started in the background by a script, SIGINT is ignored by inheritance
-    how = {"preexec_fn": lambda: signal.signal(number, signal.SIG_IGN)}
-    line = (*acts("hold"), "seed=1,2,3", "hydra.launcher.jobs=2", WHERE, "-m")
-    process = command(*line, process_group=0, **how)
+    # A process that a script starts in the background inherits that SIGINT is ignored.
+    options = {"preexec_fn": lambda: signal.signal(number, signal.SIG_IGN)}
+    line = (*act("hold"), "seed=1,2,3", "hydra.launcher.jobs=2", SWEEP_DIR, "-m")
+    process = command(*line, process_group=0, **options)
     logs = [tmp_path / "sweep" / job.folder.name / "train.log" for job in _held(process, tmp_path)]
     os.killpg(process.pid, number)  # as a terminal does
     wait_until(lambda: all(f"{number.name}: stopping" in log.read_text() for log in logs))
     (tmp_path / "hold").unlink()
-    got, told, lines = ended(process)
+    got, summary, lines = finish(process)
     assert got == code, lines
-    assert (told["status"], told["counts"]) == ("interrupted", {"interrupted": 2, "open": 1})
+    assert (summary["status"], summary["counts"]) == ("interrupted", {"interrupted": 2, "open": 1})
     assert not [line for line in lines if "Traceback" in line]
     for job in jobs()[:2]:
         result = read_result(job.folder)
@@ -186,24 +186,24 @@ def test_a_sweep_that_is_stopped_has_its_jobs_save(
         assert is_gone(result["pid"])
 
 
-def test_a_second_signal_ends_a_sweeps_jobs_in_the_middle_of_a_step(command: Command, tmp_path: Path) -> None:
+def test_a_second_signal_ends_jobs_in_the_middle_of_a_step(command: Command, tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
-    process = command(*acts("hold", "later"), WHERE, "-m", process_group=0)
+    process = command(*act("hold", "later"), SWEEP_DIR, "-m", process_group=0)
     held = wait_for(tmp_path / "held", process)
     log = jobs()[0].folder / "train.log"
     process.send_signal(signal.SIGTERM)
     wait_until(lambda: "SIGTERM: stopping" in log.read_text())
     process.send_signal(signal.SIGINT)
-    got, told, lines = ended(process)
+    got, summary, lines = finish(process)
     assert got == 75, lines
-    assert (told["status"], told["counts"]) == ("interrupted", {"interrupted": 1, "open": 1})
+    assert (summary["status"], summary["counts"]) == ("interrupted", {"interrupted": 1, "open": 1})
     assert read_result(jobs()[0].folder)["error"] == "by SIGTERM"
     assert is_gone(held)
     assert not [line for line in lines if "Traceback" in line]
 
 
 def _held(process: subprocess.Popen[str], folder: Path) -> list[Job]:
-    """The first two jobs, once both have begun with a step that does not end."""
+    """Waits until two jobs are in a step that does not end; returns them."""
     wait_for(folder / "held", process)
 
     def both() -> bool:
@@ -217,16 +217,16 @@ def test_two_workers_share_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:  # planned, and stopped in its first job
+    with monkeypatch.context() as patched:  # planned, and interrupted in its first job
         patched.setattr("alexnet_exp.sweep.execute.worker.local_pool", lambda jobs, key: FakePool(on_wait=interrupt))
-        assert main(["-m", "seed=1,2,3,4", WHERE, *TINY, "trainer.max_epochs=6"]) == 130
+        assert main(["-m", "seed=1,2,3,4", SWEEP_DIR, *TINY, "trainer.max_epochs=6"]) == 130
     assert statuses() == ["interrupted", "open", "open", "open"]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     line = [sys.executable, "-m", "alexnet_exp", "sweep", "work", "sweep"]
     both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [ended(process) for process in both]
+    answers = [finish(process) for process in both]
     assert [code for code, _, _ in answers] == [0, 0], answers
-    ran = [run["run"] for _, told, _ in answers for run in told["runs"]]
+    ran = [run["run"] for _, summary, _ in answers for run in summary["runs"]]
     assert sorted(ran) == sorted(str(job.folder) for job in jobs()), "each once"
     assert statuses() == ["done"] * 4
     table = (tmp_path / "sweep" / "results.csv").read_text().splitlines()
