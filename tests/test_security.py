@@ -156,7 +156,7 @@ def test_code_in_a_checkpoint_is_named_and_not_run(
         assert "not read, since that could run code" in told or "holds more than tensors" in told
 
 
-def test_a_run_is_not_gone_on_with_from_a_checkpoint_with_code(run: Path, canary: Path) -> None:
+def test_a_run_is_not_resumed_from_a_checkpoint_with_code(run: Path, canary: Path) -> None:
     """No other is whole: it starts over, and trains what its configuration says."""
     for name in ("best", "last"):
         poisoned(run / "checkpoints" / f"{name}.ckpt", "optimizer", canary)
@@ -199,7 +199,7 @@ def allowed_calls(path: Path, canary: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [torchscript, pickled, old_tar, zip_bomb, allowed_calls])
-def test_files_that_are_no_checkpoint_of_ours_are_one_line(
+def test_other_files_are_rejected_as_checkpoints_in_one_line(
     make: Any, run: Path, canary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = Path("given.pt")
@@ -239,7 +239,7 @@ def test_nothing_in_a_run_folder_is_resolved(
 
 
 @pytest.mark.parametrize("node", ["model", "data", "optim", "schedule", "trainer"])
-def test_nor_deep_in_a_node(node: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nested_interpolations_are_not_resolved(node: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inner = read_config(run)[node]
     set_config(run, **{node: {**inner, "name": "${oc.decode:x}"}})
     assert "oc.decode" in refused(capsys, "eval", str(run))
@@ -264,7 +264,7 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     ],
 )
 @pytest.mark.parametrize("command", ["eval", "resume", "plot"])
-def test_a_configuration_that_is_none_is_one_line(
+def test_an_invalid_configuration_is_rejected_in_one_line(
     command: str, text: str, run: Path, canary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / ".hydra" / "config.yaml").write_text(text)
@@ -322,7 +322,7 @@ def test_a_network_in_a_checkpoints_card_is_held_to_the_same(
 @pytest.mark.parametrize(
     "name", [".lock", "train.log", "metrics.csv", "steps.csv", "checkpoints", ".hydra/config.yaml"]
 )
-def test_nothing_is_written_through_a_link_that_leads_out(
+def test_nothing_is_written_through_a_symlink_to_the_outside(
     name: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A .lock would be truncated, a train.log appended to."""
@@ -339,13 +339,13 @@ def test_nothing_is_written_through_a_link_that_leads_out(
     assert sorted((str(file), file.stat().st_size) for file in (victim, *victim.glob("*"))) == before
 
 
-def test_a_link_within_the_folder_is_none_that_leads_out(run: Path) -> None:
+def test_symlinks_within_the_folder_are_accepted(run: Path) -> None:
     (run / "checkpoints" / "chosen.ckpt").symlink_to("best.ckpt")
     Path("other").symlink_to(run)
     assert main(["runs", "show", "other"]) == 0
 
 
-def test_a_pipe_is_not_waited_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pipes_are_not_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / ".lock").unlink(missing_ok=True)
     os.mkfifo(run / ".lock")
     assert "neither a file nor a folder" in refused(capsys, "resume", str(run))
@@ -388,7 +388,7 @@ def search_folder(*command: str, cwd: str | None = None) -> Path:
         "-cd",
     ],
 )
-def test_a_search_folder_asks_for_settings_of_ours_and_no_more(
+def test_a_search_folder_may_only_contain_known_settings(
     word: str, tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -401,7 +401,7 @@ def test_a_search_folder_asks_for_settings_of_ours_and_no_more(
     assert sorted(path.name for path in folder.iterdir()) == ["sweep.json"]
 
 
-def test_a_search_goes_on_only_where_it_was_typed(
+def test_a_search_is_resumed_only_in_its_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Else the folder would choose which code and data a relative path means."""
@@ -410,7 +410,7 @@ def test_a_search_goes_on_only_where_it_was_typed(
     assert "the search was started in /;" in refused(capsys, "resume", str(folder))
 
 
-def test_a_search_of_ones_own_goes_on(
+def test_a_search_of_the_user_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It gets as far as the search itself, which refuses a sampler that there is not."""
@@ -422,7 +422,7 @@ def test_a_search_of_ones_own_goes_on(
 
 
 @pytest.mark.parametrize("place", ["../../elsewhere", "/tmp", "..", "", "a/b"])
-def test_a_job_of_a_sweep_lies_in_its_folder(
+def test_a_job_folder_must_be_inside_its_sweep(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -435,7 +435,7 @@ def test_a_job_of_a_sweep_lies_in_its_folder(
     assert "not the plan of a sweep" in refused(capsys, "resume", str(folder))
 
 
-def test_a_lock_from_somebody_else_ends_no_process(run: Path) -> None:
+def test_a_foreign_lock_file_ends_no_process(run: Path) -> None:
     """The lock names a process of this machine, as a lock of our own would."""
     from alexnet_exp.sweep.execute.job_lock import JobLocks, _machine, _start_of_process
 
@@ -688,7 +688,7 @@ def test_a_sweep_listens_on_a_file_of_its_own_folder_only(tmp_path: Path) -> Non
     "named",
     [False, True],
 )
-def test_ranks_of_one_machine_speak_over_its_loopback_alone(named: bool, tmp_path: Path) -> None:
+def test_ranks_of_one_machine_use_only_its_loopback_interface(named: bool, tmp_path: Path) -> None:
     """gloo listens where the host's name leads, which on most machines is their network."""
     command = [sys.executable, "-m", "alexnet_exp", *ONE, *RANKS]
     if named:

@@ -56,7 +56,7 @@ def bench(folder: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
     return typed
 
 
-def test_the_whole_of_it(bench: Bench, folder: Path, tmp_path: Path) -> None:
+def test_the_result_of_a_measurement(bench: Bench, folder: Path, tmp_path: Path) -> None:
     found = bench(f"{TINY} optim=sgd")
     assert (found["model"], found["data"], found["optim"]) == ("bn", "digits", "sgd")
     assert (found["batch_size"], found["images_per_step"], found["steps"]) == (16, 16, 3)
@@ -75,7 +75,7 @@ def test_the_whole_of_it(bench: Bench, folder: Path, tmp_path: Path) -> None:
     assert [*folder.iterdir()] == [*tmp_path.glob("cache/*")] == []
 
 
-def test_layers_are_named_as_in_the_network_and_all_shares_are_about_the_whole(bench: Bench) -> None:
+def test_layers_have_the_networks_names_and_shares_sum_to_about_one(bench: Bench) -> None:
     found = bench(TINY.replace("--steps 3", "--steps 8"))
     from alexnet_exp.config.compose import compose, fitted
     from alexnet_exp.training.build import build
@@ -106,7 +106,7 @@ def test_without_layers_and_several_batch_sizes(bench: Bench) -> None:
     assert all(each["mfu"] and not each["layers"] for each in found["batches"])
 
 
-def test_a_batch_larger_than_the_data_is_of_whole_batches(bench: Bench) -> None:
+def test_a_batch_larger_than_the_data_repeats_images(bench: Bench) -> None:
     found = bench("data.batch_size=150 model.width=0.05 trainer=cpu data.subset=96 --steps 3 --no-layers")
     assert (found["images_per_step"], found["steps"]) == (150, 3)
 
@@ -125,7 +125,7 @@ def test_a_step_is_all_the_batches_of_an_optimizer_step(bench: Bench) -> None:
         ("data=imagenet model=paper data.crop=64 data.size=72 model.input_size=64", 72, 1000),
     ],
 )
-def test_data_that_is_not_there_is_made_up_and_said(
+def test_missing_data_is_replaced_and_reported(
     overrides: str, size: int, classes: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(*_: Any) -> None:

@@ -41,11 +41,11 @@ def found(**shares: float) -> dict[str, Any]:
         ({"wait": 0.05}, None, "convolutions take 40% of the step, at 50% of the peak"),
     ],
 )
-def test_what_stands_out_is_named_with_its_knob(shares: dict[str, float], workers: str | None, line: str) -> None:
+def test_the_bottleneck_is_named_with_its_setting(shares: dict[str, float], workers: str | None, line: str) -> None:
     assert line in bound(found(**shares), workers)
 
 
-def test_without_layers_the_whole_is_told() -> None:
+def test_without_layers_the_total_is_reported() -> None:
     assert bound(found() | {"layers": []}) == "computation: 25% of the peak in total"
     assert bound(found() | {"layers": [], "mfu": None, "ceiling_gflops": None}) == "computation"
 

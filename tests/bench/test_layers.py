@@ -75,7 +75,7 @@ def test_each_layer_gets_its_own_seconds_and_what_is_between_them_none() -> None
     assert not watch.take(clock.mark()).forward
 
 
-def test_activations_in_place_and_frozen_weights_are_no_hindrance() -> None:
+def test_inplace_activations_and_frozen_weights_are_measured() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 2))
     network[0].requires_grad_(False)
     clock = Clock(torch.device("cpu"))
@@ -92,7 +92,7 @@ def test_activations_in_place_and_frozen_weights_are_no_hindrance() -> None:
     assert all(seconds >= 0 for seconds in (*found.forward.values(), *found.backward.values()))
 
 
-def test_a_stopwatch_tells_lightnings_parts_from_all_else() -> None:
+def test_a_stopwatch_separates_the_parts_of_a_step() -> None:
     clock = Ticking()
     watch = Stopwatch(clock)
     actions = [

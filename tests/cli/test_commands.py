@@ -164,7 +164,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(line: str, answer: str, type
         ),
     ],
 )
-def test_devices_that_are_not_there_are_refused_before_a_folder_is_made(line: str, answer: str, typed: Typed) -> None:
+def test_missing_devices_are_rejected_before_a_folder_is_created(line: str, answer: str, typed: Typed) -> None:
     assert typed(line) == (2, [answer])
     assert not Path("outputs").exists()
 
@@ -172,7 +172,7 @@ def test_devices_that_are_not_there_are_refused_before_a_folder_is_made(line: st
 @pytest.mark.parametrize(
     "line", ["logger=wandb", "'logger=[csv,wandb]'", "-m logger=wandb seed=1,2", "check logger=wandb"]
 )
-def test_a_trackers_missing_package_is_found_before_anything_is_made(
+def test_a_missing_package_of_a_logger_is_found_before_anything_is_created(
     line: str, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import importlib.util
@@ -185,7 +185,7 @@ def test_a_trackers_missing_package_is_found_before_anything_is_made(
     assert not Path("outputs").exists()
 
 
-def test_several_problems_are_a_line_each(typed: Typed) -> None:
+def test_each_problem_has_a_line(typed: Typed) -> None:
     code, lines = typed("optim.lr=abc modle=lrn trainer.max_epoch=3 model.width=0 data=digitz")
     assert code == 2
     assert sorted(line.partition(":")[0] for line in lines) == [
@@ -195,7 +195,7 @@ def test_several_problems_are_a_line_each(typed: Typed) -> None:
 
 @pytest.mark.parametrize("line", ["optim.lr=abc modle=lrn", "predict empty text/a/0.png"])
 @pytest.mark.parametrize("command", [[sys.executable, "-m", "alexnet_exp"], [str(SCRIPT)]], ids=["module", "script"])
-def test_a_real_process_says_the_same(command: list[str], line: str, things: Path) -> None:
+def test_a_real_process_prints_the_same(command: list[str], line: str, things: Path) -> None:
     if not Path(command[0]).exists():
         pytest.skip("the console script is not installed")
     ran = subprocess.run([*command, *line.split()], capture_output=True, text=True, check=False)
@@ -206,7 +206,7 @@ def test_a_real_process_says_the_same(command: list[str], line: str, things: Pat
     assert not Path("outputs").exists()
 
 
-def test_the_traceback_is_there_for_who_asks(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_is_printed_on_request(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_EXP_TRACEBACK", "1")
     code, lines = typed("optim.lr=abc")
     assert code == 2
@@ -263,13 +263,13 @@ def test_predict_on_a_whole_run_works(run: Path, capsys: pytest.CaptureFixture[s
     assert sum(each["probability"] for each in top) <= 1 + 1e-6
 
 
-def test_predict_says_what_the_run_was_trained_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_prints_the_training_data(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "run", "image.png"]) == 0
     told = "run: trained on digits: images 32x32, grey, of 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"
     assert capsys.readouterr().err == told
 
 
-def test_predict_takes_folders_for_the_images_in_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_accepts_folders_of_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("photos/b.png", "photos/more/a.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy("image.png", name)
@@ -296,7 +296,7 @@ def test_a_truncated_checkpoint(line: str, run: Path, capsys: pytest.CaptureFixt
     assert told.startswith("run/checkpoints/last.ckpt: truncated, or not a file of weights")
 
 
-def test_predict_refuses_a_whole_checkpoint_of_another_run(
+def test_predict_rejects_a_checkpoint_of_another_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = train_into(tmp_path / "outputs" / "train" / "other", "model=none", "trainer.max_epochs=1")
@@ -320,7 +320,7 @@ def test_a_checkpoint_of_another_variant(run: Path, capsys: pytest.CaptureFixtur
         assert told.endswith("model.norm is none there and bn here")
 
 
-def test_weights_that_do_not_fit_the_network_they_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_do_not_match_their_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     del content["state_dict"]["network.conv1.norm.weight"]
     save(run, content)
@@ -329,7 +329,7 @@ def test_weights_that_do_not_fit_the_network_they_name(run: Path, capsys: pytest
     assert told.startswith("run/checkpoints/last.ckpt: its weights do not match its network")
 
 
-def test_a_pickle_that_wants_to_run_code_does_not(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malicious_pickle_does_not_run_code(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "checkpoints" / "last.ckpt"
     for write in (lambda: save(run, {"state_dict": Shell()}), lambda: file.write_bytes(pickle.dumps(Shell()))):
         write()
@@ -345,7 +345,7 @@ def test_a_pickle_that_wants_to_run_code_does_not(run: Path, capsys: pytest.Capt
             assert not Path("owned").exists()
 
 
-def test_a_file_that_is_no_image_and_one_that_is_not_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_and_missing_image_files_are_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "run", "text/a/0.png"]) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert told == "text/a/0.png: unreadable image (unknown format); leave it out"
@@ -363,7 +363,7 @@ def test_cfg_job_prints_the_configuration_and_runs_nothing(things: Path, capsys:
     assert not Path("outputs").exists()
 
 
-def test_summary_counts_what_the_facts_say(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_counts_match_the_paper(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = {
         "model=paper": (60_965_224, 724_406_816),
         "model=paper model.groups=1": (62_378_344, 1_135_256_096),
@@ -390,7 +390,7 @@ def summary_of(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
         ("experiment=tutorial", "model=tutorial, input"),
     ],
 )
-def test_summary_says_whether_it_is_the_option_that_it_names(
+def test_summary_marks_a_changed_option(
     line: str, title: str, things: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = summary_of(line, capsys)
@@ -399,7 +399,7 @@ def test_summary_says_whether_it_is_the_option_that_it_names(
     assert any("630 million" in each for each in lines) == (line == "model=paper")
 
 
-def test_summary_refuses_data_that_do_not_fit_as_a_run_does(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_rejects_incompatible_data_like_a_run(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two", "three"):
         Path(f"photos/{name}").mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(f"photos/{name}/0.png")
@@ -445,7 +445,7 @@ def test_the_shell_completes_commands_groups_options_and_settings(things: Path) 
     assert not [word for word in first if word.startswith(("schema", "hydra"))]
 
 
-def test_the_shell_completes_runs_words_and_flags_of_a_command(
+def test_the_shell_completes_runs_subcommands_and_flags(
     things: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from alexnet_exp.runs.folder import RunFolder

@@ -177,7 +177,7 @@ def test_a_sweep_without_values_leaves_no_folder(capsys: pytest.CaptureFixture[s
     assert not Path("outputs/empty").exists()
 
 
-def test_no_words_are_no_slip() -> None:
+def test_no_arguments_are_valid() -> None:
     """`python -m alexnet_exp` and `python -m alexnet_exp check`, the first commands of README and CI."""
     arguments.refuse_settings_as_flags([], ["--help"])
     arguments.refuse_spaces([])
@@ -186,7 +186,7 @@ def test_no_words_are_no_slip() -> None:
 
 
 @pytest.mark.parametrize("line", ["train --help", "seed=1 --help", "--allow mine --config-dir mine --help", "help"])
-def test_help_may_stand_anywhere(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_accepted_anywhere(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine/model").mkdir(parents=True)
     Path("mine/model/thin.yaml").write_text("width: 0.1\n")
     assert main(line.split()) == 0

@@ -105,7 +105,7 @@ Start = Callable[..., Running]
 @pytest.mark.parametrize(
     ("more", "number", "code", "reason"), [*(([], *ending) for ending in ENDINGS), (["trainer=ddp_cpu"], *ENDINGS[0])]
 )
-def test_a_signal_to_every_process_saves_and_ends(
+def test_a_signal_to_all_processes_saves_and_ends(
     start: Start, more: list[str], number: signal.Signals, code: int, reason: str
 ) -> None:
     """To the workers too, and the fork servers: as a terminal, systemd or a scheduler sends it."""
@@ -122,13 +122,13 @@ def test_a_signal_to_every_process_saves_and_ends(
 
 
 @pytest.mark.parametrize("more", [[], ["trainer=ddp_cpu"]], ids=["one process", "two ranks"])
-def test_nothing_is_left_of_a_run_that_is_killed(start: Start, more: list[str]) -> None:
+def test_a_killed_run_leaves_no_process(start: Start, more: list[str]) -> None:
     running = start(*more)
     running.process.kill()
     assert running.ended() == -signal.SIGKILL
 
 
-def test_nothing_is_left_where_a_second_signal_did_not_wait(start: Start) -> None:
+def test_a_second_signal_leaves_no_process(start: Start) -> None:
     running = start("trainer=ddp_cpu")
     running.process.send_signal(signal.SIGTERM)
     time.sleep(2 * ECHO_SECONDS)

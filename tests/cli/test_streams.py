@@ -55,7 +55,7 @@ def test_a_warning_has_no_escape(capsys: pytest.CaptureFixture[str]) -> None:
     assert warnings.formatwarning("\x1b[2J", UserWarning, "file", 1, "") == "file:1: UserWarning: \\x1b[2J\n"
 
 
-def test_what_is_opened_later_gets_no_number_of_a_stream() -> None:
+def test_later_files_do_not_reuse_the_descriptor_of_a_stream() -> None:
     code = "from alexnet_exp.cli.streams import open_streams; import os; os.close(0); os.close(1); open_streams(); "
     code += "opened = os.open('/dev/null', os.O_RDONLY); print('x'); assert opened > 2, opened"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -64,7 +64,7 @@ def test_what_is_opened_later_gets_no_number_of_a_stream() -> None:
 @pytest.mark.parametrize(
     "command", [["--help"], ["runs"], ["runs", "show", "last"], ["compare"], ["model=paper", "--cfg", "job"]]
 )
-def test_a_character_that_the_terminal_lacks_is_escaped(
+def test_characters_that_the_terminal_lacks_are_escaped(
     command: list[str],
     tmp_path: Path,
     environment: None,
@@ -93,7 +93,7 @@ def test_a_sweep_where_no_character_but_ascii_can_be_written(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_setting_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_setting_with_invalid_text_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     """As Python reads one that is not UTF-8, or any that is not ASCII where the locale is."""
     assert main([*TINY, "note=" + os.fsdecode(b"caf\xe9")]) == 2
     assert capsys.readouterr().err == "note=caf\\udce9: not UTF-8 text; in an ASCII locale set LC_ALL=C.UTF-8\n"
@@ -110,7 +110,7 @@ sys.meta_path.insert(0, Finder())
 
 
 @pytest.mark.parametrize("module", ["alexnet_exp.runs.status", "alexnet_exp.errors", "alexnet_exp.processes.signals"])
-def test_ctrl_c_before_anything_listens_leaves_no_traceback(
+def test_ctrl_c_during_imports_prints_no_traceback(
     module: str, tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(EARLY)

@@ -25,7 +25,7 @@ from tests.conftest import Run, opened_data
 TrainRun = Callable[..., Run]
 
 
-def test_the_package_alone_brings_no_torch() -> None:
+def test_importing_the_package_does_not_import_torch() -> None:
     code = "import alexnet_exp, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
@@ -33,7 +33,7 @@ def test_the_package_alone_brings_no_torch() -> None:
     assert not hasattr(alexnet_exp, "unheard_of")
 
 
-def test_predictions_are_those_that_the_run_saved(finished: Run) -> None:
+def test_predictions_equal_those_that_the_run_saved(finished: Run) -> None:
     classifier = alexnet_exp.load(finished.path)
     data, saved = opened_data(finished), np.load(finished.path / "predictions" / "test.npz")
     images = data.centred(data.source.test.images(torch.arange(360)))
@@ -68,7 +68,7 @@ def test_image_files_are_read_as_the_run_reads_its_own(finished: Run, tmp_path: 
     ],
     ids=["colour", "floats", "one image", "too small"],
 )
-def test_other_images_than_those_it_was_trained_on_are_one_line(images: torch.Tensor, finished: Run) -> None:
+def test_other_images_are_rejected_in_one_line(images: torch.Tensor, finished: Run) -> None:
     given = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
     with pytest.raises(UserError) as refused:
         load(finished.path)(images)
@@ -76,7 +76,7 @@ def test_other_images_than_those_it_was_trained_on_are_one_line(images: torch.Te
     assert str(refused.value) == f"{file}: needs images uint8 [N, 1, 32, 32]; got {given}"
 
 
-def test_a_classifier_is_shown_in_one_line(finished: Run) -> None:
+def test_the_repr_of_a_classifier_is_one_line(finished: Run) -> None:
     shown = repr(load(finished.path))
     assert shown.startswith("Classifier(AlexNet of ")
     assert shown.endswith("best.ckpt: uint8 [N, 1, 32, 32], 10 classes)")
@@ -107,7 +107,7 @@ def test_a_new_run_starts_from_anothers_weights(train_run: TrainRun, finished: R
     assert from_run.losses != finished.losses
 
 
-def test_damaged_checkpoints_are_refused_in_one_line(finished: Run, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_rejected_in_one_line(finished: Run, tmp_path: Path) -> None:
     run = tmp_path / "copy"
     shutil.copytree(finished.path, run)
     best = run / "checkpoints" / "best.ckpt"
@@ -153,7 +153,7 @@ BAD_CARDS: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(
     ("key", "value"), BAD_CARDS, ids=lambda value: "missing" if value is MISSING else str(value)[:30]
 )
-def test_a_card_that_no_run_writes_is_one_line(key: str, value: Any, finished: Run, tmp_path: Path) -> None:
+def test_an_invalid_card_is_rejected_in_one_line(key: str, value: Any, finished: Run, tmp_path: Path) -> None:
     file = changed_card(finished, tmp_path / "changed.ckpt", key, value)
     with pytest.raises(UserError) as refused:
         load(finished.path, str(file))
@@ -172,7 +172,7 @@ def test_predict_of_a_changed_card_exits_with_2(
     assert shown.out == ""
 
 
-def test_weights_without_names_are_refused(finished: Run, tmp_path: Path) -> None:
+def test_weights_without_names_are_rejected(finished: Run, tmp_path: Path) -> None:
     content = finished.checkpoint("best")
     content["state_dict"] = {1: torch.zeros(1)}
     torch.save(content, tmp_path / "a.ckpt")
@@ -212,7 +212,7 @@ class Bomb:
         return exec, ("raise SystemExit('it ran')",)
 
 
-def test_what_is_no_checkpoint_is_refused_and_not_run(finished: Run, tmp_path: Path) -> None:
+def test_other_files_are_rejected_and_not_executed(finished: Run, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.ckpt"
     bomb.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(UserError, match="bomb"):

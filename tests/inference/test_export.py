@@ -35,7 +35,7 @@ def test_onnx_gives_the_same_logits_in_any_batch_size(finished: Run, tmp_path: P
             torch.testing.assert_close(torch.from_numpy(logits), classifier(images), rtol=1e-3, atol=1e-4)
 
 
-def test_a_wrong_export_is_found(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_export_is_detected(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     classifier = load(finished.path)

@@ -74,7 +74,7 @@ def test_the_nearest_are_those_of_a_loop_over_all_pairs(batch: int) -> None:
         torch.testing.assert_close(found.distances[row], distances, rtol=1e-5, atol=1e-6)
 
 
-def test_of_equal_distances_the_earlier_image_is_nearer_whatever_the_batches() -> None:
+def test_of_equal_distances_the_earlier_image_is_nearer_for_any_batches() -> None:
     image = noise(1, 3)
     others = torch.cat([noise(5, 4), image, noise(5, 5), image, image])
     for batch in (1, 2, 4, 13):
@@ -92,7 +92,7 @@ def test_an_image_is_not_its_own_neighbour_and_there_may_be_fewer_than_asked() -
     assert not nearest(features, others[:1], others[:1].split(1), k=6, own=torch.tensor([0])).places.numel()
 
 
-def test_right_and_wrong_ones_are_drawn_by_turns_and_the_same_every_time(finished: Run) -> None:
+def test_correct_and_wrong_predictions_are_drawn_in_turn_and_reproducibly(finished: Run) -> None:
     classifier, data = load(finished.path), opened_data(finished)
     found = draw(classifier, data, "test", 8, seed=0)
     again = draw(classifier, data, "test", 8, seed=0)
@@ -107,7 +107,7 @@ def test_right_and_wrong_ones_are_drawn_by_turns_and_the_same_every_time(finishe
     torch.testing.assert_close(found.probabilities, alone.detach().softmax(1), atol=1e-5, rtol=1e-4)
 
 
-def test_an_image_that_is_not_there_is_refused(finished: Run) -> None:
+def test_a_missing_image_is_rejected(finished: Run) -> None:
     with pytest.raises(UserError, match="--images 360: there are 360 test images; give 0 to 359"):
         classify(load(finished.path), opened_data(finished), "test", torch.tensor([0, 360]))
 
@@ -144,7 +144,7 @@ def test_plot_draws_the_same_every_time(run: Path) -> None:
         assert Path("one", f"{name}.png").read_bytes() == Path("two", f"{name}.png").read_bytes()
 
 
-def test_plot_searches_as_many_as_it_is_told_and_draws_those_that_are_listed(run: Path) -> None:
+def test_plot_searches_the_given_number_and_draws_the_given_images(run: Path) -> None:
     line = "plot run --only neighbours --split train --images 3,17,20 --train-images 10"
     assert main(line.split()) == 0
     said = described(run / "plots" / "neighbours.png")
@@ -161,13 +161,15 @@ def test_plot_searches_as_many_as_it_is_told_and_draws_those_that_are_listed(run
         ("--train-images 0", "plot: --train-images 0: must be at least 1"),
     ],
 )
-def test_plot_refuses_in_one_line(line: str, told: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_rejects_bad_input_in_one_line(
+    line: str, told: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plot", "run", *line.split()]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(told)
 
 
-def test_where_the_data_is_gone_the_rest_is_drawn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_data_the_other_pictures_are_drawn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = run / ".hydra" / "config.yaml"
     text = config.read_text()
     assert "  name: digits\n" in text
@@ -188,7 +190,7 @@ def test_where_the_data_is_gone_the_rest_is_drawn(run: Path, capsys: pytest.Capt
     assert main(["plot", "run", "--only", "predictions"]) == 2
 
 
-def test_a_run_that_kept_no_checkpoint_has_its_curves(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_checkpoints_has_curves(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(run / "checkpoints")
     assert main(["plot", "run"]) == 0
     out, err = capsys.readouterr()

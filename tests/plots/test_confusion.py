@@ -41,7 +41,7 @@ def test_a_perfect_diagonal_is_the_accent_colour(tmp_path, classes):
     assert 0.2 / classes < covered(tmp_path / "right.png") < 1 / classes
 
 
-def test_a_name_is_text_whatever_it_holds(tmp_path):
+def test_names_are_drawn_as_plain_text(tmp_path):
     # matplotlib would refuse the first as mathematics that it cannot parse
     confusion_matrix([0, 1], [0, 1], [r"$\frac{$", "a_b^c"], tmp_path / "names.png")
     confusion_matrix([0, 1], [0, 1], ["", ""], tmp_path / "nameless.png")

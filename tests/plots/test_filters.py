@@ -17,7 +17,7 @@ def tile(mosaic, line, place, size, below=0):
     return mosaic[top : top + size, left : left + size]
 
 
-def test_each_filter_lies_in_its_place_on_its_own_scale():
+def test_each_filter_is_drawn_in_its_place_on_its_own_scale():
     weight = RNG.normal(size=(40, 3, 5, 5)) * RNG.uniform(1e-3, 10, size=(40, 1, 1, 1))
     mosaic = mosaic_of(weight)
     assert mosaic.shape == (3 * 64 + 4, 16 * 64 + 4, 3)
@@ -37,14 +37,14 @@ def test_zero_is_the_same_grey_in_every_filter():
         assert (shown[20:] == 0.5).all()
 
 
-def test_what_is_no_filter_is_white():
+def test_the_gaps_are_white():
     mosaic = mosaic_of(RNG.normal(size=(20, 3, 5, 5)))
     for index in range(20):
         tile(mosaic, index // 16, index % 16, 60)[:] = 1.0
     assert (mosaic == 1.0).all()
 
 
-def test_the_columns_are_apart_the_first_on_top():
+def test_columns_are_drawn_separately_the_first_on_top():
     weight = RNG.normal(size=(96, 3, 11, 11))
     together, apart = mosaic_of(weight), mosaic_of(weight, columns=2)
     more = apart.shape[0] - together.shape[0]
@@ -85,7 +85,7 @@ def test_the_png_holds_the_mosaic_pixel_by_pixel(tmp_path, shape, columns):
     np.testing.assert_allclose(shown[inked], mosaic[inked], atol=0.5 / 255 + 1e-6)
 
 
-def test_the_caption_goes_with_the_picture(tmp_path):
+def test_the_caption_is_saved_in_the_picture(tmp_path):
     filters(RNG.normal(size=(96, 3, 11, 11)), tmp_path / "filters.png", 2, layer="conv1")
     with Image.open(tmp_path / "filters.png") as image:
         said = image.info["Description"]

@@ -57,7 +57,7 @@ def test_bars_are_as_long_as_the_probabilities_and_the_true_one_is_blue(tmp_path
     assert spans[1] / spans[2] == pytest.approx(2, rel=0.1)
 
 
-def test_a_true_class_that_is_not_among_them_is_written_and_no_bar_is_blue(tmp_path, written):
+def test_a_true_class_outside_of_the_bars_is_written(tmp_path, written):
     predicted(tmp_path / "p.png", [5], [[0, 1, 2, 3, 4]], [[0.4, 0.3, 0.1, 0.1, 0.1]])
     assert places(tmp_path / "p.png", TRUE)[0].size == 0
     assert {"bird", "cat", "40.0%", "said"} <= set(written)
@@ -119,7 +119,7 @@ def test_neighbours_of_another_class_are_framed_and_no_others(tmp_path, written)
     assert written.index("1.00") < written.index("2.00") < written.index("3.00")
 
 
-def test_the_caption_goes_with_the_picture(tmp_path):
+def test_the_caption_is_saved_in_the_picture(tmp_path):
     predicted(tmp_path / "p.png", [0], [[0]], [[1.0]])
     with Image.open(tmp_path / "p.png") as image:
         assert image.info["Description"] == "said"

@@ -22,7 +22,7 @@ def test_the_file_is_checked_by_its_checksum(file):
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
-def test_the_systems_own_tool_reads_it(file):
+def test_sha256sum_reads_the_checksum_file(file):
     subprocess.run(["sha256sum", "-c", "last.ckpt.sha256"], cwd=file.parent, check=True, capture_output=True)
 
 
@@ -33,7 +33,7 @@ def test_known_answer(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: bytes([c[0] ^ 1]) + c[1:], lambda c: b""])
-def test_damage_is_told(file, damage):
+def test_a_damaged_file_is_rejected(file, damage):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=r"last\.ckpt: damaged or truncated"):
         checksum.verify(file)

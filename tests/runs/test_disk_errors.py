@@ -37,7 +37,7 @@ def room(process: subprocess.Popen[str], there: bool) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit if there else 0, limit))
 
 
-def test_a_disk_that_is_full_for_a_while_costs_nothing(command: Command, run: Path) -> None:
+def test_a_temporarily_full_disk_loses_nothing(command: Command, run: Path) -> None:
     process = started(command, run, 40)
     room(process, False)
     time.sleep(1)
@@ -73,7 +73,9 @@ def test_a_disk_that_stays_full_fails_the_run_at_its_end(command: Command, run: 
 
 
 @pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
-def test_a_folder_that_is_taken_away_ends_the_run_and_stays_away(command: Command, run: Path, trainer: str) -> None:
+def test_removing_the_run_folder_ends_the_run_and_does_not_recreate_it(
+    command: Command, run: Path, trainer: str
+) -> None:
     process = started(command, run, 100_000, f"trainer={trainer}")
     run.rename(run.with_name("elsewhere"))
     _, said = process.communicate(timeout=240)
@@ -83,7 +85,7 @@ def test_a_folder_that_is_taken_away_ends_the_run_and_stays_away(command: Comman
     assert not run.exists()
 
 
-def test_the_other_jobs_of_a_sweep_go_on(command: Command, tmp_path: Path) -> None:
+def test_the_other_jobs_of_a_sweep_continue(command: Command, tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "train" / "s"
     process = command(f"hydra.sweep.dir={sweep}", "seed=1,2", "trainer.max_epochs=30", "-m")
     while not (begun := list(sweep.glob("*/metrics.csv"))):
@@ -100,7 +102,7 @@ def test_the_other_jobs_of_a_sweep_go_on(command: Command, tmp_path: Path) -> No
     assert state(other) == "done"
 
 
-def test_a_second_process_is_refused(command: Command, run: Path) -> None:
+def test_a_second_process_is_rejected(command: Command, run: Path) -> None:
     first = started(command, run, 100_000)
     try:
         noted = (run / ".hydra" / "config.yaml").read_bytes()

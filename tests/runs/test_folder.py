@@ -31,7 +31,7 @@ def row(epoch, **more):
     return {"epoch": epoch, "step": 10 * epoch, "lr": 0.1, "train/loss": 1 / 3, "seconds": 1.5, **more}
 
 
-def test_a_run_from_its_beginning_to_its_end(tmp_path):
+def test_result_json_from_start_to_end(tmp_path):
     folder = RunFolder(tmp_path / "bn" / "2026-11-24_10-00-00-000000")
     folder.begin({"seed": 1, "optim": {"lr": 0.1, "betas": [0.9, 0.99]}, "tags": {}}, {"device": "cpu"})
     running = json.loads(folder.result.read_text())
@@ -47,7 +47,7 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path):
     assert done["start"] == running["start"] <= done["end"]
 
 
-def test_going_on_keeps_the_start_and_drops_how_it_ended(tmp_path):
+def test_resuming_keeps_the_start_and_removes_the_end(tmp_path):
     folder = RunFolder(tmp_path)
     folder.begin({}, {})
     start = read_result(tmp_path)["start"]
@@ -59,14 +59,14 @@ def test_going_on_keeps_the_start_and_drops_how_it_ended(tmp_path):
     assert not {"error", "end"} & set(again)
 
 
-def test_a_status_that_is_not_an_end_is_a_mistake(tmp_path):
+def test_finish_accepts_only_final_statuses(tmp_path):
     folder = RunFolder(tmp_path)
     folder.begin({}, {})
     with pytest.raises(AssertionError):
         folder.finish("finished")
 
 
-def test_what_json_cannot_hold_is_null(tmp_path):
+def test_values_that_json_lacks_become_null(tmp_path):
     folder = RunFolder(tmp_path)
     folder.begin({}, {"metrics": {"a": math.nan, "b": [math.inf, 1.0]}, "file": Path("x/y"), "pair": (1, 2)})
 
@@ -78,7 +78,7 @@ def test_what_json_cannot_hold_is_null(tmp_path):
     assert (result["file"], result["pair"]) == ("x/y", [1, 2])
 
 
-def test_what_cannot_be_written_leaves_the_result_as_it_was(tmp_path):
+def test_a_failed_write_leaves_the_result_unchanged(tmp_path):
     folder = RunFolder(tmp_path)
     folder.begin({}, {})
     before = folder.result.read_bytes()
@@ -112,7 +112,7 @@ def test_a_second_reader_never_sees_broken_json(tmp_path):
     assert len(seen) > 1
 
 
-def test_metrics_have_the_columns_of_the_contract_then_a_users(tmp_path):
+def test_metrics_have_the_standard_columns_then_the_users(tmp_path):
     folder = RunFolder(tmp_path)
     folder.append_metrics(row(1, **{"val/f1": 0.5}))
     folder.append_metrics(row(2))
@@ -122,7 +122,7 @@ def test_metrics_have_the_columns_of_the_contract_then_a_users(tmp_path):
     assert [r["val/f1"] for r in read_metrics(tmp_path)] == [0.5, None]
 
 
-def test_a_metric_that_comes_late_is_kept_and_nothing_is_rewritten(tmp_path):
+def test_a_late_metric_is_saved_without_rewriting_the_table(tmp_path):
     folder = RunFolder(tmp_path)
     folder.append_metrics(row(1))
     first = (tmp_path / "metrics.csv").read_bytes()
@@ -160,7 +160,7 @@ def test_floats_are_read_back_to_the_same_bits(tmp_path_factory, value):
         assert back == value or (math.isnan(back) and math.isnan(value))
 
 
-def test_rows_cut_off_at_any_byte_are_mended(tmp_path):
+def test_tables_truncated_at_any_byte_are_repaired(tmp_path):
     whole = RunFolder(tmp_path / "whole")
     for epoch in (1, 2, 3):
         whole.append_metrics(row(epoch))
@@ -185,7 +185,7 @@ def test_steps_are_added_in_bulk_and_once(tmp_path):
     assert read_steps(tmp_path) == [(1, 2.5, 0.1), (2, 2.25, 0.1), (3, 2.0, 0.05)]
 
 
-def test_the_files_of_the_contract(tmp_path):
+def test_the_files_of_a_run_folder(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.predictions("test") == tmp_path / "predictions" / "test.npz"
     assert folder.checkpoints == tmp_path / "checkpoints"
@@ -198,7 +198,7 @@ def test_the_files_of_the_contract(tmp_path):
     assert (tmp_path / "code.patch").read_bytes() == b"latin-1: \xe9\n"
 
 
-def test_latest_leads_to_the_newest_run_and_moves_with_the_outputs(tmp_path):
+def test_latest_points_to_the_newest_run_and_survives_a_move_of_outputs(tmp_path):
     outputs = tmp_path / "outputs"
     for name in ("a", "b"):
         RunFolder(outputs / "bn" / name).link_latest(outputs)
@@ -231,7 +231,7 @@ def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, caplog):
+def test_pending_writes_succeed_once_the_disk_has_space(tmp_path, caplog):
     folder = begun(tmp_path / "run")
     with full_disk():
         folder.append_steps([(2, 2.25, 0.1)])
@@ -256,7 +256,7 @@ def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, caplog):
         assert len(warnings(caplog)) == 3, "it is said anew"
 
 
-def test_what_still_has_no_room_at_the_end_is_named(tmp_path):
+def test_files_that_cannot_be_written_at_the_end_are_named(tmp_path):
     folder = begun(tmp_path / "run")
     assert folder.write_waiting() is None
     (tmp_path / "run" / "metrics.csv").rename(tmp_path / "kept")
@@ -271,7 +271,7 @@ def test_what_still_has_no_room_at_the_end_is_named(tmp_path):
         folder.finish("failed")
 
 
-def test_a_run_does_not_begin_on_a_full_disk(tmp_path):
+def test_a_run_does_not_start_on_a_full_disk(tmp_path):
     folder = RunFolder(tmp_path / "run")
     with full_disk():
         with pytest.raises(UnwritableError, match=r"run: .*cannot be written \(result.json: File too large\)"):
@@ -298,7 +298,7 @@ def test_a_run_that_is_done_but_not_written_has_failed(tmp_path, caplog):
         assert (ending.status, ending.code) == ("failed", 1)
 
 
-def test_how_a_run_without_its_folder_ended_is_recorded_nowhere(tmp_path, caplog):
+def test_the_end_of_a_run_without_a_folder_is_not_recorded(tmp_path, caplog):
     folder = begun(tmp_path / "run")
     shutil.rmtree(folder.path)
     ending = record(folder, {"seed": 1}, Ending("done", 0))
@@ -317,7 +317,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_a_folder_that_is_gone_ends_the_run_and_is_not_made_anew(tmp_path, name):
+def test_a_missing_folder_ends_the_run_and_is_not_recreated(tmp_path, name):
     folder = begun(tmp_path / "run")
     shutil.rmtree(folder.path)
     with pytest.raises(UnwritableError) as lost:
@@ -329,7 +329,7 @@ def test_a_folder_that_is_gone_ends_the_run_and_is_not_made_anew(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_another_folder_of_the_same_name_is_left_alone(tmp_path, name):
+def test_another_folder_of_the_same_name_is_not_written(tmp_path, name):
     folder = begun(tmp_path / "run")
     folder.path.rename(tmp_path / "moved")
     folder.path.mkdir()
@@ -353,11 +353,11 @@ def test_a_folder_that_has_become_read_only_ends_the_run(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ETIMEDOUT])
-def test_what_can_pass_is_waited_for(number):
+def test_temporary_disk_errors_are_retried(number):
     assert not is_lost(OSError(number, os.strerror(number)))
 
 
-def test_what_killed_processes_left_goes_when_the_run_goes_on(tmp_path):
+def test_temporary_files_of_killed_processes_are_removed_on_resume(tmp_path):
     folder = begun(tmp_path / "run")
     left = [folder.path / ".result.json.7.tmp", folder.checkpoints / ".last.ckpt.7.tmp"]
     for file in left:
@@ -366,7 +366,7 @@ def test_what_killed_processes_left_goes_when_the_run_goes_on(tmp_path):
     assert not [file for file in left if file.exists()]
 
 
-def test_latest_that_cannot_be_set_is_told(tmp_path, caplog):
+def test_a_failed_update_of_latest_is_logged(tmp_path, caplog):
     (tmp_path / "latest").mkdir()
     begun(tmp_path / "run").link_latest(tmp_path)
     assert warnings(caplog) == [f"{tmp_path / 'latest'} was not updated: Is a directory"]

@@ -147,7 +147,7 @@ def test_metrics_of_lightning_by_hand_and_its_folder_alone(tmp_path):
     assert run.metrics["test/acc"] == 0.53
 
 
-def test_whether_a_run_of_lightning_alone_ended_is_unknown_and_that_is_said(tmp_path):
+def test_the_unknown_status_of_a_lightning_run_is_noted(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,step,val_acc\n0,9,0.5\n1,19,0.6\n")
     found = runs.read(tmp_path)
     assert [run.status for run in found] == ["done"]
@@ -215,14 +215,14 @@ def test_dialects(read, content):
         (b'config,name\n"{1, 2}",b\n', "line 2: config cannot be read as a dictionary"),
     ],
 )
-def test_what_is_no_table_of_runs_says_how_to_proceed(read, content, said):
+def test_files_that_are_not_tables_of_runs_are_rejected_with_advice(read, content, said):
     with pytest.raises(UserError) as refused:
         read(content)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_words_stay_words_and_numbers_numbers(read):
+def test_columns_keep_their_types(read):
     found = read(
         "commit_of,zip,lr,norm,flag,batch,test_acc\n"
         "8e45012,007,1e-3,none,True,[1; 2],0.5\n"
@@ -236,7 +236,7 @@ def test_words_stay_words_and_numbers_numbers(read):
     ]
 
 
-def test_ids_times_and_counters_make_no_arms_and_names_of_settings_do(read):
+def test_ids_times_and_counters_do_not_form_arms(read):
     found = read(
         "exp_name,model,data_id,job_time_s,max_time,time_steps,perceptual_loss,precision,test_acc\n"
         "x1,a,d1,10.5,1,4,1,16,0.5\n"
@@ -251,17 +251,17 @@ def test_ids_times_and_counters_make_no_arms_and_names_of_settings_do(read):
     assert [run.config for run in found] == [{"exp_name": "base"}, {"exp_name": "lrn"}]
 
 
-def test_a_metric_that_is_no_number_is_named(read):
+def test_a_metric_column_with_text_is_noted(read):
     found = read("model,test_acc\na,0.5\nb,diverged\n")
     assert "test_acc is not read as a metric because line 3 contains 'diverged'" in found.notes[0]
 
 
-def test_names_are_of_one_unicode_form(read):
+def test_names_are_normalized_to_nfc(read):
     (run,) = read("gro\u0308\u00dfe,test_acc\ncafe\u0301,0.5\n")
     assert run.config == {"gr\u00f6\u00dfe": "caf\u00e9"}
 
 
-def test_percent_belongs_to_a_project_and_not_to_a_run(tmp_path):
+def test_all_runs_of_a_project_share_the_unit_of_a_metric(tmp_path):
     for name, accuracy in (("good", 93.5), ("diverged", 1.0), ("other", 90.0)):
         folder = tmp_path / name
         folder.mkdir()
@@ -281,7 +281,7 @@ def test_percent_belongs_to_a_project_and_not_to_a_run(tmp_path):
     assert [run.metrics["test/acc"] for run in found] == pytest.approx([0.95, 0.96, 0.012, 0.009])
 
 
-def test_settings_of_hydra_that_are_bookkeeping_make_no_arms(tmp_path):
+def test_bookkeeping_settings_of_hydra_do_not_form_arms(tmp_path):
     for number, stamp in enumerate(("2024-03-01_10-00-00", "2024-03-01_10-05-00")):
         folder = tmp_path / str(number)
         (folder / ".hydra").mkdir(parents=True)

@@ -76,7 +76,7 @@ def test_metrics_are_of_the_epoch_that_the_checkpoint_kept(tmp_path):
     assert "epoch" not in run.metrics
 
 
-def test_without_a_checkpoint_that_watches_they_are_the_last(tmp_path):
+def test_without_a_monitor_metrics_are_the_last(tmp_path):
     (run,) = runs.read(template_run(tmp_path / "r", callbacks=False))
     assert (run.metrics["val/acc"], run.metrics["train/acc"]) == (0.93, pytest.approx(0.94))
     assert "metrics_epoch" not in run.facts
@@ -91,7 +91,7 @@ def test_without_a_checkpoint_that_watches_they_are_the_last(tmp_path):
         (None, 5, "Traceback (most recent call last):\n  File x\n    y()\nRuntimeError: out\n", "failed"),
     ],
 )
-def test_a_status_that_nobody_recorded(tmp_path, test, epochs, log, status):
+def test_an_unrecorded_status_is_derived(tmp_path, test, epochs, log, status):
     folder = template_run(tmp_path / "r", test=test)
     config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
     config["trainer"]["max_epochs"] = epochs
@@ -112,7 +112,7 @@ def test_of_several_versions_the_last_counts(tmp_path):
     assert run.metrics["test/acc"] == 0.3
 
 
-def test_damage_is_skipped_and_named(tmp_path):
+def test_damaged_runs_are_skipped_and_named(tmp_path):
     template_run(tmp_path / "good")
     bad = template_run(tmp_path / "bad")
     table = bad / "csv" / "version_0" / "metrics.csv"
@@ -184,7 +184,7 @@ def test_metrics_and_seeds_by_name(tmp_path):
         ("seed,test/acc\n1,2\n", {"seed_column": "sede"}, "no column sede; did you mean seed?"),
     ],
 )
-def test_a_csv_file_that_is_none_is_one_line(tmp_path, content, options, said):
+def test_invalid_csv_files_are_rejected_in_one_line(tmp_path, content, options, said):
     file = tmp_path / "runs.csv"
     file.write_text(content)
     with pytest.raises(UserError) as refused:
@@ -193,7 +193,7 @@ def test_a_csv_file_that_is_none_is_one_line(tmp_path, content, options, said):
     assert said in str(refused.value)
 
 
-def test_a_column_with_a_word_in_it_is_no_metric(tmp_path):
+def test_a_column_with_text_is_not_a_metric(tmp_path):
     file = tmp_path / "runs.csv"
     file.write_text("seed,test/acc,test/name\n1,0.5,x\n2,nan,y\n")
     first, second = runs.read(file)

@@ -38,7 +38,7 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_a_folder_in_use_is_refused_and_free_once_its_process_is_killed(tmp_path, holder):
+def test_the_lock_is_released_when_its_process_is_killed(tmp_path, holder):
     folder = RunFolder(tmp_path)
     with pytest.raises(UserError) as refused, folder.lock():
         pass
@@ -54,12 +54,12 @@ def test_a_folder_in_use_is_refused_and_free_once_its_process_is_killed(tmp_path
     assert not in_use(tmp_path)
 
 
-def test_a_second_lock_in_the_same_process_is_refused(tmp_path):
+def test_a_second_lock_in_the_same_process_is_rejected(tmp_path):
     with RunFolder(tmp_path).lock(), pytest.raises(UserError, match=f"process {os.getpid()} "):
         RunFolder(tmp_path).lock().__enter__()
 
 
-def test_an_error_inside_lets_go(tmp_path):
+def test_an_exception_releases_the_lock(tmp_path):
     with pytest.raises(KeyError), RunFolder(tmp_path).lock():
         raise KeyError
     assert not in_use(tmp_path)
@@ -108,7 +108,7 @@ def test_a_forked_worker_that_leaves_the_block_closes_nothing_of_its_own(tmp_pat
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_looking_does_not_refuse_a_run_that_starts(tmp_path):
+def test_checking_the_lock_does_not_reject_a_starting_run(tmp_path):
     look = "import sys, time; from pathlib import Path; from alexnet_exp.runs.lock import in_use\n"
     look += "print('looking', flush=True)\nwhile True: in_use(Path(sys.argv[1])); time.sleep(0.0002)"
     with RunFolder(tmp_path).lock():
@@ -125,7 +125,7 @@ def test_looking_does_not_refuse_a_run_that_starts(tmp_path):
 
 
 @pytest.mark.parametrize("status", ["done", "failed", "interrupted"])
-def test_a_finished_run_is_what_it_says(tmp_path, status):
+def test_the_status_of_a_finished_run_is_the_recorded_one(tmp_path, status):
     folder = RunFolder(tmp_path)
     with folder.lock():
         folder.begin({}, {})
@@ -148,7 +148,7 @@ def no_locks(monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
-def test_where_the_file_system_has_no_locks_the_name_of_a_living_process_is_one(tmp_path, holder, no_locks):
+def test_without_file_locks_the_name_of_a_live_process_locks(tmp_path, holder, no_locks):
     folder = RunFolder(tmp_path)
     with pytest.raises(UserError) as refused, folder.lock():
         pass
@@ -169,7 +169,7 @@ def test_where_the_file_system_has_no_locks_the_name_of_a_living_process_is_one(
     assert not in_use(tmp_path)
 
 
-def test_without_locks_a_process_of_another_machine_is_taken_for_alive(tmp_path, no_locks):
+def test_without_file_locks_a_process_of_another_machine_counts_as_alive(tmp_path, no_locks):
     (tmp_path / ".lock").write_text("process 1 on another-machine")
     with pytest.raises(
         UserError, match=r"in use by process 1 on another-machine; if that process no longer exists, delete .*\.lock"
@@ -180,7 +180,7 @@ def test_without_locks_a_process_of_another_machine_is_taken_for_alive(tmp_path,
         pass
 
 
-def test_a_folder_that_cannot_have_a_lock_is_refused(tmp_path):
+def test_a_folder_without_a_possible_lock_file_is_rejected(tmp_path):
     folder = RunFolder(tmp_path / "run")
     (folder.path / ".lock").mkdir()
     with pytest.raises(UnwritableError, match=r"the run folder cannot be written \(.lock: Is a directory\)"):

@@ -42,12 +42,12 @@ def outputs(tmp_path):
         ("optim.lr", NAMES[4]),
     ],
 )
-def test_a_unique_beginning_is_enough(outputs, text, name):
+def test_a_unique_prefix_names_a_run(outputs, text, name):
     assert find(text, outputs) == outputs / name
     assert find(str(outputs / text), outputs) == outputs / name
 
 
-def test_a_run_without_a_checkpoint_is_no_candidate_where_one_is_needed(outputs):
+def test_runs_without_a_checkpoint_are_not_candidates_if_one_is_needed(outputs):
     """A run that failed at once has the name of the one that was meant."""
     kept = outputs / NAMES[2] / "checkpoints" / "best.ckpt"
     kept.parent.mkdir()
@@ -58,7 +58,7 @@ def test_a_run_without_a_checkpoint_is_no_candidate_where_one_is_needed(outputs)
             find(text, outputs, trained=trained)
 
 
-def test_a_folder_is_itself_wherever_it_lies(outputs, tmp_path, monkeypatch):
+def test_a_path_to_a_run_folder_names_it(outputs, tmp_path, monkeypatch):
     RunFolder(tmp_path / "elsewhere").begin({}, {})
     assert find(str(tmp_path / "elsewhere"), outputs) == tmp_path / "elsewhere"
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_a_folder_is_itself_wherever_it_lies(outputs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["last", "latest", "outputs/latest"])
-def test_last_is_the_run_that_latest_leads_to(outputs, word, monkeypatch):
+def test_last_is_the_target_of_latest(outputs, word, monkeypatch):
     """Its path is relative, as that of a run that is named."""
     RunFolder(outputs / NAMES[2]).link_latest(outputs)
     monkeypatch.chdir(outputs.parent)
@@ -92,7 +92,7 @@ def test_a_folder_with_one_run_is_that_run(outputs, tmp_path):
         find(str(tmp_path / "elsewhere"), outputs)
 
 
-def test_where_links_are_refused_latest_is_a_text_file(outputs, monkeypatch):
+def test_without_symlinks_latest_is_a_text_file(outputs, monkeypatch):
     def refuse(*_, **__):
         raise OSError("no privilege to make links")
 
@@ -115,19 +115,19 @@ def test_where_links_are_refused_latest_is_a_text_file(outputs, monkeypatch):
         ("", "write last, or one of"),
     ],
 )
-def test_anything_else_is_one_line_that_names_what_there_is(outputs, text, said):
+def test_unknown_names_are_rejected_with_the_candidates(outputs, text, said):
     with pytest.raises(UserError) as error:
         find(text, outputs)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_is_no_run_says_so(outputs):
+def test_a_folder_without_runs_is_rejected(outputs):
     with pytest.raises(UserError, match="notes: the folder contains no runs; write last, or one of"):
         find(str(outputs / "notes"), outputs)
 
 
-def test_a_latest_whose_run_was_deleted_leads_nowhere(outputs):
+def test_latest_of_a_deleted_run_is_rejected(outputs):
     (outputs / "latest").symlink_to("bn/deleted")
     with pytest.raises(UserError, match="points to no run"):
         find("last", outputs)
@@ -144,7 +144,7 @@ def test_runs_are_listed_once_and_in_order(outputs):
     assert [path.relative_to(outputs).as_posix() for path in runs_under(outputs)] == NAMES
 
 
-def test_all_runs_lie_under_the_nearest_outputs_whatever_lies_between():
+def test_the_nearest_outputs_folder_is_found():
     run, job = Path("/a/outputs/train/2026"), Path("/a/outputs/train/sweep_1/0")
     assert outputs_of(run) == outputs_of(job) == Path("/a/outputs")
     assert outputs_of(Path("/elsewhere/train/2026")) is None

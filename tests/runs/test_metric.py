@@ -36,7 +36,7 @@ from alexnet_exp.runs.metric import (
         ("val/nll", False, False, "val nll"),
     ],
 )
-def test_what_a_key_says(key, higher, accuracy, name):
+def test_direction_and_label_of_keys(key, higher, accuracy, name):
     assert (higher_is_better(key), is_accuracy(key), label(key)) == (higher, accuracy, name)
 
 
@@ -83,26 +83,26 @@ UNKNOWN = "terrace|timestep|sometimes|mirror_count|errand|lossless_ratio|val/elo
 
 
 @pytest.mark.parametrize("key", SMALLER.replace("\n", "|").split("|"))
-def test_smaller_is_better(key):
+def test_lower_is_better(key):
     assert not higher_is_better(key)
     assert direction_is_known(key)
     assert direction_text(key) == "Lower is better"
 
 
 @pytest.mark.parametrize("key", GREATER.replace("\n", "|").split("|"))
-def test_greater_is_better(key):
+def test_higher_is_better(key):
     assert higher_is_better(key)
     assert direction_is_known(key)
 
 
 @pytest.mark.parametrize("key", UNKNOWN.split("|"))
-def test_words_that_merely_contain_one_say_nothing(key):
+def test_words_that_contain_a_metric_word_have_no_direction(key):
     assert not direction_is_known(key)
     assert not is_accuracy(key)
     assert "--lower-is-better" in direction_text(key)
 
 
-def test_what_is_declared_goes_before_the_name_in_every_split():
+def test_declare_overrides_the_name_in_every_split():
     with declare("test/elo", higher_is_better=False, percent=True):
         assert not higher_is_better("test/elo")
         assert not higher_is_better("val/elo")
@@ -113,7 +113,7 @@ def test_what_is_declared_goes_before_the_name_in_every_split():
     assert value_text("val/elo", 0.5) == "0.5"
 
 
-def test_a_time_is_told_from_a_setting_that_has_the_word():
+def test_times_and_settings_with_time_in_the_name_are_distinguished():
     times = ("wall_time", "epoch_time_s", "latency_ms", "images/s", "minutes")
     assert [is_time(name) for name in times] == [True] * len(times)
     others = ("time_embedding", "time_steps", "epochs", "timestep", "hourglass")

@@ -11,7 +11,7 @@ from alexnet_exp.errors import UserError
 from alexnet_exp.runs.predictions import read_predictions, write_predictions
 
 
-def test_few_classes_come_back_whole(tmp_path: Path) -> None:
+def test_predictions_of_few_classes_are_saved_completely(tmp_path: Path) -> None:
     probabilities = np.random.default_rng(0).random((7, 10)).astype(np.float16)
     labels = np.arange(7)
     write_predictions(tmp_path / "test.npz", labels, probabilities)
@@ -24,7 +24,7 @@ def test_few_classes_come_back_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(kept.guesses(count), expected)
 
 
-def test_of_many_classes_the_guesses_are_those_of_all(tmp_path: Path) -> None:
+def test_guesses_of_many_classes_equal_those_of_all(tmp_path: Path) -> None:
     probabilities = np.random.default_rng(0).permuted(np.tile(np.arange(100.0), (5, 1)), axis=1).astype(np.float16)
     write_predictions(tmp_path / "test.npz", np.zeros(5, np.int64), probabilities)
     kept = read_predictions(tmp_path / "test.npz")
@@ -33,7 +33,7 @@ def test_of_many_classes_the_guesses_are_those_of_all(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kept.guesses(5), np.argsort(-probabilities, axis=1)[:, :5])
 
 
-def test_a_file_cut_short_or_with_a_bit_turned_is_refused_or_the_same(tmp_path: Path) -> None:
+def test_truncated_or_corrupted_files_are_rejected_or_equal(tmp_path: Path) -> None:
     file = tmp_path / "test.npz"
     labels, probabilities = np.arange(4), np.eye(4, dtype=np.float16)
     write_predictions(file, labels, probabilities)
@@ -68,7 +68,7 @@ def test_a_file_cut_short_or_with_a_bit_turned_is_refused_or_the_same(tmp_path: 
         ),
     ],
 )
-def test_arrays_of_something_else_are_refused(tmp_path: Path, arrays: dict[str, object], words: str) -> None:
+def test_other_arrays_are_rejected(tmp_path: Path, arrays: dict[str, object], words: str) -> None:
     file = tmp_path / "test.npz"
     np.savez(file, **arrays)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=words):

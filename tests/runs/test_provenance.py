@@ -36,7 +36,7 @@ def test_a_clean_checkout(checkout):
     assert code(checkout) == Code(git(checkout, "rev-parse", "HEAD"), dirty=False, patch="")
 
 
-def test_the_patch_brings_a_clean_clone_to_the_same_code(checkout, tmp_path):
+def test_the_patch_reproduces_the_code_in_a_clean_clone(checkout, tmp_path):
     git(checkout, "clone", "--quiet", ".", str(tmp_path / "clone"))
     (checkout / "alexnet_exp" / "a.py").write_text("a = 2  # größer\n")
     (checkout / "alexnet_exp" / "new file.py").write_text("b = 1")  # untracked, and without a last newline
@@ -72,7 +72,7 @@ def test_the_patch_is_bounded(checkout):
     assert len(found.patch) < 1_100_000
 
 
-def test_a_repository_that_does_not_track_the_code_knows_nothing_of_it(tmp_path):
+def test_a_repository_that_does_not_track_the_code_is_ignored(tmp_path):
     (tmp_path / "alexnet_exp").mkdir()
     (tmp_path / "alexnet_exp" / "a.py").write_text("a = 1\n")
     git(tmp_path, "init", "--quiet")
@@ -90,7 +90,7 @@ def test_a_package_installed_below_another_repository_is_not_its_code(checkout):
     assert code(installed) == Code()
 
 
-def test_a_checkout_that_git_refuses_says_why(checkout, monkeypatch):
+def test_the_reason_of_git_is_recorded(checkout, monkeypatch):
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
@@ -114,7 +114,7 @@ def test_the_environment_is_this_one():
     assert found["cpu"] == cpu_model() != ""
 
 
-def test_a_process_that_remembers_its_code_says_so_whatever_becomes_of_the_files(checkout, monkeypatch):
+def test_a_remembered_state_of_the_code_survives_changed_files(checkout, monkeypatch):
     monkeypatch.setattr(provenance, "code", lambda: code(checkout))
     monkeypatch.setattr(provenance, "_remembered", None)
     before = code(checkout)

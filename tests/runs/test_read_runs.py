@@ -30,7 +30,7 @@ def test_runs_at_any_depth_in_the_order_of_their_paths(tmp_path):
     assert len(found) == 3
 
 
-def test_what_a_run_holds(tmp_path):
+def test_the_fields_of_a_run(tmp_path):
     config = {"seed": 3, "optim.lr": 0.1, "flag": True}
     metrics = {"val/top1": 0.5, "val/loss": None, "note": "text", "flag": True}
     write(tmp_path / "r", config=config, metrics=metrics, choices={"model": "lrn"}, images_per_s=10.5)
@@ -119,7 +119,7 @@ def test_hydra_in_the_folder_of_all_runs_hides_none(tmp_path):
     assert found.unstarted == 0
 
 
-def test_a_path_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_path_is_rejected(tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         runs.read(tmp_path / "nothing")
 

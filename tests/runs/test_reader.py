@@ -34,7 +34,7 @@ from alexnet_exp.runs.reader import is_run, read_config, read_metrics, read_resu
         (read_steps, "steps.csv", b"epoch\n1\n"),
     ],
 )
-def test_damage_is_one_line_that_names_the_file(tmp_path, read, name, content):
+def test_damaged_files_are_rejected_in_one_line(tmp_path, read, name, content):
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     if content is not None:
@@ -45,7 +45,7 @@ def test_damage_is_one_line_that_names_the_file(tmp_path, read, name, content):
     assert "\n" not in str(damaged.value)
 
 
-def test_a_table_that_was_damaged_is_not_written_to(tmp_path):
+def test_a_damaged_table_is_not_written(tmp_path):
     (tmp_path / "steps.csv").write_bytes(b"step,loss,lr\nhello,1,2\n")
     with pytest.raises(UserError, match=r"steps\.csv"):
         RunFolder(tmp_path).append_steps([(1, 1.0, 1.0)])

@@ -66,9 +66,7 @@ def edit(run: Path, **settings: Any) -> None:
     file.write_text(yaml.safe_dump(read_config(run) | settings))
 
 
-def test_a_second_command_on_a_folder_that_is_in_use_leaves_no_trace(
-    tmp_path: Path, refused: Callable[..., str]
-) -> None:
+def test_a_second_command_on_a_locked_folder_changes_nothing(tmp_path: Path, refused: Callable[..., str]) -> None:
     run = tmp_path / "run"
     (run / ".hydra").mkdir(parents=True)
     (run / ".hydra" / "config.yaml").write_text("seed: 1\n")
@@ -80,7 +78,7 @@ def test_a_second_command_on_a_folder_that_is_in_use_leaves_no_trace(
         assert tree(run) == before
 
 
-def test_a_run_that_ended_while_a_second_command_started_is_not_taken_for_its_own(
+def test_a_run_that_ended_meanwhile_is_rejected(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second command looked before there was a run, and got the lock when that was done."""
@@ -98,7 +96,7 @@ def test_a_run_that_ended_while_a_second_command_started_is_not_taken_for_its_ow
     ],
 )
 @pytest.mark.parametrize("command", [("resume", "trainer.max_epochs=5"), ("eval",)])
-def test_a_configuration_that_is_not_the_runs_is_refused(
+def test_a_configuration_of_another_run_is_rejected(
     settings: dict[str, Any], told: str, command: tuple[str, ...], run: Path, refused: Callable[..., str]
 ) -> None:
     edit(run, **settings)
@@ -108,7 +106,7 @@ def test_a_configuration_that_is_not_the_runs_is_refused(
     assert tree(run) == before
 
 
-def test_a_network_that_is_not_the_checkpoints_is_refused(run: Path, refused: Callable[..., str]) -> None:
+def test_a_checkpoint_of_another_network_is_rejected(run: Path, refused: Callable[..., str]) -> None:
     """Also where result.json is gone, or says the same."""
     edit(run, model=read_config(run)["model"] | {"width": 0.1})
     (run / "result.json").unlink()
@@ -118,7 +116,7 @@ def test_a_network_that_is_not_the_checkpoints_is_refused(run: Path, refused: Ca
     assert tree(run) == before
 
 
-def test_settings_that_may_change_are_no_contradiction(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_may_change_on_resume_are_accepted(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As where a run was killed after its new settings were written, and before its result was."""
     edit(run, note="another", trainer=read_config(run)["trainer"] | {"max_epochs": 3})
     assert main(["resume", str(run), "trainer.max_epochs=4"]) == 0
@@ -126,7 +124,7 @@ def test_settings_that_may_change_are_no_contradiction(run: Path, capfd: pytest.
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_refused_resume_leaves_the_folder_as_it_was(
+def test_a_rejected_resume_leaves_the_folder_unchanged(
     devices: int, tmp_path: Path, train_run: Callable[..., Run], refused: Callable[..., str]
 ) -> None:
     own, other = photographs(tmp_path / "own", 10), photographs(tmp_path / "other", 90)
@@ -145,7 +143,7 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(
     assert read_config(run.path)["data"]["root"] == str(own)
 
 
-def test_of_two_that_resume_at_once_the_one_without_the_lock_leaves_no_settings(
+def test_of_two_simultaneous_resumes_the_loser_writes_no_settings(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -157,7 +155,7 @@ def test_of_two_that_resume_at_once_the_one_without_the_lock_leaves_no_settings(
         assert tree(run) == before
 
 
-def test_what_another_command_changed_meanwhile_is_not_undone(
+def test_changes_of_another_command_are_not_overwritten(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from alexnet_exp.config import compose
@@ -206,7 +204,7 @@ def test_a_run_finds_its_data_from_any_folder(
 
 
 @pytest.mark.parametrize("place", ["/dev/null/run", "/proc/run"])
-def test_a_folder_that_cannot_be_made_is_one_line(place: str, refused: Callable[..., str]) -> None:
+def test_a_folder_that_cannot_be_created_is_rejected_in_one_line(place: str, refused: Callable[..., str]) -> None:
     told = refused(*TINY, f"hydra.run.dir={place}")
     assert told.startswith("hydra.run.dir: ")
     assert told.endswith("; name a folder that can be written")
@@ -229,7 +227,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(place: str, refused: Callable[
         "a\x1bb",
     ],
 )
-def test_a_name_that_outputs_keeps_for_something_else_is_refused(
+def test_reserved_names_are_rejected(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -239,7 +237,7 @@ def test_a_name_that_outputs_keeps_for_something_else_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nor_has_a_sweep_such_a_name(
+def test_reserved_names_of_sweeps_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -247,7 +245,7 @@ def test_nor_has_a_sweep_such_a_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_old_run_of_such_a_name_can_be_read(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_old_run_with_a_reserved_name_is_read(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     edit(run, name="-x")
     result = read_result(run)
     (run / "result.json").write_text(json.dumps(result | {"config": result["config"] | {"name": "-x"}}))
@@ -255,7 +253,7 @@ def test_an_old_run_of_such_a_name_can_be_read(run: Path, capfd: pytest.CaptureF
     assert main(["resume", str(run), "trainer.max_epochs=3"]) == 0
 
 
-def test_a_failed_run_does_not_keep_its_folder_from_being_evaluated(
+def test_a_failed_run_in_a_folder_does_not_prevent_its_evaluation(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], refused: Callable[..., str]
 ) -> None:
     runs = tmp_path / "runs"
@@ -297,7 +295,7 @@ def test_a_number_of_thousands_of_digits_in_a_table(name: str, run: Path, capfd:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b", b"x" * 5000])
-def test_a_latest_of_bytes(
+def test_latest_with_invalid_bytes_is_rejected(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -306,7 +304,7 @@ def test_a_latest_of_bytes(
     assert "outputs/latest points to no run" in refused("eval", "last")
 
 
-def test_a_latest_that_leads_to_itself(
+def test_latest_that_points_to_itself_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

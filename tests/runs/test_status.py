@@ -38,7 +38,7 @@ from alexnet_exp.runs.status import NotFiniteError, ending_of, own_interrupts
         (SystemExit(3), "failed", 1, "SystemExit: 3"),
     ],
 )
-def test_an_exception_is_an_ending(raised: BaseException, status: str, code: int, reason: str) -> None:
+def test_exceptions_are_mapped_to_endings(raised: BaseException, status: str, code: int, reason: str) -> None:
     ending = ending_of(raised)
     assert (ending.status, ending.code, ending.reason) == (status, code, reason)
     assert bool(ending.trace) == isinstance(raised, ValueError | SystemExit)
@@ -104,7 +104,7 @@ def test_a_second_signal_does_not_wait_for_the_boundary(trainer: pl.Trainer) -> 
     assert model.steps == 0
 
 
-def test_lightnings_teardown_hears_a_second_ctrl_c(trainer: pl.Trainer) -> None:
+def test_a_second_ctrl_c_interrupts_lightnings_teardown(trainer: pl.Trainer) -> None:
     class Late(pl.Callback):
         """While Lightning, told of the first, ends its work."""
 
@@ -120,7 +120,7 @@ def test_lightnings_teardown_hears_a_second_ctrl_c(trainer: pl.Trainer) -> None:
     assert torn_down == []
 
 
-def test_an_exit_of_other_code_is_left_alone(trainer: pl.Trainer) -> None:
+def test_other_exits_are_not_changed(trainer: pl.Trainer) -> None:
     class Exit(pl.Callback):
         def on_train_start(self, *arguments: Any) -> None:
             sys.exit(3)

@@ -27,7 +27,7 @@ def files_of_at_most(size):
 
 
 @pytest.mark.parametrize("size", range(20, 40))
-def test_a_row_that_was_taken_in_part_is_taken_back_and_written_later(tmp_path, size):
+def test_a_partly_written_row_is_removed_and_written_later(tmp_path, size):
     path = tmp_path / "steps.csv"
     table = CsvTable(path)
     table.add(COLUMNS, [(1, 0.5), (2, 0.25)])
@@ -43,7 +43,7 @@ def test_a_row_that_was_taken_in_part_is_taken_back_and_written_later(tmp_path, 
     assert path.read_bytes() == before + b"3,0.125\n4,0.0625\n5,1.0\n"
 
 
-def test_not_even_the_header_was_taken(tmp_path):
+def test_a_failed_write_of_the_header_is_repeated(tmp_path):
     table = CsvTable(tmp_path / "steps.csv")
     table.add(COLUMNS, [(1, 0.5)])
     with files_of_at_most(4), pytest.raises(OSError, match="File too large"):
@@ -65,7 +65,7 @@ def test_a_device_without_room(tmp_path):
     assert path.read_bytes() == b"step,loss\n1,0.5\n"
 
 
-def test_half_a_row_that_cannot_be_taken_back_is_taken_back_later(tmp_path, monkeypatch):
+def test_half_a_row_that_cannot_be_removed_is_removed_later(tmp_path, monkeypatch):
     path = tmp_path / "steps.csv"
     table = CsvTable(path)
     table.add(COLUMNS, [(1, 0.5)])
@@ -84,7 +84,7 @@ def test_half_a_row_that_cannot_be_taken_back_is_taken_back_later(tmp_path, monk
     assert path.read_bytes() == b"step,loss\n1,0.5\n2,0.25\n"
 
 
-def test_what_could_not_be_flushed_is_not_taken_for_written(tmp_path, monkeypatch):
+def test_rows_that_were_not_flushed_are_not_written(tmp_path, monkeypatch):
     path = tmp_path / "metrics.csv"
     table = CsvTable(path)
     table.add(COLUMNS, [(1, 0.5)])
@@ -101,7 +101,7 @@ def test_what_could_not_be_flushed_is_not_taken_for_written(tmp_path, monkeypatc
     assert path.read_bytes() == b"step,loss\n1,0.5\n"
 
 
-def test_a_file_that_has_gone_is_not_made_anew_without_its_head(tmp_path):
+def test_a_missing_table_is_not_recreated_without_its_header(tmp_path):
     path = tmp_path / "metrics.csv"
     table = CsvTable(path)
     table.add(COLUMNS, [(1, 0.5)])

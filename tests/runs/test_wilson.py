@@ -14,7 +14,7 @@ def test_half_width_is_that_of_scipys_interval(right: int, images: int) -> None:
     assert half_width(right / images, images) == pytest.approx((interval.high - interval.low) / 2, rel=1e-4)
 
 
-def test_what_360_and_50000_images_tell() -> None:
+def test_margin_of_360_and_50000_images() -> None:
     assert margin(0.975, 360) == "+-1.7 points (95% CI, 360 images)"
     assert margin(0.6, 50_000) == "+-0.4 points (95% CI, 50,000 images)"
 
