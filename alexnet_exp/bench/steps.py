@@ -165,7 +165,7 @@ class BenchSteps(pl.Callback):
         assert self._plan is not None
         self.clock.settle()
         ended = [span.end for span in noted.spans if span.part == BACKWARD]
-        alone = len(ended) == 1  # the nodes of several accumulated batches cannot be told apart
+        alone = len(ended) == 1  # the nodes of several accumulated batches cannot be distinguished
         step = self._read(noted, self._watch.take(ended[-1]) if alone else None)
         if not alone:
             self._watch.forget()

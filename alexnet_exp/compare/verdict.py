@@ -55,21 +55,24 @@ class Judge:
         found = []
         for family in families:
             ready = [arm for arm in family.arms if not family.is_unlike(arm) and _ready(family.baseline, arm)]
-            told, logs = self._tests(family.baseline, ready, alpha), self._of_logarithms(family.baseline, ready, alpha)
+            tests = self._tests(family.baseline, ready, alpha)
+            log_tests = self._log_tests(family.baseline, ready, alpha)
             for arm in family.arms:
-                unlike, how, log = family.is_unlike(arm), told.get(id(arm)), logs.get(id(arm))
-                found.append(_Case(self, family.baseline, arm, unlike, how, log, alpha, answers, tested).difference())
+                unlike, test, log_test = family.is_unlike(arm), tests.get(id(arm)), log_tests.get(id(arm))
+                found.append(
+                    _Case(self, family.baseline, arm, unlike, test, log_test, alpha, answers, tested).difference()
+                )
         return found
 
-    def _of_logarithms(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _ArmTest]:
+    def _log_tests(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _ArmTest]:
         """Tests the logarithms of the values if a claim is about a ratio, except for arms with values of 0 or less."""
         claims = (claim_of(arm, baseline, self.metric) for arm in arms)
         usable = [arm for arm in arms if min(arm.values) > 0]
         if not any(claim and claim.is_ratio for claim in claims) or min(baseline.values) <= 0:
             return {}
         first, *others = (replace(arm, values=[math.log(value) for value in arm.values]) for arm in [baseline, *usable])
-        told = self._tests(first, others, alpha)
-        return {id(arm): told[id(log)] for arm, log in zip(usable, others, strict=True) if id(log) in told}
+        tests = self._tests(first, others, alpha)
+        return {id(arm): tests[id(log)] for arm, log in zip(usable, others, strict=True) if id(log) in tests}
 
     def _tests(self, baseline: Arm, arms: Sequence[Arm], alpha: float) -> dict[int, _ArmTest]:
         """Returns the test of each arm by its id."""
@@ -83,12 +86,12 @@ class Judge:
             if not usable:
                 return {}
             method, tests = st.run_paired_tests(differences, alpha)
-            told = {}
+            arm_tests = {}
             for place, test, values in zip(usable, tests, differences, strict=True):
                 first, second = zip(*pairs[place], strict=True)
                 design = st.Design.of_pairs(st.Sample.of(values), alpha / len(usable))
-                told[id(arms[place])] = _ArmTest(method, test, design, len(usable), st.correlation(first, second))
-            return told
+                arm_tests[id(arms[place])] = _ArmTest(method, test, design, len(usable), st.correlation(first, second))
+            return arm_tests
         samples = [st.Sample.of(arm.values) for arm in arms]
         method, tests = st.run_welch_tests(control, samples, alpha)
         return {
@@ -116,8 +119,8 @@ class _Case:
     baseline: Arm
     arm: Arm
     unlike: bool
-    told: _ArmTest | None
-    log: _ArmTest | None
+    arm_test: _ArmTest | None
+    log_test: _ArmTest | None
     alpha: float
     answers: bootstrap.Answers
     families: int
@@ -125,13 +128,13 @@ class _Case:
     def difference(self) -> Difference:
         if self.unlike:
             return self._undecided("not compared", "they were measured on different images")
-        if self.told is None:
+        if self.arm_test is None:
             return self._too_few()
-        if self.told.test is None:
-            return self._undecided(self.told.method, self._without_spread())
-        return self._tested(self.told, self.told.test)
+        if self.arm_test.test is None:
+            return self._undecided(self.arm_test.method, self._without_spread())
+        return self._tested(self.arm_test, self.arm_test.test)
 
-    def _tested(self, told: _ArmTest, test: st.SignificanceTest) -> Difference:
+    def _tested(self, arm_test: _ArmTest, test: st.SignificanceTest) -> Difference:
         margin = self.judge.margin
         gain = test.difference if self.judge.metric.higher_is_better else -test.difference
         bound = needed = runs_more = None
@@ -143,9 +146,9 @@ class _Case:
             verdict, bound = Verdict.no_difference, margin
             sentence = self._equal(test, margin)
         else:
-            verdict, bound = Verdict.inconclusive, told.design.detectable()
+            verdict, bound = Verdict.inconclusive, arm_test.design.detectable()
             sought = test.difference if margin is None else margin
-            needed = told.design.next_seeds(sought, either_way=margin is not None)
+            needed = arm_test.design.next_seeds(sought, either_way=margin is not None)
             runs_more = self._command(needed.number if needed else None)
             sentence = self._open(test, bound, needed, sought)
         return Difference(
@@ -154,12 +157,12 @@ class _Case:
             difference=test.difference,
             interval=test.interval,
             p=test.p,
-            method=told.method,
+            method=arm_test.method,
             verdict=verdict,
             bound=bound,
             sentence=sentence,
             images_interval=over_images,
-            correlation=told.correlation,
+            correlation=arm_test.correlation,
             more_seeds=needed.number if needed and needed.number <= st.MOST_SEEDS else None,
             more_seeds_range=(needed.low, needed.high) if needed and needed.number <= st.MOST_SEEDS else None,
             command=runs_more,
@@ -181,7 +184,7 @@ class _Case:
     def _equal(self, test: st.SignificanceTest, margin: float) -> str:
         half = test.equivalence * test.error
         first, second = names(self.arm, self.baseline)
-        shared = self.families > 1 or (self.told is not None and self.told.together > 1)
+        shared = self.families > 1 or (self.arm_test is not None and self.arm_test.together > 1)
         level = "interval of the two one-sided tests, adjusted" if shared else "90% interval"
         ends = (test.difference - half, test.difference + half)
         return (
@@ -259,13 +262,13 @@ class _Case:
         said = None if self.unlike else claim_of(self.arm, self.baseline, self.judge.metric)
         if said is None:
             return None
-        told = self.log if said.is_ratio else self.told
+        arm_test = self.log_test if said.is_ratio else self.arm_test
         why = ""
-        if self.judge.paired and min(self.arm.n, self.baseline.n) >= st.FEWEST_SEEDS and told is None:
+        if self.judge.paired and min(self.arm.n, self.baseline.n) >= st.FEWEST_SEEDS and arm_test is None:
             why = f"{_count(len(_pairs(self.arm, self.baseline)), 'seed')} in common"
-        elif said.is_ratio and self.told is not None and told is None:
+        elif said.is_ratio and self.arm_test is not None and arm_test is None:
             why = "a value is not above 0"
-        return judged(said, self.arm, self.baseline, told.test if told else None, why)
+        return judged(said, self.arm, self.baseline, arm_test.test if arm_test else None, why)
 
     def _without_spread(self) -> str:
         a, b = self.arm.mean, self.baseline.mean
@@ -293,13 +296,13 @@ class _Case:
 
     def _evidence(self, ends: Interval) -> str:
         """Returns the text in parentheses: the interval, the number of arms it covers, and the seeds."""
-        together = self.told.together if self.told is not None else 1
+        together = self.arm_test.together if self.arm_test is not None else 1
         shared = f" for {together} arms together" if together > 1 else ""
         if self.families > 1:
             shared = " for all comparisons together"
         pairs = ""
-        if self.told is not None and self.told.correlation is not None:
-            pairs = f", paired, correlation {self.told.correlation:.2f}"
+        if self.arm_test is not None and self.arm_test.correlation is not None:
+            pairs = f", paired, correlation {self.arm_test.correlation:.2f}"
         return f"95% interval{shared} {self._range(ends)}; {self._seeds()}{pairs}"
 
     def _seeds(self) -> str:

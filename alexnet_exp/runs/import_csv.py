@@ -343,8 +343,10 @@ def _of_histories(
         replace(run, name=f"{run.name} {count}") if twice[run.name] > 1 else run
         for count, run in enumerate(runs, start=1)
     ]
-    told = f"the histories of {len(runs)} runs" if several else "the history of one run"
-    return runs, [f"{file}: it has one row per {clock} and is read as {told}, with the last value of each metric"]
+    description = f"the histories of {len(runs)} runs" if several else "the history of one run"
+    return runs, [
+        f"{file}: it has one row per {clock} and is read as {description}, with the last value of each metric"
+    ]
 
 
 def _is_constant(values: Sequence[str], runs: Iterable[Sequence[int]]) -> bool:

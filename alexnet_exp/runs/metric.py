@@ -113,9 +113,9 @@ def direction_text(key: str) -> str:
 
 def is_accuracy(key: str) -> bool:
     """Returns whether it is a fraction of images, 0 to 1, printed in percent with differences in points."""
-    told = _declared.get().get(_name(key))
-    if told is not None and told.percent is not None:
-        return told.percent
+    declaration = _declared.get().get(_name(key))
+    if declaration is not None and declaration.percent is not None:
+        return declaration.percent
     words = _words(key)
     return not words & _TIMES and (bool(words & _ACCURACIES) or _TOP.search(key.lower()) is not None)
 
@@ -175,9 +175,9 @@ def difference_text(key: str, difference: float, *, sign: bool = False) -> str:
 
 def _direction(key: str) -> bool | None:
     """Returns True if higher is better, False if lower is better, None if unknown."""
-    told = _declared.get().get(_name(key))
-    if told is not None and told.higher_is_better is not None:
-        return told.higher_is_better
+    declaration = _declared.get().get(_name(key))
+    if declaration is not None and declaration.higher_is_better is not None:
+        return declaration.higher_is_better
     words = _words(key)
     # scikit-learn's neg_mean_squared_error
     if "neg" in words or _RATE.search(_name(key)):

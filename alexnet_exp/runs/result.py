@@ -47,8 +47,8 @@ def _failed(reason: str) -> Ending:
 def _close(folder: RunFolder, container: Mapping[str, Any], ending: Ending, facts: Mapping[str, Any]) -> None:
     if not folder.result.exists():
         code = provenance.code()
-        said = {key: container[key] for key in COPIED_SETTINGS if key in container}
-        known = {**said, "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
+        settings = {key: container[key] for key in COPIED_SETTINGS if key in container}
+        known = {**settings, "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
         folder.begin(container, {**known, **chosen_options(folder.path)})
-    told = {"error": ending.reason, "traceback": ending.trace}
-    folder.finish(ending.status, **facts, **{key: text for key, text in told.items() if text})
+    texts = {"error": ending.reason, "traceback": ending.trace}
+    folder.finish(ending.status, **facts, **{key: text for key, text in texts.items() if text})
