@@ -55,14 +55,6 @@ def in_dispatch_mode(found: Callable[[], object]) -> tuple[object, object]:
         return outside, found()
 
 
-def dispatch_mode() -> None:
-    from torch.utils._python_dispatch import _get_current_dispatch_mode
-
-    outside, inside = in_dispatch_mode(_get_current_dispatch_mode)
-    assert outside is None
-    assert inside is not None
-
-
 def dispatch_stack() -> None:
     assert in_dispatch_mode(torch._C._len_torch_dispatch_stack) == (0, 1)
 
@@ -77,11 +69,6 @@ def in_trace(found: Callable[[], object]) -> list[object]:
 
     torch.jit.trace(traced, torch.ones(1), check_trace=False)
     return seen[:2]
-
-
-def tracing_state() -> None:
-    outside, inside = in_trace(lambda: torch._C._get_tracing_state() is not None)
-    assert (outside, inside) == (False, True)
 
 
 def is_tracing() -> None:
@@ -102,10 +89,6 @@ def in_vmap(found: Callable[[], object]) -> list[object]:
 
 def functorch_active() -> None:
     assert in_vmap(torch._C._are_functorch_transforms_active) == [False, True]
-
-
-def functorch_stack() -> None:
-    assert in_vmap(lambda: torch._C._functorch.peek_interpreter_stack() is None) == [True, False]
 
 
 def forward_mode_level() -> None:
@@ -298,18 +281,15 @@ class Use:
 
 
 CALLBACK = "training/checkpoints/callback.py"
-DECODER, STAGE, LRN = "data/decoder.py", "model/stage.py", "model/lrn.py"
+DECODER, STAGE, TRACING = "data/decoder.py", "model/stage.py", "kernels/tracing.py"
 GRID = "hydra_plugins/alexnet_exp/grid.py"
 
 USES = [
     Use("torch.nn.modules.batchnorm._BatchNorm", ("training/callbacks/precise_bn.py",), batch_norm_base),
-    Use("torch.utils._python_dispatch._get_current_dispatch_mode", (LRN,), dispatch_mode),
-    Use("_C._len_torch_dispatch_stack", (STAGE,), dispatch_stack),
-    Use("_C._get_tracing_state", (LRN, "kernels/images.py"), tracing_state),
-    Use("_C._is_tracing", (STAGE,), is_tracing),
-    Use("_C._are_functorch_transforms_active", (LRN,), functorch_active),
-    Use("_C._functorch.peek_interpreter_stack", (STAGE, "kernels/images.py"), functorch_stack),
-    Use("_current_level", (STAGE,), forward_mode_level),
+    Use("_C._len_torch_dispatch_stack", (TRACING,), dispatch_stack),
+    Use("_C._is_tracing", (TRACING,), is_tracing),
+    Use("_C._are_functorch_transforms_active", (TRACING,), functorch_active),
+    Use("_current_level", (TRACING,), forward_mode_level),
     Use("_forward_hooks", (STAGE,), module_hooks),
     Use("_forward_pre_hooks", (STAGE,), module_hooks),
     Use("_backward_hooks", (STAGE,), module_hooks),

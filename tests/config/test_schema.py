@@ -22,7 +22,7 @@ from alexnet_exp.errors import Refused, yaml_text
 from alexnet_exp.model.spec import Stage, Window
 from alexnet_exp.paths import groups
 
-PINNED = Path(__file__).with_name("public_keys.txt")
+PINNED = Path(__file__).parents[1] / "public_keys.txt"
 
 # Arguments of Lightning's Trainer that are no key of ours, and why.
 OURS = {
