@@ -37,9 +37,10 @@ from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.network import AlexNet, MaskDropout
 from alexnet_exp.model.preprocess import Preprocess, Statistics
 from alexnet_exp.model.spec import Convention, Input, Scale
+from alexnet_exp.optim.optimizer_spec import Adam, EpsMode, Krizhevsky
 from alexnet_exp.optim.optimizers import build_optimizer, parameter_groups, parts_of
+from alexnet_exp.optim.schedule_spec import Constant, Plateau, Steps
 from alexnet_exp.optim.schedules import curve, plateau_factor
-from alexnet_exp.optim.spec import Adam, Constant, EpsMode, Krizhevsky, Plateau, Steps
 from alexnet_exp.paths import conf_dir
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.module import AlexNetModule

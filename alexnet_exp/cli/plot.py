@@ -109,8 +109,8 @@ def _schedule(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
 
     from alexnet_exp.config.compose import compose
+    from alexnet_exp.optim.schedule_spec import Plateau, Schedule
     from alexnet_exp.optim.schedules import curve
-    from alexnet_exp.optim.spec import Plateau, Schedule
     from alexnet_exp.plots.curves import schedule
 
     config = validate(compose(given.overrides, given.config_dir))

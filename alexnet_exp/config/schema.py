@@ -1,8 +1,8 @@
 """What a configuration may hold: the root's keys, the trainer's, the loggers', the callbacks'. No torch here.
 
 Each dataclass is schema, default and documentation in one; the settings of the network, the data and the optimizer live
-beside those rooms (`model/spec.py`, `data/spec.py`, `optim/spec.py`). A group whose options are different dataclasses
-carries `name`, which chooses one.
+in those rooms (`model/spec.py`, `data/spec.py`, `optim/optimizer_spec.py`, `optim/schedule_spec.py`). A group whose
+options are different dataclasses carries `name`, which chooses one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from alexnet_exp.config.paper_claim import paper_claims
 from alexnet_exp.data.spec import DATA_SPECS as DATA
 from alexnet_exp.errors import Checks, Refused
 from alexnet_exp.model.spec import Network
-from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
+from alexnet_exp.optim.optimizer_spec import OPTIMIZERS
+from alexnet_exp.optim.schedule_spec import SCHEDULES
 from alexnet_exp.runs.metric import higher_is_better
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")

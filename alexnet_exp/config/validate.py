@@ -36,7 +36,8 @@ from alexnet_exp.config.suggestions import of_setting
 from alexnet_exp.config.user_class import ROLES, TARGET, UserClass
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, suggest_name
 from alexnet_exp.model.spec import Network
-from alexnet_exp.optim.spec import Optimizer, Plateau, Schedule
+from alexnet_exp.optim.optimizer_spec import Optimizer
+from alexnet_exp.optim.schedule_spec import Plateau, Schedule
 
 LISTED = 12  # known keys of a node up to which an unknown one is answered with all of them
 

@@ -1,4 +1,4 @@
-"""The optimizer of 2012: gradient descent whose learning rate is inside the velocity."""
+"""Provides the optimizer of 2012: gradient descent whose learning rate is inside the velocity."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 class KrizhevskySGD(torch.optim.Optimizer):
     """v <- momentum v - weight_decay lr w - lr g, then w <- w + v (section 5 of the paper of 2012).
 
-    torch.optim.SGD gathers v without the rate and multiplies by the rate of the moment: equal while it stays the same.
-    After a drop this one still takes the steps that were gathered at the old rate. A state for each parameter:
-    `velocity`, of its shape.
+    Settings: `Krizhevsky` of optim/optimizer_spec.py. torch.optim.SGD accumulates v without the rate and multiplies it
+    by the current rate: equal while the rate is constant. After a drop the velocity here still contains steps at the
+    old rate. The state of each parameter is `velocity`, of its shape.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0):
@@ -22,7 +22,7 @@ class KrizhevskySGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; a parameter without a gradient stays, and so does its velocity."""
+        """Updates the parameters and returns the loss of `closure`; parameters without a gradient do not change."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""From an optimizer's settings to torch's optimizer over a network's parameters."""
+"""Provides torch's optimizer of a network's parameters, from the settings in optimizer_spec.py."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import nn
 
 from alexnet_exp.errors import UserError, suggest_name
 from alexnet_exp.optim.krizhevsky import KrizhevskySGD
-from alexnet_exp.optim.schedules import WHOLE, Part, is_bias, part_of
-from alexnet_exp.optim.spec import Adam, AdamW, Constant, EpsMode, Krizhevsky, Optimizer, Schedule, Sgd
+from alexnet_exp.optim.optimizer_spec import Adam, AdamW, EpsMode, Krizhevsky, Optimizer, Sgd
+from alexnet_exp.optim.schedule_spec import Constant, Schedule
+from alexnet_exp.optim.schedules import WHOLE_SCHEDULE, SchedulePart, is_bias, part_of
 
-# torch itself checks a device for its fused kernels only at the first step, which is late
+# The devices that torch has fused optimizers for; torch itself checks them only at the first step.
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 
 
 def build_optimizer(
     spec: Optimizer, network: nn.Module, fused: bool = True, schedule: Schedule | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer of the trainable parameters of `network`, which must already lie on its device.
+    """Returns the optimizer of the trainable parameters of `network`, which must already be on its device.
 
-    Its parameter groups are those of `parameter_groups`.
-
-    Fused where torch has a fused kernel for that device, else foreach. `fused=False` leaves out the fused kernels:
-    under mixed precision they unscale gradients inside the step, after clipping, so Lightning refuses to clip for them.
-    Raises UserError when nothing is trainable, or a layer is named that is not there.
+    Its parameter groups are those of `parameter_groups`. Fused where torch has a fused kernel for the device, else
+    foreach. `fused=False` disables the fused kernels: under mixed precision they unscale gradients inside the step,
+    after clipping, so Lightning rejects clipping with them. Raises UserError where nothing is trainable, or a setting
+    names a layer that the network does not have.
     """
     groups = parameter_groups(spec, network, schedule)
     devices = {p.device.type for group in groups for p in group["params"]}
@@ -40,7 +40,10 @@ def build_optimizer(
     assert isinstance(spec, Adam)
     kind = torch.optim.AdamW if isinstance(spec, AdamW) else torch.optim.Adam
     if spec.eps_mode is EpsMode.keras and not on_cpu:
-        options |= {"fused": False, "foreach": True}  # the fused step counts on the device, where reading it would wait
+        options |= {
+            "fused": False,
+            "foreach": True,
+        }  # the fused step keeps its count on the device
     optimizer = kind(groups, betas=(spec.betas[0], spec.betas[1]), eps=spec.eps, **options)
     if spec.eps_mode is EpsMode.keras:
         optimizer.register_step_pre_hook(partial(_set_keras_eps, spec.eps))
@@ -48,9 +51,9 @@ def build_optimizer(
 
 
 def _set_keras_eps(eps: float, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Sets the eps of the step to come so that torch's Adam takes Keras's step: eps / sqrt(1 - beta2^t).
+    """Sets the eps of the next step so that torch's Adam takes Keras's step: eps / sqrt(1 - beta2^t).
 
-    t is the optimizer's own count, which a skipped step does not raise; that of a group is its first parameter's.
+    t is the optimizer's own count of steps, without skipped ones; a group has that of its first parameter.
     """
     for group in optimizer.param_groups:
         state: dict[str, Any] = next((optimizer.state[p] for p in group["params"] if optimizer.state.get(p)), {})
@@ -59,22 +62,21 @@ def _set_keras_eps(eps: float, optimizer: torch.optim.Optimizer, *_: Any) -> Non
 
 
 def parameter_groups(spec: Optimizer, network: nn.Module, schedule: Schedule | None = None) -> list[dict[str, Any]]:
-    """The trainable parameters, a group for each learning rate and weight decay that occur; weights come first.
+    """Returns the trainable parameters, a group for each learning rate and weight decay that occur; weights first.
 
-    What the stages of `schedule` treat apart is in groups of its own.
-
-    A bias is known by its name, whatever its shape; a norm's gain by being one number a channel. Neither decays,
-    unless `decay_norm_and_bias` says so. A layer of `spec.layers` is the child of the network of that name, as our
-    networks' stages are. Raises UserError where there is no such child, or nothing to train.
+    Parameters with stages of their own in `schedule` are in separate groups. A bias is identified by its name, and the
+    gain of a norm by having one number for each channel. Neither has weight decay unless `decay_norm_and_bias` is true.
+    A layer of `spec.layers` is the child of the network of that name: a stage. Raises UserError where the network does
+    not have that child, or has nothing to train.
     """
     schedule = schedule or Constant()
     children = {name for name, _ in network.named_children()}
     for key, layers in (("optim", spec.layers), ("schedule", schedule.layers)):
         for name in layers:
             if name not in children:
-                message = f"{key}.layers.{name}: the network has no such layer; {suggest_name(name, sorted(children))}"
+                message = f"{key}.layers.{name}: not a layer of the network; {suggest_name(name, sorted(children))}"
                 raise UserError(message)
-    groups: dict[tuple[bool, float, float, Part], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, float, SchedulePart], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         layer = spec.layer(name.partition(".")[0])
         bias = is_bias(name)
@@ -85,14 +87,16 @@ def parameter_groups(spec: Optimizer, network: nn.Module, schedule: Schedule | N
             key_of = (exempt, rate, 0.0 if exempt else decay, part_of(schedule, name))
             groups.setdefault(key_of, []).append(parameter)
     if not groups:
-        raise UserError("the network has no trainable parameter, so there is nothing to optimise")
-    # the first group's rate is the one that is logged: that of weights, at optim.lr and by the schedule alone where
-    # any layer learns so
-    in_order = sorted(groups.items(), key=lambda group: (group[0][0], group[0][1] != spec.lr, group[0][3] != WHOLE))
+        raise UserError("the network has no trainable parameter; unfreeze a layer")
+    # The rate of the first group is logged: that of weights at optim.lr that follow the schedule alone, if there are
+    # any.
+    in_order = sorted(
+        groups.items(), key=lambda group: (group[0][0], group[0][1] != spec.lr, group[0][3] != WHOLE_SCHEDULE)
+    )
     return [{"params": found, "lr": rate, "weight_decay": decay} for (_, rate, decay, _), found in in_order]
 
 
-def parts_of(optimizer: torch.optim.Optimizer, network: nn.Module, schedule: Schedule) -> list[Part]:
-    """Which part of `schedule` each of the optimizer's parameter groups is, all made by `build_optimizer`."""
+def parts_of(optimizer: torch.optim.Optimizer, network: nn.Module, schedule: Schedule) -> list[SchedulePart]:
+    """Returns the part of `schedule` of each parameter group; `optimizer` is from `build_optimizer`."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     return [part_of(schedule, names[id(group["params"][0])]) for group in optimizer.param_groups]

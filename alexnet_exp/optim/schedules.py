@@ -1,7 +1,7 @@
-"""Learning-rate schedules as pure functions of time: plotted without a network, resumed without a state.
+"""Provides the multipliers of learning-rate schedules, as functions of the step. No torch here.
 
-A step is one update of the weights, counted from 0. What is returned multiplies optim.lr during that step. No torch
-here.
+Settings: schedule_spec.py. A step is one update of the weights, counted from 0; its multiplier is applied to optim.lr.
+The functions are pure, so that a schedule is plotted without a network and resumed without a state.
 """
 
 from __future__ import annotations
@@ -11,38 +11,48 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from alexnet_exp.errors import UserError
-from alexnet_exp.optim.spec import Constant, Duration, Falling, OneCycle, Plateau, Schedule, Stages, Steps, Warmed
+from alexnet_exp.optim.schedule_spec import (
+    Constant,
+    Duration,
+    Falling,
+    OneCycle,
+    Plateau,
+    Schedule,
+    Stages,
+    Steps,
+    Warmed,
+)
 
 
-class Part(NamedTuple):
-    """Parameters that one schedule gives one rate: the weights or the biases of one layer, or of all layers."""
+class SchedulePart(NamedTuple):
+    """Parameters with one multiplier: the weights or the biases of one layer, or of all layers (`layer` empty)."""
 
     layer: str = ""
     biases: bool = False
 
 
-WHOLE = Part()
-"""What follows the schedule and has no stages of its own."""
+WHOLE_SCHEDULE = SchedulePart()
+"""The parameters that follow the schedule and have no stages of their own."""
 
 
-def part_of(schedule: Schedule, parameter: str) -> Part:
-    """The part that a parameter of this name belongs to."""
+def part_of(schedule: Schedule, parameter: str) -> SchedulePart:
+    """Returns the part that contains the parameter of this name."""
     layer, bias = parameter.partition(".")[0], is_bias(parameter)
     own = schedule.layer_stages(layer)
     distinct = schedule.bias_stages() is not None or (own is not None and not own.biases)
-    return Part(layer if own is not None else "", bias and distinct)
+    return SchedulePart(layer if own is not None else "", bias and distinct)
 
 
 def is_bias(parameter: str) -> bool:
-    """Whether a parameter is a bias, by its name, whatever its shape."""
+    """Whether a parameter is a bias, by its name."""
     return parameter.rpartition(".")[2] == "bias"
 
 
 def part_factor(
-    schedule: Schedule, part: Part, whole: float, step: int, total_steps: int, steps_per_epoch: int
+    schedule: Schedule, part: SchedulePart, whole: float, step: int, total_steps: int, steps_per_epoch: int
 ) -> float:
-    """The multiplier of the rate of `part` in `step`, where that of the whole schedule is `whole`."""
-    if part == WHOLE:
+    """Returns the multiplier of `part` in `step`; `whole` is that of the schedule itself."""
+    if part == WHOLE_SCHEDULE:
         return whole
     length = total_steps, steps_per_epoch
     biases, own = schedule.bias_stages(), schedule.layer_stages(part.layer)
@@ -54,9 +64,9 @@ def part_factor(
 def factor(
     schedule: Schedule, step: int, total_steps: int, steps_per_epoch: int, history: Sequence[float] = ()
 ) -> float:
-    """The multiplier of optim.lr in `step` of a run of `total_steps`; steps past the end keep the last value.
+    """Returns the multiplier of optim.lr in `step` of a run of `total_steps`; later steps keep the last value.
 
-    `history` has the monitored value of each finished epoch; only a Plateau looks at it.
+    `history`: the monitored value of each finished epoch, used only by a Plateau.
     """
     if isinstance(schedule, Plateau):
         return plateau_factor(schedule, history)
@@ -73,7 +83,7 @@ def factor(
 
 
 def plateau_factor(schedule: Plateau, history: Sequence[float]) -> float:
-    """The multiplier after the epochs whose monitored values are in `history`, oldest first.
+    """Returns the multiplier after the epochs whose monitored values are in `history`, oldest first.
 
     Counts as torch.optim.lr_scheduler.ReduceLROnPlateau does, with a relative threshold. A NaN is no improvement.
     """
@@ -92,13 +102,13 @@ def plateau_factor(schedule: Plateau, history: Sequence[float]) -> float:
     return multiplier
 
 
-def curve(schedule: Schedule, epochs: int, steps_per_epoch: int, part: Part = WHOLE) -> list[float]:
-    """The multiplier of `part` in every step of a run, for plotting.
+def curve(schedule: Schedule, epochs: int, steps_per_epoch: int, part: SchedulePart = WHOLE_SCHEDULE) -> list[float]:
+    """Returns the multiplier of `part` in every step of a run, for plotting.
 
-    Raises UserError for a Plateau, which depends on what the run will see.
+    Raises UserError for a Plateau, which depends on the metrics of the run.
     """
     if isinstance(schedule, Plateau):
-        raise UserError("schedule=plateau: follows the run's validation metrics, so it has no curve before a run")
+        raise UserError("schedule=plateau: depends on the run's validation metrics; a curve exists only after a run")
     total_steps = epochs * steps_per_epoch
     whole = [factor(schedule, step, total_steps, steps_per_epoch) for step in range(total_steps)]
     return [part_factor(schedule, part, value, step, total_steps, steps_per_epoch) for step, value in enumerate(whole)]
@@ -110,7 +120,7 @@ def _steps(schedule: Steps, step: int, total_steps: int, steps_per_epoch: int) -
 
 
 def _stage(stages: Stages, step: int, total_steps: int, steps_per_epoch: int) -> float:
-    """The factor of the latest milestone that is reached; of several at once the last one given."""
+    """Returns the factor of the latest milestone reached; of several at one step the last one listed."""
     begun = [(0, 1.0)]
     for milestone, factor in zip(stages.milestones, stages.factors, strict=True):
         begun.append((round(Duration.of(milestone).steps(total_steps, steps_per_epoch)), factor))
@@ -124,8 +134,8 @@ def _falling(schedule: Falling, step: int, total_steps: int, steps_per_epoch: in
     cycle = sum(step >= begin for begin in begins) - 1
     step -= begins[cycle]
     length = [*begins, total_steps][cycle + 1] - begins[cycle]
-    # as in torch: `end` is the rate of the last step itself in a OneCycleLR, and that of the step behind it, which does
-    # not come, in a CosineAnnealingLR
+    # As in torch: `end` is the rate of the last step in OneCycleLR, and that of the step after the last one in
+    # CosineAnnealingLR.
     last = length - 1 if isinstance(schedule, OneCycle) else length
     if cycle:
         return _along_cosine(schedule.restart_from, schedule.end, step, last)
@@ -141,11 +151,11 @@ def _falling(schedule: Falling, step: int, total_steps: int, steps_per_epoch: in
 
 
 def _along_line(step: int, warmup: int) -> float:
-    """A linear rise: its first step is already taken at a rate above 0, and full rate is reached when it is over."""
+    """Returns a linear rise whose first step is above 0, and which reaches 1 in the step after it."""
     return (step + 1) / (warmup + 1)
 
 
 def _along_cosine(start: float, end: float, position: float, length: float) -> float:
-    """From `start` at position 0 to `end` at position `length` along half a cosine, and `end` from there on."""
+    """Returns half a cosine from `start` at position 0 to `end` at position `length`, and `end` afterwards."""
     part = min(1.0, position / length) if length > 0 else 0.0
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2

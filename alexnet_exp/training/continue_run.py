@@ -77,8 +77,8 @@ def _check_time(container: dict[str, Any], before: dict[str, Any], point: Resume
 def _check_rates(config: Config, before: dict[str, Any], point: ResumePoint) -> None:
     """Raises Refused for restarts that would change the learning rates of epochs that have begun."""
     from alexnet_exp.config.validate import typed
+    from alexnet_exp.optim.schedule_spec import SCHEDULES, Falling
     from alexnet_exp.optim.schedules import curve
-    from alexnet_exp.optim.spec import SCHEDULES, Falling
 
     schedule, was = config.schedule, typed(SCHEDULES[before["schedule"]["name"]], before["schedule"], "schedule")
     assert isinstance(schedule, Falling)  # no other schedule has a setting that may change on resume

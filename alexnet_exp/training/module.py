@@ -20,8 +20,8 @@ from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.data.augment import center_view
 from alexnet_exp.errors import UserError
 from alexnet_exp.optim.optimizers import build_optimizer, parts_of
-from alexnet_exp.optim.schedules import WHOLE, Part, factor, part_factor
-from alexnet_exp.optim.spec import Constant, Plateau
+from alexnet_exp.optim.schedule_spec import Constant, Plateau
+from alexnet_exp.optim.schedules import WHOLE_SCHEDULE, SchedulePart, factor, part_factor
 from alexnet_exp.seeds import derive
 from alexnet_exp.training.checkpoints.format import ModuleState
 from alexnet_exp.training.distributed import replica, replicas
@@ -72,7 +72,7 @@ class AlexNetModule(pl.LightningModule):
         self.history: list[float] = []  # of the monitored metric, for `plateau`
         self.metrics: dict[str, float] = {}  # the exact means of this epoch, `split/metric`
         self.base_lrs: list[float] = []
-        self.parts: list[Part] = []  # of the schedule, that the optimizer's groups are
+        self.parts: list[SchedulePart] = []  # of the schedule, that the optimizer's groups are
         self.last_loss: Tensor | None = None
         self.only_finite = False  # whether the epoch's means exclude batches with a non-finite loss
         self.lay_out(channels_last)
@@ -190,7 +190,7 @@ class AlexNetModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         if isinstance(self.optim, UserClass):
             optimizer = self.optim.build(self.network.parameters())
-            self.parts = [WHOLE] * len(optimizer.param_groups)
+            self.parts = [WHOLE_SCHEDULE] * len(optimizer.param_groups)
         else:
             # A fused step unscales gradients itself, after they are clipped: Lightning rejects clipping with it.
             clips_scaled = bool(self.trainer.gradient_clip_val) and str(self.trainer.precision).endswith("mixed")

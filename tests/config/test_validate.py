@@ -16,7 +16,8 @@ from alexnet_exp.config.validate import is_same_experiment, known, learn, valida
 from alexnet_exp.data.spec import Digits
 from alexnet_exp.errors import Refused
 from alexnet_exp.model.spec import Network
-from alexnet_exp.optim.spec import AdamW, OneCycle
+from alexnet_exp.optim.optimizer_spec import AdamW
+from alexnet_exp.optim.schedule_spec import OneCycle
 
 DEFAULT = compose([])
 
@@ -85,7 +86,7 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
         ({"trainer._target_": "os.system"}, "trainer._target_=os.system: trainer takes no class of your own"),
         (
             {"schedule.biases": {"milestones": ["50%"], "factors": []}},
-            "schedule.biases.factors=[]: must be as many as there are milestones (1)",
+            "schedule.biases.factors=[]: must have one entry for each milestone (1)",
         ),
         (
             {"schedule.layers": {"conv1": {"factor": [0]}}},

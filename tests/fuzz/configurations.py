@@ -26,7 +26,8 @@ from alexnet_exp.config.schema import (
 )
 from alexnet_exp.data.spec import DATA_SPECS as DATA
 from alexnet_exp.model.spec import SLOTS, BatchNorm, Input, Lrn, Network, Stage, Window, WithinMap
-from alexnet_exp.optim.spec import OPTIMIZERS, SCHEDULES
+from alexnet_exp.optim.optimizer_spec import OPTIMIZERS
+from alexnet_exp.optim.schedule_spec import SCHEDULES
 from alexnet_exp.paths import groups
 
 # One process, no network: other options are rejected on every machine, or would download.

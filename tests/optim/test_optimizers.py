@@ -9,9 +9,10 @@ from torch import nn
 
 from alexnet_exp.errors import UserError
 from alexnet_exp.optim.krizhevsky import KrizhevskySGD
+from alexnet_exp.optim.optimizer_spec import Adam, AdamW, EpsMode, Krizhevsky, Sgd
 from alexnet_exp.optim.optimizers import build_optimizer, parts_of
-from alexnet_exp.optim.schedules import WHOLE, Part
-from alexnet_exp.optim.spec import Adam, AdamW, Constant, Cosine, EpsMode, Krizhevsky, Sgd
+from alexnet_exp.optim.schedule_spec import Constant, Cosine
+from alexnet_exp.optim.schedules import WHOLE_SCHEDULE, SchedulePart
 
 STEPS = 4
 
@@ -62,7 +63,7 @@ def keras_adam(w, grads, rates, betas, eps):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_kerass_adam_is_kerass_formula(fused):
+def test_adam_with_keras_eps_is_the_formula_of_keras(fused):
     """At an eps that outweighs the gradients' roots, so that torch's place of it would be off by a factor."""
     spec = Adam(lr=0.1, eps=1.0, eps_mode=EpsMode.keras)
     net, factors = network(), [1.0, 0.5, 0.5, 0.1]
@@ -86,7 +87,7 @@ def test_kerass_adam_is_kerass_formula(fused):
         assert np.abs(torchs - expected).max() > 1e-2
 
 
-def test_a_step_that_is_left_out_does_not_count_for_kerass_eps():
+def test_skipped_steps_do_not_count_for_keras_eps():
     w = nn.Parameter(torch.ones(3, dtype=torch.float64))
     optimizer = build_optimizer(Adam(eps_mode=EpsMode.keras), nn.ParameterDict({"weight": w}))
     optimizer.step()  # no gradient
@@ -143,7 +144,7 @@ def test_a_bias_of_many_dimensions_is_a_bias():
     assert [p.ndim for p in undecayed["params"]] == [3]
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_in_no_group():
     net = network()
     net[0].requires_grad_(False)
     kept = [p for group in build_optimizer(Sgd(), net).param_groups for p in group["params"]]
@@ -154,13 +155,13 @@ def test_frozen_parameters_are_left_out():
 
 
 @pytest.mark.parametrize("spec", [Sgd(), Adam(), AdamW()], ids=lambda spec: spec.name)
-def test_fused_on_a_device_that_has_it_and_foreach_otherwise(spec):
+def test_fused_where_the_device_supports_it_else_foreach(spec):
     assert build_optimizer(spec, network()).defaults["fused"] is True
     assert build_optimizer(spec, network(), fused=False).defaults["foreach"] is True
     assert build_optimizer(spec, network().to("meta")).defaults["foreach"] is True
 
 
-def test_its_state_survives_a_checkpoint_of_plain_containers(tmp_path):
+def test_optimizer_state_is_saved_and_loaded_with_weights_only(tmp_path):
     net = network()
     optimizer = build_optimizer(AdamW(), net)
     net(torch.ones(2, 2, 3, 3, dtype=torch.float64)).sum().backward()
@@ -181,7 +182,7 @@ def krizhevsky(w, grads, rates, momentum, decay):
     return w
 
 
-def test_krizhevsky_over_a_drop_of_the_rate_follows_the_papers_recurrence():
+def test_krizhevsky_follows_the_papers_recurrence_over_a_drop_of_the_rate():
     spec, factors = Krizhevsky(lr=0.1, weight_decay=0.3), [1.0, 1.0, 0.1, 0.1]
     net = network()
     before = {name: p.detach().numpy().copy() for name, p in net.named_parameters()}
@@ -201,7 +202,7 @@ def test_krizhevsky_over_a_drop_of_the_rate_follows_the_papers_recurrence():
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12, atol=1e-14, err_msg=name)
 
 
-def test_torchs_sgd_differs_after_a_drop_and_agrees_once_its_buffer_is_rescaled():
+def test_torch_sgd_equals_krizhevsky_after_a_drop_only_with_a_rescaled_buffer():
     # the facts: multiplying torch's momentum buffer by lr_old/lr_new at a change makes it exact
     grads = gradients((5,), "w")
     ours, plain, rescaled = (nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(3))
@@ -243,7 +244,7 @@ def test_a_layer_has_its_own_rate_and_decay():
     }
 
 
-def test_a_layer_at_rate_zero_stays_where_it_starts():
+def test_a_layer_with_rate_zero_keeps_its_initial_weights():
     net = network()
     before = net[3].weight.detach().clone()
     optimizer = build_optimizer(Sgd(layers={"3": {"lr": 0}}), net)
@@ -254,12 +255,12 @@ def test_a_layer_at_rate_zero_stays_where_it_starts():
     assert optimizer.param_groups[0]["lr"] == 0.01, "the rate that is logged"
 
 
-def test_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"optim.layers.fc9: the network has no such layer; one of 0, 1, 2, 3"):
+def test_unknown_layers_are_rejected():
+    with pytest.raises(UserError, match=r"optim.layers.fc9: not a layer of the network; one of 0, 1, 2, 3"):
         build_optimizer(Sgd(layers={"fc9": {}}), network())
 
 
-def test_what_has_stages_of_its_own_is_a_group_of_its_own():
+def test_parameters_with_their_own_stages_are_a_group_of_their_own():
     net = network()
     schedule = Constant(
         biases={"milestones": [1], "factors": [0.1]},
@@ -270,12 +271,12 @@ def test_what_has_stages_of_its_own_is_a_group_of_its_own():
     groups = [sorted(names[id(p)] for p in group["params"]) for group in optimizer.param_groups]
     assert groups == [["3.weight"], ["0.weight"], ["1.weight"], ["0.bias"], ["1.bias", "3.bias"]]
     parts = parts_of(optimizer, net, schedule)
-    assert parts == [WHOLE, Part("0"), WHOLE, Part("0", True), Part("", True)]
+    assert parts == [WHOLE_SCHEDULE, SchedulePart("0"), WHOLE_SCHEDULE, SchedulePart("0", True), SchedulePart("", True)]
     plain = [group["params"] for group in build_optimizer(Sgd(), net).param_groups]
     assert [group["params"] for group in build_optimizer(Sgd(), net, schedule=Cosine()).param_groups] == plain
 
 
-def test_stages_of_a_layer_that_is_not_there_are_refused():
+def test_stages_of_unknown_layers_are_rejected():
     schedule = Constant(layers={"fc9": {}})
-    with pytest.raises(UserError, match=r"schedule.layers.fc9: the network has no such layer; one of 0, 1, 2, 3"):
+    with pytest.raises(UserError, match=r"schedule.layers.fc9: not a layer of the network; one of 0, 1, 2, 3"):
         build_optimizer(Sgd(), network(), schedule=schedule)

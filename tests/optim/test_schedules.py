@@ -1,4 +1,4 @@
-"""Schedules against torch's own, step by step, and what only ours do."""
+"""Schedules equal those of torch at every step; restarts, stages and plateaus beyond torch's are tested too."""
 
 import math
 from pathlib import Path
@@ -12,8 +12,16 @@ from torch.optim import lr_scheduler
 
 from alexnet_exp.config.validate import typed
 from alexnet_exp.errors import UserError
-from alexnet_exp.optim.schedules import WHOLE, Part, curve, factor, part_factor, part_of, plateau_factor
-from alexnet_exp.optim.spec import Constant, Cosine, OneCycle, Plateau, Steps
+from alexnet_exp.optim.schedule_spec import Constant, Cosine, OneCycle, Plateau, Steps
+from alexnet_exp.optim.schedules import (
+    WHOLE_SCHEDULE,
+    SchedulePart,
+    curve,
+    factor,
+    part_factor,
+    part_of,
+    plateau_factor,
+)
 
 CONF = Path(__file__).parents[2] / "conf"
 EPOCHS, STEPS_PER_EPOCH = 10, 7
@@ -82,7 +90,7 @@ def test_one_cycle_reaches_its_three_values():
 
 
 @pytest.mark.parametrize("kind", [OneCycle, Cosine])
-def test_a_run_that_ends_at_its_restart_is_the_beginning_of_a_longer_one(kind):
+def test_a_run_ending_at_a_restart_equals_the_start_of_a_longer_run(kind):
     schedule = kind(warmup="20%", end=0.01, restarts=[6], restart_from=0.5)
     plain = curve(kind(warmup="20%", end=0.01), 6, STEPS_PER_EPOCH)
     longer = curve(schedule, EPOCHS, STEPS_PER_EPOCH)
@@ -92,7 +100,7 @@ def test_a_run_that_ends_at_its_restart_is_the_beginning_of_a_longer_one(kind):
     assert longer[42:] == pytest.approx([0.5 * rate for rate in second])
 
 
-def test_a_restart_the_run_does_not_reach_is_left_out():
+def test_restarts_after_the_end_of_the_run_are_ignored():
     assert curve(OneCycle(restarts=[6, 30, "100%"]), 5, 7) == curve(OneCycle(), 5, 7)
 
 
@@ -104,7 +112,7 @@ RISING_AND_FALLING = [OneCycle(), OneCycle(restarts=[1, "50%"]), Cosine(), Cosin
     step=st.integers(0, 60),
     total=st.integers(1, 50),
 )
-def test_any_step_of_any_run_has_a_multiplier_from_0_to_1(schedule, step, total):
+def test_multipliers_are_from_0_to_1(schedule, step, total):
     assert 0 <= factor(schedule, step, total, steps_per_epoch=5) <= 1
 
 
@@ -135,7 +143,7 @@ def test_plateau_equals_torch_after_every_epoch(monitor, options):
     assert len(dropped) > 1, "the values never stalled for long enough to test anything"
 
 
-def test_a_plateau_is_a_function_of_the_history_and_has_no_curve():
+def test_a_plateau_depends_on_the_history_and_has_no_curve():
     stalled = [1.0] * 7
     assert factor(Plateau(patience=5), 3, 100, 10) == 1.0
     assert factor(Plateau(patience=5), 3, 100, 10, history=stalled) == 0.1
@@ -153,21 +161,21 @@ def typed_yaml(name):
     return typed(Steps, text, "schedule")
 
 
-def test_four_stages_go_down_to_a_250th_in_equal_parts_of_the_run():
+def test_four_stages_fall_to_a_250th_in_equal_parts_of_the_run():
     # the 2012 code's discrete exponential: base * 250^-(stage / 3) in stage 0 to 3
     schedule = typed_yaml("four_stages")
     rates = [0.01 * multiplier for multiplier in curve(schedule, 8, 5)]
     for stage in range(4):
         assert rates[10 * stage : 10 * stage + 10] == pytest.approx([0.01 * 250 ** (-stage / 3)] * 10)
     assert rates[-1] == pytest.approx(4e-5)
-    biases = [0.02 * multiplier for multiplier in curve(schedule, 8, 5, Part(biases=True))]
+    biases = [0.02 * multiplier for multiplier in curve(schedule, 8, 5, SchedulePart(biases=True))]
     assert biases == pytest.approx([0.02] * 20 + [0.002] * 20)
 
 
 def test_parts_without_stages_follow_the_schedule():
     schedule = Cosine(layers={"conv1": {"milestones": [2, "75%"], "factors": [0.5, 0.0]}})
     for name in ("conv2.weight", "conv2.bias", "fc8.bias"):
-        assert part_of(schedule, name) == WHOLE
+        assert part_of(schedule, name) == WHOLE_SCHEDULE
     whole, conv1 = curve(schedule, 4, 5), curve(schedule, 4, 5, part_of(schedule, "conv1.conv.weight"))
     assert whole == curve(Cosine(), 4, 5)
     assert conv1 == pytest.approx([*whole[:10], *(rate / 2 for rate in whole[10:15]), *[0.0] * 5])
@@ -183,17 +191,17 @@ def test_biases_of_a_layer_whose_weights_alone_have_stages():
 
 
 def test_milestones_need_not_be_in_order():
-    assert curve(Constant(biases=stages([3, 1], [0.1, 0.5])), 4, 1, Part(biases=True)) == [1.0, 0.5, 0.5, 0.1]
+    assert curve(Constant(biases=stages([3, 1], [0.1, 0.5])), 4, 1, SchedulePart(biases=True)) == [1.0, 0.5, 0.5, 0.1]
 
 
-def test_a_plateau_has_stages_too():
+def test_a_plateau_can_have_stages():
     schedule = Plateau(patience=0, biases=stages([], []))
     whole = factor(schedule, 50, 0, 10, history=[1.0, 1.0])
     assert whole == 0.1
-    assert part_factor(schedule, Part(biases=True), whole, 50, 0, 10) == 1.0
+    assert part_factor(schedule, SchedulePart(biases=True), whole, 50, 0, 10) == 1.0
 
 
-def test_a_plateau_divides_by_ten_three_times_and_no_more():
+def test_a_plateau_divides_by_ten_at_most_three_times():
     stuck = [1.0] * 100
     multipliers = [plateau_factor(Plateau(), stuck[:epochs]) for epochs in range(len(stuck))]
     assert sorted({round(multiplier, 12) for multiplier in multipliers}, reverse=True) == [1.0, 0.1, 0.01, 0.001]

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from alexnet_exp.config.compose import composed
+from alexnet_exp.optim.schedule_spec import Constant
 from alexnet_exp.optim.schedules import factor
-from alexnet_exp.optim.spec import Constant
 from alexnet_exp.seeds import derive
 from alexnet_exp.training.build import build, prepare
 from alexnet_exp.training.metrics import Tally, rank_of_truth

@@ -1,28 +1,20 @@
-"""What optimizer and schedule settings accept, what they refuse, and that YAML and dataclasses meet."""
+"""Settings of optimizers and schedules: accepted and rejected values, and agreement of YAML with the dataclasses."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 
 from alexnet_exp.errors import Refused
-from alexnet_exp.optim.spec import (
-    OPTIMIZERS,
-    SCHEDULES,
-    Adam,
-    AdamW,
-    Constant,
-    Cosine,
-    Duration,
-    Krizhevsky,
-    OneCycle,
-    Plateau,
-    Sgd,
-    Steps,
-)
+from alexnet_exp.optim import optimizers, schedules
+from alexnet_exp.optim.krizhevsky import KrizhevskySGD
+from alexnet_exp.optim.optimizer_spec import OPTIMIZERS, Adam, AdamW, Krizhevsky, Optimizer, Sgd
+from alexnet_exp.optim.schedule_spec import SCHEDULES, Constant, Cosine, Duration, OneCycle, Plateau, Schedule, Steps
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -58,7 +50,7 @@ CONF = Path(__file__).parents[2] / "conf"
         (lambda: Sgd(layers={"fc8": {"decay": 1}}), "layers.fc8.decay=1: "),
         (
             lambda: Constant(biases={"milestones": [1]}),
-            "biases.factors=[]: must be as many as there are milestones (1)",
+            "biases.factors=[]: must have one entry for each milestone (1)",
         ),
         (
             lambda: Constant(biases={"milestones": ["late"], "factors": [1]}),
@@ -74,13 +66,13 @@ CONF = Path(__file__).parents[2] / "conf"
         (lambda: Plateau(factor=1.0), "factor=1.0: must be at least 0 and below 1"),
     ],
 )
-def test_a_refusal_names_the_setting_the_value_and_what_to_write(build, said):
+def test_an_error_has_the_setting_the_value_and_what_to_write(build, said):
     with pytest.raises(Refused) as refused:
         build()
     assert said in str(refused.value)
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_raised_together():
     with pytest.raises(Refused) as refused:
         Sgd(lr=0, weight_decay=-1, momentum=2)
     assert [problem.key for problem in refused.value.problems] == ["lr", "weight_decay", "momentum"]
@@ -94,7 +86,7 @@ def test_a_duration_is_epochs_or_a_part_of_the_run(value, steps):
 
 
 @pytest.mark.parametrize("value", [None, True, "", "%", "fast", -1, "-5%", "101%", float("nan"), float("inf"), [5]])
-def test_anything_else_is_no_duration(value):
+def test_other_values_are_rejected_as_durations(value):
     with pytest.raises((TypeError, ValueError)):
         Duration.of(value)
 
@@ -113,7 +105,7 @@ def test_each_option_file_is_its_dataclass(group, specs):
         assert merged.name == name
 
 
-def test_the_schema_refuses_a_wrong_type_and_runs_the_checks():
+def test_the_schema_rejects_wrong_types_and_runs_the_checks():
     with pytest.raises(Exception, match="could not be converted to Float"):
         OmegaConf.merge(OmegaConf.structured(Sgd), {"lr": "abc"})
     with pytest.raises(Refused, match="lr=-1"):
@@ -121,5 +113,24 @@ def test_the_schema_refuses_a_wrong_type_and_runs_the_checks():
 
 
 def test_settings_and_schedules_do_not_import_torch():
-    code = "import sys, alexnet_exp.optim.spec, alexnet_exp.optim.schedules; sys.exit('torch' in sys.modules)"
+    code = "import sys, alexnet_exp.optim.optimizer_spec, alexnet_exp.optim.schedules; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("spec", OPTIMIZERS.values())
+def test_settings_name_the_optimizer_that_is_built(spec):
+    net = torch.nn.Linear(1, 1)
+    built = type(optimizers.build_optimizer(spec(), net))
+    (named,) = re.findall(r"Configures `(?:torch\.optim\.)?(\w+)`", spec.__doc__)
+    assert named == built.__name__
+
+
+def test_settings_and_what_is_built_name_each_other():
+    assert "`Krizhevsky` of optim/optimizer_spec.py" in KrizhevskySGD.__doc__
+    assert "optim/krizhevsky.py" in Krizhevsky.__doc__
+    assert "`build_optimizer` of optim/optimizers.py" in Optimizer.__doc__
+    assert "optimizer_spec.py" in optimizers.__doc__
+    assert "`factor` of optim/schedules.py" in Schedule.__doc__
+    assert "`plateau_factor` of optim/schedules.py" in Plateau.__doc__
+    assert "schedule_spec.py" in schedules.__doc__
+    assert all(hasattr(schedules, name) for name in ("factor", "plateau_factor"))
