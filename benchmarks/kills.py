@@ -32,7 +32,7 @@ from alexnet_exp.errors import ExitCode
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.reader import read_config
 from alexnet_exp.runs.table import read_table
-from alexnet_exp.training.callbacks.recorder import HEADER
+from alexnet_exp.training.callbacks.recorder import EPOCH_HEADER
 from benchmarks.equal_runs import TABLES, bits, compared, predictions, rows, state, unequal
 from benchmarks.machine import machine
 from benchmarks.processes import Command, kill, wait_until
@@ -44,7 +44,7 @@ EARLY = 0.2  # of the kills meet a command before it trains
 LEAST = 0.3  # of the run that is taken to be left: behind the last step are a validation, a save and the test
 SLOW = 600.0  # seconds after which a command that nobody kills hangs
 HEARD = 60.0  # seconds in which a command ends of which one rank was killed
-BEGUN = (HEADER, "resuming from")  # what train.log says at the latest where training begins
+BEGUN = (EPOCH_HEADER, "resuming from")  # what train.log says at the latest where training begins
 UNFINISHED = (".*.tmp", ".*.partial", "next.ckpt", ".rendezvous-*")
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 NOT_FINITE_ADVICE = "try a smaller optim.lr, or trainer.gradient_clip_val=1"
 STEPS_AT_ONCE = 50  # losses that wait on the device before they are read: reading waits for the device
 # No wider than the usual terminal.
-HEADER = "epoch   train loss  top-1  val loss  top-1  top-5      lr  img/s  seconds    MB"
+EPOCH_HEADER = "epoch   train loss  top-1  val loss  top-1  top-5      lr  img/s  seconds    MB"
 
 
 class AfterMetrics(Checkpoint):
@@ -63,7 +63,7 @@ class Recorder(AfterMetrics):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.folder is not None:
-            log.info(HEADER)
+            log.info(EPOCH_HEADER)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._epoch_start = time.perf_counter()
@@ -179,7 +179,7 @@ class Recorder(AfterMetrics):
 
 
 def epoch_line(row: dict[str, Any], epochs: int | None, memory: int) -> str:
-    """Returns the fixed-width line of one epoch, under `HEADER`; a dash for a missing number."""
+    """Returns the fixed-width line of one epoch, under `EPOCH_HEADER`; a dash for a missing number."""
 
     def number(key: str, width: int, form: str) -> str:
         value = row.get(key)

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-NOTE_FILE = "mlflow.json"  # in the folder of a run or a sweep: the id of its MLflow run
+MLFLOW_NOTE_FILE = "mlflow.json"  # in the folder of a run or a sweep: the id of its MLflow run
 LOCK_FILE = ".mlflow.lock"
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 PARENT_TAG = "mlflow.parentRunId"
 # A pruned run is not FINISHED: a mean over finished runs must not include half-trained networks.
-STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"}
+MLFLOW_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"}
 MOST_TAG_CHARACTERS = 5000  # every version of MLflow accepts them
 # For a server that does not answer. MLflow's own values, 120 s and 7 retries, make a quarter of an hour per call.
 TIMEOUT_VARIABLES = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -79,7 +79,7 @@ def end(client: MlflowClient, run_id: str, status: str) -> None:
     """Closes an MLflow run, and that of its sweep if the sweep is over."""
     folder = Path(client.get_run(run_id).data.tags["run"])
     with _waiting(_lock_of(client.tracking_uri, folder)):
-        client.set_terminated(run_id, STATUS[status])
+        client.set_terminated(run_id, MLFLOW_STATUS[status])
         parent = client.get_run(run_id).data.tags.get(PARENT_TAG)
         if parent is not None:
             _close_if_over(client, client.get_run(parent))
@@ -139,7 +139,7 @@ def _close_if_over(client: MlflowClient, parent: Run) -> None:
             if status is None:
                 return
             client.set_tag(child.info.run_id, "status", status)
-            client.set_terminated(child.info.run_id, STATUS[status])
+            client.set_terminated(child.info.run_id, MLFLOW_STATUS[status])
         ended.append(status)
     known = {Path(child.data.tags["run"]).name for child in children}
     for job in SweepPlan.read(sweep).jobs:
@@ -153,7 +153,7 @@ def _close_if_over(client: MlflowClient, parent: Run) -> None:
 
 def _ended(folder: Path) -> str | None:
     status = str(read_result(folder)["status"]) if is_run(folder) else None
-    return status if status in STATUS else None
+    return status if status in MLFLOW_STATUS else None
 
 
 def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
@@ -193,7 +193,7 @@ def _create(client: MlflowClient, experiment: str, folder: Path, tags: Mapping[s
     from mlflow.tracking.context.registry import resolve_tags
 
     made = client.create_run(experiment, tags=resolve_tags(dict(tags)), run_name=folder.name)
-    with atomic_write(folder / NOTE_FILE) as file:
+    with atomic_write(folder / MLFLOW_NOTE_FILE) as file:
         file.write((json.dumps({"uri": client.tracking_uri, "run_id": made.info.run_id}) + "\n").encode())
     return made
 
@@ -224,7 +224,7 @@ def _run(client: MlflowClient, run_id: str) -> Run | None:
 
 def _read_note(folder: Path) -> dict[str, str] | None:
     try:
-        noted = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
+        noted = json.loads((folder / MLFLOW_NOTE_FILE).read_text(encoding="utf-8"))
         return {"uri": str(noted["uri"]), "run_id": str(noted["run_id"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None  # an unreadable note is ignored

@@ -28,7 +28,7 @@ from alexnet_exp.runs.status import Ending, Status
 from alexnet_exp.training.loggers.base import EPOCH_KEY, Tracker
 from alexnet_exp.training.loggers.naming import as_typed, final_metrics
 
-NOTE_FILE = "tensorboard.json"  # in the run folder: the folder of its events
+TENSORBOARD_NOTE_FILE = "tensorboard.json"  # in the run folder: the folder of its events
 EVENTS_PATTERN = "events.out.tfevents.*"
 EARLIER_NAME = "earlier"  # replaces the part of a file's name by which TensorBoard recognizes its files
 
@@ -92,7 +92,7 @@ def start(folder: Path | None, run: Path) -> HParamsLogger:
         logger = HParamsLogger(run, name="", version="tensorboard", default_hp_metric=False)
     else:
         logger = HParamsLogger(folder, name=run.parent.name, version=run.name, default_hp_metric=False)
-    place, note = Path(logger.log_dir), run / NOTE_FILE
+    place, note = Path(logger.log_dir), run / TENSORBOARD_NOTE_FILE
     resumed = _read_note(note) == str(place.resolve())
     if resumed:
         steps = [_remove_row(file) for file in sorted(place.glob(EVENTS_PATTERN))]

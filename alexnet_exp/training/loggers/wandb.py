@@ -20,7 +20,7 @@ from alexnet_exp.training.loggers.naming import experiment_of, sweep_of, test_me
 
 log = logging.getLogger(__name__)
 
-NOTE_FILE = "wandb.json"  # in the run folder: the id of the W&B run, and the step of the last row that W&B has
+WANDB_NOTE_FILE = "wandb.json"  # in the run folder: the id of the W&B run, and the step of the last row that W&B has
 # Seconds to wait for a server, unless the environment sets them. Unsent data stays in the run folder, for `wandb sync`.
 TIMEOUT_SECONDS = {"init_timeout": 20.0, "finish_timeout": 20.0}
 
@@ -85,7 +85,7 @@ def _open(settings: Wandb, config: Config, run: Path, mode: str) -> WandbRun:
         if name in wandb.Settings.model_fields and f"WANDB_{name.upper()}" not in os.environ
     }
     logger = WandbRun(
-        run / NOTE_FILE,
+        run / WANDB_NOTE_FILE,
         name=f"{experiment_of(run, config.name)}/{run.name}",
         save_dir=run,
         project=settings.project or os.environ.get("WANDB_PROJECT") or "alexnet_exp",

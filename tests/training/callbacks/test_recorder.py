@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_exp.training.callbacks.recorder import HEADER, epoch_line, memory_used
+from alexnet_exp.training.callbacks.recorder import EPOCH_HEADER, epoch_line, memory_used
 from tests.conftest import Run
 
 TrainRun = Callable[..., Run]
@@ -32,14 +32,14 @@ def test_every_line_is_as_wide_as_the_header() -> None:
         epoch_line({**ROW, "epoch": 100, "val/loss": None, "val/top1": None, "val/top5": None}, 100, 2**20),
         epoch_line({**ROW, "images_per_s": None, "lr": None}, None, 0),
     ]
-    assert {len(line) for line in lines} == {len(HEADER)}
-    assert len(HEADER) < 80  # or a terminal folds it
+    assert {len(line) for line in lines} == {len(EPOCH_HEADER)}
+    assert len(EPOCH_HEADER) < 80  # or a terminal folds it
 
 
 def test_numbers_are_aligned_with_their_headers() -> None:
     line = epoch_line(ROW, 10, 900 * 2**20)
     for name, number in (("top-1", "0.1000"), ("lr", "1.0e-03"), ("img/s", "12346"), ("MB", "900")):
-        assert line[: HEADER.index(name) + len(name)].endswith(number), name
+        assert line[: EPOCH_HEADER.index(name) + len(name)].endswith(number), name
 
 
 def test_memory_is_plausible_for_a_process_with_torch() -> None:

@@ -395,7 +395,7 @@ def test_sweep_succeeds_without_its_mlflow_server(
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))  # and nobody listens
         noted = {"uri": f"http://127.0.0.1:{server.getsockname()[1]}", "run_id": "1"}
-        (tmp_path / mlflow_runs.NOTE_FILE).write_text(json.dumps(noted))
+        (tmp_path / mlflow_runs.MLFLOW_NOTE_FILE).write_text(json.dumps(noted))
         mlflow_runs.close_sweep(tmp_path)
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"  # the user's own
     (line,) = said(caplog)
