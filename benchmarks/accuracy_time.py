@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from alexnet_exp.config.compose import compose, fitted
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.plots.style import ACCENT, NOTE, QUIET, figure, quiet, save
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.runs.reader import read_result
@@ -128,7 +128,7 @@ def _seconds(start: str, end: str) -> float:
 def our_curve(cifar: Path | None) -> list[tuple[float, float]]:
     """Seconds of training alone, and test accuracy, along one run of the experiment, which nobody looks at else."""
     keep_freed_memory()
-    config = fitted(compose([EXPERIMENT, *images_of.overrides(cifar)]))
+    config = compose_run([EXPERIMENT, *images_of.overrides(cifar)]).config
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
     lay_out(experiment, placement.channels_last)

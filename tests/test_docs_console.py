@@ -36,7 +36,7 @@ from PIL import Image
 from alexnet_exp.__main__ import COMMANDS, main
 from alexnet_exp.cli.arguments import command_of
 from alexnet_exp.cli.output import print_result
-from alexnet_exp.config.compose import settings_of_hydra
+from alexnet_exp.config.hydra_session import hydra_session
 from alexnet_exp.paths import groups
 from alexnet_exp.sweep.plan.folder import choose
 from alexnet_exp.training import trainer
@@ -422,4 +422,5 @@ def test_pages_compare_the_sweeps_they_run(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     (sweep,) = re.findall(r"^    python -m alexnet_exp -m (experiment=.*? seed=1,2,3)", text, re.MULTILINE)
     (named,) = re.findall(r"^    python -m alexnet_exp compare (\S+\*) --baseline", text, re.MULTILINE)
-    assert choose(sweep.split(), None, settings_of_hydra(sweep.split(), None)).match(named)
+    with hydra_session(sweep.split(), None, sweep=True) as session:
+        assert choose(sweep.split(), None, session.config).match(named)

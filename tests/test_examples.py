@@ -55,12 +55,12 @@ def test_the_command_that_a_file_names_passes_check(file: Path, capsys: pytest.C
 
 
 def test_a_shipped_network_takes_its_ends_from_the_data_source() -> None:
-    from alexnet_exp.config.compose import composed
+    from alexnet_exp.config.compose import compose_run
     from alexnet_exp.config.resolve import match
     from alexnet_exp.config.user_class import allow
 
     allow(["my_alexnet"])
-    spec, _, classes = match(composed(["data=shapes"], "my_alexnet/conf")[0])
+    spec, _, classes = match(compose_run(["data=shapes"], "my_alexnet/conf").config)
     assert (spec.in_channels, spec.input_size, spec.num_classes) == (1, 32, 3)  # type: ignore[union-attr]
     assert classes == ["circle", "square", "cross"]
 

@@ -24,7 +24,6 @@ from alexnet_exp.bench.rows import layer_rows, outside_rows, part_rows
 from alexnet_exp.bench.steps import COUNTED, FIRST, LAYERED, WARM, BenchSteps, Timed, usual
 from alexnet_exp.bench.timer import Clock, Stopwatch
 from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
-from alexnet_exp.config.validate import validate
 from alexnet_exp.data.split import StreamedSplit
 from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.kernels.selection import fused_path
@@ -71,11 +70,10 @@ class BenchRequest:
     layers: bool = True
 
 
-def bench_rank(container: Mapping[str, Any], folder: Path) -> Ending:
+def bench_rank(given: tuple[Config, BenchRequest], folder: Path) -> Ending:
     """Measures on one of several ranks; rank 0 writes the result to `folder`."""
     logs.configure(None, rank())
-    ask = container["ask"]
-    found = measure(validate(container["config"]), BenchRequest(ask["steps"], tuple(ask["batches"]), ask["layers"]))
+    found = measure(*given)
     if rank() == 0:
         (folder / RESULT_FILE).write_text(json.dumps(found), encoding="utf-8")
     return Ending(Status.DONE, ExitCode.OK)

@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from alexnet_exp.cli.parser import with_overrides
-from alexnet_exp.config.compose import compose, fitted
-from alexnet_exp.config.validate import validate
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.composition import Composition, check_new_run
+from alexnet_exp.config.schema import Config
 from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.sanitize import escape_controls
 
@@ -27,12 +27,14 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--no-layers", action="store_true", help="does not measure the layers")
     parser.add_argument("--json", action="store_true", help="prints one JSON object")
     given = parser.parse_args(arguments)
-    container = compose(given.overrides, given.config_dir)
+    composition = Composition.of(compose(given.overrides, given.config_dir))
 
     from alexnet_exp.bench.synthetic import stand_in
 
-    container, note = stand_in(validate(container), container)
-    found, code = _measured(container, given)
+    container, note = stand_in(composition.config, composition.container)
+    if note:
+        composition = Composition.of(container)
+    found, code = _measured(composition.config, given)
     if found is None:
         return code
     found["data_note"] = note
@@ -45,7 +47,7 @@ def run(arguments: list[str]) -> int:
     return ExitCode.OK
 
 
-def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
+def _measured(config: Config, given: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
     """Returns the measurement and the exit code; None after a failure and on ranks other than 0."""
     from alexnet_exp import logs
     from alexnet_exp.bench.run import RESULT_FILE, BenchRequest, bench_rank, measure
@@ -53,7 +55,7 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
     from alexnet_exp.training.devices import check_ranks, device_count, select_devices
     from alexnet_exp.training.launch import run_ranks
 
-    config = fitted(container)
+    check_new_run(config)
     ask = BenchRequest(given.steps, tuple(given.batch or ()), not given.no_layers)
     accelerator, devices, _ = select_devices(config.trainer)
     check_ranks(config)
@@ -64,9 +66,8 @@ def _measured(container: Mapping[str, Any], given: argparse.Namespace) -> tuple[
         found = measure(config, ask)
         return (found if rank() == 0 else None), ExitCode.OK
     with tempfile.TemporaryDirectory(prefix="alexnet_exp-bench-") as scratch:
-        both = {"config": dict(container), "ask": vars(ask)}
         backend = "nccl" if accelerator == "cuda" else "gloo"
-        ending = run_ranks(bench_rank, device_count(devices), backend, both, Path(scratch))
+        ending = run_ranks(bench_rank, device_count(devices), backend, (config, ask), Path(scratch))
         if ending.code == ExitCode.OK:
             return json.loads((Path(scratch) / RESULT_FILE).read_text(encoding="utf-8")), ExitCode.OK
     if ending.code == ExitCode.BAD_INPUT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from alexnet_exp.cli.parser import with_overrides
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.config.schema import Config
 
 
@@ -13,8 +13,7 @@ def run(arguments: list[str]) -> int:
     """Prints one line and returns 0 if the experiment can start."""
     parser = with_overrides("check", "Composes, validates and builds an experiment, and trains one batch.")
     given = parser.parse_args(arguments)
-    config, _ = composed(given.overrides, given.config_dir)
-    print(one_batch(config))
+    print(one_batch(compose_run(given.overrides, given.config_dir).config))
     return 0
 
 

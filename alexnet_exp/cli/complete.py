@@ -79,9 +79,9 @@ def _flags(command: str | None) -> list[str]:
 
 
 def _hydras(arguments: list[str]) -> list[str]:
-    from alexnet_exp.config.compose import with_hydra
+    from alexnet_exp.config.hydra_session import print_with_hydra
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        with_hydra(arguments, lambda config: None)
+        print_with_hydra(arguments)
     return [word for word in printed.getvalue().split() if not word.startswith(INTERNAL)]

@@ -42,9 +42,9 @@ class _WithOverrides(_Parser):
         refuse_settings_as_flags(args or (), self._option_string_actions)
         given = self.parse_intermixed_args(args, namespace)
         refuse_strays(given.overrides, given.config_dir)
-        from alexnet_exp.config.compose import typed  # --help does not need it
+        from alexnet_exp.config.compose import prepare_overrides  # --help does not need it
 
-        given.overrides = typed(given.overrides, given.config_dir)
+        given.overrides = prepare_overrides(given.overrides, given.config_dir)
         return given
 
 

@@ -7,26 +7,18 @@ import json
 import sys
 from contextlib import chdir
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
 from alexnet_exp.cli.arguments import refuse_settings_as_flags, refuse_strays
 from alexnet_exp.cli.output import print_result, run_as_json
-from alexnet_exp.config.compose import (
-    as_yaml,
-    check_config_dir,
-    compose,
-    composed_jobs,
-    each_job,
-    hydra_files,
-    plain,
-    settings_of_hydra,
-    typed,
-    with_hydra,
-)
-from alexnet_exp.config.composer import quoted
+from alexnet_exp.config.compose import check_config_dir, compose, compose_yaml, each_job, prepare_overrides
+from alexnet_exp.config.composer import plain
+from alexnet_exp.config.composition import Composition, without_resume
+from alexnet_exp.config.hydra_files import hydra_files
+from alexnet_exp.config.hydra_session import HydraSession, hydra_session, print_with_hydra
 from alexnet_exp.config.overrides import exact
 from alexnet_exp.config.validate import is_same_experiment
 from alexnet_exp.errors import ExitCode, UserError
@@ -37,39 +29,46 @@ from alexnet_exp.runs.status import Ending, Status
 
 
 def run(arguments: list[str]) -> int:
-    """Validates every job, then hands the command line to Hydra; the worst job's exit code comes back."""
+    """Runs one experiment, or with -m a sweep; returns the exit code, of a sweep that of the worst job."""
     flags, given = _flags(arguments)
     check_config_dir(flags.config_dir)
     others = (flags.multirun, flags.run, flags.info, flags.hydra_help, flags.shell_completion, flags.package)
     if flags.cfg == "job" and not flags.resolve and not any(others):
-        sys.stdout.write(as_yaml(flags.overrides, flags.config_dir))  # as Hydra would, which would compose it again
+        sys.stdout.write(
+            compose_yaml(flags.overrides, flags.config_dir)
+        )  # as Hydra would, which would compose it again
         return 0
     if flags.cfg:
         first = next(each_job(flags.overrides, flags.config_dir)) if flags.multirun else flags.overrides
         compose(first, flags.config_dir)
-    if flags.cfg or flags.info or flags.hydra_help or flags.shell_completion:
-        with_hydra(given, lambda config: None)
+    # Hydra itself refuses --run together with --multirun
+    if flags.cfg or flags.info or flags.hydra_help or flags.shell_completion or (flags.run and flags.multirun):
+        print_with_hydra(given)
         return 0
-    settings = _settings(flags)
-    if settings is not None and (flags.multirun or _is_sweep(settings)):
-        return _sweep([exact(word) for word in arguments], given, flags, settings)
-    configs = composed_jobs([flags.overrides], flags.config_dir)
+    with hydra_session(flags.overrides, flags.config_dir, sweep=flags.multirun, log=True) as session:
+        if session.is_sweep:
+            return _sweep([exact(word) for word in arguments], session)
+        return _single(session)
+
+
+def _single(session: HydraSession) -> int:
+    """Runs one experiment; the only validation of its configuration is here."""
+    composition = session.composition()
     from alexnet_exp.training.devices import check_devices
 
-    check_devices(configs)
-    there = Path() if settings is None else Path(str(settings.hydra.run.dir))
-    if settings is not None and has_run(there):
+    check_devices([composition.config])
+    folder, resume = Path(str(session.config.hydra.run.dir)), composition.config.resume
+    composition = without_resume(composition)
+    if has_run(folder):
         if rank() == 0:
-            return _again(there, compose(flags.overrides, flags.config_dir), configs[0].resume)
-        if configs[0].resume:
-            return 0 if _is_over(there) else _join(there)
-        if _has_ended(there):
+            return _resume(folder, composition, resume)
+        if resume:
+            return 0 if _is_over(folder) else _join(folder)
+        if _has_ended(folder):
             return ExitCode.BAD_INPUT  # rank 0 says why; to wait for it would be in vain
     if rank() == 0 and sys.stderr.isatty():  # for seconds nothing else is printed
         print("loading PyTorch and Lightning", file=sys.stderr, flush=True)
-    ended: list[tuple[Path, Ending]] = []
-    with_hydra(given, lambda config: ended.append(_one(config)))
-    path, ending = ended[0]
+    path, ending = session.run(lambda config: _train(composition))
     if rank() == 0 and ending.status != Status.REFUSED:
         print_result(path, ending.code)
     return ending.code
@@ -91,17 +90,17 @@ def _join(folder: Path) -> int:
     return train({**read_config(folder), "resume": False}, folder)
 
 
-def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
-    """Goes on with the run that lies in `folder`, where that was asked for and the command is still of that run."""
+def _resume(folder: Path, composition: Composition, resume: bool) -> int:
+    """Resumes the run in `folder`, if `resume=true` asks for that and the command is still of that run."""
     from alexnet_exp.runs.folder import flatten
 
     if not resume:
         raise UserError(f"hydra.run.dir={folder}: {ALREADY_A_RUN}")
     seen = digest(folder)
     before = {**config_of(folder), "resume": False}
-    now, then = flatten({**container, "resume": False}), flatten(before)
+    now, then = flatten(composition.container), flatten(before)
     differing = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
-    if differing and not is_same_experiment(before, {**container, "resume": False}):
+    if differing and not is_same_experiment(before, composition.config):
         key = min(differing, key=lambda key: key not in then)  # one that is in both says most
         told = f"{key} is {then.get(key)!r} there and {now.get(key)!r} here"
         raise UserError(
@@ -118,57 +117,33 @@ def _again(folder: Path, container: dict[str, Any], resume: bool) -> int:
     return ending.code
 
 
-def _is_sweep(settings: DictConfig) -> bool:
-    """Whether a file makes it a sweep (`hydra.mode: MULTIRUN`)."""
-    mode = settings.hydra.mode
-    return mode is not None and mode.name == "MULTIRUN"
-
-
-def _settings(flags: argparse.Namespace) -> DictConfig | None:
-    """The configuration with Hydra's own settings.
-
-    None where the overrides of a single run do not compose: its validation tells of that.
-    """
-    try:
-        return settings_of_hydra(flags.overrides, flags.config_dir)
-    except UserError:
-        if flags.multirun:
-            composed_jobs(
-                each_job(flags.overrides, flags.config_dir), flags.config_dir
-            )  # tells of all jobs what is wrong with each
-            raise
-        return None
-
-
-def _sweep(arguments: list[str], given: list[str], flags: argparse.Namespace, settings: DictConfig) -> int:
-    """Lets Hydra's sweeper and launcher run the jobs, then tells of all of them from the sweep's folder."""
+def _sweep(arguments: list[str], session: HydraSession) -> int:
+    """Has Hydra's sweeper and launcher run the jobs, then reports on all of them from the sweep's folder."""
     from alexnet_exp.processes.signals import stop_on_signals
     from alexnet_exp.runs.status import ending_of
     from alexnet_exp.runs.sweep_plan import SweepPlan
-    from alexnet_exp.sweep.execute.scheduler import Outcome
     from alexnet_exp.sweep.execute.worker import end
-    from alexnet_exp.sweep.launcher import JobFailed, typed_as
+    from alexnet_exp.sweep.launcher import JobFailed, SweepCommand
     from alexnet_exp.sweep.plan.folder import choose, left_as_it_was
 
-    folder = choose(flags.overrides, flags.config_dir, settings)
-    ended: list[tuple[Path, Ending]] = []  # of jobs that a launcher of Hydra's own runs in this process
-    ran: dict[Path, Outcome] = {}
+    folder = choose(session.overrides, session.config_dir, session.config)
+    command = SweepCommand(arguments, _train_job)
     stopped: KeyboardInterrupt | None = None
     with stop_on_signals():
         try:
-            with left_as_it_was(folder), typed_as(arguments) as ran:
-                into = f"hydra.sweep.dir={quoted(str(folder))}"
-                with_hydra([*given, into], lambda config: ended.append(_one(config)))
+            with left_as_it_was(folder):
+                session.sweep(folder, command)
+                command.raise_error()
         except JobFailed:  # from Hydra's own sweeper; the table tells it
             pass
         except KeyboardInterrupt as stop:
             stopped = stop
         if SweepPlan.is_in(folder):
-            return end(SweepPlan.read(folder), ran, stopped)
+            return end(SweepPlan.read(folder), command.outcomes, stopped)
     if stopped:
         return ending_of(stopped).code
-    print(json.dumps({"runs": [run_as_json(path) for path, _ in ended]}))
-    return max((ending.code for _, ending in ended), default=0)
+    print(json.dumps({"runs": [run_as_json(path) for path, _ in command.returned]}))
+    return max((ending.code for _, ending in command.returned), default=0)
 
 
 def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -198,7 +173,7 @@ def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
             )
     if flags.resolve and not flags.cfg:
         raise UserError("--resolve: goes with --cfg job")
-    flags.overrides = typed(flags.overrides, flags.config_dir)
+    flags.overrides = prepare_overrides(flags.overrides, flags.config_dir)
     words = []
     for action in parser._actions:
         value = getattr(flags, action.dest, None) if action.option_strings else None
@@ -211,15 +186,19 @@ def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; python -m alexnet_exp --help lists its arguments")
 
 
-def _one(config: DictConfig) -> tuple[Path, Ending]:
-    """Trains what Hydra composed; writes `.hydra/`, which Hydra itself would write whoever has the folder."""
+def _train_job(config: DictConfig) -> tuple[Path, Ending]:
+    """Trains a job that a launcher of Hydra's own runs in this process, and has composed."""
+    return _train(Composition.of({**plain(config), "resume": False}))
+
+
+def _train(composition: Composition) -> tuple[Path, Ending]:
+    """Trains within Hydra's run of a job; writes `.hydra/`, which Hydra would write before the folder is locked."""
     from hydra.core.hydra_config import HydraConfig
 
     from alexnet_exp.training.train import run_experiment
 
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
-    container = {**plain(config), "resume": False}  # asks for something of this command, not of the experiment
-    files = hydra_files(hydra, list(hydra.overrides.task), container)
+    files = hydra_files(hydra, list(hydra.overrides.task), composition.container)
     with chdir(get_original_cwd()):  # with hydra.job.chdir too, a path in a setting is one of the command's folder
-        return path, run_experiment(container, path, Start(files, new=True))
+        return path, run_experiment(composition, path, Start(files, new=True))

@@ -76,7 +76,17 @@ def _is_option_or_value(parsed: Any) -> bool:
     return "/" not in key and key.partition(".")[0] != "hydra" and not isinstance(parsed.value(), dict)
 
 
-class Options:
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Returns a composed configuration as plain containers, interpolations resolved.
+
+    Enums become strings: an enum in a checkpoint would break `weights_only` loading.
+    """
+    container = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+class GroupOptions:
     """The options of a group as Hydra's loader lists them for `glob(*)`: the files in the group's own folder."""
 
     def __init__(self, config_dir: str | None):
@@ -93,7 +103,7 @@ class Options:
 def parsed_override(text: str, loader: Any = None) -> Any:
     """Hydra's own reading of one override; raises `Refused` where it has none.
 
-    loader: Hydra's, or `Options`, which a `glob` asks for a group's options.
+    loader: Hydra's, or `GroupOptions`, which a `glob` asks for a group's options.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -107,7 +117,7 @@ def parsed_override(text: str, loader: Any = None) -> Any:
         example = f": {typed_text(key, value)}" if key and value else ""
         instead = f"cannot be read; write key=value, and quote a value with special characters{example}"
         raise Refused([Problem(text, NO_VALUE, instead)])
-    parsed.config_loader = loader or Options(None)
+    parsed.config_loader = loader or GroupOptions(None)
     return parsed
 
 

@@ -71,6 +71,7 @@ class UserClass:
     """
 
     def __init__(self, role: str, node: Mapping[str, Any], prefix: str):
+        self._made_of = role, dict(node), prefix
         self.role, self.prefix = ROLES[role], prefix
         self.target = node.get(TARGET)
         self.arguments = {str(key): value for key, value in node.items() if key != TARGET}
@@ -78,6 +79,10 @@ class UserClass:
         self.cls = self._find()
         self.facts = self._read_facts() if role == "data" else None
         self._check_arguments()
+
+    def __reduce__(self) -> tuple[type, tuple[str, dict[str, Any], str]]:
+        """In another process the class is found by its path and checked again: a pickled class would be neither."""
+        return UserClass, self._made_of
 
     def _refuse(self, instead: str, key: str = TARGET, value: Any = None) -> Refused:
         return Refused([Problem(f"{self.prefix}.{key}", self.target if key == TARGET else value, instead)])

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alexnet_exp.config.nodes import read_node
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.user_class import TARGET, UserClass
-from alexnet_exp.config.validate import typed
 from alexnet_exp.data.augment import center_crop, to_network_input
 from alexnet_exp.data.decode import read_image
 from alexnet_exp.errors import UserError
@@ -154,7 +154,7 @@ def _network(card: dict[str, Any], path: Path) -> tuple[nn.Module, Preprocess]:
         return build_network(UserClass("model", node, "model"), ends)
     node["weights"] = None  # the checkpoint has the weights; the initial file may not exist anymore
     try:
-        return build_network(typed(Network, node, "model"), ends)
+        return build_network(read_node(Network, node, "model"), ends)
     # for a manipulated card: invalid settings, and sizes that do not fit in memory
     except (UserError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         first = textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 120, placeholder=" ...")

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +20,10 @@ from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
 
 if TYPE_CHECKING:
+    from alexnet_exp.config.composition import Composition
     from alexnet_exp.config.schema import Config
     from alexnet_exp.sweep.execute.pool import JobPool
     from alexnet_exp.sweep.execute.scheduler import Outcome
-    from alexnet_exp.sweep.plan.compose import Composed
 
 SEARCH = "search"  # the kind of a plan
 
@@ -35,41 +32,47 @@ class JobFailed(Exception):  # noqa: N818 (it says what happened)
     """What Hydra is told of a job that did not end well; says why. Its folder has the traceback."""
 
 
-@dataclass(frozen=True)
-class _Command:
-    """What Hydra does not pass on: to its plugins what was typed, and back what came of the jobs that were run."""
+class SweepCommand:
+    """The task function of a sweep, by which its command and Hydra's plugins exchange what Hydra does not pass on.
 
-    typed: Sequence[str]
-    ran: dict[Path, Outcome] = field(default_factory=dict)
+    typed: the arguments of the command, which a plan notes to be typed again. outcomes: what became of the jobs that
+    this process ran, by their folders; a folder that cannot be written cannot say it. returned: what `train` returned
+    for each job that a launcher of Hydra's own ran in this process.
+    """
+
+    def __init__(self, typed: Sequence[str], train: TaskFunction):
+        self.typed, self.train = list(typed), train
+        self.outcomes: dict[Path, Outcome] = {}
+        self.returned: list[Any] = []
+        self._raised: list[Exception] = []
+
+    @classmethod
+    def of(cls, task_function: TaskFunction, master: DictConfig) -> SweepCommand:
+        """The command whose task function Hydra passes to a plugin; a new one where the sweep was started otherwise."""
+        if isinstance(task_function, SweepCommand):
+            return task_function
+        overrides = master.hydra.overrides
+        return cls(["-m", *overrides.task, *overrides.hydra], task_function)
+
+    def __call__(self, config: DictConfig) -> None:
+        try:
+            self.returned.append(self.train(config))
+        except Exception as error:  # Hydra would print a message of its own, and drop the jobs that follow
+            self._raised.append(error)
+
+    def raise_error(self) -> None:
+        """Raises the first error of a job that a launcher of Hydra's own ran."""
+        if self._raised:
+            raise self._raised[0]
 
 
-_command: ContextVar[_Command | None] = ContextVar("command", default=None)
+def plan_of(master: DictConfig, typed: Sequence[str], kind: str = "grid") -> SweepPlan:
+    """The plan in the sweep's folder, or a new one that is not written yet.
 
-
-@contextmanager
-def typed_as(arguments: Sequence[str]) -> Iterator[dict[Path, Outcome]]:
-    """Inside, plans note `arguments` as the command to type again. The jobs that are run come in by their folders."""
-    command = _Command(arguments)
-    token = _command.set(command)
-    try:
-        yield command.ran
-    finally:
-        _command.reset(token)
-
-
-def note_ran(outcome: Outcome) -> None:
-    """Hands the outcome of a job to the command, which else would know only what the job's folder says."""
-    command = _command.get()
-    if command is not None:
-        command.ran[outcome.job.folder] = outcome
-
-
-def plan_of(master: DictConfig, kind: str = "grid") -> SweepPlan:
-    """The plan in the sweep's folder, or a new one that is not written yet; `master` is Hydra's configuration of it."""
+    master: Hydra's configuration of the sweep. typed: the arguments of its command.
+    """
     folder = Path(master.hydra.sweep.dir)
-    overrides = master.hydra.overrides
-    given = _command.get()
-    command = list(["-m", *overrides.task, *overrides.hydra] if given is None else given.typed)
+    command = list(typed)
     if not SweepPlan.is_in(folder):
         return SweepPlan(folder, command, str(Path.cwd()), str(master.objective), kind)
     plan = SweepPlan.read(folder)
@@ -96,6 +99,7 @@ class JobsLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config
+        self.command = SweepCommand.of(task_function, config)
 
     def check_devices(self, configs: Sequence[Config]) -> None:
         """Raises UserError for devices that are not where the jobs will run."""
@@ -119,10 +123,12 @@ class JobsLauncher(Launcher):
         composed = compose_jobs(composer, job_overrides, self.check_devices)
         pool = None if self.only_plans else self.make_pool()
         with JobLocks(Path(self.config.hydra.sweep.dir)).exclusive():  # another grid may come into the same folder now
-            plan = plan_of(self.config)
+            plan = plan_of(self.config, self.command.typed)
             jobs = lay_out(plan, composed)
         distinct = list({job.folder: job for job in jobs}.values())
         by_folder = {job.folder: each for job, each in zip(jobs, composed, strict=True)}
+        if pool is not None:
+            pool.compositions |= by_folder
         reporter = SweepReporter(plan)
         returns: dict[Path, JobReturn] = {}
         listened = bool(self.context.callbacks.callbacks)
@@ -131,16 +137,17 @@ class JobsLauncher(Launcher):
             reporter.print_line(line)
 
         def on_start(job: Job) -> None:
-            self.context.callbacks.on_job_start(config=by_folder[job.folder].config, task_function=self.task_function)
+            config = by_folder[job.folder].hydra_config
+            self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
 
         def on_end(outcome: Outcome) -> None:
-            note_ran(outcome)
+            self.command.outcomes[outcome.job.folder] = outcome
             add_result(plan, outcome)
             reporter.print_job(outcome)
             each = by_folder[outcome.job.folder]
             if listened:
                 returned = job_return(each, outcome, plan.objective, whole=True)
-                self.context.callbacks.on_job_end(config=each.config, job_return=returned)
+                self.context.callbacks.on_job_end(config=each.hydra_config, job_return=returned)
             returns[outcome.job.folder] = job_return(each, outcome, plan.objective)
 
         outcomes = list(map(read_outcome, distinct))
@@ -168,21 +175,22 @@ class JobsLauncher(Launcher):
         ]
 
 
-def job_return(composed: Composed, outcome: Outcome, objective: str, whole: bool = False) -> JobReturn:
+def job_return(composition: Composition, outcome: Outcome, objective: str, whole: bool = False) -> JobReturn:
     """What Hydra and its sweepers want to know of a job: its value is the objective, or a `JobFailed`.
 
     whole: with copies of the configuration, which take a quarter of a second, for a callback of Hydra's. A sweeper has
     no use for them, and a long sweep would keep them all.
     """
-    keys = [str(key) for key in composed.config if key != "hydra"]
+    config = composition.hydra_config
+    keys = [str(key) for key in config if key != "hydra"]
     value: Any = outcome.metrics.get(objective)
     well = outcome.status in (Status.DONE, Status.PRUNED)
     return JobReturn(
-        overrides=list(composed.overrides),
-        cfg=OmegaConf.masked_copy(composed.config, keys) if whole else None,
-        hydra_cfg=OmegaConf.masked_copy(composed.config, "hydra") if whole else None,
+        overrides=list(composition.overrides),
+        cfg=OmegaConf.masked_copy(config, keys) if whole else None,
+        hydra_cfg=OmegaConf.masked_copy(config, "hydra") if whole else None,
         working_dir=str(Path.cwd()),
-        task_name=composed.config.hydra.job.name,
+        task_name=config.hydra.job.name,
         status=JobStatus.COMPLETED if well else JobStatus.FAILED,
         _return_value=value if well else JobFailed(f"{outcome.job.folder}: {outcome.status}: {outcome.error or ''}"),
     )

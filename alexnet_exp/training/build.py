@@ -20,10 +20,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from alexnet_exp.atomic import best_effort_lock
+from alexnet_exp.config.contradictions import in_training, validation_monitors
 from alexnet_exp.config.resolve import facts_of, match
 from alexnet_exp.config.schema import LIMITS, Config
 from alexnet_exp.config.user_class import UserClass
-from alexnet_exp.config.validate import in_training, validation_monitors
 from alexnet_exp.data.loader import EpochPlan
 from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.model.completion import Ends, notes

@@ -30,7 +30,7 @@ def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path
     """
     from omegaconf import OmegaConf
 
-    from alexnet_exp.config.compose import fits
+    from alexnet_exp.config.composition import validate_stored_run
     from alexnet_exp.training.checkpoints.resume import find_resume_point
     from alexnet_exp.training.devices import check_devices
     from alexnet_exp.training.train import run_experiment
@@ -38,16 +38,16 @@ def continue_run(container: dict[str, Any], before: dict[str, Any], folder: Path
     refuse_links_out(folder)
     with locked(folder):  # a running run is rejected before anything else is checked
         pass
-    config = fits(container)
-    check_devices([config])
+    composition = validate_stored_run(container)
+    check_devices([composition.config])
     point = find_resume_point(folder)
     if point is not None:
         _check_length(container, point)
         _check_time(container, before, point)
         if container["schedule"] != before["schedule"]:
-            _check_rates(config, before, point)
+            _check_rates(composition.config, before, point)
     files = {} if container == read_config(folder) else {"config.yaml": OmegaConf.to_yaml(container)}
-    return run_experiment(container, folder, Start(files, seen=seen, resumed=True))
+    return run_experiment(composition, folder, Start(files, seen=seen, resumed=True))
 
 
 def _check_length(container: dict[str, Any], point: ResumePoint) -> None:
@@ -76,11 +76,11 @@ def _check_time(container: dict[str, Any], before: dict[str, Any], point: Resume
 
 def _check_rates(config: Config, before: dict[str, Any], point: ResumePoint) -> None:
     """Raises Refused for restarts that would change the learning rates of epochs that have begun."""
-    from alexnet_exp.config.validate import typed
+    from alexnet_exp.config.nodes import read_node
     from alexnet_exp.optim.schedule_spec import SCHEDULES, Falling
     from alexnet_exp.optim.schedules import curve
 
-    schedule, was = config.schedule, typed(SCHEDULES[before["schedule"]["name"]], before["schedule"], "schedule")
+    schedule, was = config.schedule, read_node(SCHEDULES[before["schedule"]["name"]], before["schedule"], "schedule")
     assert isinstance(schedule, Falling)  # no other schedule has a setting that may change on resume
     assert isinstance(was, Falling)
     key = "restarts" if schedule.restarts != was.restarts else "restart_from"

@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp import logs
-from alexnet_exp.config import validate
-from alexnet_exp.errors import ExitCode
+from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.child import begin
 from alexnet_exp.processes.children import end_with_parent, shorten_socket_paths
@@ -58,7 +57,7 @@ RENDEZVOUS = ".rendezvous-"  # how the files begin by which ranks meet
 MEETING = "ALEXNET_EXP_MEETING"  # the variable that tells a rank the name of its own
 LOST_SERVER = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
 
-Work = Callable[[Mapping[str, Any], Path], Ending]
+Work = Callable[[Any, Path], Ending]
 
 
 def warm() -> None:
@@ -70,8 +69,8 @@ def warm() -> None:
         forkserver.ensure_running()
 
 
-def run_ranks(work: Work, ranks: int, backend: str, container: Mapping[str, Any], folder: Path) -> Ending:
-    """Does `work(container, folder)` in `ranks` processes; returns the first ending that is not done, or rank 0's.
+def run_ranks(work: Work, ranks: int, backend: str, given: Any, folder: Path) -> Ending:
+    """Does `work(given, folder)` in `ranks` processes; returns the first ending that is not done, or rank 0's.
 
     When one ends badly the others are ended too: they would wait for it in their next collective. A signal is passed on
     to all, and a second one ends them at once. No process is left, however this one ends.
@@ -80,7 +79,7 @@ def run_ranks(work: Work, ranks: int, backend: str, container: Mapping[str, Any]
     with stop_on_signals():
         try:
             with defer_signals():
-                group = Group(work, container, folder, ranks, backend, threads=threads(os.environ, ranks))
+                group = Group(work, given, folder, ranks, backend, threads=threads(os.environ, ranks))
             try:
                 return _until_ended(group)
             except KeyboardInterrupt:
@@ -108,6 +107,7 @@ def _until_ended(group: Group) -> Ending:
 class Group:
     """The running processes of one experiment.
 
+    given: what each passes to `work`, pickled; of an experiment its `Composition`, so that no process validates again.
     environment: the children's whole environment, but for the variables of ranks (None: this process's, as it is now).
     threads: torch's, in each process (None: as torch chooses). own_log: stdout and stderr go to the folder's train.log,
     each further rank's to its own. They hear of a terminal's Ctrl-C from `interrupt` alone.
@@ -118,7 +118,7 @@ class Group:
     def __init__(
         self,
         work: Work,
-        container: Mapping[str, Any],
+        given: Any,
         folder: Path,
         ranks: int = 1,
         backend: str = "gloo",
@@ -134,12 +134,13 @@ class Group:
         self.wordless = False  # whether the ending is nobody's own words
         context = _context()
         preload = tuple(PRELOAD) if _method() == "forkserver" else ()
+        pickled = pickle.dumps(given)
         surroundings = dict(os.environ if environment is None else environment)
         try:
             for number in range(ranks):
                 around = rank_environment(surroundings, number, ranks)
                 life = Life(
-                    *(work, dict(container), validate.known(container), folder, number, ranks, backend),
+                    *(work, pickled, folder, number, ranks, backend),
                     *(self._rendezvous, around, threads, own_log),
                 )
                 pipe, theirs = context.Pipe()
@@ -346,8 +347,7 @@ class Life:
     """All that a child is told; its methods run there."""
 
     work: Work
-    container: dict[str, Any]
-    known: validate.Known
+    given: bytes
     folder: Path
     rank: int
     ranks: int
@@ -363,15 +363,21 @@ class Life:
         with stop_on_signals(insist=False):
             try:
                 self._settle_in(missing)
-                validate.learn(self.known)
                 self._join()
-                ending = self.work(self.container, self.folder)
+                ending = self._work()
             except BaseException as error:
                 ending = ending_of(error)
             with suppress(KeyboardInterrupt):  # from here on it ends by itself
                 for each in STOP_SIGNALS:
                     signal.signal(each, signal.SIG_IGN)
             self._end(ending, pipe)
+
+    def _work(self) -> Ending:
+        try:
+            given = pickle.loads(self.given)  # not before: a class of the user's is imported here
+        except UserError as error:
+            return Ending(Status.REFUSED, ExitCode.BAD_INPUT, str(error))
+        return self.work(given, self.folder)
 
     def _end(self, ending: Ending, pipe: Connection) -> None:
         sys.stdout.flush()

@@ -15,8 +15,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
 from alexnet_exp import logs
+from alexnet_exp.config.composition import Composition
 from alexnet_exp.config.schema import COLUMNS, Config, Interval, OnNan, Which
-from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import ExitCode, UserError, error_text
 from alexnet_exp.kernels.native import native
 from alexnet_exp.kernels.selection import fused_path
@@ -63,39 +63,35 @@ BEGIN_OR_RESUME = Start()
 
 
 def train(container: Mapping[str, Any], path: Path) -> int:
-    """Runs the experiment into the folder `path`; returns the exit code, see `endings`."""
-    return run_experiment(container, path).code
+    """Validates a configuration and runs the experiment into the folder `path`; returns the exit code, see `status`."""
+    return run_experiment(Composition.of(container), path).code
 
 
-def run_experiment(container: Mapping[str, Any], path: Path, start: Start = BEGIN_OR_RESUME) -> Ending:
+def run_experiment(composition: Composition, path: Path, start: Start = BEGIN_OR_RESUME) -> Ending:
     """Runs the experiment into the folder `path`, and prints the reason where it was rejected.
 
     With several devices, each has a process of its own, and this one only waits for their end. A folder with a
     checkpoint is resumed from there, and ends as an uninterrupted run would.
     """
-    config = validate(container)
+    config = composition.config
     accelerator, devices, _ = select_devices(config.trainer)
     check_ranks(config)
     number = rank()
     if device_count(devices) == 1 or config.trainer.num_nodes > 1 or is_rank():
-        ending = train_rank(container, path, start)
+        ending = train_rank(composition, path, start)
     else:
         backend = "nccl" if accelerator == "cuda" else "gloo"
-        ending = run_ranks(partial(train_rank, start=start), device_count(devices), backend, container, path)
+        ending = run_ranks(partial(train_rank, start=start), device_count(devices), backend, composition, path)
         if ending.status != Status.REFUSED and not ending.recorded and path.exists():  # else it would be made anew
-            ending = _record_for_ranks(container, path, ending)
+            ending = _record_for_ranks(composition.container, path, ending)
     if ending.status == Status.REFUSED:
         print(error_text(UserError(f"rank {number}: {ending.reason}" if number else ending.reason)), file=sys.stderr)
-    elif number and ending.code not in (
-        ExitCode.OK,
-        ExitCode.TERMINATED,
-        ExitCode.INTERRUPTED,
-    ):
+    elif number and ending.code not in (ExitCode.OK, ExitCode.TERMINATED, ExitCode.INTERRUPTED):
         print(error_text(UserError(f"rank {number}: {ending.status}: {ending.reason}")), file=sys.stderr)
     return ending
 
 
-def train_rank(container: Mapping[str, Any], path: Path, start: Start = BEGIN_OR_RESUME) -> Ending:
+def train_rank(composition: Composition, path: Path, start: Start = BEGIN_OR_RESUME) -> Ending:
     """Runs one rank, which is the only one on one device. Rank 0 writes the folder.
 
     Nothing is written before the folder is locked, `start` has been checked and, of a resumed run, the data is known
@@ -105,12 +101,11 @@ def train_rank(container: Mapping[str, Any], path: Path, start: Start = BEGIN_OR
     logs.configure(path, rank(), buffered=True)
     with signals.stop_on_signals():
         try:
-            config = validate(container)
             if rank() != 0:
-                return _run_and_record(config, container, folder, None)
+                return _run_and_record(composition, folder, None)
             with folder.lock():
                 start.check(path)
-                return _run_and_record(config, container, folder, start)
+                return _run_and_record(composition, folder, start)
         except UserError as error:
             return Ending(Status.REFUSED, ExitCode.BAD_INPUT, str(error))
 
@@ -130,11 +125,12 @@ def _record_for_ranks(container: Mapping[str, Any], path: Path, ending: Ending) 
         return ending
 
 
-def _run_and_record(config: Config, container: Mapping[str, Any], folder: RunFolder, start: Start | None) -> Ending:
+def _run_and_record(composition: Composition, folder: RunFolder, start: Start | None) -> Ending:
     """Runs, and writes into result.json how the run ended, whatever happens. start: None but on rank 0.
 
     A resumed run is built first: where that is rejected or interrupted, the folder stays as it is.
     """
+    config, container = composition.config, composition.container
     found = find_resume_point(folder.path)
     refuse_another_run(folder.path, container, found)
     built: BuiltExperiment | None = None

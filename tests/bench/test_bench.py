@@ -77,10 +77,10 @@ def test_the_result_of_a_measurement(bench: Bench, folder: Path, tmp_path: Path)
 
 def test_layers_have_the_networks_names_and_shares_sum_to_about_one(bench: Bench) -> None:
     found = bench(TINY.replace("--steps 3", "--steps 8"))
-    from alexnet_exp.config.compose import compose, fitted
+    from alexnet_exp.config.compose import compose_run
     from alexnet_exp.training.build import build
 
-    network = build(fitted(compose(TINY.split()[:2]))).network
+    network = build(compose_run(TINY.split()[:2]).config).network
     leaves = [name for name, module in network.named_modules() if not list(module.children())]
     assert [row["name"] for row in found["layers"]] == leaves
     kinds = {row["name"]: row["kind"] for row in found["layers"]}

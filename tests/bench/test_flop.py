@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from alexnet_exp.bench.flop import REST, Flop, counted, counted_by_running
-from alexnet_exp.config.compose import compose, fitted
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.config.resolve import match
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.network import AlexNet
@@ -20,7 +20,7 @@ def fc(units: int, inputs: int) -> int:
 
 
 def network(*overrides: str) -> Network:
-    spec, _, _ = match(fitted(compose(overrides)))
+    spec, _, _ = match(compose_run(overrides).config)
     assert isinstance(spec, Network)
     return spec
 

@@ -220,12 +220,11 @@ def test_the_traceback_is_printed_on_request(typed: Typed, monkeypatch: pytest.M
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one batch."""
-    from alexnet_exp.config.compose import composed
+    from alexnet_exp.config.compose import compose_run
     from alexnet_exp.training.train import train
 
-    _, container = composed(
-        ["model.width=0.02", "trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.val=none"]
-    )
+    one_batch = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.val=none")
+    container = compose_run(["model.width=0.02", "trainer=cpu", *one_batch]).container
     path = tmp_path_factory.mktemp("runs") / "outputs" / "train" / "run"
     (path / ".hydra").mkdir(parents=True)
     (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(container))

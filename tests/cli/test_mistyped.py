@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.cli import arguments
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.errors import Refused
 
 # What is typed behind `python -m alexnet_exp`, and the words that the answer must have.
@@ -93,7 +93,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def answers(lines: list[str]) -> dict[str, str]:
     """The answer to each of several overrides that are typed in one command."""
     with pytest.raises(Refused) as refused:
-        composed(lines)
+        compose_run(lines)
     return {str(problem).partition(": ")[0]: str(problem) for problem in refused.value.problems}
 
 

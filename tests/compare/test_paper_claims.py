@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.config.compose import compose, each_job, settings_of_hydra
+from alexnet_exp.config.compose import compose, each_job
+from alexnet_exp.config.hydra_session import hydra_session
 from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
 from alexnet_exp.config.validate import validate
 from alexnet_exp.paths import conf_dir
@@ -133,7 +134,8 @@ def test_crops_and_mirrors_go_together(room: str) -> None:
 @cache
 def swept_values(option: str) -> dict[str, list[str]]:
     """The values of each key that the experiment's sweep goes through."""
-    params = settings_of_hydra([f"experiment={option}"], None).hydra.sweeper.params
+    with hydra_session([f"experiment={option}"], None) as session:
+        params = session.config.hydra.sweeper.params
     jobs = list(each_job([f"{key}={value}" for key, value in params.items()]))
     values: dict[str, list[str]] = {}
     for job in jobs:

@@ -16,20 +16,17 @@ from PIL import Image
 
 from alexnet_exp.__main__ import COMMANDS
 from alexnet_exp.config.compose import (
-    as_yaml,
     check_config_dir,
     compose,
-    composed,
-    composed_jobs,
+    compose_run,
+    compose_yaml,
     composer_of,
+    diagnose_jobs,
     each_job,
-    loaded,
-    plain,
-    settings_of_hydra,
-    to_yaml,
-    with_hydra,
 )
-from alexnet_exp.config.composer import Composer, quoted
+from alexnet_exp.config.composer import Composer, plain, quoted
+from alexnet_exp.config.hydra_files import to_yaml
+from alexnet_exp.config.hydra_session import hydra_session, print_with_hydra
 from alexnet_exp.config.schema import COLLECTIONS
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import Refused, UserError
@@ -66,7 +63,7 @@ def nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def problems(*overrides: str) -> list[str]:
     with pytest.raises(Refused) as refused:
-        composed(overrides)
+        compose_run(overrides)
     return str(refused.value).splitlines()
 
 
@@ -97,7 +94,8 @@ def small(group: str, option: str, images: Path) -> list[str]:
 def test_every_option_composes_validates_and_builds(group: str, option: str, images: Path) -> None:
     if group == "logger" and option in ("mlflow", "wandb"):
         pytest.importorskip(option, reason=f"the extra {option} is not installed")
-    config, container = composed(small(group, option, images))
+    composition = compose_run(small(group, option, images))
+    config, container = composition.config, composition.container
     if group in COLLECTIONS:
         assert option in getattr(config, group)
     experiment = build(config)
@@ -198,7 +196,7 @@ def test_config_dir_adds_options(tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment" / "quick.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /model: thin\nname: quick\ntrainer: {max_epochs: 1}\n"
     )
-    config, _ = composed(["experiment=quick"], "mine")
+    config = compose_run(["experiment=quick"], "mine").config
     assert (config.name, config.model.name, config.model.width, config.trainer.max_epochs) == (
         "quick",
         "thin",
@@ -279,7 +277,7 @@ def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line:
 )
 def test_a_bad_override_is_one_line(override: str, line: str) -> None:
     with pytest.raises(UserError) as refused:
-        composed([override])
+        compose_run([override])
     (told,) = str(refused.value).splitlines()
     assert told.startswith(line)
 
@@ -306,11 +304,13 @@ def test_settings_below_a_wrong_option_are_not_judged() -> None:
 @pytest.mark.parametrize("sweep", [option for group, option in OPTIONS if option.startswith("sweep/")])
 def test_every_job_of_a_shipped_sweep_composes_and_validates(sweep: str) -> None:
     chosen = f"experiment={sweep}"
-    hydra = settings_of_hydra([chosen], None).hydra
-    assert hydra.mode.name == "MULTIRUN"
-    jobs = list(each_job([*(f"{key}={value}" for key, value in hydra.sweeper.params.items()), chosen]))
-    configs = composed_jobs(jobs, None)
-    assert len(configs) == len(jobs) > 1
+    with hydra_session([chosen], None) as session:
+        assert session.is_sweep
+        params = session.config.hydra.sweeper.params
+    jobs = list(each_job([*(f"{key}={value}" for key, value in params.items()), chosen]))
+    composer = composer_of(None)
+    configs = [compose_run(job, composer=composer).config for job in jobs]
+    assert len(configs) > 1
     assert {config.name for config in configs} == {sweep.rpartition("/")[2]}
 
 
@@ -347,10 +347,10 @@ OTHERS = [
 def test_a_composer_gives_what_hydra_gives() -> None:
     def whole(overrides: Sequence[str]) -> DictConfig:
         asked.append(list(overrides))
-        return loader.load_sweep_config(master, list(overrides))
+        return session.loader.load_sweep_config(session.config, list(overrides))
 
     asked: list[list[str]] = []
-    with loaded(["hydra.sweep.dir=there"], None) as (loader, master):
+    with hydra_session(["hydra.sweep.dir=there"], None, sweep=True) as session:
         composer = Composer(whole, group_names())
         all_of_them = [*OPTIONS_AND_VALUES, *OTHERS]
         theirs = [seen(whole, overrides) for overrides in all_of_them]
@@ -416,7 +416,7 @@ def test_a_list_is_one_value_of_a_sweep() -> None:
 
 def test_the_problems_of_all_jobs_are_told_once_each() -> None:
     with pytest.raises(UserError) as refused:
-        composed_jobs(each_job(["optim.lr=0.1,-1,abc", "seed=1,2"]), None)
+        diagnose_jobs(each_job(["optim.lr=0.1,-1,abc", "seed=1,2"]), None)
     assert str(refused.value).splitlines() == [
         "optim.lr=-1.0: must be greater than 0",
         "optim.lr=abc: must be a number",
@@ -434,5 +434,5 @@ def test_the_problems_of_all_jobs_are_told_once_each() -> None:
 def test_a_configuration_as_yaml_is_what_hydra_would_print(
     overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_hydra(["--cfg", "job", *overrides], lambda config: None)
-    assert as_yaml(overrides) == capsys.readouterr().out
+    print_with_hydra(["--cfg", "job", *overrides])
+    assert compose_yaml(overrides) == capsys.readouterr().out

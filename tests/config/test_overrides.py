@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from alexnet_exp.config.compose import compose, each_job, typed
-from alexnet_exp.config.composer import Options, parsed_override, quoted, typed_text, unquoted
+from alexnet_exp.config.compose import compose, each_job, prepare_overrides
+from alexnet_exp.config.composer import GroupOptions, parsed_override, quoted, typed_text, unquoted
 from alexnet_exp.config.overrides import exact, texts
 from alexnet_exp.errors import Refused, UserError
 
@@ -90,8 +90,8 @@ def test_glob_chooses_among_the_options_of_every_group(tmp_path: Path) -> None:
     assert not [each for each in experiments if "/" in each], "Hydra's glob does not go into folders"
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "zebra.yaml").touch()
-    assert Options(str(tmp_path)).get_group_options("experiment")[-1] == "zebra"
-    assert Options(None).get_group_options("experiment/ladder")
+    assert GroupOptions(str(tmp_path)).get_group_options("experiment")[-1] == "zebra"
+    assert GroupOptions(None).get_group_options("experiment/ladder")
 
 
 # --- text in the user's YAML
@@ -120,7 +120,7 @@ def test_text_that_yaml_changes_is_refused(file: str, text: str, line: str, tmp_
     path.parent.mkdir()
     path.write_text(f"{text}\n")
     with pytest.raises(UserError) as refused:
-        typed([], str(tmp_path))
+        prepare_overrides([], str(tmp_path))
     assert str(refused.value).startswith(f"{path}: {line}")
 
 
@@ -130,7 +130,7 @@ def test_text_that_yaml_changes_is_refused(file: str, text: str, line: str, tmp_
 def test_other_yaml_is_left_alone(text: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "a.yaml").write_text(f"# @package _global_\n{text}\n")
-    assert typed(["seed=1"], str(tmp_path)) == ["seed=1"]
+    assert prepare_overrides(["seed=1"], str(tmp_path)) == ["seed=1"]
 
 
 # --- arguments of a user's class
@@ -148,7 +148,7 @@ def mine(tmp_path: Path) -> str:
 
 def test_an_argument_of_a_users_class_needs_no_plus(mine: str) -> None:
     words = ["model=net", "model.in_channels=1", "model.width=4", "callbacks=mine", "callbacks.mine.depth=2"]
-    given = typed(words, mine)
+    given = prepare_overrides(words, mine)
     assert given == [
         "model=net",
         "++model.in_channels=1",
@@ -163,6 +163,6 @@ def test_an_argument_of_a_users_class_needs_no_plus(mine: str) -> None:
 
 def test_settings_of_ours_stay_as_they_are(mine: str) -> None:
     words = ["model=bn", "model.width=0.5", "optim.lr=0.1", "model.nonsense=1"]
-    assert typed(words, mine) == words
-    assert typed(["model=net", "model.depth=1,2"], mine) == ["model=net", "++model.depth=1,2"]
-    assert typed(["model=net,bn", "model.depth=1"], mine) == ["model=net,bn", "++model.depth=1"]
+    assert prepare_overrides(words, mine) == words
+    assert prepare_overrides(["model=net", "model.depth=1,2"], mine) == ["model=net", "++model.depth=1,2"]
+    assert prepare_overrides(["model=net,bn", "model.depth=1"], mine) == ["model=net,bn", "++model.depth=1"]

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.config.schema import COLLECTIONS
 from alexnet_exp.config.user_class import ALLOW, ROLES, UserClass, allow, allowed
 from alexnet_exp.errors import Refused
@@ -295,7 +295,7 @@ def run(tmp_path: Path) -> Callable[..., Path]:
         chosen = [f"+{group}=own" if group == "module" else f"{group}=own" for group in nodes]
         limits = ["trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.gpus=0"]
         width = [] if "model" in nodes else ["model.width=0.02"]
-        _, container = composed([*chosen, *limits, *width, *overrides], str(tmp_path / "yaml"))
+        container = compose_run([*chosen, *limits, *width, *overrides], str(tmp_path / "yaml")).container
         path = tmp_path / "outputs" / "own" / "run"
         (path / ".hydra").mkdir(parents=True)
         (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(container))
@@ -356,17 +356,17 @@ def test_a_data_module_that_says_nothing_needs_a_model_that_does(tmp_path: Path)
     (tmp_path / "yaml" / "data" / "bare.yaml").write_text("_target_: mine.Bare\n")
     (tmp_path / "yaml" / "data" / "untested.yaml").write_text("_target_: mine.Untested\n")
     with pytest.raises(Refused) as problems:
-        composed(["data=bare", "model.input_size=32"], "yaml")
+        compose_run(["data=bare", "model.input_size=32"], "yaml")
     assert [problem.key for problem in problems.value.problems] == ["data.facts"]
     assert "how many classes there are and how many channels its images have;" in str(problems.value)
     with pytest.raises(Refused, match=r"test.run=true: mine.Untested has no test_dataloader; write test.run=false"):
-        composed(["data=untested"], "yaml")
+        compose_run(["data=untested"], "yaml")
 
 
 def test_a_users_network_is_built_with_the_datas_ends() -> None:
     Path("yaml/model").mkdir(parents=True)
     Path("yaml/model/net.yaml").write_text("_target_: mine.Net\nmaps: 3\n")
-    config, _ = composed(["model=net"], "yaml")
+    config = compose_run(["model=net"], "yaml").config
     experiment = build(config)
     assert experiment.network(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
     assert experiment.card["model"] == {"_target_": "mine.Net", "maps": 3}

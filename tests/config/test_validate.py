@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from alexnet_exp.config import nodes
 from alexnet_exp.config.compose import compose
-from alexnet_exp.config.schema import Csv, Ema, Trainer, Which
+from alexnet_exp.config.nodes import read_node
+from alexnet_exp.config.schema import Csv, Ema, OnNan, Trainer, Which
 from alexnet_exp.config.suggestions import of_setting
 from alexnet_exp.config.user_class import ALLOW
-from alexnet_exp.config.validate import is_same_experiment, known, learn, validate
+from alexnet_exp.config.validate import is_same_experiment, validate
 from alexnet_exp.data.spec import Digits
 from alexnet_exp.errors import Refused
 from alexnet_exp.model.spec import Network
@@ -257,7 +260,7 @@ def test_a_setting_is_found_wherever_it_is(key: str, advice: str | None) -> None
     assert of_setting(key, 1) == advice
 
 
-def test_what_is_remembered_of_a_node_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_configurations_of_one_container_share_nothing() -> None:
     first = validate(changed(seed=5))
     first.trainer.max_epochs = 77
     assert isinstance(first.model, Network)
@@ -276,19 +279,53 @@ def test_settings_that_only_look_alike_are_not_taken_for_each_other() -> None:
     assert problems(**{"optim.lr": -1})[0].startswith("optim.lr=-1"), "what is refused once is refused again"
 
 
-def test_what_one_process_has_made_of_a_configuration_serves_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    container = changed(**{"optim.lr": 0.0123, "seed": 9})
-    expected = validate(container)
-    told = pickle.loads(pickle.dumps(known(container)))
-    monkeypatch.setattr("alexnet_exp.config.validate._known", {})
-    assert known(container) == {}
-    learn(told)
+@pytest.mark.parametrize("overrides", [[], ["model=paper", "optim=krizhevsky", "data=cifar10", "callbacks=[ema]"]])
+def test_composed_nodes_are_read_as_omegaconf_reads_them(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    container = compose(overrides)
+    by_omegaconf: list[type] = []
 
-    def made_anew(*given: Any) -> Any:
-        raise AssertionError(given)
+    def read(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
+        exact, converted = nodes.read_node(cls, node, prefix), converting(cls, node, prefix)
+        assert repr(exact) == repr(converted)
+        return converted
 
-    monkeypatch.setattr("alexnet_exp.config.validate._typed", made_anew)
-    assert validate(container) == expected
+    def convert(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
+        by_omegaconf.append(cls)
+        return converting(cls, node, prefix)
+
+    converting = nodes._merged_node
+    monkeypatch.setattr(nodes, "_merged_node", convert)
+    monkeypatch.setattr("alexnet_exp.config.validate.read_node", read)
+    validate(container)
+    assert by_omegaconf == [], "none of them takes the slow way"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"max_epochs": "3", "gradient_clip_val": 1}, {"max_epochs": 3, "gradient_clip_val": 1.0}),
+        ({"compile": "true", "precision": "32-true"}, {"compile": True, "precision": "32-true"}),
+        ({"on_nan": "skip", "max_time": None}, {"on_nan": OnNan.skip, "max_time": None}),
+    ],
+)
+def test_values_of_another_type_are_converted(settings: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert read_node(Trainer, settings, "trainer") == Trainer(**expected)
+
+
+@dataclass
+class Inner:
+    first: int = 1
+    second: int = 2
+
+
+@dataclass
+class Outer:
+    inner: Inner = field(default_factory=lambda: Inner(5, 6))
+
+
+def test_a_nested_node_keeps_the_defaults_of_its_field() -> None:
+    """They may differ from the defaults of its class."""
+    assert read_node(Outer, {"inner": {"first": 7}}, "outer") == Outer(Inner(7, 6))
 
 
 def test_the_mode_of_early_stopping_may_be_left_to_its_monitor_or_said() -> None:
@@ -296,5 +333,5 @@ def test_the_mode_of_early_stopping_may_be_left_to_its_monitor_or_said() -> None
     left = compose(["callbacks=early_stopping"])
     said = compose(["callbacks=early_stopping", "callbacks.early_stopping.mode=max"])
     other = compose(["callbacks=early_stopping", "callbacks.early_stopping.mode=min"])
-    assert is_same_experiment(said, left)
-    assert not is_same_experiment(other, left)
+    assert is_same_experiment(said, validate(left))
+    assert not is_same_experiment(other, validate(left))

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from PIL import Image
 
 from alexnet_exp.cli.check import one_batch
-from alexnet_exp.config.compose import fitted
+from alexnet_exp.config.composition import validate_new_run
 from alexnet_exp.errors import UserError
 from tests.fuzz.budget import affordable
 from tests.fuzz.clear import check
@@ -49,7 +49,7 @@ def test_many_experiments_train_a_batch_or_are_rejected_clearly(drawn: Experimen
 def refused_or_trained(drawn: Experiment) -> None:
     container, said = drawn
     try:
-        config = fitted(container)
+        config = validate_new_run(container).config
         assume(affordable(config))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

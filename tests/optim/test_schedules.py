@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from alexnet_exp.config.validate import typed
+from alexnet_exp.config.nodes import read_node
 from alexnet_exp.errors import UserError
 from alexnet_exp.optim.schedule_spec import Constant, Cosine, OneCycle, Plateau, Steps
 from alexnet_exp.optim.schedules import (
@@ -158,7 +158,7 @@ def stages(milestones, factors, **more):
 def typed_yaml(name):
     text = yaml.safe_load((CONF / "schedule" / f"{name}.yaml").read_text())
     text.pop("defaults")
-    return typed(Steps, text, "schedule")
+    return read_node(Steps, text, "schedule")
 
 
 def test_four_stages_fall_to_a_250th_in_equal_parts_of_the_run():

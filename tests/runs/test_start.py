@@ -158,15 +158,15 @@ def test_of_two_simultaneous_resumes_the_loser_writes_no_settings(
 def test_changes_of_another_command_are_not_overwritten(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alexnet_exp.config import compose
+    from alexnet_exp.config import composition
 
     def ended_meanwhile(container: Any) -> Any:
         result = read_result(run) | {"note": "first"}
         (run / "result.json").write_text(json.dumps(result))
         return original(container)
 
-    original = compose.fits
-    monkeypatch.setattr(compose, "fits", ended_meanwhile)
+    original = composition.validate_stored_run
+    monkeypatch.setattr(composition, "validate_stored_run", ended_meanwhile)
     told = refused("resume", str(run), "trainer.max_epochs=31", "note=second")
     assert told == f"{run}: another command changed the run while this one started; run the command again"
     assert read_config(run)["note"] == ""

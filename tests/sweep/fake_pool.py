@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from alexnet_exp.config.composition import Composition
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.sweep_plan import Job
@@ -15,6 +17,7 @@ class FakePool:
 
     def __init__(self, size: int = 1, endings: dict[int, str] | None = None, on_wait: Callable[[], None] | None = None):
         self.size, self.endings, self.on_wait = size, endings or {}, on_wait
+        self.compositions: dict[Path, Composition] = {}
         self.started: list[int] = []
         self.most = 0
         self._running: list[Job] = []

@@ -6,11 +6,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
 from alexnet_exp.config.compose import compose
+from alexnet_exp.config.composition import Composition
+from alexnet_exp.config.nodes import read_node
+from alexnet_exp.config.schema import Config, Trainer
 from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.local import LocalPool
 from alexnet_exp.sweep.execute.pool import EndedJob
@@ -23,6 +27,15 @@ def plain_job(folder: Path, container: dict[str, Any], hydra: dict[str, Any] | N
     if hydra is not None:
         OmegaConf.save(OmegaConf.create({"hydra": hydra}), folder / ".hydra" / "hydra.yaml")
     return Job(1, folder, ())
+
+
+class Unvalidated(dict[Path, Composition]):
+    """A pool's `compositions` for works that need a trainer and settings that no run has: read and not validated."""
+
+    def pop(self, folder: Path, *_: Any) -> Any:
+        container = Job(1, folder, ()).container()
+        config = SimpleNamespace(trainer=read_node(Trainer, container["trainer"], "trainer"))
+        return Composition(cast("Config", config), container)
 
 
 def tiny_job(folder: Path, *overrides: str) -> Job:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import PRUNE_FILE, RunFolder
 from alexnet_exp.runs.status import Pruned
@@ -136,7 +136,7 @@ def test_a_killed_job_is_closed_by_who_waits_for_the_sweep(tmp_path: Path) -> No
     client = client_of(tmp_path / "outputs")
     folder = sweep(tmp_path / "outputs" / "train" / "s-1", "a", "b")
     close_sweep(folder)  # nothing was tracked yet: nothing to do
-    config, _ = composed(["logger=mlflow"])
+    config = compose_run(["logger=mlflow"]).config
     for job in ("a", "b"):
         run = RunFolder(folder / job)
         run.begin({}, {})
@@ -156,11 +156,11 @@ RACER = """
 import sys, time
 from pathlib import Path
 import mlflow
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.training.loggers.build import build_loggers
 folder, start = Path(sys.argv[1]), Path(sys.argv[2])
 folder.mkdir(parents=True)
-config, _ = composed(["logger=mlflow"])
+config = compose_run(["logger=mlflow"]).config
 folder.with_suffix(".ready").touch()
 while not start.exists():
     time.sleep(0.001)
@@ -197,7 +197,7 @@ def test_jobs_that_start_at_once_share_a_new_database_and_a_parent(tmp_path: Pat
 
 def test_long_empty_and_nested_settings(tmp_path: Path) -> None:
     client = client_of(tmp_path / "outputs")
-    config, _ = composed(["logger=mlflow"])
+    config = compose_run(["logger=mlflow"]).config
     run = tmp_path / "outputs" / "train" / "run"
     run.mkdir(parents=True)
     settings: dict[str, Any] = {f"many.{number}": number for number in range(250)}
@@ -220,7 +220,7 @@ def test_long_empty_and_nested_settings(tmp_path: Path) -> None:
 def test_an_experiment_deleted_in_mlflow_is_told(tmp_path: Path) -> None:
     client = client_of(tmp_path / "outputs")
     client.delete_experiment(client.create_experiment("train"))
-    config, _ = composed(["logger=mlflow"])
+    config = compose_run(["logger=mlflow"]).config
     (tmp_path / "outputs" / "train" / "run").mkdir(parents=True)
     with pytest.raises(UserError, match="the experiment train is deleted in MLflow; restore it, or write another"):
         build_loggers(config, tmp_path / "outputs" / "train" / "run", {})

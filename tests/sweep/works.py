@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet_exp import logs
+from alexnet_exp.config.composition import Composition
 from alexnet_exp.processes.cpus import cores
 from alexnet_exp.processes.signals import stop_at_boundaries, stop_error, stop_signal
 from alexnet_exp.runs.folder import RunFolder
@@ -27,7 +27,7 @@ from alexnet_exp.runs.status import Ending, ending_of
 DONE = Ending("done", 0)
 
 
-def look_around(container: Mapping[str, Any], folder: Path) -> Ending:
+def look_around(composition: Composition, folder: Path) -> Ending:
     """Writes down the environment and the threads."""
     around = {
         "environment": dict(os.environ),
@@ -39,7 +39,7 @@ def look_around(container: Mapping[str, Any], folder: Path) -> Ending:
     return DONE
 
 
-def speak(container: Mapping[str, Any], folder: Path) -> Ending:
+def speak(composition: Composition, folder: Path) -> Ending:
     """Says something in each way there is."""
     logs.configure(folder)
     logging.getLogger("alexnet_exp.works").info("by the log: Grüße")
@@ -50,7 +50,7 @@ def speak(container: Mapping[str, Any], folder: Path) -> Ending:
     return DONE
 
 
-def meet(container: Mapping[str, Any], folder: Path) -> Ending:
+def meet(composition: Composition, folder: Path) -> Ending:
     """Every rank hears of the others."""
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, (dist.get_rank(), str(folder)))
@@ -58,26 +58,26 @@ def meet(container: Mapping[str, Any], folder: Path) -> Ending:
     return DONE
 
 
-def come_to_harm(container: Mapping[str, Any], folder: Path) -> Ending:
-    """Ends without a word, in the way that `container["how"]` says."""
-    if container["how"] == "sigkill":
+def come_to_harm(composition: Composition, folder: Path) -> Ending:
+    """Ends without a word, in the way that the setting `how` says."""
+    if composition.container["how"] == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if container["how"] == "segfault":
+    if composition.container["how"] == "segfault":
         ctypes.string_at(0)
-    if container["how"] == "memory":
+    if composition.container["how"] == "memory":
         raise MemoryError("1 TiB")
-    if container["how"] == "after begin":
-        RunFolder(folder).begin(container, {})
+    if composition.container["how"] == "after begin":
+        RunFolder(folder).begin(composition.container, {})
         os.kill(os.getpid(), signal.SIGKILL)
-    if container["how"] == "after done":
+    if composition.container["how"] == "after done":
         run = RunFolder(folder)
-        run.begin(container, {})
+        run.begin(composition.container, {})
         run.finish("done")
         os.kill(os.getpid(), signal.SIGKILL)
     return DONE
 
 
-def linger(container: Mapping[str, Any], folder: Path) -> Ending:
+def linger(composition: Composition, folder: Path) -> Ending:
     """Goes on for long, with a process of its own; the pids are in the folder. May be deaf to signals."""
     child = subprocess.Popen(["sleep", "600"])
     (folder / "pids").write_text(f"{os.getpid()} {child.pid}\n")
@@ -86,12 +86,12 @@ def linger(container: Mapping[str, Any], folder: Path) -> Ending:
         try:
             time.sleep(0.1)
         except KeyboardInterrupt:
-            if not container.get("deaf"):
+            if not composition.container.get("deaf"):
                 raise
     return DONE
 
 
-def train_on_what_is_there(container: Mapping[str, Any], folder: Path) -> Ending:
+def train_on_what_is_there(composition: Composition, folder: Path) -> Ending:
     """A training that writes down what it had to import, and that may start no other program."""
     before = set(sys.modules)
 
@@ -101,12 +101,12 @@ def train_on_what_is_there(container: Mapping[str, Any], folder: Path) -> Ending
     subprocess.Popen = no_program  # type: ignore[assignment,misc]
     from alexnet_exp.training.train import train_rank
 
-    ending = train_rank(container, folder)
+    ending = train_rank(composition, folder)
     (folder / f"imported{os.environ.get('RANK', '')}.json").write_text(json.dumps(sorted(set(sys.modules) - before)))
     return ending
 
 
-def killed_training(container: Mapping[str, Any], folder: Path) -> Ending:
+def killed_training(composition: Composition, folder: Path) -> Ending:
     """A training of which one rank is killed at a training step: `KILLED_AT` has rank and number of the call."""
     from alexnet_exp.training.module import AlexNetModule
     from alexnet_exp.training.train import train_rank
@@ -122,13 +122,13 @@ def killed_training(container: Mapping[str, Any], folder: Path) -> Ending:
         return original(self, *arguments)
 
     AlexNetModule.training_step = dying  # type: ignore[method-assign]
-    return train_rank(container, folder)
+    return train_rank(composition, folder)
 
 
-def step(container: Mapping[str, Any], folder: Path) -> Ending:
+def step(composition: Composition, folder: Path) -> Ending:
     """Steps without end; asked to stop, it ends the step that it is in and saves, where it is in one."""
     try:
-        with stop_at_boundaries() if container["step"] else nullcontext():
+        with stop_at_boundaries() if composition.container["step"] else nullcontext():
             for number in range(600):
                 (folder / "begun").touch()
                 time.sleep(0.1)
@@ -138,3 +138,14 @@ def step(container: Mapping[str, Any], folder: Path) -> Ending:
     except KeyboardInterrupt as stop:
         return ending_of(stop)
     return DONE
+
+
+def train_and_count(composition: Composition, folder: Path, **options: Any) -> Ending:
+    """A training that writes down how often its process composes and validates."""
+    from alexnet_exp.training.train import train_rank
+    from tests.counts import counting
+
+    with counting() as counts:
+        ending = train_rank(composition, folder, **options)
+    (folder / f"counts{os.environ.get('RANK', '')}.json").write_text(json.dumps(counts))
+    return ending

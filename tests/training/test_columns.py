@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import alexnet_exp.training.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
-from alexnet_exp.config.compose import compose, composed
+from alexnet_exp.config.compose import compose, compose_run
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.status import Ending
@@ -211,7 +211,7 @@ def test_every_rank_of_columns_gets_all_images() -> None:
 
 def refusal(*overrides: str) -> str:
     with pytest.raises(UserError) as refused:
-        check_devices([composed([*NET, COLUMNS, *overrides])[0]])
+        check_devices([compose_run([*NET, COLUMNS, *overrides]).config])
     return str(refused.value)
 
 

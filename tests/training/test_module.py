@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.optim.schedule_spec import Constant
 from alexnet_exp.optim.schedules import factor
 from alexnet_exp.seeds import derive
@@ -87,7 +87,7 @@ class Bare:
     """The experiment of some overrides, trained with nothing but PyTorch."""
 
     def __init__(self, *overrides: str):
-        config, _ = composed([*TINY, *overrides])
+        config = compose_run([*TINY, *overrides]).config
         experiment = build(config)
         prepare(experiment)
         self.config, self.data, self.module = config, experiment.data, experiment.module
@@ -208,7 +208,7 @@ def test_other_precisions_train_and_clip(train_run: Callable[..., Run], precisio
 
 
 def test_channels_last_reaches_network_and_images(tmp_path: Path) -> None:
-    config, _ = composed([*TINY, "trainer.channels_last=true", "data.subset=32"])
+    config = compose_run([*TINY, "trainer.channels_last=true", "data.subset=32"]).config
     experiment = build(config)
     prepare(experiment)
     seen: list[bool] = []
@@ -223,7 +223,7 @@ def test_channels_last_reaches_network_and_images(tmp_path: Path) -> None:
 
 
 def test_memory_layout_can_be_changed_and_restored() -> None:
-    module = build(composed([*TINY, "trainer.channels_last=false"])[0]).module
+    module = build(compose_run([*TINY, "trainer.channels_last=false"]).config).module
     weight = module.network.conv2.conv.weight
     before = weight.detach().clone()
     for last in (True, False):
@@ -234,7 +234,7 @@ def test_memory_layout_can_be_changed_and_restored() -> None:
 
 
 def test_step_draws_the_random_numbers_of_torch_manual_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = build(composed(TINY)[0]).module
+    module = build(compose_run(TINY).config).module
     monkeypatch.setattr(module, "_set_rate", lambda: None)
     trainer = SimpleNamespace(current_epoch=3, global_rank=0, distributed_sampler_kwargs=None, world_size=1)
     monkeypatch.setattr(type(module), "trainer", trainer)

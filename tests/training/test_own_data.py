@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.config.user_class import ALLOW
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.inference.classifier import load
@@ -242,7 +242,7 @@ def check(*overrides: str) -> int:
 @pytest.fixture
 def run() -> Callable[..., Path]:
     def trained(*overrides: str) -> Path:
-        _, container = composed([*SMALL, *overrides], "conf")
+        container = compose_run([*SMALL, *overrides], "conf").container
         path = Path("outputs") / "own" / "run"
         (path / ".hydra").mkdir(parents=True)
         (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(container))
@@ -280,10 +280,10 @@ def test_input_size_is_not_passed_to_a_class_without_it(capsys: pytest.CaptureFi
 
 
 def test_facts_may_be_a_class_attribute() -> None:
-    experiment = build(composed(["model=Net", "data=Told"], "conf")[0])
+    experiment = build(compose_run(["model=Net", "data=Told"], "conf").config)
     assert experiment.card["classes"] == ["dark", "grey", "light"]
     assert (experiment.card["input_size"], experiment.card["in_channels"]) == (16, 1)
-    config, _ = composed(["model=Net", with_facts("Told", {"classes": 4, "channels": 1, "size": 16})], "conf")
+    config = compose_run(["model=Net", with_facts("Told", {"classes": 4, "channels": 1, "size": 16})], "conf").config
     assert build(config).card["classes"] == ["0", "1", "2", "3"]
 
 
@@ -300,7 +300,7 @@ def test_facts_may_be_a_class_attribute() -> None:
 )
 def test_wrong_facts_are_a_one_line_error(facts: Any, line: str) -> None:
     with pytest.raises(Refused) as refused:
-        composed(["model=Net", with_facts("Bytes", facts)], "conf")
+        compose_run(["model=Net", with_facts("Bytes", facts)], "conf")
     assert str(refused.value) == line
 
 
@@ -361,7 +361,7 @@ def test_network_without_logits_is_a_one_line_error(model: str, gave: str, capsy
 
 
 def prepared(*overrides: str) -> Any:
-    experiment = build(composed([*SMALL, *overrides], "conf")[0])
+    experiment = build(compose_run([*SMALL, *overrides], "conf").config)
     prepare(experiment)
     return experiment
 
@@ -375,7 +375,7 @@ def test_log_has_the_number_of_images_of_each_loader(caplog: pytest.LogCaptureFi
 
 
 def test_batch_checks_do_not_change_the_random_state() -> None:
-    experiment = build(composed([*SMALL, "model=Net", with_facts("Bytes")], "conf")[0])
+    experiment = build(compose_run([*SMALL, "model=Net", with_facts("Bytes")], "conf").config)
     before = torch.get_rng_state()
     prepare(experiment)
     assert torch.equal(torch.get_rng_state(), before)

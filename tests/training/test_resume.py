@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from alexnet_exp.__main__ import main
+from alexnet_exp.config.composition import Composition
 from alexnet_exp.config.schema import Interval, Unit
 from alexnet_exp.errors import Refused
 from alexnet_exp.kernels.native import native
@@ -199,14 +200,14 @@ def test_resume_of_two_ranks_is_bit_identical(
     alone = tmp_path_factory.getbasetemp() / "two-ranks"
     if not alone.exists():
         begin(alone, *overrides, "checkpoint.every=1 epoch")
-        assert run_ranks(train_rank, 2, "gloo", read_config(alone), alone).status == "done"
+        assert run_ranks(train_rank, 2, "gloo", Composition.of(read_config(alone)), alone).status == "done"
     run = tmp_path / "run"
     begin(run, *overrides, "checkpoint.every=1 steps")
     monkeypatch.setenv("KILLED_AT", f"{rank} {call}")
-    ending = run_ranks(works.killed_training, 2, "gloo", read_config(run), run)
+    ending = run_ranks(works.killed_training, 2, "gloo", Composition.of(read_config(run)), run)
     assert ending.status == "failed"
     assert "SIGKILL" in ending.reason
-    assert run_ranks(train_rank, 2, "gloo", read_config(run), run).status == "done"
+    assert run_ranks(train_rank, 2, "gloo", Composition.of(read_config(run)), run).status == "done"
     assert_equal(alone, run)
 
 
@@ -266,7 +267,7 @@ def test_run_stopped_by_a_signal_loses_no_step(
     alone = tmp_path_factory.getbasetemp() / f"signals-{ranks}"
     if not alone.exists():
         begin(alone, *overrides)
-        assert run_ranks(train_rank, ranks, "gloo", read_config(alone), alone).status == "done"
+        assert run_ranks(train_rank, ranks, "gloo", Composition.of(read_config(alone)), alone).status == "done"
     run = tmp_path / "run"
     process = command(*overrides, f"hydra.run.dir={run}")
     wait_for(lambda: (run / "steps.csv").exists() or (run / "metrics.csv").exists())
@@ -660,14 +661,14 @@ def test_other_kernels_or_threads_are_reported(train_run: TrainRun, monkeypatch:
 
     container = read_config(run.path)
     container["trainer"]["max_epochs"] = 2
-    assert train_rank(container, run.path).status == "done"
+    assert train_rank(Composition.of(container), run.path).status == "done"
     assert "when the checkpoint was saved" not in run.log
 
     other = "step, LRN, images"
     monkeypatch.setattr(info, "kernels_of", lambda *_: other)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     container["trainer"]["max_epochs"] = 3
-    assert train_rank(container, run.path).status == "done"
+    assert train_rank(Composition.of(container), run.path).status == "done"
     assert (run.result["kernels"], run.result["threads"]) == (other, 3)
     assert f"kernels: {kernels} when the checkpoint was saved, {other} now: the same experiment, but dropout" in run.log
     assert "threads: 1 when the checkpoint was saved, 3 now: the same experiment, but sums" in run.log

@@ -1,18 +1,16 @@
 """The pool on this machine: every job in processes of its own, from the one fork server, so that nothing leaks.
 
-A job's process gets its configuration as an argument and knows nothing of Hydra, of the sweep or of other jobs. What it
+A job's process gets its validated configuration and knows nothing of Hydra, of the sweep or of other jobs. What it
 prints goes to its own train.log. Should it die without a word, its folder is told here.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -20,8 +18,8 @@ from typing import Any
 
 from alexnet_exp import logs
 from alexnet_exp.atomic import atomic_write
+from alexnet_exp.config.composition import Composition
 from alexnet_exp.config.schema import Trainer
-from alexnet_exp.config.validate import typed
 from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.cpus import CORES_VARIABLE, cores
@@ -41,12 +39,12 @@ LOOK = 0.5  # seconds between two looks at whether a second signal has come
 log = logging.getLogger(__name__)
 
 
-def run_job(container: Mapping[str, Any], folder: Path) -> Ending:
+def run_job(composition: Composition, folder: Path) -> Ending:
     """One job, in its own process."""
     # imported here, or the process that only waits for its jobs would spend seconds on Lightning
     from alexnet_exp.training.train import train_rank
 
-    return train_rank(container, folder)
+    return train_rank(composition, folder)
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,8 @@ class LocalPool:
         self._work = work
         self._running: list[_Running] = []
         self._ended: list[EndedJob] = []
-        self._asked: dict[Path, tuple[dict[str, Any], Need]] = {}  # of jobs that are to be started next
+        self.compositions: dict[Path, Composition] = {}
+        self._asked: dict[Path, tuple[Composition, Need]] = {}  # of jobs that are to be started next
         self._needs: dict[str, Need] = {}  # by the settings that they follow from, which most jobs share
         self._gpus: GpuAllocator | None = None
         warm()
@@ -105,19 +104,18 @@ class LocalPool:
         begun = time.monotonic()
         container: dict[str, Any] = {}
         try:
-            container, need = self._look_at(job)
+            composition, need = self._look_at(job)
+            container = composition.container
             environment = {**os.environ, **env.read_variables(job.folder)}
             with defer_signals():
-                self._start(job, container, need, environment, begun)
+                self._start(job, composition, need, environment, begun)
         except UserError as error:
             self._settle(job, container, Ending(Status.FAILED, ExitCode.BAD_INPUT, str(error)), begun)
         except (OSError, EOFError) as error:
             reason = f"no process could be started: {type(error).__name__}: {error}"
             self._settle(job, container, Ending(Status.FAILED, ExitCode.FAILED, reason), begun)
 
-    def _start(
-        self, job: Job, container: dict[str, Any], need: Need, environment: dict[str, str], begun: float
-    ) -> None:
+    def _start(self, job: Job, composition: Composition, need: Need, environment: dict[str, str], begun: float) -> None:
         if need.nodes > 1:
             raise UserError(f"trainer.num_nodes={need.nodes}: needs a cluster; write hydra/launcher=slurm")
         share = self.gpus.acquire(need.gpus)
@@ -127,7 +125,7 @@ class LocalPool:
         try:
             group = Group(
                 self._work,
-                container,
+                composition,
                 job.folder.absolute(),
                 need.ranks,
                 need.backend,
@@ -138,7 +136,7 @@ class LocalPool:
         except BaseException:
             self.gpus.release(share)
             raise
-        self._running.append(_Running(job, container, group, share, begun))
+        self._running.append(_Running(job, composition.container, group, share, begun))
 
     def wait(self, timeout: float) -> list[EndedJob]:
         """Those that ended since the last call; sleeps until one does, for at most `timeout` seconds."""
@@ -189,19 +187,19 @@ class LocalPool:
             self._gpus = GpuAllocator(visible_gpus(os.environ, torch.cuda.device_count()))
         return self._gpus
 
-    def _look_at(self, job: Job) -> tuple[dict[str, Any], Need]:
-        """A job's configuration and what it asks for; raises UserError where it has none that can be read."""
+    def _look_at(self, job: Job) -> tuple[Composition, Need]:
+        """A job's configuration and what it asks for; raises UserError where it has none that is valid."""
         asked = self._asked.pop(job.folder, None)
         if asked is not None:
             return asked
-        container = job.container()
-        settings = json.dumps(container.get("trainer"), sort_keys=True, default=str)
+        composition = self.compositions.pop(job.folder, None) or Composition.of(job.container())
+        settings = repr(composition.config.trainer)
         if settings not in self._needs:
             try:
-                self._needs[settings] = need_of(container)
+                self._needs[settings] = need_of(composition.config.trainer)
             except UserError:
                 self._needs[settings] = Need()  # the job will say what is wrong with it
-        return container, self._needs[settings]
+        return composition, self._needs[settings]
 
     def _collect(self) -> None:
         """Takes those that have ended out of the running ones."""
@@ -225,11 +223,10 @@ class LocalPool:
         self._ended.append(EndedJob(job, ending, time.monotonic() - started))
 
 
-def need_of(container: Mapping[str, Any]) -> Need:
-    """What the configuration asks for; raises UserError where this machine has not got it."""
+def need_of(trainer: Trainer) -> Need:
+    """What a job asks for; raises UserError where this machine has not got it."""
     from alexnet_exp.training.devices import device_count, select_devices
 
-    trainer: Trainer = typed(Trainer, container.get("trainer") or {}, "trainer")
     accelerator, devices, _ = select_devices(trainer)
     if accelerator != "cuda":
         return Need(device_count(devices), nodes=trainer.num_nodes)
@@ -238,7 +235,7 @@ def need_of(container: Mapping[str, Any]) -> Need:
     return Need(device_count(devices), gpus, trainer.num_nodes)
 
 
-def _recorded(folder: Path, container: Mapping[str, Any], ending: Ending, group: Group | None) -> Ending:
+def _recorded(folder: Path, container: dict[str, Any], ending: Ending, group: Group | None) -> Ending:
     """The ending, with result.json saying it. Raises UserError while another process holds the folder."""
     run = RunFolder(folder)
     refused = ending.status == Status.REFUSED

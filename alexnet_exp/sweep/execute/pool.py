@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from alexnet_exp.config.composition import Composition
 from alexnet_exp.runs.status import Ending
 from alexnet_exp.runs.sweep_plan import Job
 
@@ -19,7 +21,12 @@ class EndedJob:
 
 
 class JobPool(Protocol):
-    """Starts jobs and reports which have ended. Used by one thread."""
+    """Starts jobs and reports which have ended. Used by one thread.
+
+    compositions: of jobs that this process has validated, by their folders; others are read from their folders.
+    """
+
+    compositions: dict[Path, Composition]
 
     def has_room(self, job: Job) -> bool:
         """Whether `job` could start now, with the devices that it asks for."""

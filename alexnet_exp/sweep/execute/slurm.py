@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.config.composition import Composition
 from alexnet_exp.config.schema import COLUMNS
 from alexnet_exp.errors import ExitCode, Problem, Refused, UserError, missing_package
 from alexnet_exp.processes import signals
@@ -130,6 +131,7 @@ class SlurmPool:
 
     def __init__(self, folder: Path, settings: SlurmSettings, name: str = "sweep"):
         self.folder, self.settings, self.name = folder, settings, name
+        self.compositions: dict[Path, Composition] = {}
         self.submitted: dict[Path, str] = {}  # SLURM's job ids, also of jobs that have ended
         self._queue = SlurmQueue()
         self._locks = JobLocks(folder)
@@ -195,7 +197,9 @@ class SlurmPool:
     def _submit(self) -> None:
         groups: dict[SlurmResources, list[Job]] = {}
         for job in self._new:
-            groups.setdefault(resources_of(job.container()["trainer"], self.settings), []).append(job)
+            known = self.compositions.pop(job.folder, None)
+            trainer = vars(known.config.trainer) if known else job.container()["trainer"]
+            groups.setdefault(resources_of(trainer, self.settings), []).append(job)
         for resources, jobs in groups.items():
             for first in range(0, len(jobs), MAX_ARRAY_SIZE):
                 self._submit_array(resources, jobs[first : first + MAX_ARRAY_SIZE])

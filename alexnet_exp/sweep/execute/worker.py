@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alexnet_exp.atomic import read_link
-from alexnet_exp.config.compose import Problems, fits
+from alexnet_exp.config.compose import JobProblems
+from alexnet_exp.config.composition import Composition, validate_stored_run
 from alexnet_exp.errors import UserError
 from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.runs.status import Status, ending_of
@@ -54,7 +55,7 @@ def work(plan: SweepPlan, jobs: int, *, again: bool, wait: bool, whole: bool) ->
     """
     at_least_one(jobs, "--jobs")
     to_do = [job for job in plan.jobs if read_status(job.folder) not in SUCCEEDED]
-    check(to_do)
+    compositions = check(to_do)
     reporter = SweepReporter(plan)
     results.write_results(plan, map(read_outcome, plan.jobs))
     for line in opening_lines(plan.jobs, len(plan.jobs)):
@@ -71,6 +72,7 @@ def work(plan: SweepPlan, jobs: int, *, again: bool, wait: bool, whole: bool) ->
         try:
             if to_do:
                 pool = local_pool(jobs, "--jobs")
+                pool.compositions |= compositions
                 run_jobs(
                     plan, plan.jobs, pool, retry_failed=again, wait=wait, on_end=on_end, on_poll=reporter.print_progress
                 )
@@ -102,14 +104,15 @@ def _seen(told: Outcome, ran: Mapping[Path, Outcome]) -> Outcome:
     return seen if seen is not None and seen.status == Status.FAILED and told.status not in SUCCEEDED else told
 
 
-def check(jobs: list[Job]) -> None:
-    """Validates the jobs' configurations as their folders hold them; raises UserError with all that is wrong, once."""
-    problems = Problems(None)
-    configs = []
+def check(jobs: list[Job]) -> dict[Path, Composition]:
+    """Validates the configurations in the jobs' folders; raises UserError with everything that is wrong, once."""
+    problems = JobProblems(None)
+    found = {}
     for job in jobs:
         with problems.gathered(()):
-            configs.append(fits(job.container()))
+            found[job.folder] = validate_stored_run(job.container())
     problems.done()
     from alexnet_exp.training.devices import check_devices
 
-    check_devices(configs)
+    check_devices(each.config for each in found.values())
+    return found

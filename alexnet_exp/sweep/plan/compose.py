@@ -6,15 +6,17 @@ have run. What is wrong with any of them is told together, and then nothing is l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alexnet_exp.atomic import atomic_write
-from alexnet_exp.config.compose import Problems, fitted, hydra_files, plain
-from alexnet_exp.config.composer import Composer, unquoted
+from alexnet_exp.config.compose import JobProblems
+from alexnet_exp.config.composer import Composer, plain, unquoted
+from alexnet_exp.config.composition import Composition, validate_new_run
+from alexnet_exp.config.hydra_files import hydra_files
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.validate import is_same_experiment
 from alexnet_exp.errors import UserError
@@ -28,15 +30,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-@dataclass(frozen=True)
-class Composed:
-    """A job's configuration. config: with Hydra's node; container: resolved and plain, without it."""
-
-    overrides: tuple[str, ...]
-    config: DictConfig
-    container: dict[str, Any]
-
-
 class JobComposer:
     """Composes the jobs of a sweep. master: the configuration that Hydra composed for it as a whole."""
 
@@ -46,8 +39,8 @@ class JobComposer:
             lambda overrides: loader.load_sweep_config(master, list(overrides)), group_names(self.config_dir)
         )
 
-    def __call__(self, overrides: Sequence[str], number: int) -> Composed:
-        """Job `number`, from 0; raises what Hydra raises."""
+    def __call__(self, overrides: Sequence[str], number: int) -> Composition:
+        """Job `number`, from 0, validated; raises what Hydra raises, and UserError."""
         from omegaconf import OmegaConf, open_dict
 
         config = self._config(overrides)
@@ -58,30 +51,28 @@ class JobComposer:
             container = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
         env.check(config.hydra.job.env_set)
         # a sweep goes on with what is there anyway, and a job's hash is of the experiment
-        return Composed(tuple(overrides), config, container | ({"resume": False} if "resume" in container else {}))
+        composition = validate_new_run(container | ({"resume": False} if "resume" in container else {}))
+        return replace(composition, _hydra_config=config, overrides=tuple(overrides))
 
 
 def compose_jobs(
     composer: JobComposer,
     batch: Iterable[Sequence[str]],
     check: Callable[[Sequence[Config]], None] | None = None,
-) -> list[Composed]:
+) -> list[Composition]:
     """Every job of a batch, composed and checked. Raises UserError with all that is wrong with any, a line each.
 
     check: of the devices that they ask for; without, these must be here.
     """
-    problems = Problems(composer.config_dir)
-    found: list[Composed] = []
-    configs: list[Config] = []
+    problems = JobProblems(composer.config_dir)
+    found: list[Composition] = []
     for number, overrides in enumerate(batch):
         with problems.gathered(overrides):
-            job = composer(overrides, number)
-            configs.append(fitted(job.container))
-            found.append(job)
+            found.append(composer(overrides, number))
     from alexnet_exp.training.devices import check_devices  # imports torch
 
     try:
-        (check or check_devices)(configs)
+        (check or check_devices)([each.config for each in found])
     except UserError as error:
         problems.note(error)
     problems.done()
@@ -89,7 +80,7 @@ def compose_jobs(
 
 
 def lay_out(
-    plan: SweepPlan, composed: Sequence[Composed], varying: Sequence[str] | None = None, number: int | None = None
+    plan: SweepPlan, composed: Sequence[Composition], varying: Sequence[str] | None = None, number: int | None = None
 ) -> list[Job]:
     """The job of each, added to the plan and with `.hydra/` in its folder. Equal configurations are one job.
 
@@ -116,7 +107,7 @@ def lay_out(
         name = job_hash(each.container)
         if name not in jobs:
             earlier = planned.get(frozenset(each.overrides))
-            if earlier is not None and _is_same(earlier, each.container):
+            if earlier is not None and _is_same(earlier, each.config):
                 name = hash_of(earlier.folder.name)
         names.append(name)
         if name not in jobs:
@@ -128,10 +119,10 @@ def lay_out(
     return [jobs[name] for name in names]
 
 
-def _is_same(job: Job, container: Mapping[str, Any]) -> bool:
-    """Whether the configuration of a planned job is `container`, once new settings have their defaults."""
+def _is_same(job: Job, config: Config) -> bool:
+    """Whether the configuration of a planned job is `config`, once new settings have their defaults."""
     try:
-        return is_same_experiment(job.container(), container)
+        return is_same_experiment(job.container(), config)
     except UserError:  # its configuration is gone or damaged
         return False
 
@@ -155,12 +146,12 @@ def _current(config: DictConfig) -> Iterator[None]:
         HydraConfig.instance().cfg = before
 
 
-def _write(job: Job, composed: Composed) -> None:
+def _write(job: Job, composition: Composition) -> None:
     """Writes the job's `.hydra/`."""
     from omegaconf import OmegaConf, read_write
 
     folder = job.folder / ".hydra"
-    config = composed.config
+    config = composition.hydra_config
     with read_write(config), read_write(config.hydra):
         config.hydra.runtime.output_dir = str(job.folder.absolute())
         config.hydra.job.num = job.number - 1
@@ -171,7 +162,7 @@ def _write(job: Job, composed: Composed) -> None:
     if (folder / "config.yaml").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    texts = hydra_files(config.hydra, composed.overrides, composed.container)
+    texts = hydra_files(config.hydra, composition.overrides, composition.container)
     for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())

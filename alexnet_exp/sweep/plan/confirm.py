@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alexnet_exp.config.compose import check_config_dir, loaded
+from alexnet_exp.config.compose import check_config_dir
 from alexnet_exp.config.composer import quoted
+from alexnet_exp.config.hydra_session import hydra_session
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
 from alexnet_exp.runs.status import Status
@@ -61,8 +62,9 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> SweepPlan:
         else SweepPlan(target, command, str(Path.cwd()), searched.objective)
     )
     plan.direction = searched.direction
-    with loaded([*execution, f"hydra.sweep.dir={quoted(str(target))}"], config_dir) as (loader, master):
-        lay_out(plan, compose_jobs(JobComposer(loader, master), batch))
+    into = f"hydra.sweep.dir={quoted(str(target))}"
+    with hydra_session([*execution, into], config_dir, sweep=True) as session:
+        lay_out(plan, compose_jobs(JobComposer(session.loader, session.config), batch))
     return plan
 
 

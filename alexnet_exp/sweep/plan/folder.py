@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from alexnet_exp.config.compose import WHOLE, compose
-from alexnet_exp.config.composer import Options, parsed_override
+from alexnet_exp.config.compose import compose
+from alexnet_exp.config.composer import GroupOptions, parsed_override
+from alexnet_exp.config.diagnose import WHOLE
 from alexnet_exp.config.overrides import exact
 from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.paths import OUTPUTS
@@ -33,7 +34,8 @@ MULTIRUN_FILE = "multirun.yaml"  # written by Hydra's sweepers
 def choose(overrides: Sequence[str], config_dir: str | None, settings: DictConfig) -> Path:
     """Returns the sweep's folder: outputs/<name>/<swept settings>-<hash of the command>, or the user's hydra.sweep.dir.
 
-    settings: as `config.settings_of_hydra` gives them. Raises UserError if hydra.sweep.subdir is set.
+    settings: the configuration with the node `hydra`, of a `HydraSession`. Raises UserError if hydra.sweep.subdir is
+    set.
     """
     from omegaconf import OmegaConf
 
@@ -134,7 +136,7 @@ def _name(overrides: Sequence[str], swept: dict[str, str], config_dir: str | Non
         # An invalid name is rejected later, with all other problems; until then it must not select another folder.
         is_invalid = set(str(settings.name)) & set("/\\") or settings.name == ".."
         return DEFAULT_SWEEP_NAME if is_invalid else str(settings.name)
-    parsed = [parsed_override(f"{key}={swept[key]}", Options(config_dir)) for key in naming_keys]
+    parsed = [parsed_override(f"{key}={swept[key]}", GroupOptions(config_dir)) for key in naming_keys]
     if not all(each.is_discrete_sweep() for each in parsed):
         return DEFAULT_SWEEP_NAME
     fixed = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in swept]

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alexnet_exp.config.compose import composed, composer_of
+from alexnet_exp.config.compose import compose_run, composer_of
 from alexnet_exp.config.composer import parsed_override
 from alexnet_exp.config.overrides import NO_NUMBERS
 from alexnet_exp.config.schema import Config
@@ -145,7 +145,7 @@ class Space:
         for job in jobs:
             overrides = [*self.fixed, *(f"{key}={text}" for key, text in job.items())]
             try:
-                configs.append(composed(overrides, config_dir, composer)[0])
+                configs.append(compose_run(overrides, config_dir, composer).config)
             except Refused as refused:
                 for problem in refused.problems:
                     identity, line = self._describe(problem)

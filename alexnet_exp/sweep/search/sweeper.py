@@ -14,6 +14,7 @@ from typing import Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_exp.config.composition import Composition
 from alexnet_exp.config.overrides import exact
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.user_class import UserClass
@@ -23,8 +24,8 @@ from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.pool import JobPool
 from alexnet_exp.sweep.execute.scheduler import Outcome, read_outcome
-from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, job_return, note_ran, plan_of
-from alexnet_exp.sweep.plan.compose import Composed, JobComposer, compose_jobs, config_dir, lay_out
+from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, SweepCommand, job_return, plan_of
+from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, config_dir, lay_out
 from alexnet_exp.sweep.plan.folder import MULTIRUN_FILE, make
 from alexnet_exp.sweep.report import SweepReporter
 from alexnet_exp.sweep.results import add_result, write_results
@@ -65,10 +66,10 @@ def search(
     folder = make(master)
     with locked(folder):
         OmegaConf.save(master, folder / MULTIRUN_FILE)
-        _Command(settings, space, launcher, context, task_function, master, _max_epochs(configs)).run(pool)
+        _SearchCommand(settings, space, launcher, context, task_function, master, _max_epochs(configs)).run(pool)
 
 
-class _Command:
+class _SearchCommand:
     """Connects one search to Hydra, and prints its progress."""
 
     def __init__(
@@ -86,19 +87,21 @@ class _Command:
         self.space, self.launcher, self.context, self.task_function, self.master = (
             *(space, launcher, context, task_function, master),
         )
-        self.plan = plan_of(master, SEARCH)
+        self.command = SweepCommand.of(task_function, master)
+        self.plan = plan_of(master, self.command.typed, SEARCH)
         if self.plan.kind != SEARCH:
             instead = "the folder contains a sweep that is not a search; write another folder"
             raise Refused([Problem("hydra.sweep.dir", self.plan.folder, instead)])
         self.plan.direction = settings.direction
         self.study = Study(settings, space, self.plan.folder, self.plan.objective, max_epochs)
         self.compose = JobComposer(context.config_loader, master)
-        self.composed: dict[Path, Composed] = {}
+        self.composed: dict[Path, Composition] = {}
         self.reporter = SweepReporter(self.plan, self.study.wanted)
 
     def run(self, pool: JobPool) -> None:
         from alexnet_exp.sweep.search.loop import Search
 
+        self.pool = pool
         self.plan.write()
         write_results(self.plan, map(read_outcome, self.plan.jobs))
         finished = self.study.count_finished()
@@ -126,21 +129,21 @@ class _Command:
         overrides = self.space.overrides(values)
         [composed] = compose_jobs(self.compose, [overrides], self.launcher.check_devices)
         [job] = lay_out(self.plan, [composed], varying=list(self.space.dimensions), number=number + 1)
-        self.composed[job.folder] = composed
+        self.composed[job.folder] = self.pool.compositions[job.folder] = composed
         return job
 
     def on_start(self, job: Job) -> None:
-        config = self.composed[job.folder].config
+        config = self.composed[job.folder].hydra_config
         self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
 
     def on_end(self, outcome: Outcome) -> None:
-        note_ran(outcome)
+        self.command.outcomes[outcome.job.folder] = outcome
         add_result(self.plan, outcome)
         self.reporter.print_job(outcome)
         if self.context.callbacks.callbacks:
             composed = self.composed[outcome.job.folder]
             returned = job_return(composed, outcome, self.plan.objective, whole=True)
-            self.context.callbacks.on_job_end(config=composed.config, job_return=returned)
+            self.context.callbacks.on_job_end(config=composed.hydra_config, job_return=returned)
 
     def closing_lines(self) -> list[str]:
         """Returns the last lines: the trials by state, the best trial, and the command that runs it alone."""

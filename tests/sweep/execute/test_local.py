@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_exp.config.schema import Trainer
 from alexnet_exp.errors import Refused
 from alexnet_exp.processes.signals import ECHO_SECONDS, stop_on_signals
 from alexnet_exp.runs import provenance
@@ -24,7 +25,7 @@ from alexnet_exp.sweep.execute import local
 from alexnet_exp.sweep.execute.local import LocalPool, need_of
 from alexnet_exp.training import launch
 from tests.sweep import works
-from tests.sweep.jobs import are_gone, is_running, pids_in, plain_job, run_all, tiny_job, wait_until
+from tests.sweep.jobs import Unvalidated, are_gone, is_running, pids_in, plain_job, run_all, tiny_job, wait_until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,8 +42,10 @@ def local_pool() -> Iterator[Callable[..., LocalPool]]:
     pools: list[LocalPool] = []
 
     def make(*arguments: Any, **options: Any) -> LocalPool:
-        pools.append(LocalPool(*arguments, **options))
-        return pools[-1]
+        pools.append(pool := LocalPool(*arguments, **options))
+        if options.get("work", works.train_on_what_is_there) is not works.train_on_what_is_there:
+            pool.compositions = Unvalidated()
+        return pool
 
     yield make
     left = [ended for pool in pools for ended in pool.close()]
@@ -171,7 +174,7 @@ def test_what_a_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
 
     def needs(**trainer: Any) -> tuple[int, Any, str]:
-        need = need_of({"trainer": trainer})
+        need = need_of(Trainer(**trainer))
         return need.ranks, need.gpus, need.backend
 
     assert needs() == (1, 1, "nccl")
@@ -482,11 +485,12 @@ from alexnet_exp.training import launch
 from alexnet_exp.processes.signals import stop_on_signals
 from alexnet_exp.sweep.execute.local import LocalPool
 from tests.sweep import works
-from tests.sweep.jobs import plain_job
+from tests.sweep.jobs import Unvalidated, plain_job
 
 if __name__ == "__main__":
     launch.PRELOAD = ["alexnet_exp.processes.forkserver", "torch"]
     pool = LocalPool(2, work=works.linger)
+    pool.compositions = Unvalidated()
     cpu = {"trainer": {"accelerator": "cpu"}, "deaf": sys.argv[1] == "deaf"}
     with stop_on_signals():
         try:

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from alexnet_exp.config.compose import composed, each_job
+from alexnet_exp.config.compose import compose_run, each_job
 from alexnet_exp.errors import UserError
 from alexnet_exp.sweep.search.space import Choice, IntegerRange, RealRange, parse
 
@@ -163,5 +163,5 @@ def test_corners_vary_one_dimension_at_a_time():
         ("none", 0.001),
         ("lrn", 0.1),
     ]
-    expected = composed(["model=lrn", "optim.lr=0.1", "data.subset=96"])[0]
+    expected = compose_run(["model=lrn", "optim.lr=0.1", "data.subset=96"]).config
     assert configs[-1] == expected

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.config.schema import LOGGERS, Wandb
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import RunFolder
@@ -105,7 +105,7 @@ def test_mlflow_uses_its_environment_variables(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mine)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the variable")
     for number, settings in enumerate([[], [f"logger.mlflow.uri=sqlite:///{tmp_path / 'set.db'}"]]):
-        config, _ = composed(["logger=mlflow", *settings])
+        config = compose_run(["logger=mlflow", *settings]).config
         with build_loggers(config, RunFolder(tmp_path / "outputs" / f"run{number}").path, {"seed": 1}):
             pass
     for uri in (mine, f"sqlite:///{tmp_path / 'set.db'}"):  # a setting wins over the variable
@@ -123,7 +123,7 @@ def test_wandb_uses_its_project_variable(
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_PROJECT", "of the variable")
-    config, _ = composed(["logger=wandb"])
+    config = compose_run(["logger=wandb"]).config
     (tmp_path / "run").mkdir()
     tracker = wandb.start(Wandb(project=setting), config, tmp_path / "run")
     assert tracker.experiment.project == project
@@ -134,7 +134,7 @@ def test_wandb_uses_its_project_variable(
 def test_wandb_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    config, _ = composed(["logger=wandb"])
+    config = compose_run(["logger=wandb"]).config
     folder = RunFolder(tmp_path / "run")
     with build_loggers(config, folder.path, {"seed": 1}) as reports:
         reports.loggers[0].log_metrics({"val/top1": 0.3, "seconds": 1.5}, 3)
@@ -238,7 +238,7 @@ def _leveldb_records(content: bytes) -> Iterator[bytes]:
 def test_missing_package_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     original = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == name else original(module))
-    config, _ = composed([])
+    config = compose_run([]).config
     config.logger[name] = LOGGERS[name]()
     said = rf"logger={name}: the package {name} is not installed; pip install -e '\.\[{name}\]'"
     with pytest.raises(UserError, match=said):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_exp.config.compose import composed
+from alexnet_exp.config.compose import compose_run
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.status import Ending
@@ -260,7 +260,7 @@ def test_tensorboard_resumes_in_its_folder(tmp_path: Path, elsewhere: bool) -> N
     from tests.sweep.test_loggers import rows_of, session_groups
 
     board = tmp_path / "board"
-    config, _ = composed(["logger=tensorboard", *([f"logger.tensorboard.dir={board}"] if elsewhere else [])])
+    config = compose_run(["logger=tensorboard", *([f"logger.tensorboard.dir={board}"] if elsewhere else [])]).config
     run = recorded(tmp_path / "train" / "run", 3, 6)
     with pytest.raises(KeyboardInterrupt), build_loggers(config, run.path, {"seed": 1, "trainer.max_epochs": 2}):
         raise KeyboardInterrupt
@@ -351,7 +351,7 @@ def test_restarted_mlflow_server_gets_every_row_once(
     uri = f"http://127.0.0.1:{server.port}"
     client = mlflow.MlflowClient(uri)
     run = recorded(tmp_path / "run")
-    config, _ = composed(["logger=mlflow", f"logger.mlflow.uri={uri}"])
+    config = compose_run(["logger=mlflow", f"logger.mlflow.uri={uri}"]).config
 
     def history() -> list[tuple[int, float]]:
         (logged,) = client.search_runs([client.get_experiment_by_name("train").experiment_id])
