@@ -1,4 +1,4 @@
-"""`compare PATH...`: runs side by side, which was better, by how much, and is it noise. torch is not imported."""
+"""`compare PATH...`: which arm of the runs is better, by how much, and whether that is noise. torch is not imported."""
 
 from __future__ import annotations
 
@@ -94,30 +94,48 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
 
 
 def _parser() -> Parser:
-    parser = Parser("compare", "Runs side by side: which was better, by how much, and is it noise.")
+    parser = Parser("compare", "Compares runs: which arm is better, by how much, and whether the difference is noise.")
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="folders of runs, at any depth, or a CSV file; default: outputs")
-    add("--metric", metavar="KEY", help="what is compared, e.g. test/loss; default: test/top1")
+    add("--metric", metavar="KEY", help="the metric to compare, e.g. test/loss; default: test/top1")
     ends = parser.add_mutually_exclusive_group()
-    ends.add_argument("--lower-is-better", action="store_true", help="of the metric, whatever its name says")
-    ends.add_argument("--higher-is-better", action="store_true", help="of the metric, whatever its name says")
+    ends.add_argument("--lower-is-better", action="store_true", help="smaller values of the metric are better")
+    ends.add_argument("--higher-is-better", action="store_true", help="larger values of the metric are better")
     add("--percent", action="store_true", help="the metric was recorded in percent: 0.9 is 0.9%%, not 90%%")
-    add("--where", action="append", default=[], metavar="KEY=VALUE", help="only these runs; also != < <= > >=; repeat")
-    add("--group-by", action="append", default=[], metavar="KEY", help="what makes arms; default: all that varies")
-    add("--baseline", metavar="KEY=VALUE", help="the arm that the others are held against, e.g. model.norm=none")
-    add("--paired", action="store_true", help="seed by seed, where the same seeds were run in both arms")
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only these runs; also != < <= > >=; repeatable",
+    )
+    add(
+        "--group-by",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="settings that define the arms; default: all that vary",
+    )
+    add("--baseline", metavar="KEY=VALUE", help="the arm that the others are compared with, e.g. model.norm=none")
+    add("--paired", action="store_true", help="compares seed by seed, where both arms have runs of the same seeds")
     add("--margin", metavar="M", help="the smallest difference that matters, e.g. 0.005 or 0.5%%")
-    add("--best-of", action="append", default=[], metavar="KEY", help="each arm at its own best KEY, chosen on val")
-    add("--average-over", action="append", default=[], metavar="KEY", help="makes no arms; each seed's mean counts")
+    add("--best-of", action="append", default=[], metavar="KEY", help="each arm at its own best KEY, selected on val")
+    add(
+        "--average-over",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="averages each seed over KEY, instead of making arms of it",
+    )
     add("--top", type=_count, metavar="N", help="only the N best")
-    add("--columns", action="append", default=[], metavar="KEY,KEY", help="of the table of runs")
-    add("--sort", metavar="KEY", help="by this column instead, -KEY from the greatest down")
+    add("--columns", action="append", default=[], metavar="KEY,KEY", help="columns of the table of runs")
+    add("--sort", metavar="KEY", help="sorts by this column, -KEY in descending order")
     add("--format", choices=FORMATS, default="table", help="default: table")
-    add("--html", metavar="FILE", help="writes a report in one file, which needs no network")
+    add("--html", metavar="FILE", help="writes a report as one file that works offline")
     add("--seed-column", metavar="NAME", help="the seed, in a CSV file or in another project's runs; default: seed")
-    add("--claims", action="store_true", help="the table of what papers claim of these runs, and what became of it")
+    add("--claims", action="store_true", help="prints the claims of papers that these runs test, with their status")
     add("--assert-equal", action="store_true", help="two runs: exit code 1 where their steps.csv differ")
-    add("--tolerance", type=float, metavar="X", help="of --assert-equal; default: 0, the same bits")
+    add("--tolerance", type=float, metavar="X", help="tolerance of --assert-equal; default: 0, the same bits")
     return parser
 
 

@@ -31,7 +31,9 @@ JOBS_PREFIX = "hydra.launcher.jobs="
 def run(arguments: list[str]) -> int:
     """Returns the exit code of the run, or of a sweep 0 if every job succeeded."""
     parser = Parser("resume", "Resumes a run or a sweep where it was stopped.")
-    parser.add_argument("folder", metavar="PATH", help="a run, the beginning of its name, or last; or a sweep folder")
+    parser.add_argument(
+        "folder", metavar="PATH", help="a run folder, last, or a unique prefix of its path; or a sweep folder"
+    )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for a run: trainer.max_epochs=20 trains longer"
     )

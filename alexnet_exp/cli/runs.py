@@ -1,4 +1,4 @@
-"""`runs`: the latest runs and how far they are; `runs show RUN`; `runs diff A B`. torch is not imported."""
+"""`runs`: the latest runs and their progress; `runs show RUN`; `runs diff A B`. torch is not imported."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ def run(arguments: list[str]) -> int:
     words = {"show": _show, "diff": _diff}
     if arguments and arguments[0] in words:
         return words[arguments[0]](arguments[1:])
-    parser = Parser("runs", "The latest runs and how far they are; or: runs show RUN; runs diff A B.")
+    parser = Parser("runs", "Lists the latest runs and their progress; or: runs show RUN; runs diff A B.")
     parser.add_argument("path", nargs="?", default=str(outputs_folder()), metavar="PATH", help="default: outputs")
-    parser.add_argument("--all", action="store_true", help=f"all of them, and each job of a sweep; default: {LATEST}")
+    parser.add_argument(
+        "--all", action="store_true", help=f"all runs, and each job of a sweep; default: the latest {LATEST}"
+    )
     parser.add_argument("--format", choices=("table", "markdown", "csv", "json"), default="table")
     given = parser.parse_args(arguments)
     path = Path(given.path)
@@ -70,8 +72,8 @@ def _show(arguments: list[str]) -> int:
     from alexnet_exp.compare.runs_show import description
     from alexnet_exp.runs.read_runs import as_run
 
-    parser = Parser("runs show", "All that is known of one run.")
-    parser.add_argument("run", metavar="RUN", help="a run's folder, last, or the unique beginning of its path")
+    parser = Parser("runs show", "Prints the status, settings, metrics and provenance of one run.")
+    parser.add_argument("run", metavar="RUN", help="a run folder, last, or a unique prefix of its path")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     given = parser.parse_args(arguments)
     path = find(given.run, outputs_folder())
@@ -89,7 +91,7 @@ def _diff(arguments: list[str]) -> int:
     from alexnet_exp.runs.read_runs import as_run
 
     parser = Parser("runs diff", "What differs between two runs: settings, code, versions, machine, metrics.")
-    parser.add_argument("first", metavar="A", help="a run's folder, last, or the unique beginning of its path")
+    parser.add_argument("first", metavar="A", help="a run folder, last, or a unique prefix of its path")
     parser.add_argument("second", metavar="B")
     given = parser.parse_args(arguments)
     first, second = (
