@@ -50,7 +50,7 @@ def find_devkit(setting: str | None, root: Path) -> Path | None:
         return next((place for place in (root / DEVKIT_NAME, root / f"{DEVKIT_NAME}.tar.gz") if place.exists()), None)
     path = Path(setting).expanduser()
     if not path.exists():
-        raise UserError(f"data.devkit={setting}: file or folder not found; write {DEVKIT_NAME}.tar.gz or its folder")
+        raise UserError(f"data.devkit={setting}: no such file or folder; write {DEVKIT_NAME}.tar.gz or its folder")
     return path
 
 

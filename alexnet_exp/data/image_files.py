@@ -121,7 +121,7 @@ def find_layout(root: str | None) -> FolderLayout:
         )
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise UserError(f"data.root={root}: folder not found; write the path of an existing folder")
+        raise UserError(f"data.root={root}: no such folder; write the path of an existing folder")
     # a folder `train` without subfolders is a class of that name
     parted = _split_folder(base, "train", root)
     train = parted or base

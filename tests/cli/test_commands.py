@@ -45,7 +45,7 @@ BAD = [
         "data=folder",
         "data.root=null: must be a folder of images arranged as train/CLASS/* or CLASS/*; write data.root=FOLDER",
     ),
-    ("data=folder data.root=nowhere", "data.root=nowhere: folder not found; write the path of an existing folder"),
+    ("data=folder data.root=nowhere", "data.root=nowhere: no such folder; write the path of an existing folder"),
     (
         "data=folder data.root=empty",
         "data.root=empty: no images in class folders; arrange them as train/CLASS/* or CLASS/*",

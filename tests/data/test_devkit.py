@@ -83,7 +83,7 @@ def test_devkit_is_searched_for_in_the_root(tmp_path: Path) -> None:
     folder = kit(tmp_path)
     assert find_devkit(None, tmp_path) == folder
     assert find_devkit(str(archive), tmp_path / "elsewhere") == archive
-    with pytest.raises(UserError, match=r"data\.devkit=nowhere: file or folder not found"):
+    with pytest.raises(UserError, match=r"data\.devkit=nowhere: no such file or folder"):
         find_devkit("nowhere", tmp_path)
 
 

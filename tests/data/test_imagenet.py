@@ -90,7 +90,7 @@ def test_devkit_may_be_elsewhere_or_an_archive(root: Path) -> None:
     files = {f"{NAME}/{file.relative_to(kit)}": file.read_bytes() for file in kit.rglob("*") if file.is_file()}
     as_archive(root / f"{NAME}.tar.gz", files)
     assert opened(root).classes == SORTED
-    assert "data.devkit=nowhere: file or folder not found" in line(root, devkit="nowhere")
+    assert "data.devkit=nowhere: no such file or folder" in line(root, devkit="nowhere")
 
 
 def test_missing_validation_images_are_reported(root: Path) -> None:

@@ -65,7 +65,7 @@ def one_line(root: Path | None) -> str:
 
 def test_unusable_folder_is_a_one_line_error(tmp_path: Path, make_images: MakeImages) -> None:
     assert "data.root=null: must be a folder of images" in one_line(None)
-    assert "folder not found; write the path of an existing folder" in one_line(tmp_path / "missing")
+    assert "no such folder; write the path of an existing folder" in one_line(tmp_path / "missing")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     assert "no images in class folders" in one_line(tmp_path / "empty")
     make_images(tmp_path / "one", {"cat": 3})

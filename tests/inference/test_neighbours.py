@@ -186,7 +186,7 @@ def test_without_the_data_the_other_pictures_are_drawn(run: Path, capsys: pytest
     (said,) = err.splitlines()
     # the whole path: a relative one is of the folder in which the run was started
     assert "run: no predictions and neighbours: data.root=/" in said
-    assert said.endswith("/gone: folder not found; write the path of an existing folder")
+    assert said.endswith("/gone: no such folder; write the path of an existing folder")
     assert main(["plot", "run", "--only", "predictions"]) == 2
 
 

@@ -114,7 +114,7 @@ def test_crash_at_any_moment_leaves_an_intact_last_and_correct_checksums(
             patched.setattr(Path, "replace", dying(Path.replace))
             patched.setattr(Path, "unlink", dying(Path.unlink))
             patched.setattr(os, "link", dying(os.link))
-            patched.setattr(callback.checksum, "note", dying(checksum.write_known))
+            patched.setattr(callback.checksum, "write_known", dying(checksum.write_known))
             try:
                 _rotate(saver, "second", improved=True)
             except CrashError:
