@@ -1,4 +1,4 @@
-"""A data source of one's own: outlines of three shapes, drawn when the run begins."""
+"""Provides a data module of your own: outlines of three shapes, drawn when the run starts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SIDE = 32
 class Shapes(ImageData):
     """Circles, squares and crosses of random place, size and brightness: `n` to train on, a quarter as many to test.
 
-    Overriding `open` is all that a source of images needs: order, batches, augmentation, ranks and the validation split
-    are those of the shipped sources. `facts` tells a network its ends before any image is there.
+    A data module of images only overrides `open`: order, batches, augmentation, ranks and the validation split are
+    inherited. `facts` gives a network the number of classes, channels and pixels before any image exists.
     """
 
     facts = DataInfo(classes=["circle", "square", "cross"], channels=1, size=SIDE, input_size=SIDE, width=0.25)
@@ -33,7 +33,7 @@ class Shapes(ImageData):
 
 
 def draw(n: int, seed: int) -> ResidentSplit:
-    """`n` images, uint8 [n, 1, SIDE, SIDE], with their labels."""
+    """Returns `n` images, uint8 [n, 1, SIDE, SIDE], with their labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
     center = torch.randint(10, SIDE - 10, (n, 2, 1, 1), generator=generator)
@@ -47,7 +47,7 @@ def draw(n: int, seed: int) -> ResidentSplit:
 
 
 def _distances(dy: Tensor, dx: Tensor, radius: Tensor) -> Tensor:
-    """How far each pixel is from the outline of each of the three shapes, [3, n, SIDE, SIDE]."""
+    """Returns the distance of each pixel from the outline of each shape, in pixels, [3, n, SIDE, SIDE]."""
     circle = ((dx.square() + dy.square()).sqrt() - radius).abs()
     square = (torch.maximum(dx, dy) - radius).abs()
     cross = torch.where(torch.maximum(dx, dy) <= radius, torch.minimum(dx, dy), torch.inf)

@@ -1,4 +1,4 @@
-"""A network of one's own: an `nn.Module` that takes float [N, C, H, W] and gives logits [N, classes]."""
+"""Provides a network of your own: an `nn.Module` that takes float [N, C, H, W] and returns logits [N, classes]."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from alexnet_exp.model.spec import Input, Scale
 
 
 class SmallNet(nn.Module):
-    """Two convolutions and a linear layer; global average pooling between, so that any input size from 4 up fits.
+    """Two convolutions, global average pooling and a linear layer; accepts any input size from 4 up.
 
-    `num_classes` and `in_channels` are the data's and are passed by name; `maps` is the configuration's.
+    `num_classes` and `in_channels` come from the data and are passed by name; `maps` comes from the configuration.
     """
 
-    input = Input(scale=Scale.unit, mean="channel", std="channel")  # the preprocessing; a checkpoint carries it
+    input = Input(scale=Scale.unit, mean="channel", std="channel")  # the preprocessing; checkpoints contain it
 
     def __init__(self, num_classes: int, in_channels: int, maps: int = 16):
         super().__init__()

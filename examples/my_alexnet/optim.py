@@ -1,4 +1,4 @@
-"""An optimizer of one's own: any subclass of `torch.optim.Optimizer`."""
+"""Provides an optimizer of your own, a subclass of `torch.optim.Optimizer`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 
 class Signum(torch.optim.Optimizer):
-    """Steps by the sign of the momentum (Bernstein et al., 2018): every weight moves by `lr`, whatever its gradient.
+    """Steps by the sign of the momentum (Bernstein et al., 2018): every weight changes by `lr`, for any gradient.
 
-    The parameters come first and are passed by the run; the rest is the configuration's. A schedule multiplies `lr`.
+    The run passes the parameters first; the other arguments come from the configuration. A schedule multiplies `lr`.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float = 1e-3, momentum: float = 0.9):
