@@ -24,7 +24,7 @@ from torch import Tensor
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.resolve import match
 from alexnet_exp.config.validate import validate
-from alexnet_exp.model.columns import ColumnNetwork, Group, joined
+from alexnet_exp.model.columns import ColumnGroup, ColumnNetwork, gather_parameter
 from alexnet_exp.model.columns_layout import crossings
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network, Scale
@@ -70,7 +70,7 @@ def train(container: Mapping[str, Any], folder: Path) -> Ending:
     for kind, dtype in KINDS.items():
         torch.manual_seed(1)
         whole = AlexNet(spec).to(device, dtype)
-        network = ColumnNetwork(whole, Group(rank, ranks)) if ranks > 1 else whole
+        network = ColumnNetwork(whole, ColumnGroup(rank, ranks)) if ranks > 1 else whole
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         generator = torch.Generator().manual_seed(2)
         losses: list[Tensor] = []
@@ -111,10 +111,10 @@ def images_of(spec: Network, batch: int, generator: torch.Generator) -> tuple[Te
 
 def gathered(network: torch.nn.Module, ranks: int, rank: int, of: Any) -> dict[str, Tensor]:
     """A tensor of each parameter, by the parameter's name, whole; kept by rank 0 alone."""
-    link = Group(rank, ranks)
+    link = ColumnGroup(rank, ranks)
     found = {}
     for name, parameter in network.named_parameters():
-        tensor = joined(name, of(parameter), link) if ranks > 1 else of(parameter).detach().clone()
+        tensor = gather_parameter(name, of(parameter), link) if ranks > 1 else of(parameter).detach().clone()
         if rank == 0:
             found[name] = tensor
     return found

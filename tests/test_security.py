@@ -153,7 +153,7 @@ def test_code_in_a_checkpoint_is_named_and_not_run(
         poisoned(run / "checkpoints" / f"{name}.ckpt", place, canary, legacy)
     for command in (["eval", str(run)], ["predict", str(run), __file__], ["export", str(run)]):
         told = refused(capsys, *command)
-        assert "not read, since that could run code" in told or "holds more than tensors" in told
+        assert "not loaded, since that could run code" in told or "contains more than tensors" in told
 
 
 def test_a_run_is_not_resumed_from_a_checkpoint_with_code(run: Path, canary: Path) -> None:
@@ -211,7 +211,7 @@ def test_other_files_are_rejected_as_checkpoints_in_one_line(
 def test_a_safetensors_header_of_2_to_the_63_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("huge.safetensors").write_bytes((1 << 63).to_bytes(8, "little") + b"{}")
     told = refused(capsys, "check", "trainer=cpu", "model.weights=huge.safetensors")
-    assert told.startswith("huge.safetensors: truncated, or not a file of weights")
+    assert told.startswith("huge.safetensors: truncated, or not a weights file")
 
 
 def test_predictions_with_objects_are_not_unpickled(run: Path, canary: Path) -> None:

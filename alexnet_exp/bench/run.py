@@ -162,7 +162,7 @@ def _flop(experiment: Experiment) -> dict[str, Flop]:
     """Returns the FLOP of a training image on one rank, by layer."""
     if isinstance(experiment.spec, Network):
         columns = experiment.config.trainer.strategy == COLUMNS
-        return counted(columns_layout.layers(experiment.spec) if columns else layers(experiment.spec))
+        return counted(columns_layout.rank_layers(experiment.spec) if columns else layers(experiment.spec))
     try:
         return counted_by_running(experiment.network, experiment.card["in_channels"], experiment.card["input_size"])
     except Exception as error:  # a user's network may reject two zero images
@@ -213,7 +213,7 @@ def _kinds(experiment: Experiment) -> dict[str, str]:
     """Returns the kind of each layer: its slot in a stage, or its class."""
     if isinstance(experiment.spec, Network):
         columns = experiment.config.trainer.strategy == COLUMNS
-        table = columns_layout.layers(experiment.spec) if columns else layers(experiment.spec)
+        table = columns_layout.rank_layers(experiment.spec) if columns else layers(experiment.spec)
         return {layer.name: layer.kind for layer in table}
     return {
         name: MODULE_KINDS.get(type(module).__name__, type(module).__name__)

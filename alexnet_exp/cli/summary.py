@@ -176,7 +176,7 @@ def _lines(
 
 
 def _machine_columns(config: Config, spec: Network, batch: int) -> dict[str, Any]:
-    own, size = columns_layout.layers(spec), _number_bytes(config)
+    own, size = columns_layout.rank_layers(spec), _number_bytes(config)
     return {
         "columns": {
             "ranks": spec.groups,
@@ -195,7 +195,7 @@ def _machine_columns(config: Config, spec: Network, batch: int) -> dict[str, Any
 
 def _column_lines(config: Config, spec: Network, batch: int) -> Iterator[str]:
     """Yields what one rank holds per stage, and what the ranks exchange before each stage."""
-    own, size = columns_layout.layers(spec), _number_bytes(config)
+    own, size = columns_layout.rank_layers(spec), _number_bytes(config)
     memory = training_memory(own, OPTIMIZER_STATES.get(config.optim.name, 2))
     kept = {layer.name: saved_bytes(layer, after) for layer, after in zip(own, [*own[1:], None], strict=True)}
     stages: dict[str, list[Layer]] = {}

@@ -1,7 +1,7 @@
-"""A network in columns, one a process: cutting it, joining it, and the exchange between the columns.
+"""Provides a network split into columns, one a process: cutting and joining parameters, and exchanging activations.
 
-Plain tensors and collectives, and not DTensor: that shards no convolution by its maps, least of all a grouped one, and
-what it would spare (a tensor that knows its layout) is one line here, since every parameter is cut by its units.
+Built on plain tensors and collectives instead of DTensor, which does not shard (grouped) convolutions by their maps.
+Every parameter is cut along its units, so no other layout is needed.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_exp.kernels.derivatives import first_order
-from alexnet_exp.model.columns_layout import LOSS, Piece, layout
+from alexnet_exp.model.columns_layout import LOSS_STAGE, Piece, layout
 from alexnet_exp.model.locally_connected import LocallyConnected2d
 from alexnet_exp.model.lrn import LRN
 from alexnet_exp.model.network import AlexNet, MaskDropout
 
 
 class Link(Protocol):
-    """The other ranks, as one of them sees them. Every rank must make the same calls in the same order."""
+    """The communication of one rank with the others. Every rank must make the same calls in the same order."""
 
     rank: int
     ranks: int
 
     def gather(self, own: Tensor) -> list[Tensor]:
-        """Every rank's tensor of this shape, in the order of ranks."""
+        """Returns every rank's tensor of the shape of `own`, in the order of ranks. A collective."""
 
     def scatter(self, parts: Tensor) -> Tensor:
-        """Of [ranks, ...], a part for each rank: the parts that all ranks have for this one, [ranks, ...]."""
+        """Sends part i of `parts`, [ranks, ...], to rank i; returns the parts received, [ranks, ...]. A collective."""
 
 
 @dataclass
-class Group:
-    """The processes of torch.distributed's default group, whatever its backend."""
+class ColumnGroup:
+    """The processes of torch.distributed's default group, with any backend."""
 
     rank: int
     ranks: int
@@ -48,20 +48,20 @@ class Group:
         return found
 
     def scatter(self, parts: Tensor) -> Tensor:
-        # Not reduce_scatter: gloo makes an all-reduce of it, which sends twice as much; and here the order of the
-        # sum is ours, whatever the backend.
+        # Not reduce_scatter: gloo implements it as an all-reduce, which sends twice as much, and the order of the sum
+        # would depend on the backend.
         found = torch.empty_like(parts)
         dist.all_to_all_single(found, parts)
         return found
 
 
 class Exchange(nn.Module):
-    """[N, own, ...] of every rank to [N, all, ...] on every rank; gradients go the other way, summed.
+    """Gathers [N, own, ...] of every rank to [N, all, ...] on every rank; backward, it scatters and sums gradients.
 
-    replicated: what comes behind is computed alike on every rank (the loss), so that each has the whole gradient
-    already and takes its own part of it: summing would count it once a rank, and nothing is sent.
+    replicated: the modules after it compute the same on every rank (the loss). Each rank then already has the whole
+    gradient and takes its own part; nothing is sent, and summing would count the gradient once for each rank.
 
-    `sent` are the bytes that this rank has sent to others since the last `reset`: forward and backward.
+    `sent`: bytes that this rank has sent to others since the last `reset`, forward and backward.
     """
 
     def __init__(self, link: Link, stage: str, replicated: bool = False):
@@ -88,7 +88,7 @@ class Exchange(nn.Module):
         if self.replicated:
             return parts[self.link.rank]
         self.sent[1] += gradient.nbytes // self.link.ranks * (self.link.ranks - 1)
-        # contiguous: a stack of channels_last maps is not, and every backend asks for it
+        # A stack of channels_last maps is not contiguous, which every backend requires.
         own = self.link.scatter(torch.stack(parts).contiguous()).sum(0)
         return own.contiguous(memory_format=torch.channels_last) if _is_channels_last(gradient) else own
 
@@ -109,10 +109,10 @@ class _Exchanged(torch.autograd.Function):
 
 
 class ColumnDropout(nn.Module):
-    """A column's part of a layer's dropout: the mask of the whole layer, of which the others take theirs.
+    """A column's part of a layer's dropout: every rank draws the mask of the whole layer and uses its own part.
 
-    So the ranks, whose generators are in the same state and stay so, drop what one device would. `scale` is what
-    remains to be multiplied with, in training and at test: `MaskDropout`'s 1 - p, else 1.
+    The generators of the ranks stay in the same state, so that the same units are dropped as on one device. `scale`
+    multiplies the result in training and at test: 1 - p for `MaskDropout`, else 1.
     """
 
     def __init__(self, p: float, scale: float, link: Link):
@@ -133,13 +133,14 @@ class ColumnDropout(nn.Module):
 
 
 class ColumnNetwork(nn.Sequential):
-    """One column of `network`, which is taken apart for it: its modules, parameters cut, with the exchanges between.
+    """One column of `network`, whose modules it takes over: parameters cut, exchanges between the stages.
 
-    From whole images, the same on every rank, to whole logits, the same on every rank. Parameters are named as in the
-    whole network. A whole network's state_dict loads, cut on the way in; `joined` makes one again. The whole network
-    must be the same on every rank when it is cut: built from one seed, or read from one file.
+    Input: whole images, the same on every rank. Output: whole logits, the same on every rank. Parameters are named as
+    in the whole network; `load_state_dict` accepts a state_dict of the whole network, and `gather_parameter` returns
+    whole parameters. The whole network must be the same on every rank: built from one seed or read from one file.
 
-    Raises `Refused` where the network cannot be cut, see `columns_count`.
+    Settings: `Network.groups` of model/spec.py. Raises `Refused` where the network cannot be split (`layout` of
+    columns_layout.py).
     """
 
     def __init__(self, network: AlexNet, link: Link):
@@ -153,16 +154,16 @@ class ColumnNetwork(nn.Sequential):
             if piece.exchange:
                 modules.add_module("exchange", Exchange(link, stage))
             modules.add_module(piece.part.slot, _column_of(network.get_submodule(piece.part.name), piece, link))
-        modules.add_module("exchange_logits", Exchange(link, LOSS, replicated=True))
+        modules.add_module("exchange_logits", Exchange(link, LOSS_STAGE, replicated=True))
         self.train(network.training)
         self.register_load_state_dict_pre_hook(_cut_whole)  # type: ignore[no-untyped-call]
 
     def sent(self) -> dict[str, tuple[int, int]]:
-        """Bytes that this rank has sent since `reset`, forward and backward, by the stage that they were sent for."""
+        """Returns the bytes that this rank has sent since `reset`, forward and backward, by stage."""
         return {exchange.stage: (exchange.sent[0], exchange.sent[1]) for exchange in self._exchanges()}
 
     def reset(self) -> None:
-        """Counts what is sent from nothing again."""
+        """Sets the counts of bytes to 0."""
         for exchange in self._exchanges():
             exchange.reset()
 
@@ -170,45 +171,45 @@ class ColumnNetwork(nn.Sequential):
         return [module for module in self.modules() if isinstance(module, Exchange)]
 
 
-def cut(name: str, whole: Tensor, rank: int, ranks: int) -> Tensor:
-    """A rank's part of a parameter, a buffer, or what an optimizer keeps of either; a single number is everyone's."""
+def cut_parameter(name: str, whole: Tensor, rank: int, ranks: int) -> Tensor:
+    """Returns a rank's part of a parameter, buffer or optimizer state; a single number is whole on every rank."""
     return whole if whole.ndim == 0 else whole.chunk(ranks, dim=_dim(name))[rank].clone()
 
 
 def join(name: str, parts: Sequence[Tensor]) -> Tensor:
-    """The whole of every rank's part: what `cut` takes apart."""
+    """Returns the whole parameter from every rank's part: the inverse of `cut_parameter`."""
     return parts[0] if parts[0].ndim == 0 else torch.cat(list(parts), dim=_dim(name))
 
 
 def cut_state(state: Mapping[str, Tensor], rank: int, ranks: int) -> dict[str, Tensor]:
-    """A rank's part of a network's state_dict."""
-    return {name: cut(name, whole, rank, ranks) for name, whole in state.items()}
+    """Returns a rank's part of a network's state_dict."""
+    return {name: cut_parameter(name, whole, rank, ranks) for name, whole in state.items()}
 
 
-def joined(name: str, own: Tensor, link: Link) -> Tensor:
-    """The whole of a tensor that is cut as the parameter `name`. A collective."""
+def gather_parameter(name: str, own: Tensor, link: Link) -> Tensor:
+    """Returns the whole of a tensor that is cut as the parameter `name`. A collective."""
     return own if own.ndim == 0 else join(name, link.gather(own.detach().contiguous()))
 
 
 def _dim(name: str) -> int:
-    """Where a parameter has its layer's units: a locally connected layer's stand last, all others' first."""
+    """Returns the dimension of the units: the last of a locally connected layer, the first of all others."""
     return -1 if name.split(".")[-2] == "local" else 0
 
 
 def _cut_whole(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Cuts what in `state` is of the whole network; what is of a column is left. A load_state_dict pre-hook."""
+    """Cuts the whole network's entries of `state`; a column's do not change. A load_state_dict pre-hook."""
     assert isinstance(module, ColumnNetwork)
     link = module.link
     for name, own in module.state_dict(keep_vars=True).items():
         found = state.get(prefix + name)
         if isinstance(found, Tensor) and found.ndim and found.shape[_dim(name)] == own.shape[_dim(name)] * link.ranks:
-            state[prefix + name] = cut(name, found, link.rank, link.ranks)
+            state[prefix + name] = cut_parameter(name, found, link.rank, link.ranks)
 
 
 def _column_of(module: nn.Module, piece: Piece, link: Link) -> nn.Module:
-    """The module of a whole network with its parameters cut, in its column's place."""
+    """Returns the module of a whole network with its parameters cut, for its column."""
     for key, whole in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-        own = cut(f"{piece.part.name}.{key}", whole.detach(), link.rank, link.ranks)
+        own = cut_parameter(f"{piece.part.name}.{key}", whole.detach(), link.rank, link.ranks)
         setattr(module, key, nn.Parameter(own, whole.requires_grad) if isinstance(whole, nn.Parameter) else own)
     before, after = piece.before[0], piece.after[0]
     if isinstance(module, nn.Conv2d):
@@ -220,7 +221,7 @@ def _column_of(module: nn.Module, piece: Piece, link: Link) -> nn.Module:
     elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
         module.num_features = after
     elif piece.before == piece.part.before:
-        return module  # of the image, which every rank has whole
+        return module  # its input is the image, which every rank has whole
     elif isinstance(module, LRN):
         module.columns = 1
     elif isinstance(module, nn.Dropout):

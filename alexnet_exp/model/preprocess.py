@@ -25,7 +25,7 @@ class Statistics:
     pixel_mean: Tensor | None = None
 
 
-def measure(batches: Iterable[tuple[Tensor, Tensor]]) -> Statistics:
+def measure_statistics(batches: Iterable[tuple[Tensor, Tensor]]) -> Statistics:
     """Returns the statistics of `batches`: pairs of uint8 [N, C, H, W] and labels, all images of one size."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for images, _ in batches:

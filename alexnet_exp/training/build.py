@@ -29,7 +29,7 @@ from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.model.completion import Ends, notes
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.network import AlexNet
-from alexnet_exp.model.preprocess import Preprocess, measure
+from alexnet_exp.model.preprocess import Preprocess, measure_statistics
 from alexnet_exp.model.shapes import parts
 from alexnet_exp.model.spec import Input, Network, Norm
 from alexnet_exp.model.weights import load_weights
@@ -160,7 +160,7 @@ def prepare(experiment: Experiment, replicas: int = 1) -> None:
         return
     if isinstance(preprocess, Preprocess) and preprocess.needs:
         ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
-        preprocess.fit(ours or measure(data.train_dataloader()))
+        preprocess.fit(ours or measure_statistics(data.train_dataloader()))
 
 
 def _too_large(spec: Network | UserClass, images: int) -> str:

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from alexnet_exp.config.schema import COLUMNS
 from alexnet_exp.errors import UserError
-from alexnet_exp.model.columns import ColumnNetwork, Group, cut, joined
+from alexnet_exp.model.columns import ColumnGroup, ColumnNetwork, cut_parameter, gather_parameter
 from alexnet_exp.model.network import AlexNet
-from alexnet_exp.model.weights import NETWORK
+from alexnet_exp.model.weights import NETWORK_PREFIX
 from alexnet_exp.training.checkpoints.format import OPTIMIZERS, WEIGHT_KEYS
 
 
@@ -89,7 +89,10 @@ class ColumnsStrategy(DDPStrategy):
         super().load_optimizer_state_dict({**checkpoint, OPTIMIZERS: states})
 
     def _whole_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: joined(name, own, self._link) if name.startswith(NETWORK) else own for name, own in state.items()}
+        return {
+            name: gather_parameter(name, own, self._link) if name.startswith(NETWORK_PREFIX) else own
+            for name, own in state.items()
+        }
 
     def _whole_optimizer_state(self, optimizer: Optimizer, state: Mapping[int, Any]) -> dict[int, Any]:
         names, parameters = self._names(optimizer), _parameters(optimizer)
@@ -106,10 +109,10 @@ class ColumnsStrategy(DDPStrategy):
             raise UserError(
                 f"trainer.strategy={COLUMNS}: this optimizer {instead}, which cannot be joined; use another optimizer"
             )
-        return joined(name, value, self._link)
+        return gather_parameter(name, value, self._link)
 
     def _cut(self, name: str, value: Any) -> Any:
-        return cut(name, value, self._link.rank, self._link.ranks) if isinstance(value, Tensor) else value
+        return cut_parameter(name, value, self._link.rank, self._link.ranks) if isinstance(value, Tensor) else value
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         """Returns the names of an optimizer's parameters, in the order of its state's keys."""
@@ -118,8 +121,8 @@ class ColumnsStrategy(DDPStrategy):
         return [names[id(parameter)] for parameter in _parameters(optimizer)]
 
     @property
-    def _link(self) -> Group:
-        return Group(self.global_rank, self.world_size)
+    def _link(self) -> ColumnGroup:
+        return ColumnGroup(self.global_rank, self.world_size)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -292,7 +292,7 @@ def test_a_truncated_checkpoint(line: str, run: Path, capsys: pytest.CaptureFixt
     checksum.write(file)  # one that was cut short before its checksum was taken
     assert main(line.split()) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("run/checkpoints/last.ckpt: truncated, or not a file of weights")
+    assert told.startswith("run/checkpoints/last.ckpt: truncated, or not a weights file")
 
 
 def test_predict_rejects_a_checkpoint_of_another_run(

@@ -1,4 +1,4 @@
-"""The kernels of the bfloat16 step against torch's modules in float64, and when they run at all."""
+"""The fused bfloat16 kernels equal torch's modules in float64, and run only where they apply."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ POOLS = {
 
 @pytest.mark.parametrize("shape", [(3, 16, 7, 9), (1, 23, 8, 6), (2, 40, 30, 5), (5, 3, 5, 5)])
 @pytest.mark.parametrize("pool", POOLS)
-def test_batch_norm_relu_and_pool_are_torchs(ran: list[str], pool: str, shape: tuple[int, ...]) -> None:
+def test_batch_norm_relu_and_pool_equal_torchs(ran: list[str], pool: str, shape: tuple[int, ...]) -> None:
     layer, x = norm_stage(shape[1], POOLS[pool]), maps(*shape, scale=2, shift=1)
     assert_close(results(layer, x, bf16=True), results(rounded(layer), x.double(), bf16=False))
     assert ran == ["batch_norm_relu"]
@@ -117,7 +117,7 @@ def test_the_variance_survives_a_large_mean(pool: str) -> None:
 
 
 @pytest.mark.parametrize("pool", ["none", "3/2"])
-def test_evaluation_takes_the_running_statistics(ran: list[str], pool: str) -> None:
+def test_evaluation_uses_the_running_statistics(ran: list[str], pool: str) -> None:
     layer, x = norm_stage(24, POOLS[pool]).eval(), maps(3, 24, 9, 9)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
@@ -140,7 +140,7 @@ def test_evaluation_takes_the_running_statistics(ran: list[str], pool: str) -> N
     ],
 )
 @pytest.mark.parametrize("relu", [False, True])
-def test_convolutions_are_torchs(
+def test_convolutions_equal_torchs(
     ran: list[str], maps_in: int, maps_out: int, kernel: int, pad: int, sides: tuple[int, int], n: int, relu: bool
 ) -> None:
     for bias in (False, True):
@@ -150,7 +150,7 @@ def test_convolutions_are_torchs(
     assert ran == ["convolution"] * 2
 
 
-def test_the_gradient_lies_as_the_weights_do() -> None:
+def test_the_gradient_has_the_memory_format_of_the_weights() -> None:
     for layout in (torch.channels_last, torch.contiguous_format):
         conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=layout)
         with torch.autocast("cpu", torch.bfloat16):
@@ -176,7 +176,7 @@ def test_dropout_drops_its_share_and_scales_the_rest(ran: list[str]) -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_dropouts_gradient_of_maps_lies_as_they_do(layout: torch.memory_format, ran: list[str]) -> None:
+def test_the_gradient_of_dropout_has_the_memory_format_of_the_maps(layout: torch.memory_format, ran: list[str]) -> None:
     x = maps(2, 3, 4, 5).contiguous(memory_format=layout).requires_grad_()
     given = torch.randn(2, 3, 4, 5).bfloat16()
     for g in (given, given.contiguous(memory_format=torch.channels_last)):
@@ -189,7 +189,7 @@ def test_dropouts_gradient_of_maps_lies_as_they_do(layout: torch.memory_format, 
     assert ran == ["relu_dropout"] * 2
 
 
-def test_masks_follow_from_torchs_generator_and_are_independent() -> None:
+def test_masks_are_drawn_from_torchs_generator_and_independent() -> None:
     ones = torch.ones(2**18, dtype=torch.bfloat16)
 
     def mask(seed: int) -> Tensor:
@@ -208,7 +208,7 @@ def test_masks_follow_from_torchs_generator_and_are_independent() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_seen(value: float) -> None:
+def test_nonfinite_values_stay_nonfinite(value: float) -> None:
     for layer, x in (
         (FusedStage(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()), maps(2, 64, 5, 5)),
         (norm_stage(64, POOLS["3/2"]), maps(2, 64, 5, 5)),
@@ -261,7 +261,7 @@ def run(layer: nn.Module, x: Tensor | None = None) -> Tensor:
     return output
 
 
-def test_where_a_stage_runs_in_kernels(ran: list[str]) -> None:
+def test_a_stage_runs_in_kernels(ran: list[str]) -> None:
     run(plain_stage())
     assert ran == ["convolution", "batch_norm_relu"]
 
@@ -276,7 +276,7 @@ def test_without_autocast_nothing_is_fused(ran: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["0", "1", "2", "3"])
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
-def test_a_module_that_is_watched_runs_by_itself(ran: list[str], kind: str, name: str) -> None:
+def test_a_module_with_a_hook_runs_by_itself(ran: list[str], kind: str, name: str) -> None:
     layer, seen = plain_stage(), []
     getattr(layer.get_submodule(name), kind)(lambda module, *_: seen.append(module))
     run(layer).sum().backward()
@@ -290,7 +290,7 @@ def test_a_module_that_is_watched_runs_by_itself(ran: list[str], kind: str, name
     assert ran == wanted[name]
 
 
-def test_hooks_on_every_module_stop_it(ran: list[str]) -> None:
+def test_global_hooks_disable_the_kernels(ran: list[str]) -> None:
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:
         run(plain_stage())
@@ -299,7 +299,7 @@ def test_hooks_on_every_module_stop_it(ran: list[str]) -> None:
     assert ran == []
 
 
-def test_who_counts_operations_sees_them(ran: list[str]) -> None:
+def test_flop_counters_see_torchs_operators(ran: list[str]) -> None:
     with FlopCounterMode(display=False) as counter:
         run(plain_stage())
     assert counter.get_total_flops() > 0
@@ -327,7 +327,7 @@ def test_who_counts_operations_sees_them(ran: list[str]) -> None:
     ],
     ids=str,
 )
-def test_other_modules_are_torchs(ran: list[str], changed: nn.Module) -> None:
+def test_other_modules_run_in_torch(ran: list[str], changed: nn.Module) -> None:
     layer = FusedStage(changed, *([nn.ReLU()] if isinstance(changed, nn.modules.batchnorm._BatchNorm) else []))
     layer.train(not isinstance(changed, nn.SyncBatchNorm))  # which trains in a group of processes
     found = run(layer.to(memory_format=torch.channels_last))
@@ -335,7 +335,7 @@ def test_other_modules_are_torchs(ran: list[str], changed: nn.Module) -> None:
     assert ran == []
 
 
-def test_maps_that_are_not_channels_last_are_torchs(ran: list[str]) -> None:
+def test_maps_that_are_not_channels_last_run_in_torch(ran: list[str]) -> None:
     run(plain_stage().to(memory_format=torch.contiguous_format), maps(2, 64, 5, 5).contiguous())
     assert ran == []
 
@@ -349,7 +349,7 @@ def test_export_sees_torchs_operators(ran: list[str]) -> None:
     assert "conv2d" in str(exported.graph)
 
 
-def test_one_value_a_channel_is_refused_as_torch_refuses_it() -> None:
+def test_a_single_value_per_channel_is_rejected_as_in_torch() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         run(norm_stage(64), maps(1, 64, 1, 1))
 
@@ -364,11 +364,11 @@ def test_one_value_a_channel_is_refused_as_torch_refuses_it() -> None:
         (("cpu", "bf16-mixed", True, True), "fused kernels need trainer.compile=false"),
     ],
 )
-def test_the_path_and_why(given: tuple[str, str, bool], why: str) -> None:
+def test_the_fused_path_and_its_reason(given: tuple[str, str, bool], why: str) -> None:
     assert fused_path(*given) == (why == "native kernels", why)
 
 
-def test_switched_off(monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> None:
+def test_a_processor_without_bfloat16_products_uses_torch(monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> None:
     monkeypatch.setattr(fused, "has_bfloat16_products", lambda: False)
     run(plain_stage())
     assert ran == []

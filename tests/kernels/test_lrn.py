@@ -35,7 +35,7 @@ def there_is_a_kernel() -> None:
         torch.empty(0, 3, 4, 4),
     ],
 )
-def test_it_takes(a: Tensor) -> None:
+def test_the_kernel_applies(a: Tensor) -> None:
     assert lrn.takes(a, FORMULA)
 
 
@@ -51,16 +51,16 @@ def test_it_takes(a: Tensor) -> None:
     ],
     ids=["float64", "float16", "meta", "a subclass", "sparse", "negated when it is read"],
 )
-def test_it_does_not_take(a: Tensor) -> None:
+def test_the_kernel_does_not_apply(a: Tensor) -> None:
     assert not lrn.takes(a, FORMULA)
 
 
 @pytest.mark.parametrize("change", [{"k": 1e-31}, {"k": 0.0}, {"k": -1.0}, {"alpha": -1.0}])
-def test_it_takes_no_formula_whose_d_may_be_0(change: dict[str, float]) -> None:
+def test_the_kernel_does_not_apply_where_d_may_be_0(change: dict[str, float]) -> None:
     assert not lrn.takes(torch.ones(2, 3), FORMULA._replace(**change))
 
 
-def test_without_a_library_it_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_library_the_kernel_does_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bindings, "native", lambda: SimpleNamespace(library=None))
     library.cache_clear()
     assert not lrn.takes(torch.ones(2, 3), FORMULA)

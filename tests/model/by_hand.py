@@ -1,4 +1,4 @@
-"""Layers of 2012 written out from their formulas, one map, pixel or window at a time: what ours must equal."""
+"""Layers of 2012 computed from their formulas, one map, pixel or window at a time: the references of tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A variant of conf/model with overrides, as the command line composes it."""
+"""Provides a variant of conf/model with overrides, as the command line composes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network in columns against the whole one, in one process: what a rank holds, what crosses, forward and backward."""
+"""A network in columns equals the whole one: layout, exchanges, forward and backward, in one process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from alexnet_exp.errors import Refused
 from alexnet_exp.model import columns_layout, cost
 from alexnet_exp.model.columns import (
     ColumnDropout,
+    ColumnGroup,
     ColumnNetwork,
     Exchange,
-    Group,
-    cut,
+    cut_parameter,
     cut_state,
     join,
 )
@@ -78,12 +78,14 @@ def built(spec: Network) -> AlexNet:
 
 
 def test_facts_a_column_is_half_of_the_2012_network(network_of: NetworkOf) -> None:
-    own = cost.totals(columns_layout.layers(network_of("paper")))
+    own = cost.totals(columns_layout.rank_layers(network_of("paper")))
     assert own.parameters == 60_965_224 // 2
     assert own.multiply_adds == 724_406_816 // 2
     # the paper's 650,000 neurons, 659,272 by our count
     assert own.activations == 659_272 // 2
-    kernels = {layer.name: layer.shape[0] for layer in columns_layout.layers(network_of("paper")) if layer.activations}
+    kernels = {
+        layer.name: layer.shape[0] for layer in columns_layout.rank_layers(network_of("paper")) if layer.activations
+    }
     assert list(kernels.values()) == [48, 128, 192, 192, 128, 2048, 2048, 500]
 
 
@@ -102,8 +104,8 @@ def test_facts_columns_exchange_before_conv3_and_the_fully_connected_layers_alon
 @each_variant
 def test_a_rank_holds_what_was_counted(network_of: NetworkOf, variant: tuple[str, ...]) -> None:
     spec = network_of(*variant)
-    network = ColumnNetwork(AlexNet(spec), Group(0, spec.groups))
-    counted = cost.totals(columns_layout.layers(spec))
+    network = ColumnNetwork(AlexNet(spec), ColumnGroup(0, spec.groups))
+    counted = cost.totals(columns_layout.rank_layers(spec))
     assert sum(parameter.numel() for parameter in network.parameters()) == counted.trainable_parameters
     assert counted.parameters * spec.groups == cost.totals(cost.layers(spec)).parameters
     assert counted.multiply_adds * spec.groups == cost.totals(cost.layers(spec)).multiply_adds
@@ -118,10 +120,15 @@ def test_a_rank_holds_what_was_counted(network_of: NetworkOf, variant: tuple[str
         (("paper", "width=0.3"), "stages.fc6.out: 1229 units cannot be split evenly over 2 columns; choose"),
         (("paper", "groups=1", "in_channels=3"), "groups=1: the network has no columns"),
         (("bn", *OWN, "stages.conv1.first=[norm]", "stages.conv1.then=[act,pool]"), "stages.conv1.first=[norm]: batch"),
-        (("code", "norm=none", "in_channels=2", "stages.conv1.columns=own"), "stages.conv1.columns=own: the first"),
+        (
+            ("code", "norm=none", "in_channels=2", "stages.conv1.columns=own"),
+            "stages.conv1.columns=own: the input of the first",
+        ),
     ],
 )
-def test_what_cannot_be_cut_is_refused_in_one_line(network_of: NetworkOf, variant: tuple[str, ...], said: str) -> None:
+def test_networks_that_cannot_be_split_are_rejected_in_one_line(
+    network_of: NetworkOf, variant: tuple[str, ...], said: str
+) -> None:
     with pytest.raises(Refused) as refused:
         columns_layout.layout(network_of(*variant))
     assert any(line.startswith(said) for line in str(refused.value).splitlines()), str(refused.value)
@@ -131,11 +138,11 @@ def test_what_cannot_be_cut_is_refused_in_one_line(network_of: NetworkOf, varian
 
 
 @each_variant
-def test_what_is_cut_is_joined_again(network_of: NetworkOf, variant: tuple[str, ...]) -> None:
+def test_joining_inverts_cutting(network_of: NetworkOf, variant: tuple[str, ...]) -> None:
     spec = network_of(*variant)
     whole = built(spec).state_dict()
     parts = [cut_state(whole, rank, spec.groups) for rank in range(spec.groups)]
-    own = ColumnNetwork(built(spec), Group(1, spec.groups)).state_dict()
+    own = ColumnNetwork(built(spec), ColumnGroup(1, spec.groups)).state_dict()
     assert list(own) == list(whole), "parameters are named as in the whole network"
     for name, value in whole.items():
         assert torch.equal(join(name, [part[name] for part in parts]), value)
@@ -145,17 +152,19 @@ def test_what_is_cut_is_joined_again(network_of: NetworkOf, variant: tuple[str, 
 def test_a_column_has_its_own_kernels_and_half_the_units(network_of: NetworkOf) -> None:
     whole = built(network_of("paper", "width=0.0625")).state_dict()
     assert whole["conv2.conv.weight"].shape[:2] == (16, 3)  # grouped already: each kernel sees one column
-    assert torch.equal(cut("conv2.conv.weight", whole["conv2.conv.weight"], 1, 2), whole["conv2.conv.weight"][8:])
-    assert torch.equal(cut("fc6.fc.weight", whole["fc6.fc.weight"], 0, 2), whole["fc6.fc.weight"][:128])
+    assert torch.equal(
+        cut_parameter("conv2.conv.weight", whole["conv2.conv.weight"], 1, 2), whole["conv2.conv.weight"][8:]
+    )
+    assert torch.equal(cut_parameter("fc6.fc.weight", whole["fc6.fc.weight"], 0, 2), whole["fc6.fc.weight"][:128])
     local = torch.arange(2 * 2 * 3 * 3 * 4 * 6).view(2, 2, 3, 3, 4, 6)
-    assert torch.equal(cut("local3.local.weight", local, 1, 2), local[..., 3:])
+    assert torch.equal(cut_parameter("local3.local.weight", local, 1, 2), local[..., 3:])
 
 
-def test_a_whole_state_dict_loads_into_a_column_and_a_columns_own_too(network_of: NetworkOf) -> None:
+def test_state_dicts_of_the_whole_network_and_of_a_column_load_into_a_column(network_of: NetworkOf) -> None:
     spec = network_of("bn", "width=0.0625", *OWN)
     torch.manual_seed(2)
     other = AlexNet(spec).double().state_dict()
-    column = ColumnNetwork(built(spec), Group(1, 2))
+    column = ColumnNetwork(built(spec), ColumnGroup(1, 2))
     expected = cut_state(other, 1, 2)
     for state in (dict(other), expected):
         column.load_state_dict(state)
@@ -168,7 +177,7 @@ def test_a_whole_state_dict_loads_into_a_column_and_a_columns_own_too(network_of
 
 
 @each_variant
-def test_columns_compute_what_the_whole_network_does(network_of: NetworkOf, variant: tuple[str, ...]) -> None:
+def test_columns_compute_the_same_as_the_whole_network(network_of: NetworkOf, variant: tuple[str, ...]) -> None:
     spec = network_of(*variant, size=32 if variant[0].startswith(("bn", "cuda")) else 224)
     torch.manual_seed(3)
     images = torch.randn(3, spec.in_channels or 3, spec.input_size or 0, spec.input_size or 0).double()
@@ -189,7 +198,7 @@ def test_columns_compute_what_the_whole_network_does(network_of: NetworkOf, vari
     for own, network in found:
         torch.testing.assert_close(own, logits, rtol=1e-11, atol=1e-11)
         for name, value in network.named_buffers():
-            expected = cut(name, dict(whole.named_buffers())[name], network.link.rank, spec.groups)
+            expected = cut_parameter(name, dict(whole.named_buffers())[name], network.link.rank, spec.groups)
             torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11)
     for name, parameter in whole.named_parameters():
         gradient = join(name, [each[name].grad for each in columns])
@@ -202,7 +211,7 @@ def test_columns_compute_what_the_whole_network_does(network_of: NetworkOf, vari
     assert predicted == {stage: tuple(sum(each[stage][way] for each in sent) for way in (0, 1)) for stage in predicted}
 
 
-def test_an_exchange_sums_gradients_unless_every_rank_has_the_same_ones() -> None:
+def test_an_exchange_sums_gradients_unless_they_are_replicated() -> None:
     own = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
     weights = [torch.tensor([[1.0, 10.0, 100.0, 1000.0]]), torch.tensor([[2.0, 20.0, 200.0, 2000.0]])]
 
@@ -220,7 +229,7 @@ def test_an_exchange_sums_gradients_unless_every_rank_has_the_same_ones() -> Non
     assert on_ranks(2, through(True)) == [(all_of_it, [[1.0, 10.0]], [8, 0]), (all_of_it, [[100.0, 1000.0]], [8, 0])]
 
 
-def test_channels_last_stays_channels_last(network_of: NetworkOf) -> None:
+def test_exchanges_keep_channels_last(network_of: NetworkOf) -> None:
     maps = torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
     gradient = torch.randn(2, 8, 3, 3).contiguous(memory_format=torch.channels_last)
 
@@ -238,11 +247,11 @@ def test_channels_last_stays_channels_last(network_of: NetworkOf) -> None:
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("kind", [nn.Dropout, MaskDropout])
 @pytest.mark.parametrize("shape", [(5, 8), (3, 4, 6, 6)])
-def test_columns_drop_what_one_device_drops(kind: type[nn.Dropout], shape: tuple[int, ...], last: bool) -> None:
+def test_columns_drop_the_same_units_as_one_device(kind: type[nn.Dropout], shape: tuple[int, ...], last: bool) -> None:
     whole, units = kind(0.3), torch.randn(shape)
     if last and units.ndim == 4:
         units = units.contiguous(memory_format=torch.channels_last)
-    halves = [ColumnDropout(0.3, 0.7 if kind is MaskDropout else 1.0, Group(rank, 2)) for rank in (0, 1)]
+    halves = [ColumnDropout(0.3, 0.7 if kind is MaskDropout else 1.0, ColumnGroup(rank, 2)) for rank in (0, 1)]
     torch.manual_seed(5)
     expected, after = whole(units), torch.rand(1)
     for rank, half in enumerate(halves):
@@ -256,16 +265,16 @@ def test_columns_drop_what_one_device_drops(kind: type[nn.Dropout], shape: tuple
         whole.train()
 
 
-def test_dropout_of_the_image_is_every_ranks(network_of: NetworkOf) -> None:
+def test_dropout_of_the_image_is_the_same_on_every_rank(network_of: NetworkOf) -> None:
     spec = network_of("paper", "width=0.0625", "stages.conv1.first=[drop]", "stages.fc6.then=[act]")
-    column = ColumnNetwork(built(spec), Group(1, 2))
+    column = ColumnNetwork(built(spec), ColumnGroup(1, 2))
     kinds = {name: type(module) for name, module in column.named_modules() if name.endswith("drop")}
     assert kinds == {"conv1.drop": MaskDropout, "fc7.drop": ColumnDropout}
 
 
 def test_a_column_can_be_copied(network_of: NetworkOf) -> None:
     """As an average of the weights is."""
-    column = ColumnNetwork(built(network_of("paper", "width=0.0625")), Group(0, 2))
+    column = ColumnNetwork(built(network_of("paper", "width=0.0625")), ColumnGroup(0, 2))
     copied = copy.deepcopy(column)
     assert copied.link == column.link
     assert copied.fc8.fc.bias is not column.fc8.fc.bias

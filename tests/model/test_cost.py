@@ -1,4 +1,4 @@
-"""Counts against the paper's, torchvision's and Keras' numbers, and against the network that torch builds."""
+"""Counts equal those of the paper, torchvision and Keras, and of the network that torch builds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_an_input_of_227_real_pixels_has_the_same_shapes(network_of: NetworkOf) 
     assert totals(real) == totals(network_of("paper"))
 
 
-def test_the_others_published_counts(network_of: NetworkOf) -> None:
+def test_published_counts_of_other_networks(network_of: NetworkOf) -> None:
     assert totals(network_of("torchvision")).parameters == 61_100_840
     tutorial = totals(network_of("tutorial"))
     assert (tutorial.parameters, tutorial.trainable_parameters) == (9_639_178, 9_638_474)
@@ -86,7 +86,7 @@ def test_every_variant_is_built_as_counted(network_of: NetworkOf, every_variant:
     assert counted(spec) == built(spec)
 
 
-def test_every_variant_drops_a_layer(network_of: NetworkOf, every_variant: str) -> None:
+def test_every_variant_can_drop_a_layer(network_of: NetworkOf, every_variant: str) -> None:
     third = list(network_of(every_variant).present)[2]
     assert any(name.startswith(f"{third}.") for name, *_ in counted(network_of(every_variant)))
     spec = network_of(every_variant, f"stages.{third}=null")
@@ -96,7 +96,7 @@ def test_every_variant_drops_a_layer(network_of: NetworkOf, every_variant: str) 
 
 @pytest.mark.parametrize("size", [28, 29, 32, 47, 63, 64, 65, 96, 100, 224, 227])
 @pytest.mark.parametrize("name", ["bn", "lrn", "none"])
-def test_any_size_from_28_up(network_of: NetworkOf, name: str, size: int) -> None:
+def test_input_sizes_from_28_up_are_valid(network_of: NetworkOf, name: str, size: int) -> None:
     spec = network_of(name, size=size, channels=1, classes=10)
     assert counted(spec) == built(spec)
     assert counted(spec)[-1][1] == (10,)
@@ -135,7 +135,7 @@ def test_multiply_adds_by_hand(network_of: NetworkOf) -> None:
     ("name", "size", "overrides"),
     [("paper", 32, []), ("torchvision", 20, []), ("tutorial", 10, []), ("bn", 5, ["pool=disjoint"])],
 )
-def test_too_small_an_input_names_the_smallest_that_fits(
+def test_an_input_too_small_names_the_smallest_usable_size(
     network_of: NetworkOf, name: str, size: int, overrides: list[str]
 ) -> None:
     with pytest.raises(Refused, match=rf"^input_size={size}: no pixels are left after conv\d; the smallest") as refused:
@@ -146,7 +146,7 @@ def test_too_small_an_input_names_the_smallest_that_fits(
         cost.layers(network_of(name, *overrides, f"input_size={smallest - 1}"))
 
 
-def test_the_papers_line_for_an_input_too_small(network_of: NetworkOf) -> None:
+def test_the_message_for_an_input_too_small_for_the_paper(network_of: NetworkOf) -> None:
     with pytest.raises(Refused) as refused:
         cost.layers(network_of("paper", "input_size=32"))
     (problem,) = refused.value.problems
@@ -155,14 +155,14 @@ def test_the_papers_line_for_an_input_too_small(network_of: NetworkOf) -> None:
     )
 
 
-def test_maps_that_do_not_split_over_the_columns(network_of: NetworkOf) -> None:
+def test_maps_that_cannot_be_split_over_columns_are_rejected(network_of: NetworkOf) -> None:
     with pytest.raises(
         Refused, match=r"^stages\.conv1\.columns=own: its 3 maps cannot be split over groups=2 columns$"
     ):
         cost.layers(network_of("paper", "stages.conv1.columns=own"))
 
 
-def test_open_ends_cannot_be_counted(variant: NetworkOf) -> None:
+def test_a_network_that_is_not_completed_cannot_be_counted(variant: NetworkOf) -> None:
     with pytest.raises(ValueError, match="complete"):
         cost.layers(variant("bn"))
 

@@ -1,4 +1,4 @@
-"""The locally connected layer against a loop over its pixels: values, gradients, initial values and export."""
+"""The locally connected layer equals a loop over its pixels: values, gradients, initial values and export."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def layer_and_maps(
     ("size", "kernel", "stride", "padding"),
     [((6, 6), 3, 1, 1), ((3, 5), 3, 2, 0), ((4, 2), 1, 1, 0), ((4, 4), 5, 2, 2)],
 )
-def test_it_is_a_convolution_with_weights_of_its_own_at_every_pixel(
+def test_it_is_a_convolution_with_separate_weights_at_every_pixel(
     size: tuple[int, int], kernel: int, stride: int, padding: int
 ) -> None:
     layer, maps = layer_and_maps(size, kernel, stride, padding)
@@ -47,7 +47,7 @@ def test_it_is_a_convolution_with_weights_of_its_own_at_every_pixel(
         torch.testing.assert_close(our, their)
 
 
-def test_with_the_same_weights_everywhere_it_is_a_convolution() -> None:
+def test_with_equal_weights_at_every_pixel_it_is_a_convolution() -> None:
     layer, maps = layer_and_maps((5, 7), 3, 1, 1)
     conv = torch.nn.Conv2d(4, 3, 3, padding=1).double()
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_with_the_same_weights_everywhere_it_is_a_convolution() -> None:
     torch.testing.assert_close(layer(maps), conv(maps))
 
 
-def test_a_pixels_weights_act_on_that_pixel_alone() -> None:
+def test_a_pixels_weights_affect_only_that_pixel() -> None:
     layer, maps = layer_and_maps((4, 4), 3, 1, 1)
     before = layer(maps)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_a_pixels_weights_act_on_that_pixel_alone() -> None:
     assert changed.nonzero().tolist() == [[1, 2], [3, 0]]
 
 
-def test_autocast_computes_and_answers_in_its_dtype() -> None:
+def test_autocast_computes_and_returns_its_dtype() -> None:
     layer, maps = LocallyConnected2d(4, 3, 3, (6, 6), 1, 1), torch.randn(2, 4, 6, 6)
     with torch.autocast("cpu", torch.bfloat16):
         half = layer(maps)
@@ -76,7 +76,7 @@ def test_autocast_computes_and_answers_in_its_dtype() -> None:
 
 
 @pytest.mark.slow
-def test_it_exports(tmp_path: Path) -> None:
+def test_it_can_be_exported(tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     import onnxruntime
@@ -93,7 +93,7 @@ def test_it_exports(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("init", "std"), [("glorot", math.sqrt(2 / (40 * 9 + 32 * 9))), ("he", math.sqrt(2 / 360))])
-def test_a_unit_starts_as_a_convolutions_does(network_of: NetworkOf, init: str, std: float) -> None:
+def test_a_unit_is_initialized_as_in_a_convolution(network_of: NetworkOf, init: str, std: float) -> None:
     """The fans are what one unit sees and feeds, not what all pixels' weights together do."""
     torch.manual_seed(0)
     stages = ["stages.local3.std=null", "stages.local3.bias=null", "stages.conv2.out=40"]
@@ -102,7 +102,7 @@ def test_a_unit_starts_as_a_convolutions_does(network_of: NetworkOf, init: str, 
     assert (local.bias == 0).all()
 
 
-def test_without_an_init_it_starts_as_torchs_convolution() -> None:
+def test_the_default_initialization_is_that_of_torchs_convolution() -> None:
     torch.manual_seed(0)
     local, conv = LocallyConnected2d(16, 32, 3, (5, 5)), torch.nn.Conv2d(16, 32, 3)
     assert local.weight.abs().max().item() == pytest.approx(conv.weight.abs().max().item(), rel=0.01)
@@ -121,5 +121,5 @@ def test_four_pads_are_read_as_a_convolutions(network_of: NetworkOf) -> None:
     assert network.local3(torch.randn(2, 64, 6, 6)).shape == (2, 32, 5, 6)
 
 
-def test_a_stage_is_not_local_by_itself() -> None:
+def test_stages_are_not_local_by_default() -> None:
     assert Stage(out=4, kernel=3).local is False

@@ -125,7 +125,7 @@ def test_lrn_keeps_the_layout(either_way: None, layout: str, dtype: torch.dtype)
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_gradient_keeps_the_input_and_no_more(either_way: None, layout: str, dtype: torch.dtype) -> None:
+def test_only_the_input_is_saved_for_backward(either_way: None, layout: str, dtype: torch.dtype) -> None:
     kept: list[Tensor] = []
     a = LAYOUTS[layout](maps(2, 6, 4, 5, dtype=dtype)).requires_grad_()
     with saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
@@ -186,7 +186,7 @@ def test_of_tiny_and_of_huge_values(either_way: None, scale: float, dtype: torch
     assert_is_the_formula(LRN(beta=beta), a, maps(2, 6, 4, 5, scale=1, dtype=dtype).flip(0))
 
 
-def test_a_huge_value_leaves_nothing_behind(either_way: None) -> None:
+def test_a_huge_value_does_not_affect_other_windows(either_way: None) -> None:
     # A running sum would: 1 added to 1e16 and taken away again is 0.
     a = torch.ones(1, 12, 1, 1)
     a[0, 3] = 1e8
@@ -201,7 +201,7 @@ def test_alpha_0_is_a_constant(either_way: None) -> None:
 
 
 @pytest.mark.parametrize("k", [1e-40, 1e-31, 1e-29])
-def test_a_k_of_almost_0(k: float) -> None:
+def test_a_k_near_0(k: float) -> None:
     a = torch.tensor([[0.0, 1e-3, 1.0, 0, 0, 0, 0, 0]])
     b = LRN(k=k, alpha=1.0)(a)
     torch.testing.assert_close(b.double(), lrn_by_the_formula(a.double(), 5, 1.0, 0.75, k, Convention.code, 1))
@@ -210,7 +210,7 @@ def test_a_k_of_almost_0(k: float) -> None:
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", HALF_AND_FULL)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_stays_in_its_windows(
+def test_nonfinite_values_stay_in_their_windows(
     either_way: None, value: float, dtype: torch.dtype, layout: str
 ) -> None:
     a = LAYOUTS[layout](maps(1, 16, 3, 3, dtype=dtype))
@@ -251,7 +251,7 @@ def test_squares_that_overflow(either_way: None, value: float, dtype: torch.dtyp
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", HALF_AND_FULL)
-def test_a_penalty_on_a_gradient_has_one_itself(either_way: None, dtype: torch.dtype, layout: str) -> None:
+def test_a_penalty_on_the_gradient_has_a_gradient(either_way: None, dtype: torch.dtype, layout: str) -> None:
     layer, a = LRN(5, 0.1, columns=2), LAYOUTS[layout](maps(2, 6, 4, 5, scale=3.0, dtype=dtype)).requires_grad_()
     exact = a.detach().double().requires_grad_()
     b = lrn_by_the_formula(exact, 5, 0.1, 0.75, 2.0, Convention.code, 2)
@@ -278,7 +278,7 @@ def test_each_column_is_normalized_by_itself(either_way: None) -> None:
         assert not torch.allclose(LRN(columns=1)(a), halves)
 
 
-def test_columns_of_unequal_width_are_no_columns() -> None:
+def test_maps_that_cannot_be_split_into_columns_are_rejected() -> None:
     with pytest.raises(ValueError, match="7 maps cannot be split into 2 columns"):
         LRN(columns=2)(maps(2, 7, 3, 3))
 
@@ -289,7 +289,9 @@ def test_an_empty_batch(either_way: None) -> None:
 
 
 @pytest.mark.parametrize(("convention", "torchs_alpha"), [(Convention.code, 1e-4), (Convention.paper, 5e-4)])
-def test_lrn_is_torchs_under_the_right_alpha(either_way: None, convention: Convention, torchs_alpha: float) -> None:
+def test_lrn_equals_torchs_with_the_converted_alpha(
+    either_way: None, convention: Convention, torchs_alpha: float
+) -> None:
     a, g = maps(2, 96, 5, 5, dtype=torch.float32).requires_grad_(), maps(2, 96, 5, 5, scale=1, dtype=torch.float32)
     reference = torch.nn.LocalResponseNorm(5, torchs_alpha, 0.75, 2)(a)
     slope = torch.autograd.grad(reference, a, g)[0]
@@ -300,7 +302,7 @@ def test_lrn_is_torchs_under_the_right_alpha(either_way: None, convention: Conve
 
 @pytest.mark.parametrize("layer", [LRN(columns=2), WithinMapNorm()], ids=["lrn", "within_map"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_any_dtype_comes_back_as_itself(layer: torch.nn.Module, dtype: torch.dtype) -> None:
+def test_the_dtype_is_kept(layer: torch.nn.Module, dtype: torch.dtype) -> None:
     # 300 squared is beyond float16: computed in half precision the result would be 0.
     a = maps(2, 6, 5, 5, scale=300.0, dtype=dtype)
     normalized = layer(a)
@@ -326,7 +328,7 @@ def test_lrn_gradient(convention: Convention, beta: float) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("layer", [LRN(beta=0.6, columns=2), LRN(size=9)])
-def test_a_graph_holds_operators(layer: LRN) -> None:
+def test_an_exported_graph_contains_operators(layer: LRN) -> None:
     a, other = (maps(images, 6, 4, 5, dtype=torch.float32) for images in (2, 3))
     batch = {"maps": {0: torch.export.Dim("batch")}}
     exported = torch.export.export(layer, (a,), dynamic_shapes=batch).module()
@@ -345,7 +347,7 @@ def test_a_compiled_graph_has_the_gradient() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_torch_func_sees_through_it() -> None:
+def test_torch_func_transforms_work() -> None:
     layer = LRN(alpha=1e-2, columns=2)
     a = maps(2, 6, 4, 5, scale=10)
     torch.testing.assert_close(torch.func.vmap(lambda image: layer(image[None])[0])(a), layer(a))

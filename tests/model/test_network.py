@@ -1,4 +1,4 @@
-"""The built network: torchvision's equal, the 2012 dropout, pooling, columns, order of slots, initial values."""
+"""The built network: equal to torchvision, 2012 dropout, pooling, columns, order of slots, initial values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NetworkOf = Callable[..., Network]
 TINY = ["width=0.03", "input_size=64", "in_channels=3", "num_classes=10"]
 
 
-def test_torchvisions_state_dict_loads_strictly_and_gives_its_logits(network_of: NetworkOf) -> None:
+def test_torchvisions_state_dict_loads_strictly_and_returns_its_logits(network_of: NetworkOf) -> None:
     theirs = alexnet().eval()
     ours = AlexNet(network_of("torchvision")).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -29,7 +29,7 @@ def test_torchvisions_state_dict_loads_strictly_and_gives_its_logits(network_of:
         torch.testing.assert_close(ours(images), theirs(images))
 
 
-def test_torchvisions_dropout_stands_before_its_layers(network_of: NetworkOf) -> None:
+def test_torchvisions_dropout_is_before_its_layers(network_of: NetworkOf) -> None:
     network = AlexNet(network_of("torchvision", *TINY))
     assert list(network.fc7._modules) == ["drop", "fc", "act"]
 
@@ -52,7 +52,7 @@ def test_order_of_a_stage(network_of: NetworkOf, name: str, stage: str, order: l
 
 
 @pytest.mark.parametrize("overrides", [[], ["norm=none"], ["norm=lrn", "dropout=0", "pool=disjoint"]])
-def test_parameters_are_named_by_stage_whatever_stands_between(network_of: NetworkOf, overrides: list[str]) -> None:
+def test_parameter_names_do_not_depend_on_norm_and_dropout(network_of: NetworkOf, overrides: list[str]) -> None:
     network = AlexNet(network_of("bn", *overrides, *TINY))
     learned = [key for key, _ in network.named_parameters() if ".norm." not in key]
     stages = ["conv1.conv", "conv2.conv", "conv3.conv", "conv4.conv", "conv5.conv", "fc6.fc", "fc7.fc", "fc8.fc"]
@@ -77,7 +77,7 @@ def test_every_variant_trains_a_step(network_of: NetworkOf, every_variant: str, 
     "override",
     ["norm=bn", "norm=lrn", "norm=none", "dropout=0.3", "pool=disjoint", "activation=tanh", "groups=2", "width=0.5"],
 )
-def test_every_switch_acts_on_every_variant(network_of: NetworkOf, every_variant: str, override: str) -> None:
+def test_every_setting_applies_to_every_variant(network_of: NetworkOf, every_variant: str, override: str) -> None:
     as_it_is, switched = network_of(every_variant), network_of(every_variant, override)
     with torch.device("meta"):
         # Printed, a network shows each of its modules with its settings.
@@ -86,7 +86,7 @@ def test_every_switch_acts_on_every_variant(network_of: NetworkOf, every_variant
     assert acted or getattr(as_it_is, key) == getattr(switched, key)  # it stands there already
 
 
-def test_a_copy_takes_torchvisions_keys_too(network_of: NetworkOf) -> None:
+def test_a_copy_loads_torchvisions_keys(network_of: NetworkOf) -> None:
     """Weight averaging trains on a deep copy."""
     network = copy.deepcopy(AlexNet(network_of("torchvision", *TINY)))
     layers = [f"features.{n}" for n in (0, 3, 6, 8, 10)] + [f"classifier.{n}" for n in (1, 4, 6)]
@@ -96,14 +96,14 @@ def test_a_copy_takes_torchvisions_keys_too(network_of: NetworkOf) -> None:
     assert all((parameter == 3).all() for parameter in network.parameters())
 
 
-def test_an_activation_never_changes_the_images(network_of: NetworkOf) -> None:
+def test_activations_do_not_change_the_input_in_place(network_of: NetworkOf) -> None:
     images = torch.randn(2, 3, 64, 64)
     before = images.clone()
     AlexNet(network_of("none", "stages.conv1.first=[act]", "stages.conv1.then=[norm,pool]", *TINY))(images)
     assert torch.equal(images, before)
 
 
-def test_a_column_sees_only_its_own_half(network_of: NetworkOf) -> None:
+def test_a_columns_output_depends_only_on_its_own_half(network_of: NetworkOf) -> None:
     network = AlexNet(network_of("paper", *TINY)).eval()
     maps = torch.randn(1, network.conv2.conv.in_channels, 7, 7)
     other = maps.clone()
@@ -136,13 +136,13 @@ def test_dropout_of_2012_is_a_mask_in_training_and_halves_at_test() -> None:
     torch.testing.assert_close(MaskDropout(0.2).eval()(units), units * 0.8)
 
 
-def test_dropout_scale_chooses_the_dropout(network_of: NetworkOf) -> None:
+def test_dropout_scale_selects_the_module(network_of: NetworkOf) -> None:
     assert isinstance(AlexNet(network_of("paper", *TINY)).fc6.drop, MaskDropout)
     assert not isinstance(AlexNet(network_of("bn", *TINY)).fc6.drop, MaskDropout)
 
 
 @pytest.mark.parametrize("side", [32, 16, 8, 15])
-def test_average_pools_divide_by_what_lies_inside(network_of: NetworkOf, side: int) -> None:
+def test_average_pools_divide_by_the_pixels_inside_the_map(network_of: NetworkOf, side: int) -> None:
     network = AlexNet(network_of("cuda_convnet_26pct"))
     maps = torch.randn(2, 4, side, side)
     torch.testing.assert_close(network.conv2.avg(maps), average_pool_by_hand(maps))
@@ -185,7 +185,7 @@ STARTS["code"] = STARTS["paper"] | {"conv3": (0.03, 0), "conv4": (0.03, 1), "con
 
 
 @pytest.mark.parametrize("name", sorted(STARTS))
-def test_weights_start_where_the_source_says(network_of: NetworkOf, name: str) -> None:
+def test_initial_weights_are_those_of_the_source(network_of: NetworkOf, name: str) -> None:
     torch.manual_seed(0)
     network = AlexNet(network_of(name, "width=0.5", "input_size=64"))
     for stage, (std, bias) in STARTS[name].items():
@@ -195,7 +195,7 @@ def test_weights_start_where_the_source_says(network_of: NetworkOf, name: str) -
         assert (core.bias == bias).all(), stage
 
 
-def test_the_tutorial_starts_as_keras_does(network_of: NetworkOf) -> None:
+def test_the_tutorial_has_the_initial_weights_of_keras(network_of: NetworkOf) -> None:
     torch.manual_seed(0)
     network = AlexNet(network_of("tutorial", "width=0.25"))
     conv, fc = network.conv3.conv, network.fc6.fc
@@ -208,7 +208,7 @@ def test_the_tutorial_starts_as_keras_does(network_of: NetworkOf) -> None:
 
 
 @pytest.mark.parametrize("name", ["lrn", "none"])
-def test_weights_start_as_he_says_where_nothing_else_keeps_the_scale(network_of: NetworkOf, name: str) -> None:
+def test_variants_without_batch_norm_have_the_initial_weights_of_he(network_of: NetworkOf, name: str) -> None:
     torch.manual_seed(0)
     network = AlexNet(network_of(name, "width=0.25", size=64))
     weight = network.conv3.conv.weight
@@ -226,7 +226,7 @@ def test_lrn_of_a_variant_has_its_settings(network_of: NetworkOf) -> None:
     assert (within.size, within.scale, within.beta, within.k) == (3, 5e-5, 0.75, 1)
 
 
-def test_none_is_lrn_with_the_slot_empty(network_of: NetworkOf) -> None:
+def test_none_is_lrn_with_an_empty_norm_slot(network_of: NetworkOf) -> None:
     assert replace(network_of("none", "norm=lrn"), name="lrn") == network_of("lrn")
 
 

@@ -1,4 +1,4 @@
-"""From bytes to the network's input: each variant's scale, mean and deviation, by hand and against torchvision."""
+"""Preprocessing from bytes to the network's input: scale, mean and std, by hand and compared with torchvision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_torchvisions_input(variant: NetworkOf) -> None:
     torch.testing.assert_close(preprocess(batch), reference)
 
 
-def test_the_tutorials_input_is_divided_by_255_and_no_more(variant: NetworkOf) -> None:
+def test_the_tutorials_input_is_only_divided_by_255(variant: NetworkOf) -> None:
     batch = images(2, 3, 32, 32)
     scaled = Preprocess(variant("tutorial").input, channels=3, size=32)(batch)
     assert scaled.dtype == torch.float32
@@ -51,7 +51,7 @@ def test_the_papers_input_keeps_its_range(variant: NetworkOf, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["bn", "lrn", "none"])
-def test_ours_are_of_mean_0_and_deviation_1(variant: NetworkOf, name: str) -> None:
+def test_standardized_variants_have_mean_0_and_std_1(variant: NetworkOf, name: str) -> None:
     preprocess = Preprocess(variant(name).input, channels=3, size=32)
     assert preprocess.needs == {"channel"}
     preprocess.fit(statistics(3, 32))
@@ -73,7 +73,7 @@ def test_a_mean_of_numbers_is_on_the_scaled_range() -> None:
     assert Preprocess(Input(Scale.bytes, mean=[25], std=[2]), 1, 2)(white).unique().item() == pytest.approx(115)
 
 
-def test_the_state_dict_carries_it() -> None:
+def test_the_state_dict_includes_mean_and_std() -> None:
     fitted, empty = (Preprocess(Input(mean="pixel", std="channel"), channels=3, size=8) for _ in range(2))
     fitted.fit(statistics(3, 8))
     assert {key: tuple(value.shape) for key, value in fitted.state_dict().items()} == {
@@ -84,7 +84,7 @@ def test_the_state_dict_carries_it() -> None:
     assert torch.equal(empty(images(2, 3, 8, 8)), fitted(images(2, 3, 8, 8)))
 
 
-def test_what_was_never_measured_shows() -> None:
+def test_statistics_that_were_not_measured_raise() -> None:
     assert Preprocess(Input(mean="channel"), channels=1, size=4)(images(1, 1, 4, 4)).isnan().all()
     with pytest.raises(ValueError, match=r"input\.mean=pixel was not measured"):
         Preprocess(Input(mean="pixel"), channels=1, size=4).fit(Statistics(channel_mean=torch.zeros(1)))
@@ -106,7 +106,7 @@ def test_a_smaller_per_pixel_mean_is_enlarged() -> None:
     assert (preprocess.mean.min(), preprocess.mean.max()) == (0, 100)
 
 
-def test_grey_statistics_serve_three_channels() -> None:
+def test_gray_statistics_are_repeated_for_three_channels() -> None:
     preprocess = Preprocess(Input(mean="pixel", std="channel"), channels=3, size=8)
     preprocess.fit(statistics(1, 8))
     seen = preprocess(images(2, 1, 8, 8).expand(2, 3, 8, 8))
@@ -127,7 +127,9 @@ def test_a_channel_without_contrast_stays_finite() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("last", [False, True])
-def test_every_way_gives_the_same_bits(mean: str, std: str, channels: int, dtype: torch.dtype, last: bool) -> None:
+def test_kernel_and_operators_return_the_same_bits(
+    mean: str, std: str, channels: int, dtype: torch.dtype, last: bool
+) -> None:
     preprocess = Preprocess(Input(mean=mean, std=std), channels, 13)
     preprocess.fit(statistics(channels, 13))
     batch = images(37, channels, 15, 13)[:, :, 1:14]  # a view, as a central crop is
@@ -140,7 +142,7 @@ def test_every_way_gives_the_same_bits(mean: str, std: str, channels: int, dtype
 
 
 @pytest.mark.usefixtures("way")
-def test_what_was_not_measured_stays_not_a_number() -> None:
+def test_statistics_are_nan_until_they_are_measured() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         assert Preprocess(Input(mean="channel"), 3, 8)(images(2, 3, 8, 8), dtype).isnan().all()
 

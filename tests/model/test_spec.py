@@ -1,4 +1,4 @@
-"""What a network's settings refuse, with the key and the remedy; and how the data closes the open ends."""
+"""Invalid network settings are rejected with key and remedy; the data completes null settings."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def refused(name: str, *overrides: str, variant: NetworkOf) -> list[str]:
         ("input.mean=[a]", "model.input.mean=[a]: must contain only numbers, one for each channel"),
     ],
 )
-def test_what_a_bad_setting_gets(variant: NetworkOf, override: str, line: str) -> None:
+def test_the_message_for_each_invalid_setting(variant: NetworkOf, override: str, line: str) -> None:
     assert line in refused("bn", override, variant=variant)
 
 
-def test_all_problems_come_at_once(variant: NetworkOf) -> None:
+def test_all_problems_are_raised_together(variant: NetworkOf) -> None:
     lines = refused("bn", "width=0", "dropout=2", "stages.conv1.then=[pol]", "lrn.size=2", variant=variant)
     assert [line.split("=")[0] for line in lines] == [
         "model.width",
@@ -106,41 +106,41 @@ def test_all_problems_come_at_once(variant: NetworkOf) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("norm", Norm.lrn), ("dropout", 0.5), ("groups", 2)])
-def test_a_setting_that_nothing_takes_up_is_refused(key: str, value: object) -> None:
+def test_a_setting_without_effect_is_rejected(key: str, value: object) -> None:
     stages = {"conv1": Stage(out=4, kernel=3), "fc": Stage()}
     Network(stages=stages)
     with pytest.raises(Refused, match=f"^{key}={value}: no stage has"):
         Network(stages=stages, **{key: value})
 
 
-def test_numbers_for_each_channel_follow_the_channels(variant: NetworkOf) -> None:
+def test_numbers_for_each_channel_must_match_in_channels(variant: NetworkOf) -> None:
     assert refused("torchvision", "in_channels=1", variant=variant) == [
         "model.input.mean=[0.485, 0.456, 0.406]: must contain in_channels=1 numbers",
         "model.input.std=[0.229, 0.224, 0.225]: must contain in_channels=1 numbers",
     ]
 
 
-def test_a_network_ends_fully_connected() -> None:
+def test_the_last_stage_must_be_fully_connected() -> None:
     with pytest.raises(Refused, match=r"stages\.conv1\.kernel=3: the last stage must be fully connected; write null"):
         Network(stages={"conv1": Stage(kernel=3)})
     with pytest.raises(Refused, match="at least one stage"):
         Network()
 
 
-def test_the_data_fills_what_is_open(variant: NetworkOf) -> None:
+def test_the_data_fills_null_settings(variant: NetworkOf) -> None:
     spec = variant("bn")
     full = complete(spec, DIGITS)
     assert (full.input_size, full.in_channels, full.num_classes, full.width) == (28, 1, 10, 0.25)
     assert (spec.input_size, spec.width) == (None, None)
 
 
-def test_what_is_pinned_stays(variant: NetworkOf) -> None:
+def test_complete_keeps_explicit_settings(variant: NetworkOf) -> None:
     full = complete(variant("tutorial"), DIGITS)
     assert (full.input_size, full.in_channels, full.num_classes, full.width) == (32, 3, 10, 1)
     assert complete(variant("bn", "width=2", "input_size=96"), DIGITS).input_size == 96
 
 
-def test_the_data_contradicts(variant: NetworkOf) -> None:
+def test_settings_that_contradict_the_data_are_rejected(variant: NetworkOf) -> None:
     with pytest.raises(Refused) as error:
         complete(variant("paper"), DIGITS)
     assert [str(problem.under("model")) for problem in error.value.problems] == [
@@ -157,7 +157,7 @@ def test_width_scales_all_but_the_last_and_keeps_columns_equal(variant: NetworkO
     assert [layer.shape[0] for layer in layers(complete(variant("bn", "width=0.0001"), DIGITS))][-2:] == [1, 10]
 
 
-def test_small_images_are_said(variant: NetworkOf) -> None:
+def test_notes_report_the_window_for_small_images(variant: NetworkOf) -> None:
     assert notes(complete(variant("bn"), DIGITS)) == [
         "conv1: kernel 3, stride 1, the window for small images, at input size 28 "
         "(from 64 pixels up: kernel 11, stride 4)"
@@ -166,7 +166,7 @@ def test_small_images_are_said(variant: NetworkOf) -> None:
     assert notes(complete(variant("tutorial"), DIGITS)) == []
 
 
-def test_stages_that_are_left_out_are_said(variant: NetworkOf) -> None:
+def test_notes_report_stages_that_are_left_out(variant: NetworkOf) -> None:
     spec = complete(variant("bn", "input_size=64", "stages.conv1=null"), DIGITS)
     assert notes(spec) == ["conv1 left out"]
     spec = complete(variant("bn", "input_size=64", "stages.conv3=null", "stages.conv4=null"), DIGITS)

@@ -1,4 +1,4 @@
-"""Weights from every kind of file we promise to read, and one line for each kind we refuse. Nothing in a file runs."""
+"""Every supported kind of weights file loads; others are rejected in one line, and code in a file is not run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refusal(network: AlexNet, path: Path) -> str:
     return line.removeprefix(f"{path}: ")
 
 
-def test_a_checkpoint_of_ours(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_checkpoint_of_this_package_loads(tiny: Tiny, tmp_path: Path) -> None:
     trained, fresh = tiny(), tiny()
     state = {f"network.{key}": value for key, value in trained.state_dict().items()} | {
         "preprocess.mean": torch.zeros(3)
@@ -64,7 +64,7 @@ def test_a_checkpoint_of_ours(tiny: Tiny, tmp_path: Path) -> None:
     assert same(trained, fresh)
 
 
-def test_a_bare_state_dict(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_state_dict_loads(tiny: Tiny, tmp_path: Path) -> None:
     trained, fresh = tiny(), tiny()
     torch.save(trained.state_dict(), tmp_path / "weights.pt")
     load_weights(fresh, tmp_path / "weights.pt")
@@ -80,7 +80,7 @@ def test_safetensors(tiny: Tiny, tmp_path: Path, prefix: str) -> None:
     assert same(trained, fresh)
 
 
-def test_torchvisions_file(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_file_of_torchvision_loads(tiny: Tiny, tmp_path: Path) -> None:
     trained, fresh = tiny(name="torchvision"), tiny(name="torchvision")
     torch.save(torchvision_keys(trained), tmp_path / "alexnet.pth")
     load_weights(fresh, tmp_path / "alexnet.pth")
@@ -101,25 +101,25 @@ def test_torchvisions_keys_load_inside_another_module(tiny: Tiny) -> None:
     assert same(trained, outer["network"])
 
 
-def test_another_variant(tiny: Tiny, tmp_path: Path) -> None:
+def test_weights_of_another_variant_are_rejected(tiny: Tiny, tmp_path: Path) -> None:
     torch.save(tiny("norm=none").state_dict(), tmp_path / "none.ckpt")
     line = refusal(tiny(), tmp_path / "none.ckpt")
-    assert line == "these are weights of another network: conv1.norm.weight is missing (and 24 more)"
+    assert line == "weights of another network: conv1.norm.weight is missing (and 24 more)"
     torch.save(tiny().state_dict(), tmp_path / "bn.ckpt")
     line = refusal(tiny("norm=none"), tmp_path / "bn.ckpt")
-    assert line.startswith("these are weights of another network: conv1.norm.weight is unknown here (and ")
+    assert line.startswith("weights of another network: conv1.norm.weight is not in the network (and ")
 
 
-def test_other_classes(tiny: Tiny, tmp_path: Path) -> None:
+def test_weights_for_other_classes_are_rejected(tiny: Tiny, tmp_path: Path) -> None:
     torch.save(tiny("num_classes=7").state_dict(), tmp_path / "seven.ckpt")
     line = refusal(tiny(), tmp_path / "seven.ckpt")
-    assert line == "these are weights of another network: fc8.fc.weight is [7, 82], here [5, 82] (and 1 more)"
+    assert line == "weights of another network: fc8.fc.weight is [7, 82], in the network [5, 82] (and 1 more)"
 
 
-def test_a_layer_less_than_torchvisions(tiny: Tiny, tmp_path: Path) -> None:
+def test_torchvisions_weights_are_rejected_by_a_network_with_fewer_layers(tiny: Tiny, tmp_path: Path) -> None:
     torch.save(torchvision_keys(tiny(name="torchvision")), tmp_path / "alexnet.pth")
     line = refusal(tiny("stages.conv4=null", name="torchvision"), tmp_path / "alexnet.pth")
-    assert line.startswith("these are weights of another network: conv1.conv.weight is missing")
+    assert line.startswith("weights of another network: conv1.conv.weight is missing")
 
 
 class Payload:
@@ -133,15 +133,17 @@ class Payload:
 
 
 @pytest.mark.parametrize("new_format", [True, False])
-def test_code_in_a_pickle_is_named_and_not_run(tiny: Tiny, tmp_path: Path, new_format: bool) -> None:
+def test_code_in_a_pickle_is_reported_and_not_run(tiny: Tiny, tmp_path: Path, new_format: bool) -> None:
     canary, path = tmp_path / "canary", tmp_path / "evil.ckpt"
     torch.save({"state_dict": Payload(f"touch {canary}")}, path, _use_new_zipfile_serialization=new_format)
     line = refusal(tiny(), path)
-    assert line == "holds more than tensors and plain containers (posix.system); not read, since that could run code"
+    assert (
+        line == "contains more than tensors and plain containers (posix.system); not loaded, since that could run code"
+    )
     assert not canary.exists()
 
 
-def test_a_file_that_unpacks_to_more_than_it_is(tiny: Tiny, tmp_path: Path) -> None:
+def test_compressed_archives_are_rejected(tiny: Tiny, tmp_path: Path) -> None:
     """torch.save stores its members as they are, so that what is compressed is no file of torch's."""
     torch.save(tiny().state_dict(), tmp_path / "plain.ckpt")
     with (
@@ -150,47 +152,47 @@ def test_a_file_that_unpacks_to_more_than_it_is(tiny: Tiny, tmp_path: Path) -> N
     ):
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
-    assert refusal(tiny(), tmp_path / "packed.ckpt").startswith("compressed, which torch.save never does")
+    assert refusal(tiny(), tmp_path / "packed.ckpt").startswith("compressed, but torch.save does not compress")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 @pytest.mark.parametrize("name", ["weights.ckpt", "weights.safetensors"])
-def test_truncated(tiny: Tiny, tmp_path: Path, name: str, share: float) -> None:
+def test_truncated_files_are_rejected(tiny: Tiny, tmp_path: Path, name: str, share: float) -> None:
     path = tmp_path / name
     save = safetensors.torch.save_file if name.endswith("safetensors") else torch.save
     save(tiny().state_dict(), path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    assert refusal(tiny(), path).startswith("truncated, or not a file of weights")
+    assert refusal(tiny(), path).startswith("truncated, or not a weights file")
 
 
 @pytest.mark.parametrize(
     "content", [b"hello, this is text\n", b"\x89PNG\r\n\x1a\n" + bytes(200), b"PK\x03\x04" + bytes(50)]
 )
-def test_not_weights_at_all(tiny: Tiny, tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_rejected(tiny: Tiny, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.ckpt"
     path.write_bytes(content)
-    assert refusal(tiny(), path).startswith("truncated, or not a file of weights")
+    assert refusal(tiny(), path).startswith("truncated, or not a weights file")
 
 
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ([1, 2], "holds a list, not a state_dict or a checkpoint"),
-        ({"state_dict": 3}, "holds no state_dict"),
-        ({"epoch": 3}, "holds no state_dict: not all of its values are tensors"),
-        ({}, "these are weights of another network: conv1.conv.weight is missing (and 40 more)"),
+        ([1, 2], "contains a list, not a state_dict or a checkpoint"),
+        ({"state_dict": 3}, "contains no state_dict"),
+        ({"epoch": 3}, "contains no state_dict: not all values are tensors"),
+        ({}, "weights of another network: conv1.conv.weight is missing (and 40 more)"),
     ],
 )
-def test_containers_that_are_no_weights(tiny: Tiny, tmp_path: Path, content: object, line: str) -> None:
+def test_containers_without_weights_are_rejected(tiny: Tiny, tmp_path: Path, content: object, line: str) -> None:
     torch.save(content, tmp_path / "odd.ckpt")
     assert refusal(tiny(), tmp_path / "odd.ckpt") == line
 
 
-def test_no_file(tiny: Tiny, tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_rejected(tiny: Tiny, tmp_path: Path) -> None:
     assert refusal(tiny(), tmp_path / "none.ckpt") == "no such file"
-    assert refusal(tiny(), tmp_path) == "a folder, not a file of weights"
+    assert refusal(tiny(), tmp_path) == "a folder, not a weights file"
 
 
-def test_read_file_gives_the_whole_checkpoint(tmp_path: Path) -> None:
+def test_read_file_returns_the_whole_checkpoint(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "last.ckpt")
     assert read_file(tmp_path / "last.ckpt")["epoch"] == 3

@@ -22,7 +22,7 @@ from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.user_class import TARGET
 from alexnet_exp.data.decode import MOST_IMAGE_PIXELS
 from alexnet_exp.errors import UserError
-from alexnet_exp.model.weights import NETWORK, read_file
+from alexnet_exp.model.weights import NETWORK_PREFIX, read_file
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.disk_errors import UnwritableError, is_lost
 from alexnet_exp.runs.folder import flatten
@@ -176,7 +176,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def inference_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the weights of the network and its preprocessing, without what a LightningModule may have beside them."""
-    return {key: value for key, value in content[WEIGHTS].items() if key.startswith((NETWORK, "preprocess."))}
+    return {key: value for key, value in content[WEIGHTS].items() if key.startswith((NETWORK_PREFIX, "preprocess."))}
 
 
 def _card_checks(card: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
