@@ -27,7 +27,7 @@ from PIL import Image
 import alexnet_exp
 from alexnet_exp import logs
 from alexnet_exp.__main__ import main
-from alexnet_exp.compare.next_seeds import typed
+from alexnet_exp.compare.next_seeds import read_overrides
 from alexnet_exp.errors import UserError
 from alexnet_exp.kernels.native import NATIVE_VARIABLE
 from alexnet_exp.runs import checksum
@@ -465,9 +465,9 @@ def test_a_command_to_be_copied_has_nothing_of_hydras_from_a_run() -> None:
     def of(*overrides: str) -> Run:
         return Run(Path("x"), "x", "done", {}, {}, facts={"overrides": list(overrides)})
 
-    assert typed(of("model=lrn", "~callbacks")) == {"model": "model=lrn", "callbacks": "~callbacks"}
+    assert read_overrides(of("model=lrn", "~callbacks")) == {"model": "model=lrn", "callbacks": "~callbacks"}
     for word in ("--allow=evil", "hydra.job.chdir=true", "+hydra.callbacks.x._target_=evil.X", "-m"):
-        assert typed(of("model=lrn", word)) is None
+        assert read_overrides(of("model=lrn", word)) is None
 
 
 # --- what is shown

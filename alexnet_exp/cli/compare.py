@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.compare.result import Comparison
-from alexnet_exp.compare.select import check_names, metric_keys, other_values, runs_table, sorted_by, where
+from alexnet_exp.compare.select import check_names, filter_runs, metric_keys, other_values, runs_table, sort_by_column
 from alexnet_exp.errors import ExitCode, UserError, one_line, suggest_name
 from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
@@ -23,12 +23,12 @@ FORMATS = ("table", "markdown", "csv", "json")
 
 
 def run(arguments: list[str]) -> int:
-    """Prints the comparison; with --assert-equal, exit code 1 where two runs took different steps."""
+    """Prints the comparison. With --assert-equal the exit code is 1 if the steps of two runs differ."""
     given = _parser().parse_args(_with_sort(arguments))
     if given.assert_equal:
         return _assert_equal(given)
     if given.tolerance is not None:
-        raise UserError("compare: --tolerance belongs to --assert-equal")
+        raise UserError("compare: --tolerance is an option of --assert-equal; add --assert-equal")
     if given.claims:
         return _claims(given)
 
@@ -39,9 +39,9 @@ def run(arguments: list[str]) -> int:
         *_places(given.paths), seed_column=given.seed_column, metrics=[given.metric] if given.metric else ()
     )
     if not found:
-        told = "".join(f"\nskipped: {line}" for line in found.skipped)
-        raise UserError(f"compare: no run under {' '.join(given.paths) or outputs_folder()}; train one first{told}")
-    runs = where(found, given.where)
+        skipped = "".join(f"\nskipped: {line}" for line in found.skipped)
+        raise UserError(f"compare: no run under {' '.join(given.paths) or outputs_folder()}; train one first{skipped}")
+    runs = filter_runs(found, given.where)
     if not runs:
         wanted = f"{' and '.join(given.where)}{other_values(found, given.where)}"
         raise UserError(f"compare: none of {len(found):,} runs has {wanted}")
@@ -51,7 +51,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | None) -> int:
-    from alexnet_exp.compare.compare import ARM_COLUMNS, Options, compare, default_metric
+    from alexnet_exp.compare.compare import compare, default_metric
+    from alexnet_exp.compare.options import CompareOptions
+    from alexnet_exp.compare.tables import ARM_COLUMNS
 
     if given.percent:
         from alexnet_exp.runs.import_foreign import percent_to_share
@@ -64,7 +66,7 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
     check_names(_names(given.best_of), runs, "--best-of")
     check_names(_names(given.average_over), runs, "--average-over")
     own_seed = given.seed_column and any(given.seed_column in run.config for run in runs)
-    options = Options(
+    options = CompareOptions(
         metric=metric,
         rank=given.sort if given.sort in metric_keys(runs) else None,
         baseline=given.baseline,
@@ -80,7 +82,7 @@ def _compare(given: Namespace, found: Runs, runs: Sequence[Run], metric: str | N
     comparison = compare(runs, options, found.skipped, found.notes)
     if (given.margin or "").endswith("%") and not comparison.metric.percent:
         name = comparison.metric.label
-        raise UserError(f"compare: --margin {given.margin}: {name} is no accuracy; write the margin in its units")
+        raise UserError(f"compare: --margin {given.margin}: {name} is not an accuracy; write the margin in its units")
     if given.sort and options.rank is None:
         comparison = _sorted(comparison, given.sort, columns, given.top)
     if given.html:
@@ -140,7 +142,7 @@ def _parser() -> Parser:
 
 
 def _as_declared(given: Namespace, metric: str) -> AbstractContextManager[None]:
-    """The metric with the direction and the unit of the command line, where there are any."""
+    """Declares the direction and the unit of the metric if they are given."""
     from alexnet_exp.runs.metric import declare
 
     direction = given.higher_is_better if given.higher_is_better or given.lower_is_better else None
@@ -148,14 +150,14 @@ def _as_declared(given: Namespace, metric: str) -> AbstractContextManager[None]:
 
 
 def _with_sort(arguments: Sequence[str]) -> list[str]:
-    """`--sort -KEY` as `--sort=-KEY`: argparse would take -KEY for an option."""
-    words: list[str] = []
-    for word in arguments:
-        if words and words[-1] == "--sort":
-            words[-1] += f"={word}"
+    """Returns the arguments with `--sort -KEY` as `--sort=-KEY`; argparse would read -KEY as an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--sort":
+            joined[-1] += f"={argument}"
         else:
-            words.append(word)
-    return words
+            joined.append(argument)
+    return joined
 
 
 def _count(text: str) -> int:
@@ -165,14 +167,14 @@ def _count(text: str) -> int:
     return number
 
 
-_count.__name__ = "number from 1 up"  # what argparse says was expected
+_count.__name__ = "number from 1 up"  # argparse prints this name in its error
 
 
 def _places(paths: Sequence[str]) -> list[Path]:
-    """What was typed, as paths: as they are, else below outputs/, else as RUN is elsewhere."""
+    """Returns the arguments as paths: existing paths, else paths below outputs/, else runs found by name."""
     if not paths:
         if not outputs_folder().is_dir():
-            raise UserError("compare: there is no outputs here yet; train first, or name a folder of runs")
+            raise UserError("compare: there is no outputs folder yet; train first, or give a folder of runs")
         return [outputs_folder()]
     below = outputs_folder()
     return [
@@ -197,7 +199,7 @@ def _metric(text: str | None, runs: Sequence[Run]) -> str | None:
 
 
 def _margin(text: str | None) -> float | None:
-    """`0.005` and `0.5%` are the same."""
+    """Returns the margin as a share: `0.005` and `0.5%` are equal."""
     if text is None:
         return None
     try:
@@ -210,8 +212,8 @@ def _margin(text: str | None) -> float | None:
 
 
 def _sorted(comparison: Comparison, key: str, columns: Sequence[str], top: int | None) -> Comparison:
-    """The same, the runs by any column."""
-    runs = sorted_by(comparison.runs, key)
+    """Returns the comparison with its runs sorted by a column."""
+    runs = sort_by_column(comparison.runs, key)
     table = runs_table(runs[:top], comparison.varying, columns or None)
     same = comparison.table == comparison.runs_table
     return replace(comparison, runs=runs, runs_table=table, table=table if same else comparison.table)
@@ -220,7 +222,7 @@ def _sorted(comparison: Comparison, key: str, columns: Sequence[str], top: int |
 def _print(comparison: Comparison, form: str, top: int | None) -> None:
     from alexnet_exp.compare.render import text
 
-    limit = top or text.RUNS
+    limit = top or text.MOST_PRINTED_RUNS
     if form == "csv":
         sys.stdout.write(text.as_csv(comparison))
     elif form == "json":
@@ -234,7 +236,7 @@ def _print(comparison: Comparison, form: str, top: int | None) -> None:
 
 
 def _claims(given: Namespace) -> int:
-    """The table of claims. Without a run there are those of the shipped experiments, not run."""
+    """Prints the table of claims; without runs, that of the shipped experiments as not run."""
     from alexnet_exp.compare import paper_claims
     from alexnet_exp.compare.render.text import markdown_table
     from alexnet_exp.runs.read_runs import read_runs
@@ -246,14 +248,16 @@ def _claims(given: Namespace) -> int:
     for name in others:
         if getattr(given, name):
             option = f"--{name.replace('_', '-')}"
-            raise UserError(f"compare: {option} does not go with --claims: each claim says what it is about")
+            raise UserError(
+                f"compare: {option} cannot be used with --claims, because each claim defines its own comparison"
+            )
     found = (
         read_runs(*_places(given.paths), seed_column=given.seed_column)
         if given.paths or outputs_folder().is_dir()
         else None
     )
-    runs = [] if found is None else where(found, given.where)
-    table = paper_claims.table_of_claims(runs, paired=given.paired, best_of=_names(given.best_of))
+    runs = [] if found is None else filter_runs(found, given.where)
+    table = paper_claims.evaluate_claims(runs, paired=given.paired, best_of=_names(given.best_of))
     if given.format == "csv":
         sys.stdout.write(paper_claims.as_csv(table))
     elif given.format == "json":
@@ -287,7 +291,7 @@ def _assert_equal(given: Namespace) -> int:
     if difference is not None:
         print(f"{escape_controls(str(difference))}; {_steps(equal)} before it")
         return ExitCode.FAILED
-    print(f"{_steps(equal)}, {'to the bit' if tolerance == 0 else f'within {tolerance:g}'}")
+    print(f"{_steps(equal)}, {'bit for bit' if tolerance == 0 else f'within {tolerance:g}'}")
     return ExitCode.OK
 
 

@@ -8,24 +8,24 @@ import sys
 from pathlib import Path
 
 from alexnet_exp.cli.parser import Parser
-from alexnet_exp.compare.result import Table
+from alexnet_exp.compare.result import ComparisonTable
 from alexnet_exp.errors import UserError, one_line
 from alexnet_exp.paths import outputs_folder
 from alexnet_exp.runs.lookup import find
 from alexnet_exp.sanitize import escape_controls, spreadsheet_cell
 
-LATEST = 15  # lines, where --all was not given
+MOST_LISTED_RUNS = 15  # without --all
 
 
 def run(arguments: list[str]) -> int:
-    """Prints what was asked for."""
-    words = {"show": _show, "diff": _diff}
-    if arguments and arguments[0] in words:
-        return words[arguments[0]](arguments[1:])
+    """Prints the latest runs, or calls `runs show` or `runs diff`."""
+    commands = {"show": _show, "diff": _diff}
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]](arguments[1:])
     parser = Parser("runs", "Lists the latest runs and their progress; or: runs show RUN; runs diff A B.")
     parser.add_argument("path", nargs="?", default=str(outputs_folder()), metavar="PATH", help="default: outputs")
     parser.add_argument(
-        "--all", action="store_true", help=f"all runs, and each job of a sweep; default: the latest {LATEST}"
+        "--all", action="store_true", help=f"all runs, and each job of a sweep; default: the latest {MOST_LISTED_RUNS}"
     )
     parser.add_argument("--format", choices=("table", "markdown", "csv", "json"), default="table")
     given = parser.parse_args(arguments)
@@ -33,24 +33,24 @@ def run(arguments: list[str]) -> int:
     if not path.is_dir() and (outputs_folder() / given.path).is_dir():
         path = outputs_folder() / given.path
     if not path.is_dir():
-        raise UserError(f"runs: {given.path}: no such folder; train first, or name a folder of runs")
-    from alexnet_exp.compare.runs_list import as_table, entries
+        raise UserError(f"runs: {given.path}: no such folder; train first, or give a folder of runs")
+    from alexnet_exp.compare.runs_list import as_table, list_entries
     from alexnet_exp.runs.read_runs import read_runs
 
     found = read_runs(path)
-    lines = entries(path, list(found), sweeps=not given.all)
-    newest = lines if given.all else lines[:LATEST]
+    lines = list_entries(path, list(found), sweeps=not given.all)
+    newest = lines if given.all else lines[:MOST_LISTED_RUNS]
     if not lines:
         print(f"no runs under {one_line(path)}", file=sys.stderr)
     _print(as_table(newest), given.format)
     if len(lines) > len(newest) and given.format == "table":
-        print(f"{len(lines) - len(newest):,} older; --all shows them")
+        print(f"{len(lines) - len(newest):,} older; use --all to list them")
     for damaged in found.skipped:
         print(escape_controls(f"skipped: {damaged}"), file=sys.stderr)
     return 0
 
 
-def _print(table: Table, form: str) -> None:
+def _print(table: ComparisonTable, form: str) -> None:
     from alexnet_exp.compare.render import terminal, text
 
     if form == "json":
@@ -65,11 +65,11 @@ def _print(table: Table, form: str) -> None:
 
         Console(highlight=False).print(terminal.rich_table(table))
     else:
-        print("\n".join(terminal.aligned(table)))
+        print("\n".join(terminal.align_table(table)))
 
 
 def _show(arguments: list[str]) -> int:
-    from alexnet_exp.compare.runs_show import description
+    from alexnet_exp.compare.runs_show import describe_run
     from alexnet_exp.runs.read_runs import as_run
 
     parser = Parser("runs show", "Prints the status, settings, metrics and provenance of one run.")
@@ -82,20 +82,20 @@ def _show(arguments: list[str]) -> int:
         result = {"run": str(path), "status": found.status, "metrics": found.metrics, "choices": found.choices}
         print(json.dumps(result | found.facts | {"config": found.config}, indent=1))
         return 0
-    print(escape_controls("\n".join(description(found))))
+    print(escape_controls("\n".join(describe_run(found))))
     return 0
 
 
 def _diff(arguments: list[str]) -> int:
-    from alexnet_exp.compare.runs_show import difference
+    from alexnet_exp.compare.runs_show import describe_difference
     from alexnet_exp.runs.read_runs import as_run
 
-    parser = Parser("runs diff", "What differs between two runs: settings, code, versions, machine, metrics.")
+    parser = Parser("runs diff", "Prints the differences between two runs: settings, code, versions, machine, metrics.")
     parser.add_argument("first", metavar="A", help="a run folder, last, or a unique prefix of its path")
     parser.add_argument("second", metavar="B")
     given = parser.parse_args(arguments)
     first, second = (
         as_run(path, str(path)) for path in (find(given.first, outputs_folder()), find(given.second, outputs_folder()))
     )
-    print(escape_controls("\n".join(difference(first, second))))
+    print(escape_controls("\n".join(describe_difference(first, second))))
     return 0

@@ -1,4 +1,4 @@
-"""Whether two runs took the same steps: the test of a refactoring that must change nothing."""
+"""Compares the steps of two runs, to check that a change of the code changes no result."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.reader import read_steps
 
-NAMES = ("step", "loss", "lr")
+STEP_COLUMNS = ("step", "loss", "lr")
 
 
 @dataclass(frozen=True)
-class Unequal:
-    """The first difference: in `what` (step, loss, lr) at `step`; None is a step that a run does not have."""
+class StepDifference:
+    """The first difference, in `what` (step, loss, lr) at `step`; a value is None if the run does not have the step."""
 
     step: int
     what: str
@@ -28,11 +28,11 @@ class Unequal:
         return f"step {self.step}: {self.what} {self.first!r} and {self.second!r}"
 
 
-def first_difference(first: Path, second: Path, tolerance: float = 0.0) -> tuple[Unequal | None, int]:
-    """The first step in which the runs in two folders differ, and how many steps are equal.
+def first_difference(first: Path, second: Path, tolerance: float = 0.0) -> tuple[StepDifference | None, int]:
+    """Returns the first difference between the runs in two folders, and the number of equal steps.
 
-    tolerance: how far two losses or learning rates may lie apart, relative to the greater one and absolute at once, as
-    `math.isclose` takes them; 0 is the same bits, where NaN equals NaN. Raises UserError where a run recorded no step.
+    tolerance: the relative and absolute tolerance of losses and learning rates, as in `math.isclose`; with 0 the bits
+    must be equal, and NaN equals NaN. Raises UserError if a run recorded no step.
     """
     ours, theirs = read_steps(first), read_steps(second)
     for run, rows in ((first, ours), (second, theirs)):
@@ -40,13 +40,13 @@ def first_difference(first: Path, second: Path, tolerance: float = 0.0) -> tuple
             raise UserError(f"{run / 'steps.csv'}: has no steps to compare")
     for equal, (one, other) in enumerate(zip_longest(ours, theirs)):
         if one is None or other is None or one[0] != other[0]:
-            # the one that comes first is missing in the other
+            # the earlier step is missing in the other run
             if other is None or (one is not None and one[0] < other[0]):
-                return Unequal(one[0], "step", one[0], None), equal
-            return Unequal(other[0], "step", None, other[0]), equal
-        for name, a, b in zip(NAMES[1:], one[1:], other[1:], strict=True):
+                return StepDifference(one[0], "step", one[0], None), equal
+            return StepDifference(other[0], "step", None, other[0]), equal
+        for name, a, b in zip(STEP_COLUMNS[1:], one[1:], other[1:], strict=True):
             if not _same(a, b, tolerance):
-                return Unequal(one[0], name, a, b), equal
+                return StepDifference(one[0], name, a, b), equal
     return None, len(ours)
 
 

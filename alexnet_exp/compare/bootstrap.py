@@ -1,7 +1,6 @@
-"""A second interval of a difference: for new test images too, from the predictions that runs keep.
+"""Computes the interval of a difference for new test images and new seeds, from saved predictions.
 
-The interval over seeds answers "would other seeds say so, on these images?". This one asks for other images of the same
-kind as well: of few images the choice can matter more than the seed.
+The interval over seeds holds for these images. With few test images, their selection can matter more than the seed.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from alexnet_exp.compare.statistics import Interval
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.predictions import TEST_FILE, read_predictions
 from alexnet_exp.runs.run import Run
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Interval = tuple[float, float]
-
-WITHIN = {"test/top1": 1, "test/top5": 5}  # the metrics that predictions tell, and how many guesses each allows
-DRAWS = 1000
-SEEDS_DRAWN = 20  # seeds of an arm from which on they are drawn too
-_AT_ONCE = 50  # draws whose images are in memory together
+GUESSES_BY_METRIC = {
+    "test/top1": 1,
+    "test/top5": 5,
+}  # metrics that follow from predictions
+BOOTSTRAP_DRAWS = 1000
+FEWEST_BOOTSTRAP_SEEDS = 20  # of each arm; seeds are bootstrapped from this number
+_DRAWS_PER_BATCH = 50  # in memory at the same time
 
 
 class Answers:
-    """Which test images each run got right; each file is read once."""
+    """The test images that each run classified correctly; each file is read once."""
 
     def __init__(self, metric: str):
-        self.guesses = WITHIN.get(metric)
+        self.guesses = GUESSES_BY_METRIC.get(metric)
         self._read: dict[Any, tuple[NDArray[np.int64], NDArray[np.bool_]] | None] = {}
 
     def of(self, runs: Sequence[Run]) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]] | None:
-        """Labels and rights of every run; None where a file is missing or damaged, or the metric is another."""
+        """Returns labels and correctness of every run; None for a missing or damaged file or another metric."""
         found = [one for run in runs if (one := self._one(run)) is not None]
         return found if len(found) == len(runs) else None
 
@@ -43,17 +44,19 @@ class Answers:
         return self._read[run.path]
 
 
-def interval(arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alpha: float = 0.05) -> Interval | None:
-    """Of the difference in accuracy, over new images and new seeds.
+def bootstrap_interval(
+    arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alpha: float = 0.05
+) -> Interval | None:
+    """Returns the interval of the difference in accuracy over new images and new seeds.
 
-    The images by bootstrap: each draw takes as many as there are, the same for all runs. The seeds by bootstrap as well
-    where each arm has `SEEDS_DRAWN`, n - 1 of n, which add as much spread as they have. Below that a bootstrap of seeds
-    would be too narrow, and their part is Welch's: both variances are added, with the degrees of freedom of
-    Satterthwaite (1946), and the interval is never narrower than that over seeds alone. What an image and a seed do
-    together is in both parts, so that it is rather too wide than too narrow.
+    Images are bootstrapped: each draw has as many images as the test set, the same for all runs. Seeds are bootstrapped
+    too if each arm has `FEWEST_BOOTSTRAP_SEEDS`, with n - 1 of n draws, which add as much spread as the seeds have.
+    With fewer seeds a bootstrap would be too narrow, and Welch's variance of the seeds is added to that of the images,
+    with the degrees of freedom of Satterthwaite (1946); the interval is never narrower than that over seeds alone. The
+    interaction of image and seed is in both parts, so the interval is too wide rather than too narrow.
 
-    The draws are the same every time. None for fewer than three seeds, and where the runs did not all keep predictions
-    for the same labels.
+    The draws are the same in every call. None for fewer than three seeds, or unless all runs have predictions for the
+    same labels.
     """
     if min(len(arm), len(baseline)) < 3:
         return None
@@ -70,13 +73,13 @@ def interval(arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alph
     if images == 0:
         return None
     # [draws, runs]: the accuracy of each run on each draw of images
-    accuracies = np.empty((DRAWS, rights.shape[1]))
-    for start in range(0, DRAWS, _AT_ONCE):
-        drawn = generator.integers(0, images, size=(_AT_ONCE, images), dtype=np.int32)
-        drawn += np.arange(_AT_ONCE, dtype=np.int32)[:, None] * images
-        times = np.bincount(drawn.ravel(), minlength=_AT_ONCE * images).reshape(_AT_ONCE, images)
-        accuracies[start : start + _AT_ONCE] = times.astype(np.float32) @ rights / images
-    if min(len(first), len(second)) < SEEDS_DRAWN:
+    accuracies = np.empty((BOOTSTRAP_DRAWS, rights.shape[1]))
+    for start in range(0, BOOTSTRAP_DRAWS, _DRAWS_PER_BATCH):
+        drawn = generator.integers(0, images, size=(_DRAWS_PER_BATCH, images), dtype=np.int32)
+        drawn += np.arange(_DRAWS_PER_BATCH, dtype=np.int32)[:, None] * images
+        times = np.bincount(drawn.ravel(), minlength=_DRAWS_PER_BATCH * images).reshape(_DRAWS_PER_BATCH, images)
+        accuracies[start : start + _DRAWS_PER_BATCH] = times.astype(np.float32) @ rights / images
+    if min(len(first), len(second)) < FEWEST_BOOTSTRAP_SEEDS:
         drawn_differences = accuracies[:, : len(first)].mean(axis=1) - accuracies[:, len(first) :].mean(axis=1)
         measured = rights.mean(axis=0, dtype=np.float64)
         parts = float(drawn_differences.var(ddof=1)), measured[: len(first)], measured[len(first) :]
@@ -84,7 +87,7 @@ def interval(arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alph
     means = []
     for columns in (accuracies[:, : len(first)], accuracies[:, len(first) :]):
         n = columns.shape[1]
-        seeds = generator.integers(0, n, size=(DRAWS, n - 1))
+        seeds = generator.integers(0, n, size=(BOOTSTRAP_DRAWS, n - 1))
         means.append(np.take_along_axis(columns, seeds, axis=1).mean(axis=1))
     low, high = np.quantile(means[0] - means[1], [alpha / 2, 1 - alpha / 2])
     return float(low), float(high)
@@ -93,7 +96,7 @@ def interval(arm: Sequence[Run], baseline: Sequence[Run], answers: Answers, alph
 def _with_welch(
     of_images: float, arm: NDArray[np.float64], baseline: NDArray[np.float64], images: int, alpha: float
 ) -> Interval:
-    """The interval from the variance that the images add, and the accuracies of each arm's runs."""
+    """Returns the interval from the variance due to the images and the accuracies of the runs of each arm."""
     from scipy.stats import t
 
     of_seeds = [float(runs.var(ddof=1)) / len(runs) for runs in (arm, baseline)]

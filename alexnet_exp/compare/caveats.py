@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.arms import PLACEMENT, Folded, own_arm_each
-from alexnet_exp.compare.paper_claim_status import stated
+from alexnet_exp.compare.arms import Grouping, one_run_factors
+from alexnet_exp.compare.factors import PLACEMENT_SETTINGS
+from alexnet_exp.compare.paper_claim_status import read_claims
 from alexnet_exp.compare.result import Arm
-from alexnet_exp.compare.select import decides, frozen, is_alias, value
+from alexnet_exp.compare.select import as_hashable, determines, is_alias, statuses_text, value
 from alexnet_exp.compare.statistics import REPEATED_TEST_PERCENT
 from alexnet_exp.errors import Refused, yaml_text
 from alexnet_exp.runs.import_foreign import PERCENT_KEY
@@ -21,9 +22,9 @@ from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
 from alexnet_exp.runs.sweep_plan import SweepPlan
 
-_SHOWN = 4  # values or arms of one line
-# Facts that should be the same in all runs, how people call them, and the settings that change them on purpose.
-_FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+_MOST_LISTED = 4  # values or arms of one line
+# Facts that should be equal in all runs: key, name, and the settings that change the fact intentionally.
+_COMPARED_FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("commit", "the code's commit", ()),
     ("device", "the device", ("trainer",)),
     ("precision", "the precision", ("trainer", "trainer.precision")),
@@ -31,25 +32,25 @@ _FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("ranks", "the number of processes", ("trainer",)),
     ("host", "the host", ()),
     ("effective_batch", "the effective batch", ("data.batch_size", "trainer.accumulate_grad_batches", "experiment")),
-    ("deterministic", "whether computing was deterministic", ("trainer.deterministic",)),
+    ("deterministic", "whether computation was deterministic", ("trainer.deterministic",)),
     ("tested", "the tested checkpoint", ("test.checkpoint", "experiment")),
 )
-# of each run its own: no reason why one seed was run again
-_OF_ONE_RUN = ("name", "choices", "overrides", "versions", "start", "end", "pid", "metrics_file", PERCENT_KEY)
-_PAUSE = timedelta(hours=1)  # between two runs that were started one by one: a new batch
+# facts that differ between any two runs, so not the reason why a seed was run again
+_RUN_SPECIFIC = ("name", "choices", "overrides", "versions", "start", "end", "pid", "metrics_file", PERCENT_KEY)
+_BATCH_PAUSE = timedelta(hours=1)  # a longer pause between runs started one by one begins a new batch
 
 
-def caveats(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
-    """Returns the caveats about `arms`, the printed ones of `folded`."""
+def find_caveats(grouping: Grouping, arms: Sequence[Arm], metric: str) -> list[str]:
+    """Returns the caveats about `arms`, the printed ones of `grouping`."""
     return [
-        *_data(folded, arms),
-        *(line for fact in _FACTS for line in _fact(arms, folded.factors, *fact)),
+        *_data(grouping, arms),
+        *(line for fact in _COMPARED_FACTS for line in _fact(arms, grouping.factors, *fact)),
         *_versions(arms),
         *_dirty(arms),
-        *_placement(arms, folded.places),
-        *_settings(folded),
+        *_placement(arms, grouping.places),
+        *_settings(grouping),
         *_uncounted(arms, metric),
-        *_outside(folded),
+        *_outside(grouping),
         *_repeated(arms),
         *_mixed(arms),
         *_seeds(arms),
@@ -58,8 +59,8 @@ def caveats(folded: Folded, arms: Sequence[Arm], metric: str) -> list[str]:
     ]
 
 
-def _data(folded: Folded, arms: Sequence[Arm]) -> list[str]:
-    by_arm = {id(arm): images for arm, images in zip(folded.arms, folded.data, strict=True)}
+def _data(grouping: Grouping, arms: Sequence[Arm]) -> list[str]:
+    by_arm = {id(arm): images for arm, images in zip(grouping.arms, grouping.data, strict=True)}
     seen: dict[Hashable, list[Arm]] = {}
     for arm in arms:
         if arm.n and id(arm) in by_arm:
@@ -92,35 +93,35 @@ def _versions(arms: Sequence[Arm]) -> list[str]:
 
 
 def _placement(arms: Sequence[Arm], places: Sequence[str]) -> list[str]:
-    # devices, ranks and hosts are told from what they became
-    keys = [key for key in PLACEMENT if key not in ("trainer.gpus", "trainer.accelerator", "trainer.devices")]
+    # Devices, ranks and hosts are compared as facts.
+    keys = [key for key in PLACEMENT_SETTINGS if key not in ("trainer.gpus", "trainer.accelerator", "trainer.devices")]
     lines = [line for key in keys for line in _differs(arms, key, lambda run, k=key: run.config.get(k))]  # type: ignore[misc]
     runs = [(place, run) for place, arm in enumerate(arms) for run in arm.runs]
     for key in places:
-        if decides([place for place, _ in runs], [frozen(run.config.get(key)) for _, run in runs]):
+        if determines([place for place, _ in runs], [as_hashable(run.config.get(key)) for _, run in runs]):
             lines += _differs(arms, key, lambda run, k=key: run.config.get(k))  # type: ignore[misc]
     return lines
 
 
 def _differs(arms: Sequence[Arm], name: str, of: Callable[[Run], Any], short: int | None = None) -> list[str]:
-    """One line where `of` is not the same in all counted runs: worse where it goes with the arm."""
+    """Returns one line if `of` differs between counted runs; its wording depends on whether the arm determines it."""
     places = [(place, run) for place, arm in enumerate(arms) for run in arm.runs]
     raw = [of(run) for _, run in places]
     if all(one == raw[0] for one in raw):
         return []
-    had = [frozen(one) for one in raw]
+    had = [as_hashable(one) for one in raw]
 
     def text(one: Hashable) -> str:
         return "unknown" if one is None else yaml_text(one)[:short]
 
     counted = Counter(had)
-    if len(arms) > 1 and decides([place for place, _ in places], had):
+    if len(arms) > 1 and determines([place for place, _ in places], had):
         by_value: dict[Hashable, list[str]] = {}
         for (place, _), one in zip(places, had, strict=True):
             if arms[place].label not in by_value.setdefault(one, []):
                 by_value[one].append(arms[place].label)
         parts = [f"{text(one)} for {_listed(labels)}" for one, labels in by_value.items()]
-        return [f"{name} differs between the arms, so it may be what made the difference: {_listed(parts, '; ')}"]
+        return [f"{name} differs between the arms, which may be the cause of the difference: {_listed(parts, '; ')}"]
     parts = [f"{text(one)} ({times} run{'' if times == 1 else 's'})" for one, times in counted.most_common()]
     return [f"{name} differs: {_listed(parts)}"]
 
@@ -134,49 +135,46 @@ def _dirty(arms: Sequence[Arm]) -> list[str]:
     return [f"uncommitted changes in the code of {which}: see code.patch in their folders"]
 
 
-def _settings(folded: Folded) -> list[str]:
-    """Settings that differ and are no column: those that go with another, and those that only some runs recorded."""
+def _settings(grouping: Grouping) -> list[str]:
+    """Returns lines about settings that differ and are not a factor."""
     lines = [
         f"{key} never changes alone: {_listed(others)} change{'s' if len(others) == 1 else ''} with it"
-        for key, others in folded.together.items()
+        for key, others in grouping.together.items()
     ]
-    if folded.partial:
-        lines.append(f"only some runs recorded {_listed(folded.partial)} (another version of the code?)")
-    if folded.averaged:
-        lines.append(f"{_listed(folded.averaged)} makes no arms: the value of a seed is the mean over its runs")
-    keys = own_arm_each(folded)
+    if grouping.partial:
+        lines.append(f"only some runs recorded {_listed(grouping.partial)} (another version of the code?)")
+    if grouping.averaged:
+        lines.append(f"{_listed(grouping.averaged)} makes no arms; the value of a seed is the mean over its runs")
+    keys = one_run_factors(grouping)
     if keys:
         lines.append(
-            f"{_listed(keys)} differs in every run, so that each is an arm of its own: "
-            f"if it is no setting, add --average-over {shlex.quote(','.join(keys))}"
+            f"{_listed(keys)} differs in every run, so each run is an arm of its own; "
+            f"if it is not a setting, add --average-over {shlex.quote(','.join(keys))}"
         )
     return lines
 
 
-def _outside(folded: Folded) -> list[str]:
-    if not folded.outside:
+def _outside(grouping: Grouping) -> list[str]:
+    if not grouping.outside:
         return []
-    found = Counter(run.status for run in folded.outside)
-    told = ", ".join(f"{times} {status}" for status, times in found.most_common())
-    names = _listed(run.name for run in folded.outside)
-    return [f"in no arm, since they do not count and have other settings: {told} ({names})"]
+    names = _listed(run.name for run in grouping.outside)
+    statuses = statuses_text(run.status for run in grouping.outside)
+    return [f"runs in no arm, not counted and with other settings: {statuses} ({names})"]
 
 
 def _uncounted(arms: Sequence[Arm], metric: str) -> list[str]:
     lines = []
     for arm in arms:
         if arm.uncounted:
-            found = Counter(
-                run.status if run.status != Status.DONE else f"done without {label(metric)}" for run in arm.uncounted
-            )
-            told = ", ".join(f"{times} {status}" for status, times in found.most_common())
-            lines.append(f"{arm.label}: {told}, not counted")
-    if len(lines) > _SHOWN:
+            lines.append(f"{arm.label}: {_uncounted_text(arm.uncounted, metric)}, not counted")
+    if len(lines) > _MOST_LISTED:
         runs = [run for arm in arms for run in arm.uncounted]
-        found = Counter(run.status if run.status != Status.DONE else f"done without {label(metric)}" for run in runs)
-        told = ", ".join(f"{times} {status}" for status, times in found.most_common())
-        return [f"not counted in {len(lines)} arms: {told}"]
+        return [f"not counted in {len(lines)} arms: {_uncounted_text(runs, metric)}"]
     return lines
+
+
+def _uncounted_text(runs: Iterable[Run], metric: str) -> str:
+    return statuses_text(run.status if run.status != Status.DONE else f"done without {label(metric)}" for run in runs)
 
 
 def _repeated(arms: Sequence[Arm]) -> list[str]:
@@ -184,18 +182,17 @@ def _repeated(arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         if arm.repeated:
             seeds = sorted({str(run.config.get("seed")) for run in arm.repeated})
-            lines.append(
-                f"{arm.label}: seed {_listed(seeds)} ran more than once; the run that was started first counts"
-            )
-    if len(lines) > _SHOWN:
-        return [f"in {len(lines)} arms a seed ran more than once; the run that was started first counts"]
+            lines.append(f"{arm.label}: seed {_listed(seeds)} ran more than once; the run started first counts")
+    if len(lines) > _MOST_LISTED:
+        return [f"in {len(lines)} arms a seed ran more than once; the run started first counts"]
     return lines
 
 
 def _mixed(arms: Sequence[Arm]) -> list[str]:
-    """What runs of one arm differ in, of other projects' tables and of seeds that ran again: perhaps it is a setting.
+    """Returns a line about columns that differ within an arm and may be settings.
 
-    Words, counters and switches that several runs share and that do not follow the seed: notes, hosts, epochs.
+    Only tables of other projects and arms with repeated seeds are checked, for texts, integers and booleans whose
+    values are shared by several runs and do not follow the seed.
     """
     found: dict[str, None] = {}
     for arm in arms:
@@ -203,14 +200,14 @@ def _mixed(arms: Sequence[Arm]) -> list[str]:
         if not arm.repeated and any(PERCENT_KEY not in run.facts or run.facts.get("overrides") for run in runs):
             continue
         seeds = [run.config.get("seed") for run in runs]
-        for key in dict.fromkeys(key for run in runs for key in (*run.config, *run.facts) if key not in _OF_ONE_RUN):
-            had = [frozen(value(run, key)) for run in runs]
+        for key in dict.fromkeys(key for run in runs for key in (*run.config, *run.facts) if key not in _RUN_SPECIFIC):
+            had = [as_hashable(value(run, key)) for run in runs]
             if 1 < len(set(had)) <= len(runs) / 2 and not any(isinstance(one, float) for one in had):
                 found |= {} if is_alias(seeds, had) else {key: None}
     if not found:
         return []
     s = "s" if len(found) == 1 else ""
-    return [f"{_listed(found)} differ{s} within an arm and make{s} no arms; --group-by KEY would"]
+    return [f"{_listed(found)} differ{s} within an arm and make{s} no arms; use --group-by KEY to make arms of them"]
 
 
 def _seeds(arms: Sequence[Arm]) -> list[str]:
@@ -218,12 +215,14 @@ def _seeds(arms: Sequence[Arm]) -> list[str]:
     lines = []
     unknown = sum(seed is None for arm in counted for seed in arm.seeds)
     if unknown and any(arm.n > 1 for arm in counted):
-        lines.append(f"{unknown} run{'' if unknown == 1 else 's'} did not record a seed: each counts as one of its own")
+        lines.append(
+            f"{unknown} run{'' if unknown == 1 else 's'} did not record a seed; each counts as a seed of its own"
+        )
     used: dict[tuple[int | None, ...], list[str]] = {}
     for arm in counted:
         used.setdefault(tuple(arm.seeds), []).append(arm.label)
     if len(used) > 1 and not unknown and any(arm.n > 1 for arm in counted):
-        # the odd ones first: of many arms not all are named
+        # The least common seeds come first, because only some of many arms are listed.
         parts = [
             f"{_listed(labels)} {_ranges([seed for seed in seeds if seed is not None])}"
             for seeds, labels in sorted(used.items(), key=lambda pair: len(pair[1]))
@@ -233,7 +232,7 @@ def _seeds(arms: Sequence[Arm]) -> list[str]:
 
 
 def _batches(arms: Sequence[Arm]) -> list[str]:
-    """Adding seeds until it looks right makes false verdicts likelier than the method says."""
+    """Returns a line about seeds added in batches, since adding seeds until a result appears raises the false rate."""
     lines = []
     for arm in arms:
         parts = [_ranges([seed for run in batch if (seed := run.seed) is not None]) for batch in _batched(arm.runs)]
@@ -242,13 +241,13 @@ def _batches(arms: Sequence[Arm]) -> list[str]:
     if not lines:
         return []
     return [
-        f"seeds were added in several batches: {_listed(lines, '; ')}. If more were added because of what the first "
-        f"showed, a false verdict occurs in {REPEATED_TEST_PERCENT} of 100 cases (simulated), not in 5"
+        f"seeds were added in several batches: {_listed(lines, '; ')}. If they were added because of the first "
+        f"results, a false verdict occurs in {REPEATED_TEST_PERCENT} of 100 cases (simulated) instead of 5"
     ]
 
 
 def _batched(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs by the folder of their sweep; those started one by one by the pauses between them. The earliest first."""
+    """Returns the runs by sweep folder, and runs started one by one by the pauses between them, the earliest first."""
     by_sweep: dict[Path | None, list[Run]] = {}
     for run in runs:
         sweep = run.path.parent if _is_sweep(run) else None
@@ -263,7 +262,7 @@ def _batched(runs: Sequence[Run]) -> list[list[Run]]:
             continue
         last: datetime | None = None
         for start, run in timed:
-            if last is None or start - last > _PAUSE:
+            if last is None or start - last > _BATCH_PAUSE:
                 batches.append([])
             batches[-1].append(run)
             last = max(_time(run, "end") or start, last or start)
@@ -292,9 +291,9 @@ def _claims(arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         try:
             for run in arm.runs[:1]:
-                stated(run)
+                read_claims(run)
         except Refused as refused:
-            lines.append(f"{arm.label}: not shown, since {'; '.join(map(str, refused.problems))}")
+            lines.append(f"{arm.label}: not shown, because {'; '.join(map(str, refused.problems))}")
     return lines
 
 
@@ -308,13 +307,13 @@ def _mapping(had: Any) -> dict[str, Any]:
 
 def _listed(parts: Iterable[str], between: str = ", ") -> str:
     every = list(parts)
-    if len(every) <= _SHOWN:
+    if len(every) <= _MOST_LISTED:
         return between.join(every)
-    return between.join(every[: _SHOWN - 1]) + f"{between}and {len(every) - _SHOWN + 1} more"
+    return between.join(every[: _MOST_LISTED - 1]) + f"{between}and {len(every) - _MOST_LISTED + 1} more"
 
 
 def _ranges(seeds: Sequence[int]) -> str:
-    """`1-5, 7` for seeds 1, 2, 3, 4, 5 and 7."""
+    """Returns the seeds as ranges: `1-5, 7` for 1, 2, 3, 4, 5 and 7."""
     parts: list[list[int]] = []
     for seed in sorted(set(seeds)):
         if parts and seed == parts[-1][-1] + 1:

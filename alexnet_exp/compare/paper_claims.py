@@ -1,4 +1,4 @@
-"""The table of claims: a row a claim over any number of sweeps, and the shipped experiments that were never run."""
+"""Provides the table of claims of any number of sweeps, and of shipped experiments that were not run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from alexnet_exp.compare import statistics as st
-from alexnet_exp.compare.arms import counts, parse_settings
-from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.arms import is_counted, parse_settings
+from alexnet_exp.compare.compare import compare
+from alexnet_exp.compare.options import CompareOptions
 from alexnet_exp.compare.paper_claim_status import (
     ANALOGUE,
+    claim_values,
     figure_text,
     interval_text,
     measured_text,
-    plain,
-    stated,
+    read_claims,
     status_text,
 )
-from alexnet_exp.compare.result import Claim, ClaimStatus, Difference, Table
+from alexnet_exp.compare.result import Claim, ClaimStatus, ComparisonTable, Difference
 from alexnet_exp.compare.select import value
 from alexnet_exp.compare.verdict import names
 from alexnet_exp.config.paper_claim import PaperClaim, paper_claims
@@ -37,9 +38,9 @@ from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.status import Status
 from alexnet_exp.sanitize import spreadsheet_cell
 
-PINNED = ("32-true", "64-true")  # the precisions of a reproduction
-DIRECTIONS = (ClaimStatus.reproduced, ClaimStatus.same_direction, ClaimStatus.contradicted)
-TITLES = {
+PINNED_PRECISIONS = ("32-true", "64-true")  # of a reproduction
+DIRECTION_STATUSES = (ClaimStatus.reproduced, ClaimStatus.same_direction, ClaimStatus.contradicted)
+CLAIM_TITLES = {
     "claim": "claim",
     "label": "label",
     "source": "where",
@@ -53,10 +54,11 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One claim. experiment: as one would type it, or the name of the runs. seeds: of the arm and of its baseline.
+class ClaimRow:
+    """A row of the table of claims.
 
-    arms: the two in words, where a claim has several rows. precisions: those of the runs that are not float32.
+    experiment: the override `experiment=NAME`, or the name of the runs. seeds: of the arm and of its baseline. arms:
+    the names of both, if a claim has several rows. precisions: of the runs that are not float32.
     """
 
     claim: Claim
@@ -67,20 +69,20 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Claims:
-    """All rows, those with runs first. caveats: a line each."""
+class ClaimReport:
+    """The rows of the table, those with runs first, and its caveats."""
 
-    rows: list[Row]
+    rows: list[ClaimRow]
     caveats: list[str] = field(default_factory=list)
 
     @property
-    def tested(self) -> list[Row]:
-        """The rows that have an interval: so many tests were made."""
+    def tested(self) -> list[ClaimRow]:
+        """The rows with an interval, one per test."""
         return [row for row in self.rows if row.claim.p is not None]
 
     @cached_property
     def adjusted(self) -> dict[int, float]:
-        """Of each tested row, by its id, p after Holm's steps over all of them."""
+        """The p of each tested row, by its id, with Holm's correction over all rows."""
         order = sorted(self.tested, key=lambda row: row.claim.p or 0.0)
         found, largest = {}, 0.0
         for step, row in enumerate(order):
@@ -90,57 +92,55 @@ class Claims:
 
     @property
     def notes(self) -> list[str]:
-        """How many claims were tested together and what that means, then what else must be known of the table."""
+        """The notes below the table: how many claims were tested together and what follows, then the caveats."""
         tested, rows = self.tested, self.rows
         if not rows:
-            return ["no run here says what a paper claims (paper_claim)"]
+            return ["no run has a paper's claim (paper_claim)"]
         lines = [f"{len(tested)} of {_counted(len(rows), 'claim')} tested here"]
         if tested:
             expected = st.ALPHA * len(tested)
             lines[0] += (
                 f", each at 95%: if none were true, {expected:.2g} of {len(tested)} would be expected to show a "
-                f"direction all the same, half of them the paper's. {self._holm()}"
+                f"direction by chance, half of them the paper's. {self._holm()}"
             )
-        if any(row.claim.said.analogue for row in rows):
+        if any(row.claim.paper.analogue for row in rows):
             lines.append(
-                f"{ANALOGUE}: not the paper's experiment but one like it, on other images or with a smaller network; "
-                "the size of the effect need not be the paper's"
+                f"{ANALOGUE}: a similar experiment, on other images or with a smaller network; "
+                "the size of the effect need not equal the paper's"
             )
         return [*lines, *self.caveats]
 
     def _holm(self) -> str:
-        shown = [row for row in self.tested if row.claim.status in DIRECTIONS]
+        shown = [row for row in self.tested if row.claim.status in DIRECTION_STATUSES]
         lost = [row for row in shown if self.adjusted[id(row)] >= st.ALPHA]
         if not shown:
-            return "None shows one"
-        if not lost:
-            return f"All {len(shown)} that show one keep it when all are held to 5% together (Holm)"
-        told = "; ".join(row.claim.said.text for row in lost)
-        return f"When all are held to 5% together (Holm), {len(shown) - len(lost)} of {len(shown)} keep it, not: {told}"
+            return "None shows a direction"
+        text = f"{len(shown) - len(lost)} of {len(shown)} remain significant after Holm correction"
+        return f"{text}, without: {'; '.join(row.claim.paper.text for row in lost)}" if lost else text
 
 
-def table_of_claims(
+def evaluate_claims(
     runs: Sequence[Run], *, paired: bool = False, shipped: bool = True, best_of: Sequence[str] = ()
-) -> Claims:
-    """The claims that `runs` carry, each judged by `compare`, then those of shipped experiments without a run.
+) -> ClaimReport:
+    """Returns the claims of `runs`, each tested by `compare`, then those of shipped experiments without a run.
 
-    Runs of one name with the same claims belong together. best_of: for the claims that name none. Raises UserError
-    where a shipped file states no usable claim.
+    Runs with the same name and the same claims belong together. best_of: for claims without a `best_of` of their own.
+    Raises UserError if the claim of a shipped file is invalid.
     """
-    rows: list[Row] = []
+    rows: list[ClaimRow] = []
     caveats: list[str] = []
     groups: dict[tuple[str, str], list[Run]] = {}
     claims_of: dict[tuple[str, str], list[PaperClaim]] = {}
     for run in runs:
         try:
-            said = stated(run)
+            paper = read_claims(run)
         except Refused as refused:
-            caveats.append(f"{run.name}: left out, since {'; '.join(map(str, refused.problems))}")
+            caveats.append(f"{run.name}: omitted, because {'; '.join(map(str, refused.problems))}")
             continue
-        if said:
-            key = str(run.config.get("name", "")), repr(said)
+        if paper:
+            key = str(run.config.get("name", "")), repr(paper)
             groups.setdefault(key, []).append(run)
-            claims_of[key] = said
+            claims_of[key] = paper
     for key, members in groups.items():
         for one in claims_of[key]:
             found, tuning = _rows(one, members, paired, best_of)
@@ -156,15 +156,15 @@ def table_of_claims(
         for option, claims in shipped_claims():
             if option not in begun:
                 rows += [
-                    Row(Claim(one, ClaimStatus.not_run), f"experiment={option}")
+                    ClaimRow(Claim(one, ClaimStatus.not_run), f"experiment={option}")
                     for one in claims
                     if repr(one) not in known
                 ]
-    return Claims(rows, list(dict.fromkeys(caveats)))
+    return ClaimReport(rows, list(dict.fromkeys(caveats)))
 
 
 def shipped_claims(folder: Path | None = None) -> Iterator[tuple[str, list[PaperClaim]]]:
-    """Each shipped experiment that states claims: its option, such as `analogue/lrn`, and them."""
+    """Yields the option of each shipped experiment with claims, such as `analogue/lrn`, and its claims."""
     root = (folder or conf_dir()) / "experiment"
     for file in sorted(root.rglob("*.yaml")):
         try:
@@ -173,20 +173,20 @@ def shipped_claims(folder: Path | None = None) -> Iterator[tuple[str, list[Paper
         except Refused as refused:
             raise UserError(f"{file}: {'; '.join(map(str, refused.problems))}") from None
         except yaml.YAMLError as error:
-            raise UserError(f"{file}: no YAML ({' '.join(str(error).split())})") from None
+            raise UserError(f"{file}: is not valid YAML ({' '.join(str(error).split())})") from None
         if found:
             yield file.relative_to(root).with_suffix("").as_posix(), found
 
 
-def as_table(claims: Claims) -> Table:
-    """The rows as text, for people."""
-    times = Counter(row.claim.said.text for row in claims.rows)
+def as_table(claims: ClaimReport) -> ComparisonTable:
+    """Returns the rows as a table of texts."""
+    times = Counter(row.claim.paper.text for row in claims.rows)
     rows = [
         [
-            row.claim.said.text + (f" [{row.arms}]" if times[row.claim.said.text] > 1 and row.arms else ""),
-            ANALOGUE if row.claim.said.analogue else "",
-            row.claim.said.source,
-            figure_text(row.claim.said),
+            row.claim.paper.text + (f" [{row.arms}]" if times[row.claim.paper.text] > 1 and row.arms else ""),
+            ANALOGUE if row.claim.paper.analogue else "",
+            row.claim.paper.source,
+            figure_text(row.claim.paper),
             measured_text(row.claim),
             interval_text(row.claim),
             _seeds(row),
@@ -195,13 +195,13 @@ def as_table(claims: Claims) -> Table:
         ]
         for row in claims.rows
     ]
-    return Table(list(TITLES), list(TITLES.values()), rows)
+    return ComparisonTable(list(CLAIM_TITLES), list(CLAIM_TITLES.values()), rows)
 
 
-def as_csv(claims: Claims) -> str:
-    """A row a claim, numbers in full; the interval's ends in two columns."""
+def as_csv(claims: ClaimReport) -> str:
+    """Returns one row per claim as CSV, with numbers in full precision and the interval in two columns."""
     text = io.StringIO()
-    keys = ["experiment", *_FOR_PROGRAMS, "low", "high", "p", "p_holm", "seeds", "baseline_seeds"]
+    keys = ["experiment", *_CLAIM_COLUMNS, "low", "high", "p", "p_holm", "seeds", "baseline_seeds"]
     writer = csv.DictWriter(text, keys, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in _plain(claims):
@@ -211,23 +211,23 @@ def as_csv(claims: Claims) -> str:
     return text.getvalue()
 
 
-def as_json(claims: Claims) -> str:
-    """All of it, for a program."""
+def as_json(claims: ClaimReport) -> str:
+    """Returns the claims and notes as JSON."""
     content = {"claims": _plain(claims), "tested": len(claims.tested), "notes": claims.notes}
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-_FOR_PROGRAMS = (
+_CLAIM_COLUMNS = (
     *("text", "source", "analogue", "metric", "arm", "against", "difference", "at_least", "at_most", "ratio", "about"),
     *("status", "why", "measured"),
 )
 
 
-def _plain(claims: Claims) -> list[dict[str, Any]]:
+def _plain(claims: ClaimReport) -> list[dict[str, Any]]:
     return [
         {
             "experiment": row.experiment,
-            **plain(row.claim),
+            **claim_values(row.claim),
             "status": row.claim.status.value,
             "p_holm": claims.adjusted.get(id(row)),
             "seeds": row.seeds[0],
@@ -239,47 +239,49 @@ def _plain(claims: Claims) -> list[dict[str, Any]]:
 
 
 def _rows(
-    said: PaperClaim, runs: Sequence[Run], paired: bool, best_of_else: Sequence[str]
-) -> tuple[list[Row], list[str]]:
-    """The claim for each pair of arms that it is about: one row, or one for every value of what else was varied.
+    paper: PaperClaim, runs: Sequence[Run], paired: bool, best_of_else: Sequence[str]
+) -> tuple[list[ClaimRow], list[str]]:
+    """Returns one row for each pair of arms that the claim is about, and the caveats about selected values.
 
-    And the caveats about the values that each arm had to choose from.
+    There are several pairs if other settings were varied too.
     """
     option = runs[0].choices.get("experiment")
     experiment = f"experiment={option}" if option else str(runs[0].config.get("name", runs[0].name))
 
-    def without(status: ClaimStatus, why: str) -> tuple[list[Row], list[str]]:
-        return [Row(Claim(said, status, why), experiment)], []
+    def without(status: ClaimStatus, why: str) -> tuple[list[ClaimRow], list[str]]:
+        return [ClaimRow(Claim(paper, status, why), experiment)], []
 
-    if said.against is None:
-        return without(ClaimStatus.inconclusive, "it names no `against`")
-    for side in filter(None, (said.arm, said.against)):
-        if not any(counts(run, said.metric) for run in _having(side, runs)):
+    if paper.against is None:
+        return without(ClaimStatus.inconclusive, "it has no `against`")
+    for side in filter(None, (paper.arm, paper.against)):
+        if not any(is_counted(run, paper.metric) for run in _having(side, runs)):
             ended = any(run.status == Status.DONE for run in _having(side, runs))
-            return without(ClaimStatus.not_run, f"no finished run of {side}{f' has {said.metric}' if ended else ''}")
-    # only this claim, so that it is the one that is judged
-    ours = [replace(run, facts={**run.facts, "paper_claim": _as_stated(said)}) for run in runs]
-    wanted = _keys(said.best_of) or best_of_else
+            return without(ClaimStatus.not_run, f"no finished run of {side}{f' has {paper.metric}' if ended else ''}")
+    # The runs get only this claim, so that `compare` tests it.
+    ours = [replace(run, facts={**run.facts, "paper_claim": _as_mapping(paper)}) for run in runs]
+    wanted = _keys(paper.best_of) or best_of_else
     best_of = [key for key in wanted if len({repr(value(run, key)) for run in runs}) > 1]
-    options = Options(metric=said.metric, baseline=said.against, best_of=best_of, paired=paired, images=False)
+    options = CompareOptions(metric=paper.metric, baseline=paper.against, best_of=best_of, paired=paired, images=False)
     try:
         comparison = compare(ours, options)
-    except UserError as error:  # told without the options that do not go with --claims
-        told = str(error).removeprefix("--baseline ").partition(", or write --baseline")[0]
-        return without(ClaimStatus.inconclusive, told)
+    except UserError as error:  # without advice on options that --claims rejects
+        reason = str(error).removeprefix("--baseline ").partition(", or write --baseline")[0]
+        return without(ClaimStatus.inconclusive, reason)
     found = [_row(difference, experiment) for difference in comparison.differences if difference.claim is not None]
     if not found:
-        return without(ClaimStatus.inconclusive, "no two arms that it is about were measured on the same images")
+        return without(ClaimStatus.inconclusive, "no two of its arms were measured on the same images")
     return found, [f"{experiment}: {line}" for line in comparison.tuning]
 
 
-def _once(rows: Sequence[Row]) -> list[Row]:
-    """Without "not run" for a claim that other runs tested, and that only once: sweeps may share a list of claims."""
-    ran = {(row.claim.said.text, row.claim.said.metric) for row in rows if row.claim.status is not ClaimStatus.not_run}
+def _once(rows: Sequence[ClaimRow]) -> list[ClaimRow]:
+    """Returns the rows without duplicates: "not run" appears once, and only for a claim that no run tested."""
+    ran = {
+        (row.claim.paper.text, row.claim.paper.metric) for row in rows if row.claim.status is not ClaimStatus.not_run
+    }
     missing: set[tuple[str, str]] = set()
     kept = []
     for row in rows:
-        key = row.claim.said.text, row.claim.said.metric
+        key = row.claim.paper.text, row.claim.paper.metric
         if row.claim.status is ClaimStatus.not_run:
             if key in ran or key in missing:
                 continue
@@ -288,17 +290,17 @@ def _once(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def _row(difference: Difference, experiment: str) -> Row:
+def _row(difference: Difference, experiment: str) -> ClaimRow:
     arm, baseline = difference.arm, difference.baseline
     assert difference.claim is not None
     option = arm.runs[0].choices.get("experiment") if arm.runs else None
-    precisions = {str(run.facts.get("precision", PINNED[0])) for run in [*arm.runs, *baseline.runs]}
-    return Row(
+    precisions = {str(run.facts.get("precision", PINNED_PRECISIONS[0])) for run in [*arm.runs, *baseline.runs]}
+    return ClaimRow(
         difference.claim,
         f"experiment={option}" if option else experiment,
         (arm.n, baseline.n),
         " against ".join(names(arm, baseline)),
-        tuple(sorted(precisions - set(PINNED))),
+        tuple(sorted(precisions - set(PINNED_PRECISIONS))),
     )
 
 
@@ -307,15 +309,15 @@ def _having(settings: str, runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if all(condition.holds(run) for condition in conditions)]
 
 
-def _as_stated(said: PaperClaim) -> dict[str, Any]:
-    return {key: had for key, had in asdict(said).items() if had is not None}
+def _as_mapping(paper: PaperClaim) -> dict[str, Any]:
+    return {key: had for key, had in asdict(paper).items() if had is not None}
 
 
 def _keys(text: str) -> list[str]:
     return [key.strip() for key in text.split(",") if key.strip()]
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: ClaimRow) -> str:
     arm, baseline = row.seeds
     if not arm and not baseline:
         return "-"

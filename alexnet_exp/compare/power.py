@@ -1,4 +1,4 @@
-"""How many seeds a margin needs, for the next sweep: from the spread of the seeds that are there."""
+"""Plans the number of seeds for a margin from the spread of the existing seeds."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from alexnet_exp.compare.result import Metric
 from alexnet_exp.compare.verdict import Family
 from alexnet_exp.runs.metric import difference_text, unit
 
-UNEQUAL = 3.0  # sds that differ by more have no common value to plan with
+MOST_SD_RATIO = 3.0  # sds with a larger ratio have no common value for a plan
 
 
-def plan(metric: Metric, families: Sequence[Family], margin: float) -> str:
-    """One line with two designs, all arms alike and a baseline of twice as many seeds.
+def plan_seeds(metric: Metric, families: Sequence[Family], margin: float) -> str:
+    """Returns one line with two designs: equal numbers of seeds, and a baseline with twice as many.
 
-    Nothing where no seed varies, or where the sds differ more than threefold: then there is no one spread. Each arm is
-    tested against the baseline, all of them together at 5% (Bonferroni's share).
+    The line is empty if no seed varies, or if the sds differ more than threefold, so that there is no common spread.
+    All arms together are tested against the baseline at 5% (Bonferroni's share for each).
     """
     arms = [arm for family in families for arm in (family.baseline, *family.arms)]
     samples = [st.Sample.of(arm.values) for arm in {id(arm): arm for arm in arms}.values() if arm.n > 1]
     sds = [sample.sd or 0.0 for sample in samples]
-    if not any(sds) or max(sds) > UNEQUAL * min(sds):
+    if not any(sds) or max(sds) > MOST_SD_RATIO * min(sds):
         return ""
     sd, df = st.pooled_sd(samples)
     together = sum(len(family.arms) for family in families)

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from alexnet_exp.compare.statistics import Interval
 from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.run import Run
-
-Interval = tuple[float, float]
 
 
 class Verdict(Enum):
@@ -79,7 +78,7 @@ class Claim:
     metric's units or a ratio. p: of the test that gave the interval.
     """
 
-    said: PaperClaim
+    paper: PaperClaim
     status: ClaimStatus
     why: str = ""
     measured: float | None = None
@@ -88,10 +87,10 @@ class Claim:
 
     def place(self, baseline: float) -> float | None:
         """Returns the arm's value by the paper's claim for this baseline; None if it only claims a direction."""
-        said = self.said
-        if said.ratio is not None:
-            return baseline * said.ratio
-        figure = next((one for one in (said.difference, said.at_least, said.at_most) if one is not None), None)
+        paper = self.paper
+        if paper.ratio is not None:
+            return baseline * paper.ratio
+        figure = next((one for one in (paper.difference, paper.at_least, paper.at_most) if one is not None), None)
         return baseline + figure if figure else None
 
 
@@ -125,7 +124,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Table:
+class ComparisonTable:
     """A table of unformatted cells. `keys`: the names of the columns in result.json."""
 
     keys: list[str]
@@ -147,8 +146,8 @@ class Comparison:
     sentence: str
     arms: list[Arm]
     differences: list[Difference]
-    table: Table
-    runs_table: Table
+    table: ComparisonTable
+    runs_table: ComparisonTable
     caveats: list[str]
     varying: list[str]
     runs: list[Run]

@@ -1,4 +1,4 @@
-"""The list of the latest runs: how far each is, a sweep as one line."""
+"""Lists the latest runs with their progress, and each sweep as one line."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.result import Table
-from alexnet_exp.compare.select import best_first
+from alexnet_exp.compare.result import ComparisonTable
+from alexnet_exp.compare.select import sort_by_metric
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.run import Run
-from alexnet_exp.runs.status import Status
+from alexnet_exp.runs.status import Status, status_label
 from alexnet_exp.runs.sweep_plan import SweepPlan
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A line of the list: a run, or a sweep with what became of its jobs."""
+class RunEntry:
+    """A line of the list: a run, or a sweep with the number of jobs of each status."""
 
     when: str
     name: str
@@ -32,10 +32,10 @@ class Entry:
     value: float | None
 
 
-def progress(found: Run, now: float | None = None) -> str:
-    """How far a run is: `3 of 10 epochs`, and while it runs about how long it will still take.
+def progress_text(found: Run, now: float | None = None) -> str:
+    """Returns the progress of a run: `3 of 10 epochs`, and for a running one an estimate of the remaining time.
 
-    The rest is reckoned from the epochs so far; early stopping and the test are not in it.
+    The estimate comes from the epochs so far; it does not include early stopping and the test.
     """
     done, limit = found.facts.get("epochs") or 0, found.config.get("trainer.max_epochs")
     if found.status == Status.DONE:
@@ -47,18 +47,18 @@ def progress(found: Run, now: float | None = None) -> str:
     if found.status != Status.RUNNING or not done or begun is None:
         return text
     left = ((time.time() if now is None else now) - begun) / done * (limit - done)
-    return f"{text}, about {duration(left)} left"
+    return f"{text}, about {duration_text(left)} left"
 
 
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
+def duration_text(seconds: float) -> str:
+    """Returns a duration as `40 s`, `12 min` or `3.5 h`."""
     if seconds < 90:
         return f"{max(0, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def entries(path: Path, runs: Sequence[Run], *, sweeps: bool) -> list[Entry]:
-    """The newest first; what runs comes before all. sweeps: each as one line, not a line a job."""
+def list_entries(path: Path, runs: Sequence[Run], *, sweeps: bool) -> list[RunEntry]:
+    """Returns the lines, running first, then the newest. sweeps: one line per sweep instead of one per job."""
     plans = _plans(path, runs) if sweeps else {}
     of_sweeps: dict[Path, list[Run]] = {folder: [] for folder in plans}
     lines = []
@@ -73,30 +73,32 @@ def entries(path: Path, runs: Sequence[Run], *, sweeps: bool) -> list[Entry]:
     return sorted(newest, key=lambda entry: Status.RUNNING not in entry.status)
 
 
-def _entry(found: Run) -> Entry:
+def _entry(found: Run) -> RunEntry:
     objective = str(found.config.get("objective") or "val/top1")
     metric = "test/top1" if "test/top1" in found.metrics else objective
     if metric not in found.metrics:
         metric = next(iter(found.metrics), metric)
     value = found.metrics.get(metric)
-    return Entry(_start(found), found.name, found.status, progress(found), metric, value)
+    return RunEntry(_start(found), found.name, found.status, progress_text(found), metric, value)
 
 
-def _sweep_entry(path: Path, plan: SweepPlan, runs: Sequence[Run]) -> Entry:
+def _sweep_entry(path: Path, plan: SweepPlan, runs: Sequence[Run]) -> RunEntry:
     folder, jobs, objective = plan.folder, len(plan.jobs), plan.objective
     counts = Counter(found.status for found in runs)
     counts[Status.PENDING] = max(0, jobs - len(runs))
     with plan.objective_declared():
-        best = next(iter(best_first(runs, objective)), None)
-    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=_by_status) if count)
+        best = next(iter(sort_by_metric(runs, objective)), None)
+    statuses = ", ".join(
+        f"{count} {status_label(status)}" for status, count in sorted(counts.items(), key=_by_status) if count
+    )
     name = folder.relative_to(path).as_posix() if folder != path else folder.name
     value = best.metrics.get(objective) if best else None
     when = max((_start(found) for found in runs), default=_modified(folder))
-    return Entry(
+    return RunEntry(
         when,
         f"{name}/",
         f"sweep: {Status.RUNNING}" if counts[Status.RUNNING] else "sweep",
-        f"{told} of {jobs}",
+        f"{statuses} of {jobs}",
         objective,
         value,
     )
@@ -108,7 +110,7 @@ def _by_status(item: tuple[str, int]) -> int:
 
 
 def _plans(path: Path, runs: Sequence[Run]) -> dict[Path, SweepPlan]:
-    """The sweeps whose jobs the runs are, and those below `path` that have not begun."""
+    """Returns the sweeps of the runs, and those below `path` that have not started."""
     folders = {found.path.parent for found in runs} | {path, *path.glob("*/"), *path.glob("*/*/")}
     plans = {}
     for folder in sorted(folders):
@@ -117,8 +119,8 @@ def _plans(path: Path, runs: Sequence[Run]) -> dict[Path, SweepPlan]:
     return plans
 
 
-def as_table(lines: Sequence[Entry]) -> Table:
-    """For people: values as they are read."""
+def as_table(lines: Sequence[RunEntry]) -> ComparisonTable:
+    """Returns the lines as a table, with values as texts."""
     keys = ["start", "run", "status", "progress", "metric", "value"]
     rows = [
         [
@@ -130,7 +132,7 @@ def as_table(lines: Sequence[Entry]) -> Table:
     ]
     for row, entry in zip(rows, lines, strict=True):
         row[-1] = None if entry.value is None else value_text(entry.metric, entry.value)
-    return Table(keys, keys, rows)
+    return ComparisonTable(keys, keys, rows)
 
 
 def _start(found: Run) -> str:

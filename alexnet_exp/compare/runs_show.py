@@ -1,4 +1,4 @@
-"""One run in full, and what differs between two."""
+"""Describes one run in full, and the differences between two runs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.runs_list import progress
+from alexnet_exp.compare.runs_list import progress_text
 from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.run import Run
-from alexnet_exp.runs.status import Status
+from alexnet_exp.runs.status import Status, status_label
 
-LOG = 15  # last lines of a failed run's log
-# of result.json, in the order in which `show` tells them
-FACTS = (
+LOG_LINES = 15  # last lines of a failed run's log
+# keys of result.json in the order of `runs show`
+SHOWN_FACTS = (
     *("start", "end", "seconds", "epochs", "best_epoch", "tested", "metrics_epoch", "test_images", "images_per_s"),
     *(
         "test_views",
@@ -29,37 +29,49 @@ FACTS = (
     ),
     *("deterministic", "effective_batch", "fingerprint", "commit", "dirty", "host", "note", "tags"),
 )
-# what differs between any two runs
-OF_ONE_RUN = ("start", "end", "pid", "seconds", "images_per_s", "overrides", "choices", "traceback", "name", "seed")
+# facts that differ between any two runs
+RUN_SPECIFIC_FACTS = (
+    "start",
+    "end",
+    "pid",
+    "seconds",
+    "images_per_s",
+    "overrides",
+    "choices",
+    "traceback",
+    "name",
+    "seed",
+)
 
 
-def description(found: Run) -> list[str]:
-    """All that is known of a run, for people; of one that did not end well, the end of its log too."""
-    lines = [f"{found.path}: {found.status}{'' if found.status == Status.DONE else f', {progress(found)}'}"]
+def describe_run(found: Run) -> list[str]:
+    """Returns all information about a run as lines; for a run that did not succeed with the end of its log."""
+    state = status_label(found.status)
+    lines = [f"{found.path}: {state}{'' if found.status == Status.DONE else f', {progress_text(found)}'}"]
     if found.facts.get("error"):
         lines.append(f"error: {found.facts['error']}")
     lines += _section("metrics", [(label(key), value_text(key, had)) for key, had in found.metrics.items()])
-    lines += _section("chosen", [(group, option) for group, option in found.choices.items() if option is not None])
-    lines += _section("typed", [_override(text) for text in found.facts.get("overrides") or []])
-    lines += _section("facts", [(key, _text(found.facts[key])) for key in FACTS if _has(found.facts.get(key))])
+    lines += _section("options", [(group, option) for group, option in found.choices.items() if option is not None])
+    lines += _section("overrides", [_override(text) for text in found.facts.get("overrides") or []])
+    lines += _section("facts", [(key, _text(found.facts[key])) for key in SHOWN_FACTS if _has(found.facts.get(key))])
     lines += _section("versions", list((found.facts.get("versions") or {}).items()))
     lines += _section("files", [(path.name, _size(path)) for path in sorted(found.path.iterdir())])
     log = found.path / "train.log"
     if found.status not in (Status.DONE, Status.RUNNING) and log.is_file():
         lines += ["", f"the end of {log.name}:"]
-        lines += [f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG:]]
+        lines += [f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]]
     return lines
 
 
-def difference(first: Run, second: Run) -> list[str]:
-    """Settings, code, versions, machine and metrics in which two runs differ, side by side."""
+def describe_difference(first: Run, second: Run) -> list[str]:
+    """Returns the settings, code, versions, machine and metrics in which two runs differ, side by side."""
     lines = [f"A  {first.path}", f"B  {second.path}"]
     parts = {
-        "chosen": (first.choices, second.choices),
+        "options": (first.choices, second.choices),
         "settings": (first.config, second.config),
         "facts": tuple(
-            {"status": one.status}
-            | {key: had for key, had in one.facts.items() if key not in (*OF_ONE_RUN, "versions")}
+            {"status": status_label(one.status)}
+            | {key: had for key, had in one.facts.items() if key not in (*RUN_SPECIFIC_FACTS, "versions")}
             for one in (first, second)
         ),
         "versions": (first.facts.get("versions") or {}, second.facts.get("versions") or {}),
@@ -67,13 +79,13 @@ def difference(first: Run, second: Run) -> list[str]:
     for title, (ours, theirs) in parts.items():
         lines += _differences(title, ours, theirs)
     if len(lines) == 2:
-        lines += ["", "the same settings, code, versions and machine"]
+        lines += ["", "identical settings, code, versions and machine"]
     pairs = {key: (first.metrics.get(key), second.metrics.get(key)) for key in first.metrics | second.metrics}
     rows = [[label(key), *(value_text(key, had) for had in pair)] for key, pair in pairs.items() if pair[0] != pair[1]]
     if rows:
         lines += _columns("metrics", rows)
     elif pairs:
-        lines += ["", "the same metrics, to the last digit"]
+        lines += ["", "identical metrics"]
     return lines
 
 

@@ -1,32 +1,33 @@
-"""Which runs are looked at, and what is told of each: `--where`, what varies, `--columns`, the table of the runs."""
+"""Selects runs (`--where`), reads their columns, finds the settings that vary, and makes the table of runs."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_exp.compare.result import Table
+from alexnet_exp.compare.result import ComparisonTable
 from alexnet_exp.errors import UserError, nearest_name, nfc, yaml_text
 from alexnet_exp.runs.metric import higher_is_better, label
 from alexnet_exp.runs.run import Run
-from alexnet_exp.runs.status import Status
+from alexnet_exp.runs.status import Status, status_label
 
 MISSING = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
 
-# Settings that say how a run is named, kept and watched, and cannot change what it comes to; and the seed.
+# The seed, and settings of names, files and logs, which cannot change the result of a run.
 NOT_SETTINGS = (
     *("seed", "name", "tags", "note", "objective", "paper_claim", "data_root", "task_name", "hydra", "paths"),
     *("extras", "logger", "checkpoint", "resume", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
 )
-# Groups whose options reach into every node of the configuration.
+# Groups whose options set values in every node of the configuration.
 GLOBAL_GROUPS = ("experiment",)
-VALUES = 10  # of a setting, in a message
-KEPT = "kept"
-# Columns that are neither setting nor metric, and how one reads them.
-FACTS: dict[str, tuple[str, Callable[[Run], Any]]] = {
+MOST_LISTED_VALUES = 10  # of a setting in a message
+KEPT_NODE = "kept"  # the value of a node that another run removed
+# Columns that are neither settings nor metrics: heading, and value of a run.
+FACT_COLUMNS: dict[str, tuple[str, Callable[[Run], Any]]] = {
     "run": ("run", lambda run: run.name),
     "status": ("status", lambda run: run.status),
     "seed": ("seed", lambda run: run.config.get("seed", MISSING)),
@@ -34,17 +35,22 @@ FACTS: dict[str, tuple[str, Callable[[Run], Any]]] = {
     "minutes": ("minutes", lambda run: _minutes(run)),
 }
 _CONDITION = re.compile(r"\s*([^=<>!\s](?:[^=<>!]*[^=<>!\s])?)\s*(!=|<=|>=|==?|<|>)\s*(.*?)\s*")
-_NUMBER = {"<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b}
+_NUMERIC_SIGNS = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
 
 
 def value(run: Run, key: str) -> Any:
-    """What a run has under a column's or a condition's name; `MISSING` where it has nothing of that name.
+    """Returns the value of a column of a run; `MISSING` if the run has no such column.
 
-    In this order: a fact (`status`, `minutes`, ...), a metric, the option chosen in a group (`model`), a setting, and
-    whatever else result.json says (`commit`, `device`).
+    The name is looked up in this order: `FACT_COLUMNS` (`status`, `minutes`, ...), metrics, options of groups
+    (`model`), settings, other keys of result.json (`commit`, `device`).
     """
-    if key in FACTS:
-        return FACTS[key][1](run)
+    if key in FACT_COLUMNS:
+        return FACT_COLUMNS[key][1](run)
     for place in (run.metrics, run.choices, run.config, run.facts):
         if key in place:
             return place[key]
@@ -57,19 +63,19 @@ def value(run: Run, key: str) -> Any:
 
 
 def setting(run: Run, key: str) -> Any:
-    """As `value`, for a table: None where there is nothing, KEPT for a node that another run has dropped.
+    """Returns `value` for a table: None instead of MISSING, and KEPT_NODE for a node with settings.
 
-    So a run with `model.stages.conv4=null` is told from one with that stage, which has no value but a node of them.
+    So a run with `model.stages.conv4=null` differs from one with that stage, which is a node and has no value.
     """
     had = value(run, key)
     if had is MISSING:
-        return KEPT if any(name.startswith(f"{key}.") for name in run.config) else None
+        return KEPT_NODE if any(name.startswith(f"{key}.") for name in run.config) else None
     return had
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One `--where`: `key`, `sign` (one of = != < <= > >=), and the text beside it; `a,b` behind = means either."""
+    """One `--where`: `key`, `sign` (one of = != < <= > >=) and `text`; the text `a,b` after = means either value."""
 
     key: str
     sign: str
@@ -77,29 +83,29 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Raises UserError where `text` is no condition."""
+        """Returns the condition written as `text`. Raises UserError if it is not a condition."""
         found = _CONDITION.fullmatch(text)
         if found is None:
             raise UserError(f"{text}: not a condition; write KEY=VALUE, or != < <= > >= instead of =, e.g. model=lrn")
         key, sign, wanted = found.groups()
-        if sign in _NUMBER and _as_number(wanted) is None:
-            raise UserError(f"{text}: {sign} needs a number behind it, not {wanted or 'nothing'}")
+        if sign in _NUMERIC_SIGNS and _as_number(wanted) is None:
+            raise UserError(f"{text}: {sign} must be followed by a number, not by {wanted or 'nothing'}")
         return cls(key, "=" if sign == "==" else sign, wanted)
 
     def holds(self, run: Run) -> bool:
-        """Whether the run fulfils it. Where the run has nothing of that name, only `!=` holds."""
+        """Returns whether the run fulfils the condition; without such a column only `!=` holds."""
         had = value(run, self.key)
-        if self.sign in _NUMBER:
+        if self.sign in _NUMERIC_SIGNS:
             number = None if had is MISSING or isinstance(had, bool) else _as_number(had)
             wanted = _as_number(self.text)
-            return number is not None and wanted is not None and bool(_NUMBER[self.sign](number, wanted))
-        # the whole text too: a value may have commas of its own
+            return number is not None and wanted is not None and bool(_NUMERIC_SIGNS[self.sign](number, wanted))
+        # The whole text counts as a value too, because a value may contain commas.
         words = [self.text] if self.text.startswith("[") else [self.text, *self.text.split(",")]
         return any(_is(had, word.strip()) for word in words) == (self.sign == "=")
 
 
-def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
-    """The runs that fulfil every condition. Raises UserError for a name that no run has, with the nearest one."""
+def filter_runs(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
+    """Returns the runs that fulfil every condition. Raises UserError with the nearest name for an unknown name."""
     parsed = [Condition.parse(text) for text in conditions]
     for condition in parsed:
         check_names([condition.key], runs, "--where")
@@ -107,53 +113,68 @@ def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
 
 
 def other_values(runs: Sequence[Run], conditions: Iterable[str]) -> str:
-    """What the runs have instead, for the conditions with `=` that none of them fulfils: `; model is bn, lrn`."""
-    told = ""
+    """Returns the values of the runs for conditions with `=` that no run fulfils, such as `; model is bn, lrn`."""
+    text = ""
     for condition in map(Condition.parse, conditions):
         if condition.sign == "=" and not any(condition.holds(run) for run in runs):
             had = dict.fromkeys(yaml_text(found) for run in runs if (found := value(run, condition.key)) is not MISSING)
-            some = list(had)[:VALUES]
-            told += f"; {condition.key} is {', '.join(some)}{' ...' if len(had) > VALUES else ''}"
-    return told
+            some = list(had)[:MOST_LISTED_VALUES]
+            text += f"; {condition.key} is {', '.join(some)}{' ...' if len(had) > MOST_LISTED_VALUES else ''}"
+    return text
 
 
 def check_names(names: Iterable[str], runs: Sequence[Run], option: str) -> None:
-    """Raises UserError where no run has anything of one of the names; nothing is refused where there are no runs."""
+    """Raises UserError if no run has a column of one of the names; without runs every name is accepted."""
     for name in names:
-        if runs and name not in FACTS and not any(value(run, name) is not MISSING for run in runs):
+        if runs and name not in FACT_COLUMNS and not any(value(run, name) is not MISSING for run in runs):
             known = known_names(runs)
             near = next((key for key in known if key.endswith((f".{name}", f"/{name}"))), None) or nearest_name(
                 name, known
             )
-            hint = f"did you mean {near}?" if near else "a setting such as optim.lr, a group such as model, or a metric"
+            hint = (
+                f"did you mean {near}?"
+                if near
+                else "write a setting such as optim.lr, a group such as model, or a metric"
+            )
             raise UserError(f"{option}: no run has {name}; {hint}")
 
 
+def seed_of(run: Run, seed_key: str = "seed") -> int | None:
+    """Returns the seed; None if no whole number was recorded under `seed_key`."""
+    seed = run.config.get(seed_key)
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
 def known_names(runs: Sequence[Run]) -> list[str]:
-    """All that `value` knows of these runs."""
-    names = dict.fromkeys(FACTS)
+    """Returns the names of all columns of the runs."""
+    names = dict.fromkeys(FACT_COLUMNS)
     for run in runs:
         for place in (run.metrics, run.choices, run.config, run.facts):
             names.update(dict.fromkeys(place))
     return list(names)
 
 
+def statuses_text(statuses: Iterable[str]) -> str:
+    """Returns how many runs have each status, such as `3 done, 1 killed`, the most frequent first."""
+    return ", ".join(f"{times} {status_label(status)}" for status, times in Counter(statuses).most_common())
+
+
 def metric_keys(runs: Iterable[Run]) -> list[str]:
-    """Every metric that a run has: of the test first, then of the validation, then of the training."""
+    """Returns the metrics of all runs: test, then validation, then training, then others."""
     keys = dict.fromkeys(key for run in runs for key in run.metrics)
     order = {"test": 0, "val": 1, "train": 2}
     return sorted(keys, key=lambda key: order.get(key.partition("/")[0], 3))
 
 
 def ranking_key(metric: str, runs: Sequence[Run]) -> str:
-    """The metric that puts runs in order: that of the validation, where one was measured; test is for verdicts."""
+    """Returns the metric that orders runs: the validation metric if it was measured, since test is for verdicts."""
     split, _, name = metric.partition("/")
     of_val = f"val/{name}"
     return of_val if split == "test" and any(of_val in run.metrics for run in runs) else metric
 
 
-def best_first(runs: Iterable[Run], key: str) -> list[Run]:
-    """Done runs by the metric `key`, the best first; then those without it, failed and running, by name."""
+def sort_by_metric(runs: Iterable[Run], key: str) -> list[Run]:
+    """Returns the done runs by metric `key`, the best first, then all other runs by name."""
     sign = -1 if higher_is_better(key) else 1
 
     def place(run: Run) -> tuple[bool, float, str]:
@@ -164,8 +185,8 @@ def best_first(runs: Iterable[Run], key: str) -> list[Run]:
     return sorted(runs, key=place)
 
 
-def sorted_by(runs: Iterable[Run], key: str) -> list[Run]:
-    """By any column: `-key` for the greatest first. Numbers before words, runs without it last."""
+def sort_by_column(runs: Iterable[Run], key: str) -> list[Run]:
+    """Returns the runs sorted by a column, descending for `-key`: numbers, then texts, then runs without a value."""
     down = key.startswith("-")
     named = key.removeprefix("-")
 
@@ -180,10 +201,10 @@ def sorted_by(runs: Iterable[Run], key: str) -> list[Run]:
     return sorted(have, key=place, reverse=down) + [run for run in runs if place(run)[0] == 2]
 
 
-def runs_table(runs: Sequence[Run], settings: Sequence[str], columns: Sequence[str] | None = None) -> Table:
-    """The table of the runs, in their order: what varies, the seed, every metric, images/s, minutes, status, the name.
+def runs_table(runs: Sequence[Run], settings: Sequence[str], columns: Sequence[str] | None = None) -> ComparisonTable:
+    """Returns the table of the runs in their order: settings, seed, metrics, images/s, minutes, status, name.
 
-    columns: these instead, by any name that `value` knows; those that no run has are left out.
+    columns: the names of other columns to show instead; a column that no run has is omitted.
     """
     seeds = ["seed"] if any(run.seed is not None for run in runs) else []
     usual = [*settings, *seeds, *metric_keys(runs), "images_per_s", "minutes", "status", "run"]
@@ -191,18 +212,18 @@ def runs_table(runs: Sequence[Run], settings: Sequence[str], columns: Sequence[s
     keys = chosen or usual
     metrics = set(metric_keys(runs))
     rows = [[setting(run, key) for key in keys] for run in runs]
-    return Table(keys, [title(key, metrics) for key in keys], rows)
+    return ComparisonTable(keys, [title(key, metrics) for key in keys], rows)
 
 
 def title(key: str, metrics: Iterable[str] = ()) -> str:
-    """A column's heading."""
-    if key in FACTS:
-        return FACTS[key][0]
+    """Returns the heading of a column."""
+    if key in FACT_COLUMNS:
+        return FACT_COLUMNS[key][0]
     return label(key) if key in metrics else key
 
 
-def differing(runs: Sequence[Run]) -> list[str]:
-    """Settings whose values are not the same in all runs, in the order of the configuration; missing is a value."""
+def differing_settings(runs: Sequence[Run]) -> list[str]:
+    """Returns the settings that differ between runs, in the order of the configuration; missing is a value."""
     if not runs:
         return []
     first = runs[0].config
@@ -216,15 +237,15 @@ def differing(runs: Sequence[Run]) -> list[str]:
     return [key for key in keys if key in differ]
 
 
-def differing_choices(runs: Sequence[Run]) -> list[str]:
-    """The groups whose chosen option differs, of those of which every run says what was chosen."""
+def differing_options(runs: Sequence[Run]) -> list[str]:
+    """Returns the groups whose option differs, among those whose option every run recorded."""
     groups = dict.fromkeys(group for run in runs for group in run.choices)
     chosen = {group: {run.choices.get(group) for run in runs} for group in groups}
     return [group for group, had in chosen.items() if None not in had and len(had) > 1]
 
 
-def frozen(had: Any) -> Hashable:
-    """Something that can be compared and hashed; true is not 1 here."""
+def as_hashable(had: Any) -> Hashable:
+    """Returns a hashable that equals that of an equal value; true is not equal to 1."""
     if isinstance(had, str):
         return nfc(had)
     if had is None or had is MISSING or (isinstance(had, int | float) and not isinstance(had, bool)):
@@ -232,15 +253,15 @@ def frozen(had: Any) -> Hashable:
     return repr(had)
 
 
-def decides(chosen: Sequence[Hashable], had: Sequence[Hashable]) -> bool:
-    """Whether `had` is a function of `chosen`."""
+def determines(chosen: Sequence[Hashable], had: Sequence[Hashable]) -> bool:
+    """Returns whether the values `had` are a function of the values `chosen`."""
     pairs: dict[Hashable, Hashable] = {}
     return all(pairs.setdefault(option, one) == one for option, one in zip(chosen, had, strict=True))
 
 
 def is_alias(one: Sequence[Hashable], other: Sequence[Hashable]) -> bool:
-    """Whether each is a function of the other: `seed 1` of 1. Seeds of which none repeats decide everything."""
-    return decides(one, other) and decides(other, one)
+    """Returns whether each sequence is a function of the other, such as `seed 1` and 1."""
+    return determines(one, other) and determines(other, one)
 
 
 def _as_number(had: Any) -> float | None:
@@ -251,7 +272,7 @@ def _as_number(had: Any) -> float | None:
 
 
 def _is(had: Any, word: str) -> bool:
-    """Whether a value is what was typed: `0.10` is 0.1, `null` None, `true` True; `"null"` in quotes the word."""
+    """Returns whether a value equals a written one: `0.10` is 0.1, `null` is None, `"null"` in quotes is a text."""
     if had is MISSING:
         return False
     if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'":
@@ -265,7 +286,7 @@ def _is(had: Any, word: str) -> bool:
 
 
 def _minutes(run: Run) -> Any:
-    if isinstance(minutes := run.facts.get("minutes"), int | float):  # of a table that `compare` wrote
+    if isinstance(minutes := run.facts.get("minutes"), int | float):  # in a table written by `compare`
         return minutes
     seconds = run.facts.get("seconds")
     return MISSING if not isinstance(seconds, int | float) else seconds / 60

@@ -9,9 +9,9 @@ from typing import Any
 
 from alexnet_exp.compare import bootstrap
 from alexnet_exp.compare import statistics as st
-from alexnet_exp.compare.next_seeds import command
-from alexnet_exp.compare.paper_claim_status import claim_of, judged
-from alexnet_exp.compare.result import Arm, Claim, Difference, Interval, Metric, Verdict
+from alexnet_exp.compare.next_seeds import seeds_command
+from alexnet_exp.compare.paper_claim_status import claim_of, judge_claim
+from alexnet_exp.compare.result import Arm, Claim, Difference, Metric, Verdict
 from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import difference_text, unit, value_text
 
@@ -35,7 +35,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Judge:
-    """Tests the families of one comparison; see `compare.Options` for margin and paired.
+    """Tests the families of one comparison; see `CompareOptions` for margin and paired.
 
     alpha: the rate of false differences, which the families share.
     """
@@ -169,7 +169,7 @@ class _Case:
             claim=self._claim(),
         )
 
-    def _decided(self, test: st.SignificanceTest, gain: float, over_images: Interval | None) -> str:
+    def _decided(self, test: st.SignificanceTest, gain: float, over_images: st.Interval | None) -> str:
         low, high = test.interval
         ends = (low, high) if test.difference > 0 else (-high, -low)
         first, second = names(self.arm, self.baseline)
@@ -259,16 +259,16 @@ class _Case:
 
     def _claim(self) -> Claim | None:
         """Returns the paper's claim about the two arms with its status; None for runs on different images."""
-        said = None if self.unlike else claim_of(self.arm, self.baseline, self.judge.metric)
-        if said is None:
+        paper = None if self.unlike else claim_of(self.arm, self.baseline, self.judge.metric)
+        if paper is None:
             return None
-        arm_test = self.log_test if said.is_ratio else self.arm_test
+        arm_test = self.log_test if paper.is_ratio else self.arm_test
         why = ""
         if self.judge.paired and min(self.arm.n, self.baseline.n) >= st.FEWEST_SEEDS and arm_test is None:
             why = f"{_count(len(_pairs(self.arm, self.baseline)), 'seed')} in common"
-        elif said.is_ratio and self.arm_test is not None and arm_test is None:
+        elif paper.is_ratio and self.arm_test is not None and arm_test is None:
             why = "a value is not above 0"
-        return judged(said, self.arm, self.baseline, arm_test.test if arm_test else None, why)
+        return judge_claim(paper, self.arm, self.baseline, arm_test.test if arm_test else None, why)
 
     def _without_spread(self) -> str:
         a, b = self.arm.mean, self.baseline.mean
@@ -282,19 +282,19 @@ class _Case:
     def _command(self, more: int | None) -> str | None:
         if more is None or more > st.MOST_SEEDS:
             return None
-        return command(
+        return seeds_command(
             [*self.arm.runs, *self.arm.uncounted],
             [*self.baseline.runs, *self.baseline.uncounted],
             more,
             self.judge.seed_key,
         )
 
-    def _images(self) -> Interval | None:
+    def _images(self) -> st.Interval | None:
         if not self.judge.with_images:
             return None
-        return bootstrap.interval(self.arm.runs, self.baseline.runs, self.answers, self.alpha)
+        return bootstrap.bootstrap_interval(self.arm.runs, self.baseline.runs, self.answers, self.alpha)
 
-    def _evidence(self, ends: Interval) -> str:
+    def _evidence(self, ends: st.Interval) -> str:
         """Returns the text in parentheses: the interval, the number of arms it covers, and the seeds."""
         together = self.arm_test.together if self.arm_test is not None else 1
         shared = f" for {together} arms together" if together > 1 else ""
@@ -332,11 +332,11 @@ class _Case:
     def _number(self, difference: float) -> str:
         return difference_text(self.judge.metric.key, difference, sign=True)
 
-    def _range(self, ends: Interval) -> str:
+    def _range(self, ends: st.Interval) -> str:
         return " to ".join(difference_text(self.judge.metric.key, end) for end in ends)
 
 
-def includes_zero(interval: Interval) -> bool:
+def includes_zero(interval: st.Interval) -> bool:
     """Returns whether an interval of a difference includes zero."""
     return interval[0] <= 0 <= interval[1]
 

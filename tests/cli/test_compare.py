@@ -1,4 +1,4 @@
-"""The commands `compare` and `runs` from their words to what they print."""
+"""Tests of the commands `compare` and `runs`, from arguments to output."""
 
 import csv
 import io
@@ -132,7 +132,7 @@ def test_wrong_options_are_one_line(outputs, capsys, words, said):
 
 def test_no_run_at_all(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "no outputs here yet" in refused(capsys, "compare")
+    assert "no outputs folder yet" in refused(capsys, "compare")
     assert "no such folder" in refused(capsys, "runs")
     (tmp_path / "outputs").mkdir()
     assert "no run under outputs" in refused(capsys, "compare")
@@ -144,7 +144,7 @@ def test_only_failed_and_running_runs(tmp_path, monkeypatch, capsys):
     write(tmp_path / "outputs" / "b", "running")
     text = printed(capsys, "compare")
     assert "failed" in text
-    assert "died" in text  # it says running, and nobody holds its folder
+    assert "killed" in text  # its status is running, but no process holds its lock
 
 
 def test_a_csv_file_with_a_seed_column(tmp_path, capsys):
@@ -173,7 +173,7 @@ def test_a_csv_file_with_a_seed_column(tmp_path, capsys):
 def test_assert_equal(outputs, capsys, tmp_path):
     for name, loss in (("bn-1", 1.0), ("bn-2", 1.0), ("lrn-1", 1.5)):
         RunFolder(outputs / "s" / name).append_steps([(1, 2.0, 0.1), (2, loss, 0.1)])
-    assert printed(capsys, "compare", "s/bn-1", "s/bn-2", "--assert-equal") == "2 steps are equal, to the bit\n"
+    assert printed(capsys, "compare", "s/bn-1", "s/bn-2", "--assert-equal") == "2 steps are equal, bit for bit\n"
     text = printed(capsys, "compare", "s/bn-1", "s/lrn-1", "--assert-equal", code=1)
     assert text == "step 2: loss 1.0 and 1.5; 1 step is equal before it\n"
     text = printed(capsys, "compare", "s/bn-1", "s/lrn-1", "--assert-equal", "--tolerance", "0.5")
@@ -217,8 +217,8 @@ def test_a_real_run_from_end_to_end(finished, tmp_path, monkeypatch, capsys):
     assert [run["metrics"] for run in runs] == [finished.result["metrics"]] * 2
     assert [run["status"] for run in runs] == ["done"] * 2
     assert "twice" in shown or "repeated" in shown  # the same seed counts once
-    assert "steps are equal, to the bit" in printed(capsys, "compare", "train/one", "train/two", "--assert-equal")
-    assert "the same settings" in printed(capsys, "runs", "diff", "train/one", "train/two")
+    assert "steps are equal, bit for bit" in printed(capsys, "compare", "train/one", "train/two", "--assert-equal")
+    assert "identical settings" in printed(capsys, "runs", "diff", "train/one", "train/two")
     assert "done" in printed(capsys, "runs", "show", "train/one")
     assert printed(capsys, "runs").count("2 epochs") == 2
 
@@ -325,7 +325,7 @@ def test_the_direction_is_said_and_can_be_set(tmp_path, monkeypatch, capsys):
     assert content["metric"]["higher_is_better"] is False
     assert "not allowed with" in refused(capsys, *words, "test/elo", "--lower-is-better", "--higher-is-better")
     for option in ("--percent", "--lower-is-better", "--higher-is-better"):
-        assert f"{option} does not go with --claims" in refused(capsys, "compare", "--claims", option)
+        assert f"{option} cannot be used with --claims" in refused(capsys, "compare", "--claims", option)
 
 
 def test_percent_can_be_set(tmp_path, monkeypatch, capsys):
@@ -383,7 +383,7 @@ def test_what_differs_within_an_arm_is_named_and_a_baseline_makes_arms_of_it(tmp
     rows = [(value, s, 0.8 + s / 1000 + (value == 20) / 10) for value in (10, 20) for s in (1, 2, 3)]
     table(tmp_path / "t.csv", f"{key},seed,test/acc", rows)
     text = printed(capsys, "compare", str(tmp_path / "t.csv"))
-    assert f"{key} differs within an arm and makes no arms; --group-by KEY would" in text
+    assert f"{key} differs within an arm and makes no arms; use --group-by KEY to make arms of them" in text
     text = printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", f"{key}=10")
     assert text.startswith(f"{key}=20 beats {key}=10 by 10.00 points")
 
@@ -423,14 +423,14 @@ def test_lists_are_the_same_with_and_without_blanks(tmp_path, capsys):
     assert text.startswith("[3] beats [1, 2] by 11.00 points")
 
 
-def test_what_makes_no_sense_is_refused_in_a_line(tmp_path, capsys):
+def test_contradictory_options_are_rejected_in_one_line(tmp_path, capsys):
     table(tmp_path / "t.csv", "model,seed,test/acc,test/loss", [(m, s, 0.8, 0.1 * s) for m in "ab" for s in (1, 2, 3)])
     file = str(tmp_path / "t.csv")
     loss = refused(capsys, "compare", file, "--metric", "test/loss", "--baseline", "model=a", "--margin", "0.5%")
-    assert loss == "compare: --margin 0.5%: test loss is no accuracy; write the margin in its units\n"
+    assert loss == "compare: --margin 0.5%: test loss is not an accuracy; write the margin in its units\n"
     for words in (["--baseline", "seed=1"], ["--best-of", "seed", "--baseline", "model=a"], ["--group-by", "seed"]):
-        assert f"{words[0]} seed: an arm is the runs of all its seeds" in refused(capsys, "compare", file, *words)
-    assert "it is a folder" in refused(capsys, "compare", file, "--html", str(tmp_path))
+        assert f"{words[0]} seed: an arm contains the runs of all its seeds" in refused(capsys, "compare", file, *words)
+    assert "is a folder" in refused(capsys, "compare", file, "--html", str(tmp_path))
 
 
 def test_the_words_that_a_refusal_suggests_are_quoted_for_a_shell_and_work(tmp_path, capsys):

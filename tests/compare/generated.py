@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from alexnet_exp.compare.result import Arm, Claim, ClaimStatus, Comparison, Difference, Metric, Verdict
-from alexnet_exp.compare.select import best_first, runs_table
+from alexnet_exp.compare.select import runs_table, sort_by_metric
 from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.run import Run
@@ -107,7 +107,7 @@ def write_sweep(outputs: Path, *, seeds: int = 3, **options: Any) -> None:
 
 def compared(*paths: Path, verdicts: Sequence[Verdict] = VERDICTS) -> Comparison:
     """A comparison of generated runs with given verdicts, whatever the values say: what is tested shows them."""
-    runs = best_first(read_runs(*paths), "test/top1")
+    runs = sort_by_metric(read_runs(*paths), "test/top1")
     keys = dict.fromkeys((run.choices["model"], run.config["optim.lr"]) for run in runs)
     arms = sorted((_arm(runs, *key) for key in keys), key=lambda arm: -(arm.mean or 0))
     metric = Metric("test/top1", "test top-1", higher_is_better=True, percent=True)

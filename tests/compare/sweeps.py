@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.compare import compare
+from alexnet_exp.compare.options import CompareOptions
 from alexnet_exp.compare.result import Comparison, Difference, Verdict
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.run import Run
@@ -98,14 +99,16 @@ def generated(number: int) -> Sweep:
     return Sweep(runs, effects, _question(chance, runs))
 
 
-def tried(numbers: Sequence[int], *, known: Sequence[str] = tuple(Options.__dataclass_fields__)) -> Count:
+def tried(numbers: Sequence[int], *, known: Sequence[str] = tuple(CompareOptions.__dataclass_fields__)) -> Count:
     """Compares these sweeps and counts what contradicts the truth. known: the options that are passed on."""
     count = Count()
     for number in numbers:
         sweep = generated(number)
         count.sweeps += 1
         try:
-            found = compare(sweep.runs, Options(**{key: had for key, had in sweep.question.items() if key in known}))
+            found = compare(
+                sweep.runs, CompareOptions(**{key: had for key, had in sweep.question.items() if key in known})
+            )
         except UserError:
             count.refused += 1
             continue

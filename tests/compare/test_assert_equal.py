@@ -1,4 +1,4 @@
-"""compare --assert-equal: the same steps, or the first that differs."""
+"""Tests of compare --assert-equal."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_the_first_difference(tmp_path, theirs, tolerance, said, equal):
     assert difference(tmp_path, STEPS, theirs, tolerance) == (said, equal)
 
 
-def test_both_not_a_number_is_equal_and_one_is_not(tmp_path):
+def test_nan_equals_nan_only(tmp_path):
     nan = [(1, math.nan, 0.1)]
     assert difference(tmp_path / "same", nan, nan) == (None, 1)
     assert difference(tmp_path / "not", nan, [(1, 1.0, 0.1)], 1.0)[0] == "step 1: loss nan and 1.0"

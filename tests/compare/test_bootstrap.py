@@ -1,12 +1,13 @@
-"""The interval for new images, against the spread that new images and seeds really have."""
+"""Tests of the interval for new images against the true spread of images and seeds."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from alexnet_exp.compare.bootstrap import Answers, interval
-from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.bootstrap import Answers, bootstrap_interval
+from alexnet_exp.compare.compare import compare
+from alexnet_exp.compare.options import CompareOptions
 from alexnet_exp.compare.render.text import details
 from tests.compare.made import made
 
@@ -41,17 +42,17 @@ def two_arms(folder, images=400, seeds=4, gap=0.05, number=0, **options):
     ]
 
 
-def test_it_holds_the_difference_and_is_the_same_every_time(tmp_path):
+def test_the_interval_contains_the_difference_and_is_reproducible(tmp_path):
     first, second = two_arms(tmp_path)
     measured = np.mean([run.metrics["test/top1"] for run in first]) - np.mean(
         [run.metrics["test/top1"] for run in second]
     )
-    low, high = interval(first, second, Answers("test/top1"))
+    low, high = bootstrap_interval(first, second, Answers("test/top1"))
     assert low < measured < high
-    assert interval(first, second, Answers("test/top1")) == (low, high)
+    assert bootstrap_interval(first, second, Answers("test/top1")) == (low, high)
 
 
-def test_its_width_is_that_of_images_drawn_anew(tmp_path):
+def test_the_width_equals_the_spread_of_new_images(tmp_path):
     """Without any effect of the seed, against the spread of the difference over fresh images and runs."""
     differences = []
     for number in range(60):
@@ -65,7 +66,7 @@ def test_its_width_is_that_of_images_drawn_anew(tmp_path):
             [replace(made("lrn", s, 0.5), path=tmp_path / str(number) / f"{m}-{s}") for s in (1, 2, 3)]
             for m in ("lrn", "none")
         )
-        low, high = interval(first, second, Answers("test/top1"))
+        low, high = bootstrap_interval(first, second, Answers("test/top1"))
         widths.append(high - low)
     truth = 2 * 1.96 * np.std(differences, ddof=1)
     # what an image and a seed do together is in both parts: too wide, never too narrow
@@ -73,7 +74,7 @@ def test_its_width_is_that_of_images_drawn_anew(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [3, 5, pytest.param(25, marks=pytest.mark.slow)])
-def test_it_holds_the_truth_as_often_as_it_says(tmp_path, seeds):
+def test_coverage(tmp_path, seeds):
     """Arms without a difference, whose seeds matter: each run is right with a probability of its own."""
     held = 0
     for number in range(200):
@@ -88,24 +89,24 @@ def test_it_holds_the_truth_as_often_as_it_says(tmp_path, seeds):
             for run in runs:
                 answers._read[run.path] = labels, generator.random(400) < generator.normal(0.6, 0.08)
             arms.append(runs)
-        low, high = interval(*arms, answers)
+        low, high = bootstrap_interval(*arms, answers)
         held += low <= 0 <= high
     assert held >= 0.92 * 200, "a bootstrap of three seeds holds it 9 times in 10"
 
 
-def test_of_many_classes_only_the_first_are_kept(tmp_path):
+def test_predictions_of_only_the_first_classes_suffice(tmp_path):
     whole = two_arms(tmp_path / "whole", classes=4)
     cut = two_arms(tmp_path / "cut", classes=4, top=2)
-    assert interval(*whole, Answers("test/top1")) == interval(*cut, Answers("test/top1"))
+    assert bootstrap_interval(*whole, Answers("test/top1")) == bootstrap_interval(*cut, Answers("test/top1"))
 
 
 def test_top5_allows_five_guesses(tmp_path):
     first, second = two_arms(tmp_path, classes=4)
-    assert interval(first, second, Answers("test/top5")) == (0.0, 0.0)
+    assert bootstrap_interval(first, second, Answers("test/top5")) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "other labels", "no labels"])
-def test_none_where_the_predictions_do_not_fit(tmp_path, damage):
+def test_no_interval_for_missing_or_damaged_predictions(tmp_path, damage):
     first, second = two_arms(tmp_path)
     file = first[1].path / "predictions" / "test.npz"
     if damage == "missing":
@@ -116,28 +117,28 @@ def test_none_where_the_predictions_do_not_fit(tmp_path, damage):
         np.savez(file, labels=np.zeros(400, int), probabilities=np.ones((400, 4)))
     else:
         np.savez(file, probabilities=np.ones((400, 4)))
-    assert interval(first, second, Answers("test/top1")) is None
+    assert bootstrap_interval(first, second, Answers("test/top1")) is None
 
 
-def test_none_for_another_metric_or_too_few_seeds(tmp_path):
+def test_no_interval_for_another_metric_or_too_few_seeds(tmp_path):
     first, second = two_arms(tmp_path)
-    assert interval(first, second, Answers("val/top1")) is None
-    assert interval(first[:2], second, Answers("test/top1")) is None
+    assert bootstrap_interval(first, second, Answers("val/top1")) is None
+    assert bootstrap_interval(first[:2], second, Answers("test/top1")) is None
 
 
-def test_it_stands_in_the_comparison(tmp_path):
+def test_the_comparison_contains_the_interval(tmp_path):
     first, second = two_arms(tmp_path)
-    (difference,) = compare([*first, *second], Options(baseline="model=none")).differences
-    assert difference.images_interval == interval(first, second, Answers("test/top1"))
-    comparison = compare([*first, *second], Options(baseline="model=none"))
-    (told,) = [line for line in [*details(comparison), *comparison.caveats] if "over new test images" in line]
-    assert told.startswith("lrn against none, over new test images as well as new seeds: ")
-    assert (told in details(comparison)) == (difference.images_interval[0] > 0)
-    (without,) = compare([*first, *second], Options(baseline="model=none", images=False)).differences
+    (difference,) = compare([*first, *second], CompareOptions(baseline="model=none")).differences
+    assert difference.images_interval == bootstrap_interval(first, second, Answers("test/top1"))
+    comparison = compare([*first, *second], CompareOptions(baseline="model=none"))
+    (text,) = [line for line in [*details(comparison), *comparison.caveats] if "over new test images" in line]
+    assert text.startswith("lrn against none, over new test images as well as new seeds: ")
+    assert (text in details(comparison)) == (difference.images_interval[0] > 0)
+    (without,) = compare([*first, *second], CompareOptions(baseline="model=none", images=False)).differences
     assert without.images_interval is None
 
 
-def test_beats_is_said_only_where_other_images_would_say_so_too(tmp_path):
+def test_a_verdict_that_depends_on_the_images_is_marked(tmp_path):
     """Each arm is right on images of its own, whatever the seed: these 60 images decide, not the change."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 4, 60)
@@ -145,11 +146,11 @@ def test_beats_is_said_only_where_other_images_would_say_so_too(tmp_path):
     for model, right in (("lrn", 44), ("none", 38)):
         own = generator.permutation(60) < right
         runs += [with_predictions(tmp_path, model, seed, own ^ (np.arange(60) == seed), labels) for seed in range(1, 6)]
-    found = compare(runs, Options(baseline="model=none"))
+    found = compare(runs, CompareOptions(baseline="model=none"))
     (difference,) = found.differences
     assert difference.interval[0] > 0 > difference.images_interval[0]
     assert found.sentence.startswith("lrn beats none on these test images by ")
     assert found.table.rows[0][found.table.keys.index("verdict")] == "better on these images"
-    assert any("on other images of the kind there may be no difference" in line for line in found.caveats)
-    without = compare(runs, Options(baseline="model=none", images=False))
+    assert any("on other images of this kind there may be no difference" in line for line in found.caveats)
+    without = compare(runs, CompareOptions(baseline="model=none", images=False))
     assert without.sentence.startswith("lrn beats none by ")

@@ -1,4 +1,4 @@
-"""From runs to sentences: what is said, what is refused, and what is chosen."""
+"""Tests of the comparison from runs to sentences: verdicts, errors, selection."""
 
 import math
 import random
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.compare import compare
+from alexnet_exp.compare.options import CompareOptions
 from alexnet_exp.compare.result import Verdict
 from alexnet_exp.compare.statistics import REPEATED_TEST_PERCENT
 from alexnet_exp.errors import UserError
@@ -17,7 +18,7 @@ from tests.compare.made import arm, made
 ABLATION = Path(__file__).parents[2] / "benchmarks" / "results" / "ablation" / "runs.csv"
 LRN = (0.975, 0.977, 0.974, 0.976, 0.978)
 NONE = (0.970, 0.972, 0.969, 0.971, 0.974)
-BASE = Options(baseline="model=none")
+BASE = CompareOptions(baseline="model=none")
 
 
 def only(runs, options=BASE):
@@ -36,8 +37,8 @@ def test_better_with_its_interval_in_one_sentence():
     assert found.differences[0].command is None
 
 
-def test_worse_and_the_interval_turned_round():
-    found = only([*arm("lrn", LRN), *arm("none", NONE)], Options(baseline="model.norm=lrn"))
+def test_worse_with_the_interval_mirrored():
+    found = only([*arm("lrn", LRN), *arm("none", NONE)], CompareOptions(baseline="model.norm=lrn"))
     assert found.verdict is Verdict.worse
     assert found.sentence.startswith("none is worse than lrn by 0.48 points of test top-1 (95% interval 0.")
     assert found.interval[1] < 0
@@ -49,19 +50,19 @@ def test_less_loss_is_better():
         for model, loss in (("lrn", 0.1), ("none", 0.2))
         for seed in (1, 2, 3)
     ]
-    found = compare(runs, Options(metric="test/loss", baseline="model=none"))
+    found = compare(runs, CompareOptions(metric="test/loss", baseline="model=none"))
     assert found.differences[0].verdict is Verdict.better
     assert found.sentence.startswith("lrn beats none by 0.1 of test loss (95% interval 0.09")
 
 
-def test_cannot_tell_says_below_what_and_what_to_run():
+def test_inconclusive_reports_the_detectable_difference():
     found = only([*arm("lrn", (0.97, 0.98, 0.975)), *arm("none", (0.968, 0.979, 0.974))])
     assert found.verdict is Verdict.inconclusive
     assert 0.005 < found.bound < 0.1
     assert f"detectable difference: {100 * found.bound:.2f} points" in found.sentence
 
 
-def test_so_small_a_difference_that_nobody_runs_the_seeds_has_a_sentence_and_no_command():
+def test_a_tiny_difference_has_no_command():
     found = only([*arm("lrn", (0.97, 0.98, 0.975)), *arm("none", (0.968, 0.979, 0.974))])
     assert (found.more_seeds, found.more_seeds_range, found.command) == (None, None, None)
     assert found.sentence.endswith(
@@ -72,19 +73,19 @@ def test_so_small_a_difference_that_nobody_runs_the_seeds_has_a_sentence_and_no_
 
 def test_no_difference_above_the_margin():
     runs = [*arm("lrn", (0.9701, 0.9702, 0.9705)), *arm("none", (0.9703, 0.9700, 0.9706))]
-    found = only(runs, Options(baseline="model=none", margin=0.005))
+    found = only(runs, CompareOptions(baseline="model=none", margin=0.005))
     assert (found.verdict, found.bound) == (Verdict.no_difference, 0.005)
     assert found.sentence.startswith("no difference above 0.50 points of test top-1 between lrn and none: -0.003 (90% ")
     assert only(runs).verdict is Verdict.inconclusive
 
 
 @pytest.mark.parametrize("overrides", [(), None])
-def test_a_margin_that_seeds_cannot_show_names_the_seeds_that_would(overrides):
+def test_inconclusive_for_a_margin_reports_the_seeds_needed(overrides):
     """As a range, since three seeds say little of the spread; for runs from a CSV file (nothing was typed) too."""
     values = {"lrn": (0.97, 0.98, 0.975), "none": (0.968, 0.979, 0.974)}
     runs = [run for model, each in values.items() for run in arm(model, each, overrides=overrides)]
     base = "model.norm=none"
-    found = only(runs, Options(baseline=base, margin=0.01))
+    found = only(runs, CompareOptions(baseline=base, margin=0.01))
     low, high = found.more_seeds_range
     assert found.verdict is Verdict.inconclusive
     assert low < found.more_seeds < high
@@ -93,14 +94,14 @@ def test_a_margin_that_seeds_cannot_show_names_the_seeds_that_would(overrides):
         "detect a difference of 1.00 points with 80% power. Testing all seeds again afterwards gives a false verdict "
         f"in {REPEATED_TEST_PERCENT} of 100 cases instead of 5"
     ) in found.sentence
-    assert found.more_seeds < only(runs, Options(baseline=base, margin=0.005)).more_seeds
+    assert found.more_seeds < only(runs, CompareOptions(baseline=base, margin=0.005)).more_seeds
     if overrides is not None:
         seeds = ",".join(str(4 + place) for place in range(found.more_seeds))
         assert found.command == f"python -m alexnet_exp -m model=lrn,none optim.lr=0.1 seed={seeds}"
 
 
-def test_a_difference_that_shows_is_told_though_it_is_below_the_margin():
-    found = only([*arm("lrn", LRN), *arm("none", NONE)], Options(baseline="model=none", margin=0.02))
+def test_a_significant_difference_below_the_margin_is_reported():
+    found = only([*arm("lrn", LRN), *arm("none", NONE)], CompareOptions(baseline="model=none", margin=0.02))
     assert found.verdict is Verdict.better
 
 
@@ -130,7 +131,7 @@ def test_values_without_spread():
     assert "without spread" in found.sentence
 
 
-def test_several_arms_are_judged_together():
+def test_several_arms_are_tested_together():
     found = compare([*arm("lrn", LRN), *arm("bn", (0.99, 0.991, 0.989, 0.992, 0.99)), *arm("none", NONE)], BASE)
     assert [difference.method for difference in found.differences] == ["Welch with Holm"] * 2
     alone = [stats.ttest_ind(each, NONE, equal_var=False).pvalue for each in ((0.99, 0.991, 0.989, 0.992, 0.99), LRN)]
@@ -156,7 +157,7 @@ def test_pairs_only_on_request_and_with_their_correlation():
     lrn = arm("lrn", [0.952 + each + noise.gauss(0, 0.0005) for each in shared])
     none = arm("none", [0.950 + each + noise.gauss(0, 0.0005) for each in shared])
     assert only([*lrn, *none]).verdict is Verdict.inconclusive
-    found = only([*lrn, *none[1:]], Options(baseline="model=none", paired=True))
+    found = only([*lrn, *none[1:]], CompareOptions(baseline="model=none", paired=True))
     assert (found.verdict, found.method) == (Verdict.better, "paired t")
     values = [[run.metrics["test/top1"] for run in runs] for runs in (lrn[1:], none[1:])]
     assert found.interval == pytest.approx(tuple(stats.ttest_rel(*values).confidence_interval()))
@@ -166,7 +167,7 @@ def test_pairs_only_on_request_and_with_their_correlation():
 
 def test_pairs_need_seeds_in_common():
     runs = [*arm("lrn", LRN), *[made("none", seed, 0.9) for seed in (5, 6, 7)]]
-    found = only(runs, Options(baseline="model=none", paired=True))
+    found = only(runs, CompareOptions(baseline="model=none", paired=True))
     assert found.verdict is Verdict.inconclusive
     assert "they share 1 seed" in found.sentence
 
@@ -194,7 +195,7 @@ def test_in_a_grid_arms_are_compared_at_equal_settings():
 
 
 def test_each_arm_at_its_own_best_rate_chosen_on_val():
-    found = compare(grid({"lrn": 0.1, "none": 0.01}), Options(baseline="model=none", best_of=["optim.lr"]))
+    found = compare(grid({"lrn": 0.1, "none": 0.01}), CompareOptions(baseline="model=none", best_of=["optim.lr"]))
     (difference,) = found.differences
     assert difference.arm.settings["optim.lr"] == 0.1
     assert difference.baseline.settings["optim.lr"] == 0.01
@@ -202,7 +203,7 @@ def test_each_arm_at_its_own_best_rate_chosen_on_val():
     assert any("fresh seeds" in line for line in found.caveats)
 
 
-def test_test_does_not_choose():
+def test_the_test_metric_does_not_select():
     """The rate that is better on test and worse on val is not taken."""
     runs = [
         made(model, seed, 0.9 + 0.05 * (lr == 0.1) + 0.001 * seed, val=0.9 - 0.05 * (lr == 0.1), lr=lr)
@@ -210,14 +211,14 @@ def test_test_does_not_choose():
         for lr in (0.1, 0.01)
         for seed in (1, 2, 3)
     ]
-    found = compare(runs, Options(best_of=["optim.lr"]))
+    found = compare(runs, CompareOptions(best_of=["optim.lr"]))
     assert [each.settings["optim.lr"] for each in found.arms] == [0.01, 0.01]
     assert compare(runs).arms[0].settings["optim.lr"] == 0.01
 
 
 def test_one_lucky_seed_is_not_an_arms_best():
     runs = [*arm("lrn", LRN), made("lrn", 1, 0.999, lr=0.01), *arm("none", NONE)]
-    found = compare(runs, Options(best_of=["optim.lr"]))
+    found = compare(runs, CompareOptions(best_of=["optim.lr"]))
     assert {each.settings["optim.lr"] for each in found.arms} == {0.1}
 
 
@@ -229,13 +230,14 @@ def test_best_of_reports_unequal_tuning_and_a_best_value_at_the_edge():
         for lr, top1 in rates.items()
         for run in arm(model, [top1, top1 + 0.001, top1 - 0.001], lr=lr)
     ]
-    best = Options(baseline="model=none", best_of=["optim.lr"])
+    best = CompareOptions(baseline="model=none", best_of=["optim.lr"])
     lines = compare(runs, best).tuning
     assert lines == [
-        "unequal tuning: values of optim.lr to choose from: 3 for model=lrn; 2 for model=none. The arm with more looks "
-        "better than it is; give each arm as many",
-        "the best optim.lr is the highest of the 3 tried (0.1, 0.2, 0.4) for model=lrn: one beyond it may be better",
-        "the best optim.lr is the lowest of the 2 tried (0.1, 0.2) for model=none: one beyond it may be better",
+        "unequal tuning: values of optim.lr to select from: 3 for model=lrn; 2 for model=none. The arm with more looks "
+        "better than it is; give each arm the same number",
+        "the best optim.lr is the highest of the 3 tried (0.1, 0.2, 0.4) for model=lrn: a value beyond it may be "
+        "better",
+        "the best optim.lr is the lowest of the 2 tried (0.1, 0.2) for model=none: a value beyond it may be better",
     ]
     assert set(lines) < set(compare(runs, best).caveats)
     failed = [made(model, 1, lr=lr, status="failed") for model, lr in (("lrn", 0.8), ("none", 0.05), ("none", 0.4))]
@@ -250,18 +252,18 @@ def test_best_of_chooses_only_among_arms_equal_in_everything_else():
         for model, p, lr, top in rows
         for seed in (1, 2, 3)
     ]
-    found = compare(runs, Options(baseline="model=lrn", best_of=["optim.lr"]))
+    found = compare(runs, CompareOptions(baseline="model=lrn", best_of=["optim.lr"]))
     (difference,) = found.differences
     assert difference.baseline.settings == {"model": "lrn", "optim.lr": 0.1, "model.dropout": 0.5}
     assert difference.verdict is Verdict.inconclusive
     assert (
-        "--best-of optim.lr had nothing to choose: no two arms differ in optim.lr alone; those that differ in it "
+        "--best-of optim.lr had nothing to select: no two arms differ in optim.lr alone; those that differ in it "
         "differ in model.dropout too"
     ) in found.caveats
     assert any(line.startswith("1 more arm has model=lrn and no arm to compare with") for line in found.caveats)
 
 
-def test_where_no_arm_is_like_the_baseline_the_settings_in_the_way_are_named():
+def test_without_a_matching_baseline_the_differing_settings_are_reported():
     runs = [*arm("lrn", LRN, lr=0.1), *arm("none", NONE, lr=0.01)]
     with pytest.raises(UserError) as refused:
         compare(runs, BASE)
@@ -270,13 +272,13 @@ def test_where_no_arm_is_like_the_baseline_the_settings_in_the_way_are_named():
         "0.01); add --best-of optim.lr to give each arm its own best value, or write --baseline "
         "model=none,optim.lr=0.01 to compare all of it together"
     )
-    (difference,) = compare(runs, Options(baseline="model=none,optim.lr=0.01")).differences
+    (difference,) = compare(runs, CompareOptions(baseline="model=none,optim.lr=0.01")).differences
     assert difference.sentence.startswith("model=lrn optim.lr=0.1 beats model=none optim.lr=0.01 by 0.48 points")
 
 
-def test_what_goes_with_the_keys_of_group_by_is_compared_and_named_with_them():
+def test_settings_that_change_with_group_by_are_compared_together():
     runs = [*arm("lrn", LRN, lr=0.1), *arm("none", NONE, lr=0.01)]
-    found = compare(runs, Options(baseline="model=none", group_by=["model"]))
+    found = compare(runs, CompareOptions(baseline="model=none", group_by=["model"]))
     assert found.sentence.startswith("model=lrn optim.lr=0.1 beats model=none optim.lr=0.01 by 0.48 points")
     many = [arm(m, LRN, config={f"n{k}.x": v for k in range(7)}) for m, v in (("lrn", 1), ("none", 2))]
     with pytest.raises(UserError, match=r"and 2 more settings; add --group-by model to compare all of it together"):
@@ -286,7 +288,7 @@ def test_what_goes_with_the_keys_of_group_by_is_compared_and_named_with_them():
 def test_the_published_question_about_lrn_has_the_published_answer():
     """docs/background/reproduction.md: -0.08 points (-0.84 to +0.67), inconclusive; 12 seeds against 24."""
     runs = read_runs(ABLATION)
-    for difference in compare(runs, Options(baseline="model.norm=lrn", best_of=["optim.lr"])).differences:
+    for difference in compare(runs, CompareOptions(baseline="model.norm=lrn", best_of=["optim.lr"])).differences:
         if difference.arm.n == 12 and difference.baseline.n == 24:
             assert [round(100 * end, 2) for end in difference.interval] == [-0.84, 0.67]
             assert round(100 * difference.difference, 2) == -0.08
@@ -301,7 +303,7 @@ def test_a_column_that_differs_in_every_row_is_named_as_such():
         made(m, seed, 0.9, config={"seconds": 7.1 + 0.1 * seed + len(m)}) for m in ("lrn", "none") for seed in (1, 2)
     ]
     with pytest.raises(
-        UserError, match="seconds differs in every run: if it is no setting, add --average-over seconds"
+        UserError, match="seconds differs in every run: if it is not a setting, add --average-over seconds"
     ):
         compare(runs, BASE)
     assert any(line.startswith("seconds differs in every run") for line in compare(runs).caveats)
@@ -312,18 +314,21 @@ def test_failed_runs_with_other_settings_are_named_and_change_nothing():
     failed = made("lrn", 6, status="failed", config={"data.root": "x"}, overrides=["data.root=x"])
     found = compare([*runs, failed], BASE)
     assert found.sentence == compare(runs, BASE).sentence
-    assert found.caveats[-1] == f"in no arm, since they do not count and have other settings: 1 failed ({failed.name})"
+    assert found.caveats[-1] == f"runs in no arm, not counted and with other settings: 1 failed ({failed.name})"
 
 
-def test_an_arm_without_a_counterpart_is_named():
+def test_an_arm_without_a_baseline_is_reported():
     found = compare([*arm("lrn", LRN), *arm("none", NONE), *arm("lrn", LRN, lr=0.3)], BASE)
     assert len(found.differences) == 1
-    assert any("model=lrn optim.lr=0.3" in line and "nothing to compare with" in line for line in found.caveats)
+    assert any(
+        "model=lrn optim.lr=0.3" in line and "no baseline with otherwise equal settings" in line
+        for line in found.caveats
+    )
 
 
-def test_the_baseline_speaks_of_the_group_that_decides_its_key():
+def test_a_key_of_the_baseline_stands_for_its_group():
     runs = grid({"lrn": 0.1, "none": 0.1})
-    assert len(compare(runs, Options(baseline="model.norm=none")).differences) == 2
+    assert len(compare(runs, CompareOptions(baseline="model.norm=none")).differences) == 2
 
 
 def test_runs_on_other_images_get_no_verdict():
@@ -334,11 +339,11 @@ def test_runs_on_other_images_get_no_verdict():
     assert any("different data" in line for line in found.caveats)
 
 
-def test_a_claim_stands_beside_the_measurement():
+def test_a_claim_is_reported_with_the_measurement():
     claim = {"difference": 0.014, "text": "LRN, section 3.3", "against": "model.norm=none"}
     found = compare([*arm("lrn", LRN, paper_claim=claim), *arm("none", NONE)], BASE)
     claimed = found.differences[0].claim
-    assert (claimed.said.difference, claimed.said.text) == (0.014, "LRN, section 3.3")
+    assert (claimed.paper.difference, claimed.paper.text) == (0.014, "LRN, section 3.3")
     # 0.5 points were measured
     assert found.sentence.endswith("; the paper claims +1.40 points: same direction (smaller than the paper's).")
 
@@ -354,7 +359,7 @@ def test_a_claim_stands_beside_the_measurement():
         {"text": "x", "difference": 0.01, "arm": "model=bn"},
     ],
 )
-def test_a_claim_about_something_else_is_left_out(claim):
+def test_a_claim_about_something_else_is_ignored(claim):
     assert only([*arm("lrn", LRN, paper_claim=claim), *arm("none", NONE)]).claim is None
 
 
@@ -380,7 +385,7 @@ def test_with_few_runs_there_is_still_a_sentence(runs, sentence):
     assert compare(runs).sentence.endswith(sentence)
 
 
-def test_the_metric_is_the_tests_where_all_have_it():
+def test_the_default_metric():
     val_only = made("lrn", 1, metrics={"val/top1": 0.9})
     assert compare([made("lrn", 2, 0.9)]).metric.key == "test/top1"
     assert compare([made("lrn", 2, 0.9), val_only]).metric.key == "val/top1"
@@ -390,61 +395,61 @@ def test_the_metric_is_the_tests_where_all_have_it():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(metric="test/top2"), "did you mean test/top1"),
-        (Options(baseline="model=code"), "model is lrn, none"),
-        (Options(baseline="modle=none"), "did you mean model"),
-        (Options(baseline="optim.lr=0.1"), "every run has it"),
-        (Options(baseline="none"), "not a condition"),
-        (Options(best_of=["optim.lr"]), "does not vary"),
-        (Options(group_by=["optim.rate"]), "no run has optim.rate"),
-        (Options(margin=0.01), "--baseline"),
-        (Options(paired=True), "--baseline"),
-        (Options(margin=0.0, baseline="model=none"), "greater than 0"),
-        (Options(top=0), "at least 1"),
-        (Options(margin=1, baseline="model=none"), "100 points of test top-1; half a point is 0.005 or 0.5%"),
+        (CompareOptions(metric="test/top2"), "did you mean test/top1"),
+        (CompareOptions(baseline="model=code"), "model is lrn, none"),
+        (CompareOptions(baseline="modle=none"), "did you mean model"),
+        (CompareOptions(baseline="optim.lr=0.1"), "every run has it"),
+        (CompareOptions(baseline="none"), "not a condition"),
+        (CompareOptions(best_of=["optim.lr"]), "does not vary"),
+        (CompareOptions(group_by=["optim.rate"]), "no run has optim.rate"),
+        (CompareOptions(margin=0.01), "--baseline"),
+        (CompareOptions(paired=True), "--baseline"),
+        (CompareOptions(margin=0.0, baseline="model=none"), "greater than 0"),
+        (CompareOptions(top=0), "at least 1"),
+        (CompareOptions(margin=1, baseline="model=none"), "100 points of test top-1; half a point is 0.005 or 0.5%"),
     ],
 )
-def test_what_fits_none_of_the_runs_is_refused_in_one_line(options, message):
+def test_invalid_options_are_rejected_in_one_line(options, message):
     with pytest.raises(UserError, match=message) as refused:
         compare([*arm("lrn", LRN), *arm("none", NONE)], options)
     assert "\n" not in str(refused.value)
 
 
-def test_a_baseline_that_fits_two_arms_is_refused():
-    """bn and none do not differ in init, and lrn does not either: which of the two is meant cannot be known."""
+def test_a_baseline_that_matches_two_arms_is_rejected():
+    """bn and none do not differ in init, and lrn does not either: so the baseline is ambiguous."""
     runs = [*arm("lrn", LRN), *arm("none", NONE), *arm("bn", NONE)]
-    with pytest.raises(UserError, match="fits both"):
-        compare(runs, Options(baseline="model.init=he"))
+    with pytest.raises(UserError, match="matches both"):
+        compare(runs, CompareOptions(baseline="model.init=he"))
 
 
-def test_the_top_leaves_out_arms_and_no_verdict_changes():
+def test_top_omits_arms_without_changing_verdicts():
     runs = [*arm("lrn", LRN), *arm("bn", (0.99, 0.991, 0.989, 0.992, 0.99)), *arm("none", NONE)]
-    every, first = compare(runs, BASE), compare(runs, Options(baseline="model=none", top=1))
+    every, first = compare(runs, BASE), compare(runs, CompareOptions(baseline="model=none", top=1))
     assert [each.label for each in first.arms] == ["model=bn", "model=none"]
     assert [each.interval for each in first.differences] == [every.differences[0].interval]
     assert first.sentence == every.sentence
 
 
-def test_the_finding_stays_where_the_top_is_the_baseline_itself():
+def test_top_with_the_baseline_first_keeps_the_finding():
     runs = [*arm("lrn", LRN), *arm("none", NONE)]
-    found = compare(runs, Options(baseline="model=lrn", top=1))
+    found = compare(runs, CompareOptions(baseline="model=lrn", top=1))
     assert found.sentence.startswith("none is worse than lrn by 0.48 points")
     assert found.differences == []
 
 
-def test_a_baseline_is_an_arm_all_of_whose_runs_fit():
+def test_all_runs_of_a_baseline_must_match():
     mixed = [made("lrn", seed, 0.97, lr=0.3 if seed == 1 else 0.1) for seed in (1, 2, 3)]
-    options = Options(baseline="optim.lr=0.3", group_by=["model"], average_over=["optim.lr"])
+    options = CompareOptions(baseline="optim.lr=0.3", group_by=["model"], average_over=["optim.lr"])
     mixed += [made("lrn", seed, 0.97, lr=0.1 if seed == 1 else 0.3) for seed in (1, 2, 3)]
     with pytest.raises(UserError, match="no arm has it"):
         compare([*mixed, *arm("none", NONE)], options)
 
 
-def test_a_difference_below_the_margin_is_told_as_such():
+def test_the_sentence_reports_a_difference_below_the_margin():
     runs = [*arm("lrn", LRN), *arm("none", NONE)]
-    sentence = compare(runs, Options(baseline="model=none", margin=0.02)).sentence
+    sentence = compare(runs, CompareOptions(baseline="model=none", margin=0.02)).sentence
     assert sentence.endswith("; this is less than the margin of 2.00 points.")
-    assert "margin" not in compare(runs, Options(baseline="model=none", margin=0.005)).sentence
+    assert "margin" not in compare(runs, CompareOptions(baseline="model=none", margin=0.005)).sentence
 
 
 def test_the_first_place_may_be_shared():
@@ -452,7 +457,7 @@ def test_the_first_place_may_be_shared():
     assert compare(runs).sentence.startswith("model=lrn and 1 more are first of 2 by val top-1: ")
 
 
-def test_the_table_is_of_arms_where_seeds_were_folded():
+def test_the_table_contains_arms_if_runs_share_an_arm():
     found = compare([*arm("lrn", LRN), *arm("none", NONE)], BASE)
     row = dict(zip(found.table.keys, found.table.rows[0], strict=True))
     assert (row["model"], row["n"], row["values"], row["status"]) == ("lrn", 5, list(LRN), "5 done")
@@ -462,17 +467,17 @@ def test_the_table_is_of_arms_where_seeds_were_folded():
     assert single.table == single.runs_table
 
 
-def test_columns_can_be_chosen():
-    found = compare([*arm("lrn", LRN), *arm("none", NONE)], Options(columns=["model", "val/top1", "commit"]))
+def test_columns():
+    found = compare([*arm("lrn", LRN), *arm("none", NONE)], CompareOptions(columns=["model", "val/top1", "commit"]))
     assert found.table.keys == ["model", "val/top1", "commit"]
     assert found.table.rows[0] == ["lrn", pytest.approx(0.976), "a" * 40]
 
 
-def test_a_baseline_may_be_named_by_a_setting_of_a_stage_that_others_drop():
+def test_a_baseline_can_be_a_setting_of_a_stage_that_others_remove():
     """Also where another model has that stage in another size, so that dropping it does not decide the size."""
     there = arm("lrn", (0.95, 0.96, 0.97), config={"model.stages.conv4.out": 384})
     dropped = arm("lrn", (0.9, 0.91, 0.92), config={"model.stages.conv4": None}, overrides=["model.stages.conv4=null"])
     other = arm("bn", (0.8, 0.81, 0.82), config={"model.stages.conv4.out": 192})
-    found = compare([*there, *dropped, *other], Options(baseline="model.stages.conv4.out=384"))
+    found = compare([*there, *dropped, *other], CompareOptions(baseline="model.stages.conv4.out=384"))
     assert [one.arm.settings for one in found.differences] == [{"model": "lrn", "model.stages.conv4": None}]
     assert found.differences[0].difference == pytest.approx(-0.05)

@@ -1,4 +1,4 @@
-"""What a paper claims beside what was measured: the five statuses at their borders, the schema, the table of claims."""
+"""Tests of the status of a claim, of the schema of claims, and of the table of claims."""
 
 import csv
 import io
@@ -12,9 +12,10 @@ from scipy.stats import t as student
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.compare import paper_claims as table
-from alexnet_exp.compare.compare import Options, compare
+from alexnet_exp.compare.compare import compare
+from alexnet_exp.compare.options import CompareOptions
 from alexnet_exp.compare.paper_claim_status import status_of
-from alexnet_exp.compare.paper_claims import table_of_claims
+from alexnet_exp.compare.paper_claims import evaluate_claims
 from alexnet_exp.compare.render.html import write_report
 from alexnet_exp.compare.render.text import as_json, markdown
 from alexnet_exp.compare.result import Claim, ClaimStatus
@@ -38,7 +39,7 @@ def runs_of(said, values):
 
 
 def claims_against(baseline, said, values, **more):
-    found = compare(runs_of(said, values), Options(baseline=f"model={baseline}", images=False, **more))
+    found = compare(runs_of(said, values), CompareOptions(baseline=f"model={baseline}", images=False, **more))
     return {difference.arm.settings["model"]: difference.claim for difference in found.differences}
 
 
@@ -53,13 +54,13 @@ def claims_against(baseline, said, values, **more):
         ({"difference": 1.4}, (-0.1, 1.4), ClaimStatus.inconclusive, ""),
         ({"difference": 1.4}, (-0.1, 1.39), ClaimStatus.inconclusive, "rules out the paper's size: at most +1.39"),
         ({"difference": 1.4}, (-3.0, 1e-9), ClaimStatus.inconclusive, "rules out the paper's size: at most +1e-09"),
-        ({"difference": 1.4}, (-3.0, -1e-9), ClaimStatus.contradicted, "the other way round"),
+        ({"difference": 1.4}, (-3.0, -1e-9), ClaimStatus.contradicted, "opposite direction"),
         # the same seen from the other arm
         ({"difference": -1.4}, (-1.4, -0.1), ClaimStatus.reproduced, ""),
         ({"difference": -1.4}, (-1.39, -0.1), ClaimStatus.same_direction, "smaller than the paper's"),
         ({"difference": -1.4}, (-2.0, -1.41), ClaimStatus.same_direction, "larger than the paper's"),
         ({"difference": -1.4}, (-1.39, 0.1), ClaimStatus.inconclusive, "rules out the paper's size: at least -1.39"),
-        ({"difference": -1.4}, (0.1, 0.2), ClaimStatus.contradicted, "the other way round"),
+        ({"difference": -1.4}, (0.1, 0.2), ClaimStatus.contradicted, "opposite direction"),
         # about 2: from 1.5 to 2.5
         ({"difference": 2.0, "about": True}, (0.1, 1.5), ClaimStatus.reproduced, ""),
         ({"difference": 2.0, "about": True}, (0.1, 1.49), ClaimStatus.same_direction, "smaller than the paper's"),
@@ -68,13 +69,13 @@ def claims_against(baseline, said, values, **more):
         ({"at_least": 1.0}, (0.1, 1.0), ClaimStatus.reproduced, ""),
         ({"at_least": 1.0}, (5.0, 9.0), ClaimStatus.reproduced, ""),
         ({"at_least": 1.0}, (0.1, 0.99), ClaimStatus.same_direction, "smaller than the paper's"),
-        ({"at_least": 1.0}, (-2.0, -0.1), ClaimStatus.contradicted, "the other way round"),
+        ({"at_least": 1.0}, (-2.0, -0.1), ClaimStatus.contradicted, "opposite direction"),
         ({"at_most": -1.0}, (-9.0, -5.0), ClaimStatus.reproduced, ""),
         ({"at_most": -1.0}, (-0.9, -0.1), ClaimStatus.same_direction, "smaller than the paper's"),
         # the direction alone
         ({"at_least": 0}, (1e-9, 1.0), ClaimStatus.reproduced, ""),
         ({"at_least": 0}, (-1e-9, 1.0), ClaimStatus.inconclusive, ""),
-        ({"at_most": 0}, (1e-9, 1.0), ClaimStatus.contradicted, "the other way round"),
+        ({"at_most": 0}, (1e-9, 1.0), ClaimStatus.contradicted, "opposite direction"),
         # a ratio, on logarithms: about 6 is from 5.5 to 6.5, and a sixth is its mirror image
         ({"ratio": 6, "about": True}, (math.log(2), math.log(5.51)), ClaimStatus.reproduced, ""),
         (
@@ -96,21 +97,21 @@ def claims_against(baseline, said, values, **more):
             ClaimStatus.same_direction,
             "larger than the paper's",
         ),
-        ({"ratio": 6}, (math.log(0.5), math.log(0.9)), ClaimStatus.contradicted, "the other way round"),
+        ({"ratio": 6}, (math.log(0.5), math.log(0.9)), ClaimStatus.contradicted, "opposite direction"),
     ],
 )
-def test_the_statuses_at_their_borders(figure, interval, status, beside):
+def test_statuses_at_their_boundaries(figure, interval, status, beside):
     decided = not interval[0] <= 0 <= interval[1]
     assert status_of(claim(metric="test/loss", **figure), interval, decided) == (status, beside)
 
 
-def test_holms_later_steps_may_decide_where_the_interval_ends_at_nothing():
+def test_an_interval_that_ends_at_zero_may_be_decided():
     assert status_of(claim(difference=1.4), (0.0, 2.0), True)[0] is ClaimStatus.reproduced
     assert status_of(claim(difference=1.4), (-2.0, 0.0), True)[0] is ClaimStatus.contradicted
     assert status_of(claim(difference=1.4), (0.0, 2.0), False)[0] is ClaimStatus.inconclusive
 
 
-def test_the_status_never_jumps_from_the_claimed_side_to_the_other():
+def test_the_status_changes_without_a_jump():
     """Sliding an interval down past 0 goes through "inconclusive", however narrow it is."""
     order = [
         ClaimStatus.same_direction,
@@ -130,8 +131,10 @@ def test_the_status_never_jumps_from_the_claimed_side_to_the_other():
         assert seen == (order if width < 1.4 else wide)
 
 
-def test_a_status_comes_from_the_interval_of_the_verdict():
-    found = compare(runs_of({**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD}), Options(baseline="model=lrn"))
+def test_the_status_uses_the_interval_of_the_verdict():
+    found = compare(
+        runs_of({**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD}), CompareOptions(baseline="model=lrn")
+    )
     (difference,) = found.differences
     assert difference.claim.status is ClaimStatus.reproduced
     assert difference.claim.interval == difference.interval
@@ -144,7 +147,7 @@ def test_a_status_comes_from_the_interval_of_the_verdict():
     [
         ({"lrn": GOOD, "none": [one + 0.011 for one in BAD]}, ClaimStatus.same_direction, "smaller than the paper's"),
         ({"lrn": GOOD, "none": [one - 0.03 for one in BAD]}, ClaimStatus.same_direction, "larger than the paper's"),
-        ({"lrn": BAD, "none": GOOD}, ClaimStatus.contradicted, "the other way round"),
+        ({"lrn": BAD, "none": GOOD}, ClaimStatus.contradicted, "opposite direction"),
         ({"lrn": (0.9, 0.99, 0.95), "none": (0.9, 0.98, 0.94)}, ClaimStatus.inconclusive, ""),
         ({"lrn": GOOD[:1], "none": BAD}, ClaimStatus.inconclusive, "1 seed"),
         ({"lrn": GOOD, "none": BAD[:2]}, ClaimStatus.inconclusive, "2 seeds"),
@@ -156,30 +159,30 @@ def test_every_status_from_runs(values, status, beside):
     assert (found.status, found.why) == (status, beside)
 
 
-def test_without_a_finished_run_it_is_not_run():
+def test_a_claim_without_a_finished_run_is_not_run():
     said = {**LRN, "difference": -0.014}
     runs = [*arm("lrn", GOOD, paper_claim=said), made("none", 1, status="failed", paper_claim=said)]
-    (difference,) = compare(runs, Options(baseline="model=lrn")).differences
+    (difference,) = compare(runs, CompareOptions(baseline="model=lrn")).differences
     assert (difference.claim.status, difference.claim.why) == (ClaimStatus.not_run, "no finished run of model=none")
 
 
-def test_of_several_arms_only_the_claimed_one_has_it():
+def test_only_the_claimed_arm_has_the_claim():
     found = claims_against("lrn", {**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD, "bn": BAD})
     assert found["bn"] is None
     assert found["none"].status is ClaimStatus.reproduced
 
 
-def test_without_an_arm_it_is_about_every_one():
+def test_a_claim_without_an_arm_is_about_every_arm():
     said = {"text": "LRN is best", "against": "model.norm=lrn", "at_most": 0}
     found = claims_against("lrn", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
     assert {one.status for one in found.values()} == {ClaimStatus.reproduced}
 
 
-def test_a_claim_is_turned_round_where_the_baseline_is_its_arm():
+def test_a_claim_is_reversed_if_the_baseline_is_its_arm():
     said = {**LRN, "difference": -0.014}
     found = claims_against("none", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
     assert found["bn"] is None
-    assert found["lrn"].said.difference == 0.014
+    assert found["lrn"].paper.difference == 0.014
     assert found["lrn"].status is ClaimStatus.reproduced
     assert found["lrn"].place(0.9) == pytest.approx(0.914)
 
@@ -187,21 +190,21 @@ def test_a_claim_is_turned_round_where_the_baseline_is_its_arm():
 @pytest.mark.parametrize(
     "figure", [{"difference": -0.02, "about": True}, {"at_least": 0.01}, {"at_most": 0}, {"ratio": 6}]
 )
-def test_turning_twice_gives_the_same(figure):
+def test_reversing_twice_gives_the_same_claim(figure):
     said = claim(arm="a=1", against="b=2", **figure)
     assert said.turned().turned() == said
     assert said.turned().sign == -said.sign
     assert said.turned().values == tuple(-end + 0.0 for end in reversed(said.values))
 
 
-def test_of_several_claims_each_arm_has_its_own():
+def test_each_arm_has_its_own_claim():
     said = [
         {"text": "a", "arm": "model=none", "against": "model=lrn", "difference": -0.014},
         {"text": "b", "arm": "model=bn", "against": "model=lrn", "at_least": 0},
         {"text": "c", "metric": "test/top5", "arm": "model=bn", "against": "model=lrn", "at_least": 0},
     ]
     found = claims_against("lrn", said, {"lrn": GOOD, "none": BAD, "bn": BAD})
-    assert {model: one.said.text for model, one in found.items()} == {"none": "a", "bn": "b"}
+    assert {model: one.paper.text for model, one in found.items()} == {"none": "a", "bn": "b"}
     assert found["bn"].status is ClaimStatus.contradicted
 
 
@@ -216,10 +219,11 @@ def epochs(said, values):
 SOONER = {"text": "6 times sooner", "metric": EPOCHS, "arm": "model=none", "against": "model=lrn", "ratio": 6}
 
 
-def test_a_ratio_is_that_of_the_logarithms_means_by_welch():
+def test_a_ratio_is_tested_by_welch_on_logarithms():
     slow, fast = (31.0, 38.0, 35.0, 29.0), (6.0, 5.0, 6.5, 5.5)
     (difference,) = compare(
-        epochs({**SOONER, "about": True}, {"none": slow, "lrn": fast}), Options(metric=EPOCHS, baseline="model=lrn")
+        epochs({**SOONER, "about": True}, {"none": slow, "lrn": fast}),
+        CompareOptions(metric=EPOCHS, baseline="model=lrn"),
     ).differences
     a, b = ([math.log(one) for one in values] for values in (slow, fast))
     parts = [plain_statistics.variance(one) / len(one) for one in (a, b)]
@@ -236,15 +240,15 @@ def test_a_ratio_is_that_of_the_logarithms_means_by_welch():
     assert not higher_is_better(EPOCHS)
 
 
-def test_a_run_that_never_got_there_is_told():
+def test_finished_runs_without_the_metric_are_reported():
     runs = epochs(SOONER, {"none": (31.0, 38.0, 35.0, None), "lrn": (6.0, 5.0, 6.5, 5.5)})
-    (difference,) = compare(runs, Options(metric=EPOCHS, baseline="model=lrn")).differences
+    (difference,) = compare(runs, CompareOptions(metric=EPOCHS, baseline="model=lrn")).differences
     assert difference.claim.why.endswith(f"1 finished run without {EPOCHS} not counted")
 
 
-def test_a_ratio_of_what_may_be_nothing_cannot_be_told():
+def test_a_ratio_with_values_below_zero_is_inconclusive():
     runs = epochs(SOONER, {"none": (31.0, 38.0, 35.0), "lrn": (6.0, -5.0, 6.5)})
-    (difference,) = compare(runs, Options(metric=EPOCHS, baseline="model=lrn")).differences
+    (difference,) = compare(runs, CompareOptions(metric=EPOCHS, baseline="model=lrn")).differences
     assert (difference.claim.status, difference.claim.measured) == (ClaimStatus.inconclusive, None)
 
 
@@ -276,14 +280,14 @@ def test_a_ratio_of_what_may_be_nothing_cannot_be_told():
         ([{"text": "x", "ratio": 0}], "paper_claim.0.ratio=0: must be above 0"),
     ],
 )
-def test_a_bad_claim_is_refused_in_one_line(stated, line):
+def test_an_invalid_claim_is_rejected_in_one_line(stated, line):
     with pytest.raises(Refused) as refused:
         paper_claims(stated)
     assert str(refused.value).startswith(line)
     assert "\n" not in str(refused.value)
 
 
-def test_it_is_refused_when_the_configuration_is_composed(capsys):
+def test_an_invalid_claim_is_rejected_when_the_configuration_is_composed(capsys):
     words = ["paper_claim={text: x, difference: 1, agianst: 3}", "trainer.max_epochs=1"]
     assert main(words) == 2
     assert capsys.readouterr().err == ("paper_claim.agianst=3: unknown setting; did you mean against?\n")
@@ -294,7 +298,7 @@ def test_no_claim_is_none(empty):
     assert paper_claims(empty) == []
 
 
-def test_what_runs_recorded_before_is_still_read():
+def test_claims_recorded_by_older_versions_are_read():
     had = {"metric": "test/top1", "difference": 0.014, "against": "model.norm=none", "text": "LRN helps"}
     (said,) = paper_claims(had)
     assert (said.values, said.arm, said.about) == ((0.014, 0.014), None, False)
@@ -306,13 +310,13 @@ def test_what_runs_recorded_before_is_still_read():
     ]
     for run in runs:
         del run.facts["paper_claim"]
-    (difference,) = compare(runs, Options(baseline="model=none")).differences
+    (difference,) = compare(runs, CompareOptions(baseline="model=none")).differences
     assert difference.claim.status is ClaimStatus.reproduced
 
 
 def test_all_views_show_figure_status_and_analogue(tmp_path):
     said = {**LRN, "difference": -0.014, "analogue": True, "source": "section 3.3"}
-    found = compare(runs_of(said, {"lrn": GOOD, "none": BAD}), Options(baseline="model=lrn"))
+    found = compare(runs_of(said, {"lrn": GOOD, "none": BAD}), CompareOptions(baseline="model=lrn"))
     text = markdown(found)
     assert "◇" in text
     row = next(line for line in text.splitlines() if line.startswith("| none "))
@@ -348,13 +352,13 @@ def of_experiment(name, said, values, metric=None, **more):
     ]
 
 
-def test_a_row_a_claim_over_several_sweeps():
+def test_one_row_per_claim_over_several_sweeps():
     lrn = [{**LRN, "difference": -0.014, "analogue": True}, {**LRN, "metric": "test/top5", "difference": -0.012}]
     runs = [
         *of_experiment("lrn", lrn, {"lrn": GOOD, "none": BAD}),
         *of_experiment("act", {**SOONER, "about": True}, {"none": (31.0, 38, 35), "lrn": (6.0, 5, 6.5)}, EPOCHS),
     ]
-    found = table_of_claims(runs, shipped=False)
+    found = evaluate_claims(runs, shipped=False)
     assert [row.claim.status for row in found.rows] == [
         ClaimStatus.reproduced,
         ClaimStatus.not_run,
@@ -378,20 +382,20 @@ def test_sweeps_that_share_a_list_of_claims_have_each_claim_once():
         *of_experiment("first", said, {"lrn": GOOD, "none": BAD}),
         *of_experiment("second", said, {"lrn": GOOD, "bn": BAD}),
     ]
-    found = table_of_claims(runs, shipped=False)
-    assert [(row.claim.said.text, row.experiment, row.claim.status) for row in found.rows] == [
+    found = evaluate_claims(runs, shipped=False)
+    assert [(row.claim.paper.text, row.experiment, row.claim.status) for row in found.rows] == [
         ("a", "first", ClaimStatus.reproduced),
         ("c", "first", ClaimStatus.not_run),
         ("b", "second", ClaimStatus.reproduced),
     ]
 
 
-def test_the_table_says_what_compare_says():
+def test_the_table_agrees_with_compare():
     """With a third arm the interval is the adjusted one of both."""
     said = {**LRN, "difference": -0.014}
     runs = of_experiment("lrn", said, {"lrn": GOOD, "none": BAD, "bn": (0.97, 0.96, 0.965, 0.9625)})
-    (row,) = table_of_claims(runs, shipped=False).rows
-    judged = {one.arm.settings["model"]: one for one in compare(runs, Options(baseline="model=lrn")).differences}
+    (row,) = evaluate_claims(runs, shipped=False).rows
+    judged = {one.arm.settings["model"]: one for one in compare(runs, CompareOptions(baseline="model=lrn")).differences}
     assert judged["none"].method == "Welch with Holm"
     assert row.claim.interval == judged["none"].interval
     assert row.claim.p == judged["none"].p
@@ -410,31 +414,31 @@ def test_each_arm_may_have_its_own_rate():
             for seed, value in enumerate(values, start=1)
         ]
 
-    (row,) = table_of_claims(runs(best), shipped=False).rows
+    (row,) = evaluate_claims(runs(best), shipped=False).rows
     assert row.claim.status is ClaimStatus.reproduced
     # the claim itself may leave it to whoever asks
-    (asked,) = table_of_claims(runs(said), shipped=False, best_of=["optim.lr"]).rows
+    (asked,) = evaluate_claims(runs(said), shipped=False, best_of=["optim.lr"]).rows
     assert asked.claim.interval == row.claim.interval
     # without it: a row a rate, each named
-    found = table_of_claims(runs(said), shipped=False)
+    found = evaluate_claims(runs(said), shipped=False)
     assert len(found.rows) == 2
     assert [("0.1" in row[0], "0.01" in row[0]) for row in table.as_table(found).rows] == [(True, False), (False, True)]
 
 
-def test_arms_that_differ_in_their_rate_too_are_told_with_what_can_be_done_here():
+def test_arms_that_differ_in_their_rate_too_get_advice():
     runs = [
         made(model, seed, number, lr=lr, paper_claim={**LRN, "difference": -0.014})
         for model, lr, numbers in (("lrn", 0.1, GOOD), ("none", 0.01, BAD))
         for seed, number in enumerate(numbers, start=1)
     ]
-    (row,) = table_of_claims(runs, shipped=False).rows
+    (row,) = evaluate_claims(runs, shipped=False).rows
     assert row.claim.status is ClaimStatus.inconclusive
-    against = row.claim.said.against
+    against = row.claim.paper.against
     assert row.claim.why == (
         f"{against}: every other arm differs in more than that, model=none optim.lr=0.01 in optim.lr (0.01 and 0.1); "
         "add --best-of optim.lr to give each arm its own best value"
     )
-    (row,) = table_of_claims(runs, shipped=False, best_of=["optim.lr"]).rows
+    (row,) = evaluate_claims(runs, shipped=False, best_of=["optim.lr"]).rows
     assert row.claim.status is ClaimStatus.reproduced
 
 
@@ -445,7 +449,7 @@ def test_how_many_were_tested_together():
         for run in of_experiment(f"e{number}", {**LRN, "difference": -0.014}, {"lrn": GOOD, "none": BAD})
     ]
     runs += of_experiment("none", {**LRN, "difference": -0.014}, {"lrn": GOOD[:1], "none": BAD[:1]})
-    found = table_of_claims(runs, shipped=False)
+    found = evaluate_claims(runs, shipped=False)
     assert [row.claim.status for row in found.rows][-1] is ClaimStatus.inconclusive
     assert found.notes[0].startswith(
         "4 of 5 claims tested here, each at 95%: if none were true, 0.2 of 4 would be expected to show a direction"
@@ -453,32 +457,32 @@ def test_how_many_were_tested_together():
 
 
 def test_holm_over_the_claims():
-    """p of .010, .020, .030 and .2: 4 x .010 = .04 keeps, 3 x .020 = .06 does not, nor does anything after it."""
+    """p of .010, .020, .030 and .2: 4 x .010 = .04 is significant, 3 x .020 = .06 and all after are not."""
     said = claim(difference=1.0)
-    rows = [table.Row(Claim(said, ClaimStatus.reproduced, p=p), str(p)) for p in (0.03, 0.01, 0.02)]
-    rows.append(table.Row(Claim(said, ClaimStatus.inconclusive, p=0.2), "0.2"))
-    found = table.Claims([*rows, table.Row(Claim(said, ClaimStatus.not_run), "-")])
+    rows = [table.ClaimRow(Claim(said, ClaimStatus.reproduced, p=p), str(p)) for p in (0.03, 0.01, 0.02)]
+    rows.append(table.ClaimRow(Claim(said, ClaimStatus.inconclusive, p=0.2), "0.2"))
+    found = table.ClaimReport([*rows, table.ClaimRow(Claim(said, ClaimStatus.not_run), "-")])
     assert [found.adjusted[id(row)] for row in rows] == pytest.approx([0.06, 0.04, 0.06, 0.2])
-    assert "1 of 3 keep it" in found.notes[0]
+    assert "1 of 3 remain significant after Holm correction, without: " in found.notes[0]
 
 
 def test_reproductions_pin_float32():
     said = {**LRN, "difference": -0.014}
     runs = of_experiment("lrn", said, {"lrn": GOOD, "none": BAD})
-    assert not any("32-true" in note for note in table_of_claims(runs, shipped=False).notes)
+    assert not any("32-true" in note for note in evaluate_claims(runs, shipped=False).notes)
     for run in runs:
         run.facts["precision"] = "bf16-mixed"
-    assert any("lrn: runs in bf16-mixed" in note for note in table_of_claims(runs, shipped=False).notes)
+    assert any("lrn: runs in bf16-mixed" in note for note in evaluate_claims(runs, shipped=False).notes)
 
 
-def test_without_against_it_cannot_be_told():
-    (row,) = table_of_claims(of_experiment("e", {"text": "x", "difference": 1}, {"lrn": GOOD}), shipped=False).rows
-    assert (row.claim.status, row.claim.why) == (ClaimStatus.inconclusive, "it names no `against`")
+def test_a_claim_without_against_is_inconclusive():
+    (row,) = evaluate_claims(of_experiment("e", {"text": "x", "difference": 1}, {"lrn": GOOD}), shipped=False).rows
+    assert (row.claim.status, row.claim.why) == (ClaimStatus.inconclusive, "it has no `against`")
 
 
 def test_an_arm_that_was_not_run():
     said = {**LRN, "difference": -0.014}
-    (row,) = table_of_claims(of_experiment("e", said, {"lrn": GOOD}), shipped=False).rows
+    (row,) = evaluate_claims(of_experiment("e", said, {"lrn": GOOD}), shipped=False).rows
     assert (row.claim.status, row.claim.why) == (ClaimStatus.not_run, "no finished run of model.norm=none")
 
 
@@ -513,19 +517,19 @@ def test_a_shipped_experiment_without_runs_is_not_run(conf, capsys):
     assert "not run" in capsys.readouterr().out
 
 
-def test_with_runs_it_is_no_longer_listed_as_not_run(conf):
+def test_a_shipped_experiment_with_runs_is_not_listed_as_not_run(conf):
     said = {"text": "LRN helped", "arm": "model=lrn", "against": "model=none", "difference": 0.014}
     runs = of_experiment("lrn", said, {"lrn": GOOD, "none": BAD})
     for run in runs:
         run.choices["experiment"] = "analogue/lrn"
-    (row,) = table_of_claims(runs).rows
+    (row,) = evaluate_claims(runs).rows
     assert (row.experiment, row.claim.status) == ("experiment=analogue/lrn", ClaimStatus.reproduced)
 
 
 def test_a_damaged_shipped_file_is_named(conf):
     (conf / "bad.yaml").write_text("paper_claim: {text: x}\n")
     with pytest.raises(UserError, match=r"bad\.yaml: paper_claim\.difference=null"):
-        table_of_claims([])
+        evaluate_claims([])
 
 
 def test_every_shipped_claim_names_both_of_its_arms():
@@ -536,10 +540,10 @@ def test_every_shipped_claim_names_both_of_its_arms():
 
 
 @pytest.mark.parametrize("option", [["--baseline", "model=bn"], ["--top", "3"], ["--html", "x.html"]])
-def test_options_of_one_comparison_do_not_go_with_it(conf, capsys, option):
+def test_options_of_one_comparison_are_rejected_with_claims(conf, capsys, option):
     assert main(["compare", "--claims", *option]) == 2
     assert capsys.readouterr().err == (
-        f"compare: {option[0]} does not go with --claims: each claim says what it is about\n"
+        f"compare: {option[0]} cannot be used with --claims, because each claim defines its own comparison\n"
     )
 
 
@@ -550,17 +554,17 @@ def test_the_plan_names_both_designs():
     """0.4 points where seeds spread by 0.3: ten an arm, or eight and a baseline of sixteen."""
     step = 0.003 / math.sqrt(2)
     runs = [*arm("lrn", [0.95 - step, 0.95 + step]), *arm("none", [0.94 - step, 0.94 + step])]
-    text = compare(runs, Options(baseline="model=none", margin=0.004)).plan
+    text = compare(runs, CompareOptions(baseline="model=none", margin=0.004)).plan
     assert text.startswith(
         "seeds for a difference of 0.40 points of test top-1, to show in 8 of 10 sweeps, if seeds spread"
     )
     assert "0.30 points (here; 95% interval 0.16 to 1.89)" in text
     assert text.endswith(": 10 in every arm; or 8 in each arm and 16 in the baseline")
-    assert compare(runs, Options(baseline="model=none")).plan == ""
+    assert compare(runs, CompareOptions(baseline="model=none")).plan == ""
     unlike = [*arm("lrn", [0.95, 0.96, 0.97]), *arm("none", [0.9400, 0.9401, 0.9402])]
-    assert compare(unlike, Options(baseline="model=none", margin=0.004)).plan == ""
+    assert compare(unlike, CompareOptions(baseline="model=none", margin=0.004)).plan == ""
     level = [*arm("lrn", [0.95] * 3), *arm("none", [0.94] * 3)]
-    assert compare(level, Options(baseline="model=none", margin=0.004)).plan == ""
+    assert compare(level, CompareOptions(baseline="model=none", margin=0.004)).plan == ""
 
 
 def test_every_shipped_claim_is_in_the_table_of_the_page():

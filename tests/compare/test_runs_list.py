@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_exp.compare.runs_list import as_table, duration, entries, progress
-from alexnet_exp.compare.runs_show import description, difference
+from alexnet_exp.compare.runs_list import as_table, duration_text, list_entries, progress_text
+from alexnet_exp.compare.runs_show import describe_difference, describe_run
 from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.run import Run
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
@@ -20,7 +20,7 @@ def write(path, status="done", start="2026-11-24T10:00:00.000+00:00", config=Non
 
 
 def rows(path, **options):
-    return as_table(entries(path, list(read_runs(path)), **({"sweeps": True} | options))).rows
+    return as_table(list_entries(path, list(read_runs(path)), **({"sweeps": True} | options))).rows
 
 
 def plan(sweep, jobs):
@@ -45,18 +45,18 @@ def test_a_sweep_is_one_line_and_its_jobs_with_all(tmp_path):
     plan(sweep, jobs=6)
     ((_, name, status, progressed, _, best),) = rows(tmp_path)
     assert (name, status) == ("train/model-12345678/", "sweep")
-    assert progressed == "2 done, 1 failed, 1 interrupted, 2 open of 6"
+    assert progressed == "2 done, 1 failed, 1 interrupted, 2 pending of 6"
     assert best == "60.00%"  # the best of those that are done
     assert len(rows(tmp_path, sweeps=False)) == 4
     ((_, name, *_),) = rows(sweep)
     assert name == "model-12345678/"
 
 
-def test_a_sweep_of_which_no_job_has_begun(tmp_path):
+def test_a_sweep_without_a_started_job(tmp_path):
     sweep = tmp_path / "train" / "sweep"
     (sweep / "job-1" / ".hydra").mkdir(parents=True)
     plan(sweep, jobs=2)
-    assert rows(tmp_path)[0][1:4] == ["train/sweep/", "sweep", "2 open of 2"]
+    assert rows(tmp_path)[0][1:4] == ["train/sweep/", "sweep", "2 pending of 2"]
 
 
 @pytest.mark.parametrize(
@@ -70,23 +70,23 @@ def test_a_sweep_of_which_no_job_has_begun(tmp_path):
         ("failed", None, 10, 400, "0 of 10 epochs"),
     ],
 )
-def test_how_far_a_run_is(status, epochs, limit, seconds, said):
+def test_progress(status, epochs, limit, seconds, said):
     facts = {"epochs": epochs, "start": "2026-11-24T10:00:00+00:00"}
     run = Run(Path("r"), "r", status, {"trainer.max_epochs": limit}, {}, {}, facts)
     begun = 1795514400.0  # that start, as seconds
-    assert progress(run, now=begun + seconds) == said
+    assert progress_text(run, now=begun + seconds) == said
 
 
 def test_durations():
-    assert [duration(seconds) for seconds in (-1, 40, 600, 7200)] == ["0 s", "40 s", "10 min", "2.0 h"]
+    assert [duration_text(seconds) for seconds in (-1, 40, 600, 7200)] == ["0 s", "40 s", "10 min", "2.0 h"]
 
 
-def test_everything_of_a_run_that_failed(tmp_path):
+def test_description_of_a_failed_run(tmp_path):
     facts = {"error": "the loss is nan", "overrides": ["model=lrn", "optim.lr=0.1"], "versions": {"torch": "2.9"}}
     write(tmp_path / "r", "failed", choices={"model": "lrn"}, parameters=1883882, **facts)
     (tmp_path / "r" / "train.log").write_text("\n".join(f"line {number}" for number in range(100)))
     (run,) = read_runs(tmp_path)
-    text = "\n".join(description(run))
+    text = "\n".join(describe_run(run))
     for said in (
         "failed, 0 of 10 epochs",
         "error: the loss is nan",
@@ -100,7 +100,7 @@ def test_everything_of_a_run_that_failed(tmp_path):
     assert "line 80" not in text
 
 
-def test_what_differs_between_two_runs(tmp_path):
+def test_differences_between_two_runs(tmp_path):
     common = {"versions": {"torch": "2.9", "numpy": "2"}, "commit": "a" * 8}
     write(tmp_path / "a", config={"optim.lr": 0.1, "same": 1}, choices={"model": "bn"}, **common)
     write(
@@ -109,18 +109,18 @@ def test_what_differs_between_two_runs(tmp_path):
         **(common | {"versions": {"torch": "2.8", "numpy": "2"}}),
     )
     first, second = read_runs(tmp_path)
-    lines = [line.split() for line in difference(first, second)]
+    lines = [line.split() for line in describe_difference(first, second)]
     assert ["optim.lr", "0.1", "0.2"] in lines
     assert ["new", "(absent)", "null"] in lines
     assert ["torch", "2.9", "2.8"] in lines
     assert ["model", "bn", "(absent)"] in lines
     assert not any(line[:1] in (["same"], ["numpy"], ["commit"]) for line in lines)
-    assert "the same metrics, to the last digit" in difference(first, second)
+    assert "identical metrics" in describe_difference(first, second)
 
 
-def test_nothing_differs(tmp_path):
+def test_identical_runs(tmp_path):
     write(tmp_path / "a")
     write(tmp_path / "b", metrics={"val/top1": 0.6})
     first, second = read_runs(tmp_path)
-    assert "the same settings, code, versions and machine" in difference(first, second)
-    assert ["val", "top-1", "50.00%", "60.00%"] in [line.split() for line in difference(first, second)]
+    assert "identical settings, code, versions and machine" in describe_difference(first, second)
+    assert ["val", "top-1", "50.00%", "60.00%"] in [line.split() for line in describe_difference(first, second)]

@@ -1,4 +1,4 @@
-"""Which runs are looked at, what varies between them, and their table."""
+"""Tests of the selection of runs, of the settings that vary, and of the table of runs."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ import pytest
 
 from alexnet_exp.compare.select import (
     Condition,
-    best_first,
     check_names,
-    differing,
+    differing_settings,
+    filter_runs,
     other_values,
     ranking_key,
     runs_table,
     setting,
-    sorted_by,
-    where,
+    sort_by_column,
+    sort_by_metric,
 )
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.run import Run
@@ -25,7 +25,7 @@ def a_run(name="r", config=None, metrics=None, status="done", choices=None, **fa
     return Run(Path(name), name, status, {"seed": 1, **(config or {})}, metrics or {}, choices or {}, facts)
 
 
-def test_a_table_tells_a_dropped_stage_from_one_that_is_there():
+def test_a_removed_stage_differs_from_an_existing_one_in_a_table():
     there = made("lrn", 1, 0.9, config={"model.stages.conv4.out": 384})
     dropped = made("lrn", 1, 0.9, config={"model.stages.conv4": None})
     assert [setting(run, "model.stages.conv4") for run in (there, dropped)] == ["kept", None]
@@ -33,10 +33,10 @@ def test_a_table_tells_a_dropped_stage_from_one_that_is_there():
 
 
 def test_a_key_that_some_runs_lack_differs_and_true_is_not_one():
-    assert differing([a_run(config={"a": 1}), a_run()]) == ["a"]
-    assert differing([a_run(config={"a": 1}), a_run(config={"a": 1.0})]) == []
-    assert differing([a_run(config={"a": "1"}), a_run(config={"a": 1})]) == ["a"]
-    assert differing([]) == []
+    assert differing_settings([a_run(config={"a": 1}), a_run()]) == ["a"]
+    assert differing_settings([a_run(config={"a": 1}), a_run(config={"a": 1.0})]) == []
+    assert differing_settings([a_run(config={"a": "1"}), a_run(config={"a": 1})]) == ["a"]
+    assert differing_settings([]) == []
 
 
 RUN = a_run(
@@ -87,39 +87,39 @@ def test_conditions(text, holds):
 
 
 @pytest.mark.parametrize("text", ["optim.lr", "=3", "optim.lr>abc", ""])
-def test_what_is_no_condition_is_refused(text):
+def test_invalid_conditions_are_rejected(text):
     with pytest.raises(UserError) as refused:
         Condition.parse(text)
     assert "\n" not in str(refused.value)
 
 
-def test_all_conditions_must_hold_and_a_misspelt_name_is_told():
+def test_all_conditions_must_hold_and_a_misspelt_name_is_reported():
     runs = [a_run(str(n), {"optim.lr": n, "model.norm": "bn"}) for n in range(4)]
-    assert [run.name for run in where(runs, ["optim.lr>0", "optim.lr!=2"])] == ["1", "3"]
+    assert [run.name for run in filter_runs(runs, ["optim.lr>0", "optim.lr!=2"])] == ["1", "3"]
     for wrong, near in (("model.nrom=bn", "model.norm"), ("lr=1", "optim.lr"), ("stats=done", "status")):
         with pytest.raises(UserError, match=rf"did you mean {near}\?"):
-            where(runs, [wrong])
+            filter_runs(runs, [wrong])
     assert other_values(runs, ["model.norm=lrn", "optim.lr=1"]) == "; model.norm is bn"
-    check_names(["anything"], [], "--where")  # nothing is known where there are no runs
+    check_names(["anything"], [], "--where")  # without runs every name is accepted
 
 
-def test_the_best_come_first_and_what_does_not_count_last():
+def test_runs_are_sorted_by_metric_with_uncounted_ones_last():
     runs = [
         a_run("a", metrics={"val/top1": 0.5, "val/loss": 1.0}),
         a_run("b", metrics={"val/top1": 0.9, "val/loss": 2.0}),
         a_run("c", metrics={"val/top1": 1.0}, status="failed"),
         a_run("d"),
     ]
-    assert [run.name for run in best_first(runs, "val/top1")] == ["b", "a", "c", "d"]
-    assert [run.name for run in best_first(runs, "val/loss")] == ["a", "b", "c", "d"]
+    assert [run.name for run in sort_by_metric(runs, "val/top1")] == ["b", "a", "c", "d"]
+    assert [run.name for run in sort_by_metric(runs, "val/loss")] == ["a", "b", "c", "d"]
     assert ranking_key("test/top1", runs) == "val/top1"
     assert ranking_key("test/acc", runs) == "test/acc"
 
 
 def test_sorting_by_any_column():
     runs = [a_run("a", {"k": 10}), a_run("b", {"k": 9}), a_run("c", {"k": "x"}), a_run("d")]
-    assert [run.name for run in sorted_by(runs, "k")] == ["b", "a", "c", "d"]
-    assert [run.name for run in sorted_by(runs, "-k")] == ["c", "a", "b", "d"]
+    assert [run.name for run in sort_by_column(runs, "k")] == ["b", "a", "c", "d"]
+    assert [run.name for run in sort_by_column(runs, "-k")] == ["c", "a", "b", "d"]
 
 
 def test_the_table_of_the_runs():

@@ -1,4 +1,4 @@
-"""Over many generated sweeps, confounded and incomplete, no comparison says what is not true more often than it may."""
+"""Tests the rate of false statements over many generated sweeps, which are confounded and incomplete."""
 
 import pytest
 from scipy import stats

@@ -1,6 +1,6 @@
-"""The dot plot of a comparison: each seed a dot, the bar its interval, grey if inconclusive, a diamond the claim.
+"""Draws the dot plot of a comparison as text and as inline SVG: seeds, interval of the mean, and paper's claim.
 
-One picture as text for a terminal and Markdown, and as an inline SVG for HTML, which follows the colours around it.
+Arms whose verdict is inconclusive are grey. The SVG uses the colours of the page.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from alexnet_exp.compare.result import Arm, Comparison, Verdict
 from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import is_accuracy, value_text
 
-ROWS = 20  # more arms than that are a table, not a picture
-LABEL = 36  # characters of an arm's label
+MOST_DRAWN_ARMS = 20  # further arms are only in the table
+LABEL_CHARACTERS = 36  # of the label of an arm
 
-# Of the SVG: its own units; text is 13 of them high, so that it can be read on a phone.
-WIDTH, MARGIN, LANE, TOP, RADIUS = 520, 16, 46, 8, 4.5
-COLOUR, GREY = "var(--accent, #1f6feb)", "var(--muted, #8b949e)"
+# In units of the SVG; text has a height of 13, which is readable on a phone.
+SVG_WIDTH, SVG_MARGIN, LANE_HEIGHT, SVG_TOP, DOT_RADIUS = 520, 16, 46, 8, 4.5
+DOT_COLOUR, INCONCLUSIVE_COLOUR = "var(--accent, #1f6feb)", "var(--muted, #8b949e)"
 
 
 @dataclass(frozen=True)
-class Signs:
-    """What a text plot is drawn with."""
+class PlotSigns:
+    """The characters of a text plot."""
 
     dot: str = "●"
     bar: str = "─"
@@ -34,12 +34,12 @@ class Signs:
     claim: str = "◇"
 
 
-PLAIN = Signs("o", "-", "[", "]", "<")  # where the terminal cannot show the others
+ASCII_SIGNS = PlotSigns("o", "-", "[", "]", "<")  # for terminals that cannot show the others
 
 
 @dataclass(frozen=True)
 class Lane:
-    """One arm in the picture. grey: the verdict is inconclusive. claim: where the paper has it."""
+    """One arm in the picture. grey: the verdict is inconclusive. claim: its value by the paper's claim."""
 
     arm: Arm
     grey: bool
@@ -48,15 +48,15 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of the text plot; `grey` ones are shown dimmed where that is possible."""
+class PlotLine:
+    """A line of the text plot; `grey` lines are dimmed if possible."""
 
     text: str
     grey: bool = False
 
 
 def lanes(comparison: Comparison) -> list[Lane]:
-    """The arms that are drawn, the best first."""
+    """Returns the arms with values, best first."""
     against = {id(difference.arm): difference for difference in comparison.differences}
     found = []
     for arm in comparison.arms:
@@ -70,22 +70,22 @@ def lanes(comparison: Comparison) -> list[Lane]:
                 arm,
                 difference is not None and difference.verdict is Verdict.inconclusive,
                 claim.place(at) if claim and at is not None else None,
-                f"{claim.said.text} ({claim.status.value})" if claim else "",
+                f"{claim.paper.text} ({claim.status.value})" if claim else "",
             )
         )
     return found
 
 
-def dots_text(comparison: Comparison, width: int = 100, signs: Signs | None = None) -> list[Line]:
-    """The plot as lines of at most `width` characters; none where no arm has a value."""
-    signs = signs or Signs()
+def dots_text(comparison: Comparison, width: int = 100, signs: PlotSigns | None = None) -> list[PlotLine]:
+    """Returns the plot as lines of at most `width` characters; no line if no arm has a value."""
+    signs = signs or PlotSigns()
     drawn = lanes(comparison)
     if not drawn:
         return []
-    key, first = comparison.metric.key, drawn[:ROWS]
+    key, first = comparison.metric.key, drawn[:MOST_DRAWN_ARMS]
     low, high = _span(first)
     labels = _labels(first)
-    wide = min(LABEL, width // 3, max(map(len, labels)))
+    wide = min(LABEL_CHARACTERS, width // 3, max(map(len, labels)))
     figures = [value_text(key, lane.arm.mean) for lane in first]
     room = max(20, width - wide - max(map(len, figures)) - 4)
 
@@ -103,80 +103,80 @@ def dots_text(comparison: Comparison, width: int = 100, signs: Signs | None = No
             cells[place(number)] = signs.dot
         if lane.claim is not None:
             cells[place(lane.claim)] = signs.claim
-        lines.append(Line(f"{_cut(label, wide):<{wide}}  {''.join(cells)}  {figure}".rstrip(), lane.grey))
-    lines.append(Line(f"{'':<{wide}}  {_scale(key, low, high, room, place)}".rstrip()))
+        lines.append(PlotLine(f"{_cut(label, wide):<{wide}}  {''.join(cells)}  {figure}".rstrip(), lane.grey))
+    lines.append(PlotLine(f"{'':<{wide}}  {_scale(key, low, high, room, place)}".rstrip()))
     legend = [f"{signs.dot} one seed"]
     if any(lane.arm.interval for lane in first):
         legend.append(f"{signs.left}{signs.bar}{signs.right} 95% interval of the mean")
     if any(lane.claim is not None for lane in first):
         legend.append(f"{signs.claim} the paper's claim")
-    more = f"; {len(drawn) - ROWS} more are in the table" if len(drawn) > ROWS else ""
-    return [*lines, Line(f"{'':<{wide}}  {comparison.metric.label}: {', '.join(legend)}{more}")]
+    more = f"; {len(drawn) - MOST_DRAWN_ARMS} more are in the table" if len(drawn) > MOST_DRAWN_ARMS else ""
+    return [*lines, PlotLine(f"{'':<{wide}}  {comparison.metric.label}: {', '.join(legend)}{more}")]
 
 
 def dots_svg(comparison: Comparison) -> str:
-    """The plot as an `<svg>` element; the empty string where no arm has a value.
+    """Returns the plot as an `<svg>` element; an empty text if no arm has a value.
 
-    Colours are the page's `--accent` and `--muted`, and its text colour, so that it reads in the dark too.
+    The colours are `--accent`, `--muted` and the text colour of the page, so the plot works in dark mode.
     """
-    drawn = lanes(comparison)[:ROWS]
+    drawn = lanes(comparison)[:MOST_DRAWN_ARMS]
     if not drawn:
         return ""
     key = comparison.metric.key
     low, high = _span(drawn)
 
     def place(number: float) -> str:
-        return f"{MARGIN + (number - low) / (high - low) * (WIDTH - 2 * MARGIN):.1f}"
+        return f"{SVG_MARGIN + (number - low) / (high - low) * (SVG_WIDTH - 2 * SVG_MARGIN):.1f}"
 
-    bottom = TOP + LANE * len(drawn)
+    bottom = SVG_TOP + LANE_HEIGHT * len(drawn)
     parts = [
-        f'<svg class="dot-plot" viewBox="0 0 {WIDTH} {bottom + 40}" role="img" xmlns="http://www.w3.org/2000/svg" '
-        f'style="width:100%;max-width:{WIDTH + 200}px;height:auto" font-size="13" fill="currentColor" '
+        f'<svg class="dot-plot" viewBox="0 0 {SVG_WIDTH} {bottom + 40}" role="img" xmlns="http://www.w3.org/2000/svg" '
+        f'style="width:100%;max-width:{SVG_WIDTH + 200}px;height:auto" font-size="13" fill="currentColor" '
         f'font-family="inherit"><title>{escape(_alternative(comparison, drawn))}</title>'
     ]
     for tick in _ticks(low, high, 5):
         x = place(tick)
         parts.append(
-            f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{bottom}" stroke="currentColor" stroke-opacity=".15"/>'
+            f'<line x1="{x}" x2="{x}" y1="{SVG_TOP}" y2="{bottom}" stroke="currentColor" stroke-opacity=".15"/>'
             f'<text x="{x}" y="{bottom + 16}" text-anchor="middle" font-size="12">{escape(_tick(key, tick))}</text>'
         )
     for number, (lane, name) in enumerate(zip(drawn, _labels(drawn), strict=True)):
-        parts += _lane_svg(lane, name, key, TOP + LANE * number, place)
-    middle, label = WIDTH / 2, escape(comparison.metric.label)
+        parts += _lane_svg(lane, name, key, SVG_TOP + LANE_HEIGHT * number, place)
+    middle, label = SVG_WIDTH / 2, escape(comparison.metric.label)
     parts.append(f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle" font-size="12">{label}</text></svg>')
     return "".join(parts)
 
 
 def _lane_svg(lane: Lane, name: str, key: str, top: float, place: Callable[[float], str]) -> Iterable[str]:
-    arm, y, colour = lane.arm, top + 32, GREY if lane.grey else COLOUR
+    arm, y, colour = lane.arm, top + 32, INCONCLUSIVE_COLOUR if lane.grey else DOT_COLOUR
     figure = value_text(key, arm.mean)
-    yield f'<text x="{MARGIN}" y="{top + 16}">{escape(_cut(name, 48))}</text>'
-    yield f'<text x="{WIDTH - MARGIN}" y="{top + 16}" text-anchor="end">{escape(figure)}</text>'
+    yield f'<text x="{SVG_MARGIN}" y="{top + 16}">{escape(_cut(name, 48))}</text>'
+    yield f'<text x="{SVG_WIDTH - SVG_MARGIN}" y="{top + 16}" text-anchor="end">{escape(figure)}</text>'
     if arm.interval:
         start, end = map(place, arm.interval)
-        told = escape(f"95% interval {value_text(key, arm.interval[0])} to {value_text(key, arm.interval[1])}")
+        tooltip = escape(f"95% interval {value_text(key, arm.interval[0])} to {value_text(key, arm.interval[1])}")
         yield (
             f'<line x1="{start}" x2="{end}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="9" stroke-opacity=".35" '
-            f'stroke-linecap="round"><title>{told}</title></line>'
+            f'stroke-linecap="round"><title>{tooltip}</title></line>'
         )
     for seed, number in zip(arm.seeds, arm.values, strict=True):
-        told = escape(value_text(key, number) + ("" if seed is None else f", seed {seed}"))
+        tooltip = escape(value_text(key, number) + ("" if seed is None else f", seed {seed}"))
         yield (
-            f'<circle cx="{place(number)}" cy="{y}" r="{RADIUS}" fill="{colour}" fill-opacity=".75">'
-            f"<title>{told}</title></circle>"
+            f'<circle cx="{place(number)}" cy="{y}" r="{DOT_RADIUS}" fill="{colour}" fill-opacity=".75">'
+            f"<title>{tooltip}</title></circle>"
         )
     if lane.claim is not None:
-        x, r = float(place(lane.claim)), RADIUS + 3
+        x, r = float(place(lane.claim)), DOT_RADIUS + 3
         corners = f"{x},{y - r} {x + r},{y} {x},{y + r} {x - r},{y}"
-        told = escape(f"the paper: {lane.claim_text}")
+        tooltip = escape(f"the paper: {lane.claim_text}")
         yield (
             f'<polygon points="{corners}" fill="none" stroke="currentColor" stroke-width="1.5">'
-            f"<title>{told}</title></polygon>"
+            f"<title>{tooltip}</title></polygon>"
         )
 
 
 def _span(drawn: Sequence[Lane]) -> tuple[float, float]:
-    """From the least to the greatest thing drawn, never of no width."""
+    """Returns the lowest and highest value drawn, with a margin and at least a minimal width."""
     numbers = [number for lane in drawn for number in (*lane.arm.values, *(lane.arm.interval or ()))]
     numbers += [lane.claim for lane in drawn if lane.claim is not None]
     low, high = min(numbers), max(numbers)
@@ -185,7 +185,7 @@ def _span(drawn: Sequence[Lane]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers in between: steps of 1, 2 or 5 times a power of ten."""
+    """Returns round numbers between two values, in steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
@@ -207,7 +207,7 @@ def _tick(key: str, number: float) -> str:
 
 
 def _labels(drawn: Sequence[Lane]) -> list[str]:
-    """What tells the drawn arms apart, as short as it can be: of a dotted key its last part, where that is unique."""
+    """Returns short labels: the settings that differ, each by the last part of its key if this is unique."""
     settings = [lane.arm.settings for lane in drawn]
     keys = dict.fromkeys(key for one in settings for key in one)
     differ = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
@@ -219,11 +219,15 @@ def _labels(drawn: Sequence[Lane]) -> list[str]:
     def labels(keys: Sequence[str]) -> list[str]:
         return [" ".join(f"{names[key]}={yaml_text(one[key])}" for key in keys if key in one) for one in settings]
 
-    # what is too long is cut: then without those that tell nothing which the others do not
+    # A label that is too long is cut. To avoid this, settings that the other settings determine are omitted.
     kept = list(differ)
     for key in reversed(differ):
         fewer = [other for other in kept if other != key]
-        if max(map(len, labels(kept))) > LABEL and fewer and len(set(labels(fewer))) == len(set(labels(kept))):
+        if (
+            max(map(len, labels(kept))) > LABEL_CHARACTERS
+            and fewer
+            and len(set(labels(fewer))) == len(set(labels(kept)))
+        ):
             kept = fewer
     return labels(kept)
 
@@ -233,7 +237,7 @@ def _cut(label: str, width: int) -> str:
 
 
 def _alternative(comparison: Comparison, drawn: Sequence[Lane]) -> str:
-    """What the picture says, for those who cannot see it."""
+    """Returns the alternative text of the picture."""
     key = comparison.metric.key
     arms = "; ".join(f"{lane.arm.label} {value_text(key, lane.arm.mean)} ({lane.arm.n})" for lane in drawn)
     return f"{comparison.metric.label} by arm, mean and number of seeds: {arms}"

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV and JSON; and how a cell of its tables is written, for every view of text."""
+"""Formats a comparison as Markdown, CSV and JSON, and the cells of its tables for every text format."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.compare.next_seeds import own_options
-from alexnet_exp.compare.paper_claim_status import plain, sentence
+from alexnet_exp.compare.next_seeds import options_note
+from alexnet_exp.compare.paper_claim_status import claim_values, sentence
 from alexnet_exp.compare.render.dotplot import dots_text
-from alexnet_exp.compare.result import Arm, Comparison, Difference, Table
+from alexnet_exp.compare.result import Arm, Comparison, ComparisonTable, Difference
 from alexnet_exp.compare.select import metric_keys, ranking_key, value
 from alexnet_exp.compare.verdict import images_text
 from alexnet_exp.errors import yaml_text
 from alexnet_exp.runs.metric import difference_text, is_accuracy, value_text
 from alexnet_exp.runs.run import Run
-from alexnet_exp.runs.status import Status
+from alexnet_exp.runs.status import Status, status_label
 from alexnet_exp.sanitize import escape_controls, spreadsheet_cell
 
-RUNS = 50  # of the table of runs, where nobody said how many
+MOST_PRINTED_RUNS = 50  # default number of lines of the table of runs
 CAVEATS = "Caveats"
-# Columns of a table of arms that are in its metric's units, and how each is written.
-OF_METRIC = ("values", "interval", "sd", "difference", "difference_interval", "claim")
+# Columns of the table of arms in the units of its metric.
+METRIC_COLUMNS = ("values", "interval", "sd", "difference", "difference_interval", "claim")
 
 
-def markdown(comparison: Comparison, limit: int = RUNS) -> str:
-    """The comparison for a README, an issue or a notebook; the table of runs cut after `limit` of them."""
+def markdown(comparison: Comparison, limit: int = MOST_PRINTED_RUNS) -> str:
+    """Returns the comparison as Markdown, with at most `limit` lines of the table of runs."""
     parts = [f"**{comparison.sentence}**"]
     dots = dots_text(comparison)
     if dots:
@@ -48,7 +48,7 @@ def markdown(comparison: Comparison, limit: int = RUNS) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Every run and every column, under their names in result.json, for a program."""
+    """Returns every run and every column as CSV, with the column names of result.json."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(spreadsheet_cell, comparison.runs_table.keys))
@@ -57,7 +57,7 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def as_json(comparison: Comparison) -> str:
-    """All of the comparison, for a program: strict JSON, where a number that is none is null."""
+    """Returns the whole comparison as strict JSON, in which NaN and infinity are null."""
     metric = comparison.metric
     content = {
         "metric": {"key": metric.key, "label": metric.label, "higher_is_better": metric.higher_is_better},
@@ -74,76 +74,78 @@ def as_json(comparison: Comparison) -> str:
     return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
 
 
-def main_and_rest(comparison: Comparison) -> tuple[Table, Table | None]:
-    """The one table that comes first, and the runs' where that is another one."""
-    runs = without_empty(brief(comparison.runs_table, comparison))
+def main_and_rest(comparison: Comparison) -> tuple[ComparisonTable, ComparisonTable | None]:
+    """Returns the first table, and the table of runs if it is another one."""
+    runs = without_empty(without_other_metrics(comparison.runs_table, comparison))
     if comparison.table is comparison.runs_table or comparison.table == comparison.runs_table:
         return runs, None
     return without_empty(comparison.table), runs
 
 
-def brief(table: Table, comparison: Comparison) -> Table:
-    """The table of runs with two of its metrics, the one that is compared and the one that ranks.
+def without_other_metrics(table: ComparisonTable, comparison: Comparison) -> ComparisonTable:
+    """Returns the table of runs with two of its metrics, the compared one and the ranking one.
 
-    A table without the former is left whole: its columns were chosen.
+    A table without the compared metric is returned as it is: its columns were requested.
     """
     key = comparison.metric.key
     kept = {key, ranking_key(key, comparison.runs)}
     hidden = set(metric_keys(comparison.runs)) - kept
     if key not in table.keys or "run" not in table.keys:
         return table
-    return keeping(table, [name for name in table.keys if name not in hidden])
+    return select_columns(table, [name for name in table.keys if name not in hidden])
 
 
-def without_empty(table: Table) -> Table:
-    """The table without the columns in which no row has anything."""
-    return keeping(
+def without_empty(table: ComparisonTable) -> ComparisonTable:
+    """Returns the table without its empty columns."""
+    return select_columns(
         table, [key for place, key in enumerate(table.keys) if any(row[place] is not None for row in table.rows)]
     )
 
 
-def keeping(table: Table, keys: Sequence[str]) -> Table:
-    """The table with these of its columns."""
+def select_columns(table: ComparisonTable, keys: Sequence[str]) -> ComparisonTable:
+    """Returns the table with only these columns."""
     places = [table.keys.index(key) for key in keys]
-    return Table(
+    return ComparisonTable(
         list(keys), [table.titles[place] for place in places], [[row[p] for p in places] for row in table.rows]
     )
 
 
 def details(comparison: Comparison) -> list[str]:
-    """What the sentence and the table leave out: each difference, every value of few seeds, why runs failed."""
-    told = [difference.sentence for difference in comparison.differences]
-    # the finding begins with a capital letter
-    lines = [sentence for sentence in told if sentence[1:].rstrip(".") not in comparison.sentence]
+    """Returns what sentence and table omit: each difference, commands, claims, errors, skipped folders."""
+    sentences = [difference.sentence for difference in comparison.differences]
+    # The first letter of the comparison's sentence may be a capital.
+    lines = [sentence for sentence in sentences if sentence[1:].rstrip(".") not in comparison.sentence]
     lines += [
-        told
-        for told in (images_text(comparison.metric, one) for one in comparison.differences if one.images_interval)
-        if not any(line.startswith(told) for line in comparison.caveats)
+        text
+        for text in (images_text(comparison.metric, one) for one in comparison.differences if one.images_interval)
+        if not any(line.startswith(text) for line in comparison.caveats)
     ]
     commands = [difference.command for difference in comparison.differences if difference.command]
     lines += [f"run: {command}" for command in commands]
-    lines += list(dict.fromkeys(needed for command in commands if (needed := own_options(command))))
+    lines += list(dict.fromkeys(needed for command in commands if (needed := options_note(command))))
     lines += [f"the paper: {sentence(difference.claim)}" for difference in comparison.differences if difference.claim]
     lines += [comparison.plan] if comparison.plan else []
     failed = [run for run in comparison.runs if run.status != Status.DONE and run.facts.get("error")]
-    lines += [f"{run.status}: {run.name}: {run.facts['error']}" for run in failed[:5]]
+    lines += [f"{status_label(run.status)}: {run.name}: {run.facts['error']}" for run in failed[:5]]
     if len(failed) > 5:
         lines.append(f"and {len(failed) - 5} more with an error")
     lines += [f"skipped: {line}" for line in comparison.skipped[:5]]
     if len(comparison.skipped) > 5:
-        lines.append(f"skipped: {len(comparison.skipped) - 5} more; --format json names them all")
+        lines.append(f"skipped: {len(comparison.skipped) - 5} more; --format json lists them all")
     return list(dict.fromkeys(lines))
 
 
 def cell(key: str, had: Any, metric: str = "") -> str:
-    """A cell for people. key: its column's name. metric: what a table of arms is about."""
+    """Returns a cell as printed. key: the name of its column. metric: of a table of arms."""
     if had is None or (isinstance(had, float) and math.isnan(had)):
         return "-"
-    if key in OF_METRIC and isinstance(had, list | tuple):
+    if key in METRIC_COLUMNS and isinstance(had, list | tuple):
         written = [_of_metric(key, one, metric) for one in had]
         return " to ".join(written) if "interval" in key else ", ".join(written)
-    if key in OF_METRIC and isinstance(had, float):
+    if key in METRIC_COLUMNS and isinstance(had, float):
         return _of_metric(key, had, metric)
+    if key == "status" and isinstance(had, str):
+        return status_label(had)
     if isinstance(had, Enum):
         return str(had.value)
     if isinstance(had, float):
@@ -153,8 +155,8 @@ def cell(key: str, had: Any, metric: str = "") -> str:
     return yaml_text(had)
 
 
-def titles(table: Table, metric: str = "") -> list[str]:
-    """The headings, with the unit of what is told in points."""
+def titles(table: ComparisonTable, metric: str = "") -> list[str]:
+    """Returns the headings, with the unit of columns in points."""
     points = is_accuracy(metric)
     return [
         escape_controls(f"{title} (points)" if points and key in ("sd", "difference", "claim") else title)
@@ -162,28 +164,28 @@ def titles(table: Table, metric: str = "") -> list[str]:
     ]
 
 
-def text_rows(table: Table, limit: int | None = None, metric: str = "") -> list[list[str]]:
-    """The table's first `limit` rows, each cell as text."""
+def text_rows(table: ComparisonTable, limit: int | None = None, metric: str = "") -> list[list[str]]:
+    """Returns the first `limit` rows of the table, each cell as text."""
     return [
         [escape_controls(cell(key, had, metric)) for key, had in zip(table.keys, row, strict=True)]
         for row in table.rows[:limit]
     ]
 
 
-def is_number_column(table: Table, place: int) -> bool:
-    """Whether a column is one of numbers, which stand to the right."""
+def is_number_column(table: ComparisonTable, place: int) -> bool:
+    """Returns whether a column contains only numbers, which are aligned to the right."""
     found = [row[place] for row in table.rows if row[place] is not None]
     return bool(found) and all(isinstance(had, int | float) and not isinstance(had, bool) for had in found)
 
 
-def left_out(table: Table, limit: int) -> str | None:
-    """What to say under a table of which only `limit` rows are shown."""
+def omitted_text(table: ComparisonTable, limit: int) -> str | None:
+    """Returns the line below a table of which only `limit` rows are shown."""
     more = len(table.rows) - limit
     return f"{more:,} more; --top {len(table.rows)} shows them, --format csv has them all" if more > 0 else None
 
 
-def markdown_table(table: Table, limit: int, metric: str = "") -> str:
-    """The table's first `limit` rows in GitHub's Markdown."""
+def markdown_table(table: ComparisonTable, limit: int, metric: str = "") -> str:
+    """Returns the first `limit` rows of the table in GitHub's Markdown."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(text.replace('|', chr(92) + '|').replace(chr(10), ' ') for text in cells)} |"
@@ -191,7 +193,7 @@ def markdown_table(table: Table, limit: int, metric: str = "") -> str:
     rule = ["---:" if is_number_column(table, place) else "---" for place in range(len(table.keys))]
     rows = text_rows(table, limit, metric)
     lines = [line(titles(table, metric)), f"|{'|'.join(rule)}|", *(line(row) for row in rows)]
-    more = left_out(table, limit)
+    more = omitted_text(table, limit)
     return "\n".join([*lines, *(["", more] if more else [])])
 
 
@@ -222,15 +224,15 @@ def _arm(arm: Arm) -> dict[str, Any]:
 
 
 def _difference(difference: Difference) -> dict[str, Any]:
-    told = {
+    values = {
         name: getattr(difference, name)
         for name in (
             *("difference", "interval", "p", "method", "verdict", "bound", "sentence", "images_interval"),
             *("correlation", "more_seeds", "more_seeds_range", "command"),
         )
     }
-    claimed = plain(difference.claim) if difference.claim else None
-    return {"arm": difference.arm.label, "baseline": difference.baseline.label, **told, "claim": claimed}
+    claimed = claim_values(difference.claim) if difference.claim else None
+    return {"arm": difference.arm.label, "baseline": difference.baseline.label, **values, "claim": claimed}
 
 
 def _run(run: Run, varying: Sequence[str]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""The dot plot: where the dots, bars and diamonds stand, as text and as SVG."""
+"""Tests of the dot plot as text and as SVG."""
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-from alexnet_exp.compare.render.dotplot import PLAIN, dots_svg, dots_text
-from alexnet_exp.compare.result import Arm, Claim, ClaimStatus, Comparison, Difference, Metric, Table, Verdict
+from alexnet_exp.compare.render.dotplot import ASCII_SIGNS, dots_svg, dots_text
+from alexnet_exp.compare.result import Arm, Claim, ClaimStatus, Comparison, ComparisonTable, Difference, Metric, Verdict
 from alexnet_exp.config.paper_claim import PaperClaim
 from alexnet_exp.runs.run import Run
 
@@ -21,7 +21,7 @@ def an_arm(label, values, interval=None, **settings):
 
 
 def a_comparison(arms, differences=(), metric=TOP1):
-    empty = Table([], [], [])
+    empty = ComparisonTable([], [], [])
     return Comparison(metric, "", list(arms), list(differences), empty, empty, [], [], [])
 
 
@@ -41,7 +41,7 @@ def test_places_are_in_proportion():
     assert first.startswith("model=a ")
 
 
-def test_the_bar_is_the_interval_and_lies_behind_the_dots():
+def test_the_bar_is_the_interval_behind_the_dots():
     arm = an_arm("a", [0.5, 0.6], (0.4, 0.7))
     line = dots_text(a_comparison([arm]), width=80)[0].text
     assert line.count("├") == line.count("┤") == 1
@@ -54,7 +54,7 @@ def test_every_line_fits_and_plain_signs_are_ascii():
     arms = [an_arm("x" * 90, [0.5, 0.6, 0.7], (0.4, 0.7)), an_arm("b", [0.55])]
     for width in (60, 100, 200):
         assert all(len(line.text) <= width for line in dots_text(a_comparison(arms), width)[:-1])
-    assert all(line.text.isascii() for line in dots_text(a_comparison(arms), signs=PLAIN))
+    assert all(line.text.isascii() for line in dots_text(a_comparison(arms), signs=ASCII_SIGNS))
 
 
 def test_grey_where_it_cannot_tell_and_a_diamond_where_the_paper_stands():
@@ -77,7 +77,7 @@ def test_grey_where_it_cannot_tell_and_a_diamond_where_the_paper_stands():
     assert "◇ the paper's claim" in lines[-1].text
 
 
-def test_only_what_tells_the_arms_apart_is_named_by_the_shortest_name():
+def test_labels_contain_only_settings_that_differ():
     arms = [an_arm("", [0.5], **{"optim.lr": lr, "model.norm": "bn"}) for lr in (0.1, 0.01)]
     assert [line.text.split("  ")[0] for line in dots_text(a_comparison(arms))[:2]] == ["lr=0.1", "lr=0.01"]
     clash = [an_arm("", [0.5], **{"optim.lr": n, "schedule.lr": n}) for n in (1, 2)]

@@ -1,4 +1,4 @@
-"""The order and the contents of the views: terminal, Markdown, CSV, JSON."""
+"""Tests of the output formats: terminal, Markdown, CSV, JSON."""
 
 import csv
 import io
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from alexnet_exp.compare.render.terminal import aligned, plain_lines, show_rich
+from alexnet_exp.compare.render.terminal import align_table, plain_lines, show_rich
 from alexnet_exp.compare.render.text import as_csv, as_json, cell, markdown
-from alexnet_exp.compare.result import Arm, Comparison, Difference, Metric, Table, Verdict
+from alexnet_exp.compare.result import Arm, Comparison, ComparisonTable, Difference, Metric, Verdict
 from alexnet_exp.compare.select import runs_table
 from alexnet_exp.runs.run import Run
 
@@ -64,7 +64,7 @@ def a_comparison():
         ["lrn", 3, 0.93, 0.01, (0.91, 0.95), [0.92, 0.93, 0.94], 0.02, Verdict.better],
         ["none", 3, 0.91, 0.01, (0.89, 0.93), None, None, None],
     ]
-    table = Table(
+    table = ComparisonTable(
         keys, ["model.norm", "seeds", "test top-1", "sd", "95% interval", "values", "difference", "verdict"], rows
     )
     runs = [*RUNS, FAILED]
@@ -124,7 +124,7 @@ def test_numbers_are_written_in_the_metrics_units(view):
     assert "0.1234" not in text  # the training loss is neither compared nor ranks
 
 
-def test_plain_lines_are_never_folded():
+def test_plain_lines_are_not_wrapped():
     lines = plain_lines(a_comparison())
     assert max(map(len, lines)) > 110
     header = next(line for line in lines if line.startswith("model.norm  seeds"))
@@ -147,7 +147,7 @@ def test_a_table_of_runs_alone_comes_once():
     assert "\n".join(plain_lines(alone)).count("s/lrn-2") == 1
 
 
-def test_a_long_table_says_how_much_is_left_out():
+def test_a_long_table_reports_the_number_of_omitted_rows():
     text = markdown(a_comparison(), limit=2)
     assert "s/lrn-2" in text
     assert "s/lrn-3" not in text
@@ -155,7 +155,7 @@ def test_a_long_table_says_how_much_is_left_out():
 
 
 def test_markdown_escapes_what_would_break_the_table():
-    table = Table(["a"], ["a"], [["x|y\nz"]])
+    table = ComparisonTable(["a"], ["a"], [["x|y\nz"]])
     comparison = Comparison(**{**vars(a_comparison()), "table": table})
     assert r"| x\|y z |" in markdown(comparison)
 
@@ -210,5 +210,5 @@ def test_cells(key, had, metric, text):
 
 
 def test_columns_are_as_wide_as_they_must_be():
-    table = Table(["a", "n"], ["a", "n"], [["long name", 1], ["b", 100]])
-    assert aligned(table) == ["a            n", "long name    1", "b          100"]
+    table = ComparisonTable(["a", "n"], ["a", "n"], [["long name", 1], ["b", 100]])
+    assert align_table(table) == ["a            n", "long name    1", "b          100"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.__main__ import main
-from alexnet_exp.compare.runs_list import entries
+from alexnet_exp.compare.runs_list import list_entries
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read_runs import read_runs
 from alexnet_exp.runs.sweep_plan import Job, SweepPlan
@@ -83,7 +83,7 @@ def test_the_direction_of_the_search_overrides_the_name_of_the_objective(sweep_o
     searched = SweepPlan.read(folder)
     outcomes = [read_outcome(job) for job in searched.jobs]
     assert results_as_json(searched, outcomes)["best"]["run"].endswith("job-2")
-    (line,) = entries(folder, list(read_runs(folder)), sweeps=True)
+    (line,) = list_entries(folder, list(read_runs(folder)), sweeps=True)
     assert line.value == 0.2
 
 

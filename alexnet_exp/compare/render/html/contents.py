@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alexnet_exp.compare.render.html.curves import Curves
-from alexnet_exp.compare.result import Comparison, Table
-from alexnet_exp.compare.select import MISSING, best_first, runs_table, value
+from alexnet_exp.compare.result import Comparison, ComparisonTable
+from alexnet_exp.compare.select import MISSING, runs_table, sort_by_metric, value
 from alexnet_exp.runs.folder import flatten
 from alexnet_exp.runs.metric import is_accuracy, label
 from alexnet_exp.runs.run import Run
-from alexnet_exp.runs.status import Status
+from alexnet_exp.runs.status import Status, status_label
 
 # Keys of result.json that the page shows elsewhere, or whose values are too long for a table.
 _EXCLUDED_KEYS = {"traceback", "class_names", "metrics", "config", "choices", "status", "format"}
@@ -47,7 +47,7 @@ def contents(comparison: Comparison, curves: Curves) -> dict[str, Any]:
         "runs": [
             {
                 "name": run.name,
-                "status": run.status,
+                "status": status_label(run.status),
                 "value": run.metrics.get(comparison.metric.key) if run.status == Status.DONE else None,
                 "error": _last_line(run.facts.get("error")),
                 "note": str(run.facts.get("note") or ""),
@@ -100,12 +100,14 @@ def _without_common(values: Mapping[str, Any], common: Mapping[str, Any]) -> dic
     return {key: item for key, item in values.items() if key not in common}
 
 
-def _table_of_all_runs(comparison: Comparison) -> Table:
+def _table_of_all_runs(comparison: Comparison) -> ComparisonTable:
     """Returns the table of all runs with their names, including those that --top or --columns hides in the terminal."""
     table = comparison.runs_table
     if "run" in table.keys and len(table.rows) >= len(comparison.runs):
         return table
-    return runs_table(best_first(comparison.runs, comparison.metric.key), (), list(dict.fromkeys([*table.keys, "run"])))
+    return runs_table(
+        sort_by_metric(comparison.runs, comparison.metric.key), (), list(dict.fromkeys([*table.keys, "run"]))
+    )
 
 
 def _varying(key: str, runs: Sequence[Run]) -> dict[str, Any]:

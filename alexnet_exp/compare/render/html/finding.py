@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from alexnet_exp.compare.compare import verdict_text
-from alexnet_exp.compare.next_seeds import own_options
+from alexnet_exp.compare.next_seeds import options_note
 from alexnet_exp.compare.paper_claim_status import ANALOGUE, figure_text, sentence, status_text
-from alexnet_exp.compare.render.dotplot import ROWS, lanes
+from alexnet_exp.compare.render.dotplot import MOST_DRAWN_ARMS, lanes
 from alexnet_exp.compare.render.html.filters import counted
-from alexnet_exp.compare.result import Arm, Comparison, Difference, Interval, Verdict
+from alexnet_exp.compare.result import Arm, Comparison, Difference, Verdict
+from alexnet_exp.compare.statistics import Interval
+from alexnet_exp.compare.tables import verdict_text
 from alexnet_exp.runs.metric import difference_text, value_text
 
 MOST_LISTED_SEEDS = 5  # the values of an arm with more seeds are not listed
@@ -79,7 +80,9 @@ def legend(comparison: Comparison) -> str:
         parts.append("grey arms are inconclusive against the baseline")
     if any(lane.claim is not None for lane in drawn):
         parts.append("the hollow diamond is the value that the paper claims")
-    more = f" The table has {counted(len(drawn) - ROWS, 'more arm')}." if len(drawn) > ROWS else ""
+    more = (
+        f" The table has {counted(len(drawn) - MOST_DRAWN_ARMS, 'more arm')}." if len(drawn) > MOST_DRAWN_ARMS else ""
+    )
     return f"{'; '.join(parts)}.{more}"
 
 
@@ -92,7 +95,7 @@ def details(comparison: Comparison) -> list[Detail]:
             "" if is_headline else difference.sentence,
             sentence(difference.claim) if difference.claim is not None else "",
             difference.command or "",
-            (own_options(difference.command) or "") if difference.command else "",
+            (options_note(difference.command) or "") if difference.command else "",
         )
         if detail != Detail("", "", "", ""):
             found.append(detail)
@@ -177,8 +180,8 @@ def _claim(difference: Difference | None) -> Cell:
     if difference is None or difference.claim is None:
         return Cell(NO_VALUE)
     claim = difference.claim
-    figure = figure_text(claim.said).replace("-", MINUS)
-    return Cell(status_text(claim), figure, ANALOGUE if claim.said.analogue else "", "claim")
+    figure = figure_text(claim.paper).replace("-", MINUS)
+    return Cell(status_text(claim), figure, ANALOGUE if claim.paper.analogue else "", "claim")
 
 
 def _mean(key: str, arm: Arm) -> Cell:

@@ -22,7 +22,7 @@ _HASH_CHARACTERS = 12  # of a commit's hash
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """A title and its values, each with the number of runs that have it; the number is None if all runs agree."""
 
     title: str
@@ -30,17 +30,17 @@ class Entry:
     is_code: bool = False
 
 
-def provenance(comparison: Comparison, command: str, when: datetime) -> list[Entry]:
+def provenance(comparison: Comparison, command: str, when: datetime) -> list[RunEntry]:
     """Returns what created the report and its runs, without entries that have no value in any run."""
     info = [run.facts for run in comparison.runs]
     entries = [
-        Entry("Created", [(f"{when:%Y-%m-%d %H:%M %Z} by alexnet_exp {__version__}", None)]),
-        Entry("Command", [(command, None)], is_code=True),
+        RunEntry("Created", [(f"{when:%Y-%m-%d %H:%M %Z} by alexnet_exp {__version__}", None)]),
+        RunEntry("Command", [(command, None)], is_code=True),
     ]
-    entries += [Entry(title, _counts(each.get(key) for each in info)) for key, title in _TITLES.items()]
+    entries += [RunEntry(title, _counts(each.get(key) for each in info)) for key, title in _TITLES.items()]
     versions = [each["versions"] for each in info if isinstance(each.get("versions"), dict)]
     packages = dict.fromkeys(package for version in versions for package in version)
-    entries += [Entry(str(package), _counts(version.get(package) for version in versions)) for package in packages]
+    entries += [RunEntry(str(package), _counts(version.get(package) for version in versions)) for package in packages]
     return [entry for entry in entries if entry.values]
 
 

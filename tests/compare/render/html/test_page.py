@@ -23,7 +23,7 @@ from alexnet_exp.compare.render.html.filters import breakable, unbroken
 from alexnet_exp.compare.render.html.methods import methods
 from alexnet_exp.compare.render.html.pictures import read_pictures
 from alexnet_exp.compare.render.text import main_and_rest, markdown_table
-from alexnet_exp.compare.result import Comparison, Table
+from alexnet_exp.compare.result import Comparison, ComparisonTable
 from alexnet_exp.compare.statistics import REPEATED_TEST_PERCENT
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.read_runs import read_runs
@@ -177,7 +177,7 @@ def test_failed_runs_are_listed_without_a_value(sweep, tmp_path):
 
 
 def test_table_lists_every_run_regardless_of_the_terminal_table(sweep, tmp_path):
-    cut = Table(["optim.lr"], ["optim.lr"], [[0.1]])
+    cut = ComparisonTable(["optim.lr"], ["optim.lr"], [[0.1]])
     page = write_page(replace(sweep, runs_table=cut), tmp_path)
     assert sorted(page.data["table"]["runs"]) == list(range(14))
     assert [column["key"] for column in page.data["table"]["columns"]] == ["optim.lr", "run"]

@@ -1,5 +1,5 @@
 // The table of runs: sorted by its headings, filtered by words and by status.
-const STATUS_SIGNS = { done: "✓", failed: "✕", died: "✕", running: "…", interrupted: "‖", pruned: "✂" };
+const STATUS_SIGNS = { done: "✓", failed: "✕", killed: "✕", running: "…", interrupted: "‖", pruned: "✂" };
 const sorting = { column: null, descending: false };
 const statusSign = (status) => STATUS_SIGNS[status] || "·";
 
