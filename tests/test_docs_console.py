@@ -38,7 +38,7 @@ from alexnet_exp.cli.arguments import command_of
 from alexnet_exp.cli.output import print_result
 from alexnet_exp.config.hydra_session import hydra_session
 from alexnet_exp.paths import groups
-from alexnet_exp.sweep.plan.folder import choose
+from alexnet_exp.sweep.plan.folder import select_folder
 from alexnet_exp.training import trainer
 from tests import devkit
 from tests.conftest import Run, train_into
@@ -423,4 +423,4 @@ def test_pages_compare_the_sweeps_they_run(page: str) -> None:
     (sweep,) = re.findall(r"^    python -m alexnet_exp -m (experiment=.*? seed=1,2,3)", text, re.MULTILINE)
     (named,) = re.findall(r"^    python -m alexnet_exp compare (\S+\*) --baseline", text, re.MULTILINE)
     with hydra_session(sweep.split(), None, sweep=True) as session:
-        assert choose(sweep.split(), None, session.config).match(named)
+        assert select_folder(sweep.split(), None, session.config).match(named)

@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     plan = SweepPlan.read(sweep_folder(str(folder), outputs_folder()))
     if plan.kind == "search":
         return _search(plan, given.jobs)
-    return work(plan, _jobs(plan) if given.jobs is None else given.jobs, again=True, wait=True, whole=True)
+    return work(plan, _jobs(plan) if given.jobs is None else given.jobs, retry_failed=True, wait=True, report_all=True)
 
 
 def _folder(text: str) -> Path:

@@ -42,7 +42,7 @@ def _work(arguments: list[str]) -> int:
     if plan.kind == "search":
         command = f"python -m alexnet_exp resume {plan.folder}"
         raise UserError(f"{plan.folder}: is a search, which workers cannot share; resume it with: {command}")
-    return work(plan, given.jobs, again=given.retry_failed, wait=False, whole=False)
+    return work(plan, given.jobs, retry_failed=given.retry_failed, wait=False, report_all=False)
 
 
 def _confirm(arguments: list[str]) -> int:
@@ -61,7 +61,7 @@ def _confirm(arguments: list[str]) -> int:
     from alexnet_exp.sweep.plan.confirm import plan_confirmation
 
     plan = plan_confirmation(sweep_folder(given.folder, outputs_folder()), given.top, given.seeds)
-    return work(plan, given.jobs, again=True, wait=True, whole=True)
+    return work(plan, given.jobs, retry_failed=True, wait=True, report_all=True)
 
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {"work": _work, "confirm": _confirm}

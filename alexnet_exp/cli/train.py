@@ -122,16 +122,16 @@ def _sweep(arguments: list[str], session: HydraSession) -> int:
     from alexnet_exp.processes.signals import stop_on_signals
     from alexnet_exp.runs.status import ending_of
     from alexnet_exp.runs.sweep_plan import SweepPlan
-    from alexnet_exp.sweep.execute.worker import end
+    from alexnet_exp.sweep.execute.worker import report_sweep
     from alexnet_exp.sweep.launcher import JobFailed, SweepCommand
-    from alexnet_exp.sweep.plan.folder import choose, left_as_it_was
+    from alexnet_exp.sweep.plan.folder import remove_if_unplanned, select_folder
 
-    folder = choose(session.overrides, session.config_dir, session.config)
+    folder = select_folder(session.overrides, session.config_dir, session.config)
     command = SweepCommand(arguments, _train_job)
     stopped: KeyboardInterrupt | None = None
     with stop_on_signals():
         try:
-            with left_as_it_was(folder):
+            with remove_if_unplanned(folder):
                 session.sweep(folder, command)
                 command.raise_error()
         except JobFailed:  # from Hydra's own sweeper; the table tells it
@@ -139,7 +139,7 @@ def _sweep(arguments: list[str], session: HydraSession) -> int:
         except KeyboardInterrupt as stop:
             stopped = stop
         if SweepPlan.is_in(folder):
-            return end(SweepPlan.read(folder), command.outcomes, stopped)
+            return report_sweep(SweepPlan.read(folder), command.outcomes, stopped)
     if stopped:
         return ending_of(stopped).code
     print(json.dumps({"runs": [run_as_json(path) for path, _ in command.returned]}))

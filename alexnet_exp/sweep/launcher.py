@@ -1,6 +1,6 @@
-"""Hydra's launcher, as we want one: all jobs composed and checked, laid out as folders, then run by `run_jobs`.
+"""Provides the base of the launchers: validates all jobs, writes their folders, and runs them with `run_jobs`.
 
-Where they run is a pool's affair, which a subclass makes: `hydra_plugins/alexnet_exp/` has those that Hydra finds.
+A subclass makes the pool in which the jobs run; `hydra_plugins/alexnet_exp/` has the subclasses that Hydra finds.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from alexnet_exp.sweep.execute.pool import JobPool
     from alexnet_exp.sweep.execute.scheduler import Outcome
 
-SEARCH = "search"  # the kind of a plan
+SEARCH_KIND = "search"  # of a plan
 
 
-class JobFailed(Exception):  # noqa: N818 (it says what happened)
-    """What Hydra is told of a job that did not end well; says why. Its folder has the traceback."""
+class JobFailed(Exception):  # noqa: N818 (the name is the status)
+    """Raised by Hydra's sweepers for a job that failed, with its error; the job's folder has the traceback."""
 
 
 class SweepCommand:
-    """The task function of a sweep, by which its command and Hydra's plugins exchange what Hydra does not pass on.
+    """The task function of a sweep, through which its command and Hydra's plugins exchange what Hydra does not pass on.
 
-    typed: the arguments of the command, which a plan notes to be typed again. outcomes: what became of the jobs that
-    this process ran, by their folders; a folder that cannot be written cannot say it. returned: what `train` returned
-    for each job that a launcher of Hydra's own ran in this process.
+    typed: the arguments of the command, which the plan records. outcomes: of the jobs that this process ran, by their
+    folders; a folder that is not writable does not have its outcome. returned: what `train` returned for each job that
+    a launcher of Hydra's ran in this process.
     """
 
     def __init__(self, typed: Sequence[str], train: TaskFunction):
@@ -48,7 +48,7 @@ class SweepCommand:
 
     @classmethod
     def of(cls, task_function: TaskFunction, master: DictConfig) -> SweepCommand:
-        """The command whose task function Hydra passes to a plugin; a new one where the sweep was started otherwise."""
+        """Returns the command that Hydra passes as task function, or a new one if the sweep was started otherwise."""
         if isinstance(task_function, SweepCommand):
             return task_function
         overrides = master.hydra.overrides
@@ -57,17 +57,17 @@ class SweepCommand:
     def __call__(self, config: DictConfig) -> None:
         try:
             self.returned.append(self.train(config))
-        except Exception as error:  # Hydra would print a message of its own, and drop the jobs that follow
+        except Exception as error:  # Hydra would print its own message, and skip the jobs that follow
             self._raised.append(error)
 
     def raise_error(self) -> None:
-        """Raises the first error of a job that a launcher of Hydra's own ran."""
+        """Raises the first error of a job that a launcher of Hydra's ran."""
         if self._raised:
             raise self._raised[0]
 
 
 def plan_of(master: DictConfig, typed: Sequence[str], kind: str = "grid") -> SweepPlan:
-    """The plan in the sweep's folder, or a new one that is not written yet.
+    """Returns the plan in the sweep's folder, or a new plan that is not written yet.
 
     master: Hydra's configuration of the sweep. typed: the arguments of its command.
     """
@@ -77,24 +77,24 @@ def plan_of(master: DictConfig, typed: Sequence[str], kind: str = "grid") -> Swe
         return SweepPlan(folder, command, str(Path.cwd()), str(master.objective), kind)
     plan = SweepPlan.read(folder)
     plan.objective = str(master.objective)
-    if plan.kind == kind == SEARCH:  # it may ask for more trials than before
+    if plan.kind == kind == SEARCH_KIND:  # the command may ask for more trials than before
         plan.command, plan.cwd = command, str(Path.cwd())
     return plan
 
 
 class JobsLauncher(Launcher):
-    """Runs a batch of jobs in the pool that `make_pool` makes. `checks`: that nothing need be composed before."""
+    """Runs a batch of jobs in the pool of `make_pool`. validates_jobs: the sweeper need not validate them."""
 
-    checks = True
+    validates_jobs = True
 
     @property
     def waits(self) -> bool:
-        """Whether `launch` returns only when all jobs have ended, also those that others run."""
+        """Whether `launch` returns only when all jobs have ended, including those that other processes run."""
         return True
 
     @property
     def only_plans(self) -> bool:
-        """Whether `launch` starts no job, and leaves all to `sweep work`."""
+        """Whether `launch` starts no job, so that `sweep work` runs them."""
         return False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -102,17 +102,17 @@ class JobsLauncher(Launcher):
         self.command = SweepCommand.of(task_function, config)
 
     def check_devices(self, configs: Sequence[Config]) -> None:
-        """Raises UserError for devices that are not where the jobs will run."""
+        """Raises UserError for devices that the machine on which the jobs run does not have."""
         from alexnet_exp.training.devices import check_devices
 
         check_devices(configs)
 
     @abstractmethod
     def make_pool(self) -> JobPool:
-        """Where the jobs run. Raises UserError for settings that cannot be used."""
+        """Returns the pool in which the jobs run; raises UserError for invalid settings."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """How each job ended. Raises UserError, with nothing left on disk, where any of them cannot be used."""
+        """Runs the jobs, returns their results. Raises UserError, with nothing left on disk, if any job is invalid."""
         from alexnet_exp.sweep.execute.job_lock import JobLocks
         from alexnet_exp.sweep.execute.scheduler import read_outcome, run_jobs
         from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, lay_out
@@ -122,7 +122,7 @@ class JobsLauncher(Launcher):
         composer = JobComposer(self.context.config_loader, self.config)
         composed = compose_jobs(composer, job_overrides, self.check_devices)
         pool = None if self.only_plans else self.make_pool()
-        with JobLocks(Path(self.config.hydra.sweep.dir)).exclusive():  # another grid may come into the same folder now
+        with JobLocks(Path(self.config.hydra.sweep.dir)).exclusive():  # others may add a grid to the folder
             plan = plan_of(self.config, self.command.typed)
             jobs = lay_out(plan, composed)
         distinct = list({job.folder: job for job in jobs}.values())
@@ -131,7 +131,7 @@ class JobsLauncher(Launcher):
             pool.compositions |= by_folder
         reporter = SweepReporter(plan)
         returns: dict[Path, JobReturn] = {}
-        listened = bool(self.context.callbacks.callbacks)
+        has_callbacks = bool(self.context.callbacks.callbacks)
         write_results(plan, map(read_outcome, plan.jobs))
         for line in opening_lines(distinct, len(jobs)):
             reporter.print_line(line)
@@ -145,8 +145,8 @@ class JobsLauncher(Launcher):
             add_result(plan, outcome)
             reporter.print_job(outcome)
             each = by_folder[outcome.job.folder]
-            if listened:
-                returned = job_return(each, outcome, plan.objective, whole=True)
+            if has_callbacks:
+                returned = job_return(each, outcome, plan.objective, with_config=True)
                 self.context.callbacks.on_job_end(config=each.hydra_config, job_return=returned)
             returns[outcome.job.folder] = job_return(each, outcome, plan.objective)
 
@@ -168,38 +168,39 @@ class JobsLauncher(Launcher):
         write_results(plan, map(read_outcome, plan.jobs))
         ended = {outcome.job.folder: outcome for outcome in outcomes}
         return [
-            # of two jobs with one configuration, each has its own overrides
+            # Two jobs with the same configuration have overrides of their own.
             (returns.get(job.folder) if by_folder[job.folder] is each else None)
             or job_return(each, ended[job.folder], plan.objective)
             for job, each in zip(jobs, composed, strict=True)
         ]
 
 
-def job_return(composition: Composition, outcome: Outcome, objective: str, whole: bool = False) -> JobReturn:
-    """What Hydra and its sweepers want to know of a job: its value is the objective, or a `JobFailed`.
+def job_return(composition: Composition, outcome: Outcome, objective: str, with_config: bool = False) -> JobReturn:
+    """Returns a job's result for Hydra and its sweepers: its value is the objective, or a `JobFailed`.
 
-    whole: with copies of the configuration, which take a quarter of a second, for a callback of Hydra's. A sweeper has
-    no use for them, and a long sweep would keep them all.
+    with_config: whether it contains copies of the configuration, for Hydra's callbacks. They take a quarter of a
+    second; sweepers do not use them, and a long sweep would keep them all in memory.
     """
     config = composition.hydra_config
     keys = [str(key) for key in config if key != "hydra"]
     value: Any = outcome.metrics.get(objective)
-    well = outcome.status in (Status.DONE, Status.PRUNED)
+    succeeded = outcome.status in (Status.DONE, Status.PRUNED)
+    failure = JobFailed(f"{outcome.job.folder}: {outcome.status}: {outcome.error or ''}")
     return JobReturn(
         overrides=list(composition.overrides),
-        cfg=OmegaConf.masked_copy(config, keys) if whole else None,
-        hydra_cfg=OmegaConf.masked_copy(config, "hydra") if whole else None,
+        cfg=OmegaConf.masked_copy(config, keys) if with_config else None,
+        hydra_cfg=OmegaConf.masked_copy(config, "hydra") if with_config else None,
         working_dir=str(Path.cwd()),
         task_name=config.hydra.job.name,
-        status=JobStatus.COMPLETED if well else JobStatus.FAILED,
-        _return_value=value if well else JobFailed(f"{outcome.job.folder}: {outcome.status}: {outcome.error or ''}"),
+        status=JobStatus.COMPLETED if succeeded else JobStatus.FAILED,
+        _return_value=value if succeeded else failure,
     )
 
 
-def grid(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[list[str]]:
-    """The jobs of a grid: the product of all that lists several values; what is typed replaces a file's `params`.
+def grid_jobs(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[list[str]]:
+    """Returns the overrides of each job of a grid: the product of all lists; `arguments` replace `params` of a file.
 
-    Raises UserError for an interval, which a grid cannot list, and for a sweep over no values.
+    Raises UserError for an interval, whose values a grid cannot list, and for a sweep without values.
     """
     from alexnet_exp.config.composer import parsed_override
     from alexnet_exp.config.overrides import exact, swept
@@ -215,7 +216,7 @@ def grid(params: Sequence[str], arguments: Sequence[str], loader: Any) -> list[l
         elif parsed.is_discrete_sweep():
             choices[key] = swept(parsed)
         else:
-            instead = "an interval is for a search; a grid takes a list: 0.1,0.01, or range(1,10,3)"
+            instead = "an interval is for a search; write a list, 0.1,0.01, or range(1,10,3)"
             problems.append(Problem(parsed.input_line or key, NO_VALUE, instead))
     if problems:
         raise Refused(problems)

@@ -1,1 +1,1 @@
-"""What Hydra finds by looking for a package of the name `hydra_plugins`: thin, the code is in `alexnet_exp.sweep`."""
+"""Registers the launchers and sweepers of `alexnet_exp.sweep` with Hydra, which searches for `hydra_plugins`."""

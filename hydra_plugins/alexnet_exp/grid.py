@@ -1,4 +1,4 @@
-"""`hydra/sweeper=grid`, the default: Hydra's basic sweeper, for launchers that check every job themselves."""
+"""Provides `hydra/sweeper=grid`, the default: Hydra's basic sweeper for launchers that validate all jobs themselves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from alexnet_exp.sweep.launcher import grid
-from alexnet_exp.sweep.plan.folder import MULTIRUN_FILE, make
+from alexnet_exp.sweep.launcher import grid_jobs
+from alexnet_exp.sweep.plan.folder import MULTIRUN_FILE, create_folder
 
 
-# annotations are evaluated here: Hydra's scan of plugins runs a module that sys.modules does not have yet
+# Without `from __future__ import annotations`: Hydra's plugin scan runs this module before it is in sys.modules.
 @dataclass
 class GridSweeperConf:
-    """`hydra.sweeper.params`: what a file sweeps, such as `{seed: "1,2,3"}`."""
+    """`hydra.sweeper.params`: the swept settings of a file, such as `{seed: "1,2,3"}`."""
 
     _target_: str = "hydra_plugins.alexnet_exp.grid.GridSweeper"
     max_batch_size: int | None = None
@@ -23,23 +23,23 @@ class GridSweeperConf:
 
 
 class GridSweeper(BasicSweeper):
-    """The same jobs in the same order. All are one batch, so that all are checked before the first is started.
+    """Makes the jobs of Hydra's basic sweeper as one batch, so that all are validated before the first one runs.
 
-    `max_batch_size` is Hydra's, and does nothing here: `hydra.launcher.jobs` says how many run at once.
+    `max_batch_size`, a setting of Hydra's, has no effect: `hydra.launcher.jobs` sets how many jobs run at once.
     """
 
     def sweep(self, arguments: list[str]) -> Any:
         assert self.config is not None
         assert self.launcher is not None
         assert self.hydra_context is not None
-        batch = grid(self._parse_config(), arguments, self.hydra_context.config_loader)
+        batch = grid_jobs(self._parse_config(), arguments, self.hydra_context.config_loader)
         self.validate_batch_is_legal(batch)
-        OmegaConf.save(self.config, make(self.config) / MULTIRUN_FILE)
-        # a job that failed raises where it is asked for its value; the others' values are not asked for less
+        OmegaConf.save(self.config, create_folder(self.config) / MULTIRUN_FILE)
+        # Hydra does not read the values: reading that of a failed job would raise.
         return [self.launcher.launch(batch, initial_job_idx=0)]
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        if not getattr(self.launcher, "checks", False):  # Hydra's own launchers
+        if not getattr(self.launcher, "validates_jobs", False):  # Hydra's launchers do not
             from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs
 
             assert self.config is not None

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: where Hydra finds it. What it does is in `alexnet_exp/sweep/search/sweeper.py`."""
+"""Registers `hydra/sweeper=optuna` with Hydra; the code is in `alexnet_exp/sweep/search/sweeper.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alexnet_exp.sweep.search.settings import SearchSettings
 
 
 class OptunaSweeper(Sweeper):
-    """Trials that Optuna proposes, each a job like any other."""
+    """Runs the trials that Optuna proposes as jobs."""
 
     def __init__(self, **settings: Any):
         self.settings = settings

@@ -1,4 +1,4 @@
-"""`hydra/launcher=process`: every job of a sweep in a process of its own, on this machine. The default."""
+"""Provides `hydra/launcher=process`, the default: each job of a sweep in its own process, on this machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from alexnet_exp.sweep.execute.pool import JobPool
 from alexnet_exp.sweep.launcher import JobsLauncher
 
 
-# annotations are evaluated here: Hydra's scan of plugins runs a module that sys.modules does not have yet
+# Without `from __future__ import annotations`: Hydra's plugin scan runs this module before it is in sys.modules.
 @dataclass
 class ProcessLauncherConf:
-    """`hydra.launcher.jobs`: how many jobs run at once; 0: the sweep is planned, and `sweep work` runs it."""
+    """`hydra.launcher.jobs`: the number of jobs at once; 0: the sweep is only planned, and `sweep work` runs it."""
 
     _target_: str = "hydra_plugins.alexnet_exp.process.ProcessLauncher"
     jobs: int = 1
@@ -30,7 +30,7 @@ class ProcessLauncher(JobsLauncher):
         return self.jobs == 0
 
     def check_devices(self, configs: Sequence[Config]) -> None:
-        """Not where it only plans: the workers' machines may be others."""
+        """Checks the devices of this machine, unless the sweep is only planned: workers may run on other machines."""
         if not self.only_plans:
             super().check_devices(configs)
 

@@ -1,4 +1,4 @@
-"""`hydra/launcher=slurm`: jobs in a SLURM queue, through submitit."""
+"""Provides `hydra/launcher=slurm`: jobs in a SLURM queue, through submitit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class SlurmLauncher(JobsLauncher):
 
     @property
     def settings(self) -> SlurmSettings:
-        """Checked here, and not when Hydra makes this: its words would wrap ours."""
+        """Validated here, because Hydra would wrap an error in `__init__` in one of its own."""
         return SlurmSettings(**OmegaConf.to_container(OmegaConf.create(self.given)))  # type: ignore[arg-type]
 
     @property

@@ -1,4 +1,4 @@
-"""A pool that writes results instead of training."""
+"""Provides a pool that writes results without training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alexnet_exp.sweep.execute.pool import EndedJob
 
 
 class FakePool:
-    """Room for `size` jobs; each ends at the next `wait` as `endings` says (done, unless it is named there)."""
+    """Runs `size` jobs at once; each ends at the next `wait` with its status in `endings`, default done."""
 
     def __init__(self, size: int = 1, endings: dict[int, str] | None = None, on_wait: Callable[[], None] | None = None):
         self.size, self.endings, self.on_wait = size, endings or {}, on_wait

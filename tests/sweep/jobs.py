@@ -1,4 +1,4 @@
-"""Jobs of sweeps as the launcher leaves them: a folder with a configuration."""
+"""Provides jobs as the launcher writes them, a folder with a configuration, and helpers for processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tiny_job(folder: Path, *overrides: str) -> Job:
 
 
 def run_all(pool: LocalPool, *jobs: Job, seconds: float = 120) -> dict[str, EndedJob]:
-    """Runs all jobs, as many at once as the pool has room for; by the names of their folders."""
+    """Runs all jobs, as many at once as the pool has room for; returns them by the names of their folders."""
     ended: dict[str, EndedJob] = {}
     left, until = list(jobs), time.monotonic() + seconds
     while len(ended) < len(jobs):
@@ -63,7 +63,7 @@ def wait_until(holds: Callable[[], Any], seconds: float = 60) -> None:
 
 
 def pids_in(*files: Path) -> list[int]:
-    """The pids that lingering processes have written, once they have."""
+    """Waits until processes have written their pids to the files; returns these."""
     wait_until(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files))
     return [int(pid) for file in files for pid in file.read_text().split()]
 

@@ -1,4 +1,4 @@
-"""Runs and sweeps in MLflow and in TensorBoard's HParams, read back through their own APIs."""
+"""Tests of runs and sweeps in MLflow and TensorBoard's HParams, read through their own APIs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ TrainRun = Callable[..., Run]
 ENDINGS = {
     "failed": (RuntimeError("no more"), "FAILED", 1),
     "interrupted": (KeyboardInterrupt(), "KILLED", 130),
-    "pruned": (Pruned("hopeless"), "KILLED", 0),
+    "pruned": (Pruned("by the pruner"), "KILLED", 0),
 }
 
 
 def sweep(folder: Path, *jobs: str) -> Path:
-    """The folder of a sweep over the seed, as it is before its first job starts."""
+    """Plans a sweep over the seed; returns its folder."""
     found = [
         Job(number, folder / job, (f"seed={number}",), {"seed": str(number)})
         for number, job in enumerate(jobs, start=1)
@@ -55,7 +55,7 @@ def only_parent(client: Any, experiment: str) -> Any:
 
 
 def ending_with(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> None:
-    """Trainings from here on raise `error` in place of the test: after all that Lightning does at an end."""
+    """Has trainings raise `error` in place of the test, after all that Lightning does at the end."""
     from alexnet_exp.training import train
 
     def test(*arguments: Any) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def ending_with(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) ->
 
 
 @pytest.mark.slow
-def test_a_sweep_is_a_parent_with_a_child_a_job(tmp_path: Path) -> None:
+def test_a_sweep_is_a_parent_with_a_child_for_each_job(tmp_path: Path) -> None:
     client = client_of(tmp_path / "outputs")
     folder = sweep(tmp_path / "outputs" / "train" / "seed-12345678", "seed-1", "seed-2")
     first = train_into(folder / "seed-1", "logger=mlflow", "seed=1", "note=why", "tags=[a]")
-    assert only_parent(client, "train").info.status == "RUNNING"  # one job is still to come
+    assert only_parent(client, "train").info.status == "RUNNING"  # one job has not started
     second = train_into(folder / "seed-2", "logger=mlflow", "seed=2")
 
     parent = only_parent(client, "train")
@@ -95,7 +95,7 @@ def test_a_sweep_is_a_parent_with_a_child_a_job(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", ENDINGS)
-def test_a_job_is_closed_as_it_ended_and_one_run_again_is_one_child(
+def test_a_job_is_closed_with_its_status_and_a_retried_job_is_one_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     client = client_of(tmp_path / "outputs")
@@ -108,7 +108,7 @@ def test_a_job_is_closed_as_it_ended_and_one_run_again_is_one_child(
     (child,) = children_of(client, parent)
     assert (child.info.status, child.data.tags["status"]) == (expected, status)
     assert child.info.end_time is not None
-    assert child.data.metrics["final/val/top1"] >= 0  # what there is of it is told
+    assert child.data.metrics["final/val/top1"] >= 0  # the metrics that it has are logged
     assert parent.info.status == {"failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}[status]
     assert rows_of(tmp_path / "outputs" / "train") == [("s-1/a/tensorboard", "FAILURE")]
     if status == "pruned":
@@ -130,17 +130,17 @@ def test_a_job_is_closed_as_it_ended_and_one_run_again_is_one_child(
 
 
 @pytest.mark.slow
-def test_a_killed_job_is_closed_by_who_waits_for_the_sweep(tmp_path: Path) -> None:
+def test_a_killed_job_is_closed_by_the_command_of_the_sweep(tmp_path: Path) -> None:
     from alexnet_exp.training.loggers.mlflow_runs import close_sweep
 
     client = client_of(tmp_path / "outputs")
     folder = sweep(tmp_path / "outputs" / "train" / "s-1", "a", "b")
-    close_sweep(folder)  # nothing was tracked yet: nothing to do
+    close_sweep(folder)  # nothing was tracked yet
     config = compose_run(["logger=mlflow"]).config
     for job in ("a", "b"):
         run = RunFolder(folder / job)
         run.begin({}, {})
-        build_loggers(config, run.path, {"seed": 1})  # and its process is gone before it could close them
+        build_loggers(config, run.path, {"seed": 1})  # and its process dies before it can close them
     close_sweep(folder)
     parent = only_parent(client, "train")
     assert [each.info.status for each in (parent, *children_of(client, parent))] == ["RUNNING"] * 3
@@ -169,7 +169,7 @@ build_loggers(config, folder, {"seed": 1})
 
 
 def racers(folders: Sequence[Path], start: Path) -> list[str]:
-    """Processes that all open their loggers in the same moment; what each said that failed."""
+    """Starts processes that open their loggers at the same moment; returns the output of those that failed."""
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     processes = [
         subprocess.Popen([sys.executable, "-c", RACER, str(folder), str(start)], **pipes) for folder in folders
@@ -184,7 +184,7 @@ def racers(folders: Sequence[Path], start: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_jobs_that_start_at_once_share_a_new_database_and_a_parent(tmp_path: Path) -> None:
+def test_jobs_that_start_together_share_a_new_database_and_a_parent(tmp_path: Path) -> None:
     client_class = type(client_of(tmp_path / "elsewhere"))
     jobs = ("a", "b")
     folder = sweep(tmp_path / "outputs" / "train" / "s-1", *jobs)
@@ -217,7 +217,7 @@ def test_long_empty_and_nested_settings(tmp_path: Path) -> None:
     assert logged.info.status == "FINISHED"
 
 
-def test_an_experiment_deleted_in_mlflow_is_told(tmp_path: Path) -> None:
+def test_an_experiment_deleted_in_mlflow_is_an_error(tmp_path: Path) -> None:
     client = client_of(tmp_path / "outputs")
     client.delete_experiment(client.create_experiment("train"))
     config = compose_run(["logger=mlflow"]).config
@@ -242,7 +242,7 @@ def test_a_tracker_that_fails_at_the_end_does_not_fail_the_run(
 
 
 @pytest.mark.slow
-def test_hparams_has_a_row_a_run_with_its_metrics_however_it_ended(train_run: TrainRun) -> None:
+def test_hparams_has_a_row_for_each_run_whatever_its_status(train_run: TrainRun) -> None:
     done = train_run("done", "logger=tensorboard", "test.checkpoint=best", "trainer.max_epochs=3", "optim.lr=0.003")
     nan = ("optim=sgd", "optim.lr=1e9", "schedule=constant", "model.norm=none")
     failed = train_run("failed", "logger=tensorboard", *nan)
@@ -265,13 +265,13 @@ def test_hparams_has_a_row_a_run_with_its_metrics_however_it_ended(train_run: Tr
     infos = {info.name: info for info in experiment(board).hparam_infos}
     assert infos["optim.lr"].differs
     assert not infos["seed"].differs
-    assert {"optim.momentum", "optim.name"} <= set(infos)  # also what only one of the runs has
+    assert {"optim.momentum", "optim.name"} <= set(infos)  # also settings of only one of the runs
 
 
 def test_a_pruned_run_keeps_its_row(train_run: TrainRun, tmp_path: Path) -> None:
     path = tmp_path / "outputs" / "train" / "run"
     path.mkdir(parents=True)
-    (path / PRUNE_FILE).write_text("hopeless")
+    (path / PRUNE_FILE).write_text("by the pruner")
     run = train_run("run", f"logger.tensorboard.dir={tmp_path / 'board'}", "logger=tensorboard")
     assert run.result["status"] == "pruned"
     (group,) = session_groups(tmp_path / "board")
@@ -284,17 +284,17 @@ def test_a_pruned_run_keeps_its_row(train_run: TrainRun, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "null"), ("null", "null"), (0.1, "0.1"), (["ä"], '["ä"]')])
-def test_settings_look_as_typed(value: object, text: str) -> None:
+def test_settings_are_shown_as_typed(value: object, text: str) -> None:
     assert as_typed(value) == text
 
 
 def values(group: Any) -> dict[str, float]:
-    """The metrics of a row."""
+    """Returns the metrics of a row."""
     return {each.name.tag: each.value for each in group.metric_values}
 
 
 def rows_of(folder: Path) -> list[tuple[str, str]]:
-    """The runs in the table, and their status."""
+    """Returns the runs in the table with their status."""
     from tensorboard.plugins.hparams.api_pb2 import Status
 
     sessions = [session for group in session_groups(folder) for session in group.sessions]
@@ -302,7 +302,7 @@ def rows_of(folder: Path) -> list[tuple[str, str]]:
 
 
 def session_groups(folder: Path) -> list[Any]:
-    """The rows that TensorBoard's HParams page of `folder` shows."""
+    """Returns the rows of TensorBoard's HParams page of `folder`."""
     from tensorboard.context import RequestContext
     from tensorboard.plugins.hparams import api_pb2, list_session_groups
 
@@ -315,7 +315,7 @@ def session_groups(folder: Path) -> list[Any]:
 
 
 def experiment(folder: Path) -> Any:
-    """The columns of that page."""
+    """Returns the columns of that page."""
     from tensorboard.context import RequestContext
     from tensorboard.data.provider import ListHyperparametersResult
 

@@ -1,4 +1,4 @@
-"""What processes of the tests do in place of a training; importable by them, and light."""
+"""Provides functions that job processes of the tests run in place of a training, with few imports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DONE = Ending("done", 0)
 
 
 def look_around(composition: Composition, folder: Path) -> Ending:
-    """Writes down the environment and the threads."""
+    """Writes the environment and the number of threads to a file."""
     around = {
         "environment": dict(os.environ),
         "threads": torch.get_num_threads(),
@@ -40,7 +40,7 @@ def look_around(composition: Composition, folder: Path) -> Ending:
 
 
 def speak(composition: Composition, folder: Path) -> Ending:
-    """Says something in each way there is."""
+    """Prints a line in every way that a process can."""
     logs.configure(folder)
     logging.getLogger("alexnet_exp.works").info("by the log: Grüße")
     print("by print")
@@ -51,7 +51,7 @@ def speak(composition: Composition, folder: Path) -> Ending:
 
 
 def meet(composition: Composition, folder: Path) -> Ending:
-    """Every rank hears of the others."""
+    """Exchanges the ranks between all processes."""
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, (dist.get_rank(), str(folder)))
     (folder / f"met{dist.get_rank()}").write_text(repr(everyone))
@@ -59,7 +59,7 @@ def meet(composition: Composition, folder: Path) -> Ending:
 
 
 def come_to_harm(composition: Composition, folder: Path) -> Ending:
-    """Ends without a word, in the way that the setting `how` says."""
+    """Dies without reporting a result, in the way that the setting `how` says."""
     if composition.container["how"] == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
     if composition.container["how"] == "segfault":
@@ -78,7 +78,7 @@ def come_to_harm(composition: Composition, folder: Path) -> Ending:
 
 
 def linger(composition: Composition, folder: Path) -> Ending:
-    """Goes on for long, with a process of its own; the pids are in the folder. May be deaf to signals."""
+    """Runs for a long time, with a child process; writes both pids to the folder. May ignore signals."""
     child = subprocess.Popen(["sleep", "600"])
     (folder / "pids").write_text(f"{os.getpid()} {child.pid}\n")
     until = time.monotonic() + 600
@@ -92,7 +92,7 @@ def linger(composition: Composition, folder: Path) -> Ending:
 
 
 def train_on_what_is_there(composition: Composition, folder: Path) -> Ending:
-    """A training that writes down what it had to import, and that may start no other program."""
+    """Trains, writes the modules that it imported to a file, and raises if a program is started."""
     before = set(sys.modules)
 
     def no_program(*arguments: Any, **options: Any) -> Any:
@@ -107,7 +107,7 @@ def train_on_what_is_there(composition: Composition, folder: Path) -> Ending:
 
 
 def killed_training(composition: Composition, folder: Path) -> Ending:
-    """A training of which one rank is killed at a training step: `KILLED_AT` has rank and number of the call."""
+    """Trains; kills one rank at a training step: `KILLED_AT` has the rank and the number of the step."""
     from alexnet_exp.training.module import AlexNetModule
     from alexnet_exp.training.train import train_rank
 
@@ -126,7 +126,7 @@ def killed_training(composition: Composition, folder: Path) -> Ending:
 
 
 def step(composition: Composition, folder: Path) -> Ending:
-    """Steps without end; asked to stop, it ends the step that it is in and saves, where it is in one."""
+    """Runs steps without end; after a signal it finishes its step, if it is in one, and saves."""
     try:
         with stop_at_boundaries() if composition.container["step"] else nullcontext():
             for number in range(600):

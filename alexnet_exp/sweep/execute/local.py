@@ -1,7 +1,7 @@
-"""The pool on this machine: every job in processes of its own, from the one fork server, so that nothing leaks.
+"""Runs jobs on this machine, each in processes of its own from one fork server, so that no state leaks between jobs.
 
-A job's process gets its validated configuration and knows nothing of Hydra, of the sweep or of other jobs. What it
-prints goes to its own train.log. Should it die without a word, its folder is told here.
+A job's process gets its validated configuration and has no access to Hydra, the sweep or other jobs. Its output goes to
+its train.log. If it dies without reporting a result, this module writes the result to its folder.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from alexnet_exp.sweep.execute.pool import EndedJob
 from alexnet_exp.sweep.plan import env
 from alexnet_exp.training.launch import Group, Work, threads, warm
 
-LOOK = 0.5  # seconds between two looks at whether a second signal has come
+STOP_POLL_SECONDS = 0.5  # how often `close` checks for a second signal
 
 log = logging.getLogger(__name__)
 
 
 def run_job(composition: Composition, folder: Path) -> Ending:
-    """One job, in its own process."""
-    # imported here, or the process that only waits for its jobs would spend seconds on Lightning
+    """Runs one job, in its own process."""
+    # Imported here, because the process that waits for the jobs needs no Lightning, which takes seconds to import.
     from alexnet_exp.training.train import train_rank
 
     return train_rank(composition, folder)
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a job asks of a machine: processes, and for each a GPU; `gpus` as `GpuAllocator.acquire` has it."""
+class DeviceNeeds:
+    """The ranks, GPUs and nodes that a job needs; `gpus` is the argument of `GpuAllocator.acquire`."""
 
     ranks: int = 1
     gpus: int | tuple[int, ...] = 0
@@ -57,12 +57,12 @@ class Need:
 
     @property
     def backend(self) -> str:
-        """By which its processes talk to each other."""
+        """The torch.distributed backend of its ranks."""
         return "nccl" if self.gpus else "gloo"
 
 
 @dataclass(frozen=True)
-class _Running:
+class RunningJob:
     job: Job
     container: dict[str, Any]
     group: Group
@@ -71,54 +71,56 @@ class _Running:
 
 
 class LocalPool:
-    """`jobs` at once, each with GPUs of its own or its share of the CPU's threads. See `pool.JobPool`.
+    """Runs `jobs` jobs at once, each with its own GPUs or its share of the CPU threads. See `pool.JobPool`.
 
-    work: what a job's process does. Starts the fork server at once, which imports torch while this process plans.
+    work: what the process of a job executes. The fork server is started at once, and imports torch in the background.
     """
 
     def __init__(self, jobs: int = 1, work: Work = run_job):
         self.jobs = jobs
         self._work = work
-        self._running: list[_Running] = []
+        self._running: list[RunningJob] = []
         self._ended: list[EndedJob] = []
         self.compositions: dict[Path, Composition] = {}
-        self._asked: dict[Path, tuple[Composition, Need]] = {}  # of jobs that are to be started next
-        self._needs: dict[str, Need] = {}  # by the settings that they follow from, which most jobs share
+        self._next: dict[Path, tuple[Composition, DeviceNeeds]] = {}  # jobs that `has_room` has read
+        self._needs: dict[str, DeviceNeeds] = {}  # by trainer settings, which most jobs share
         self._gpus: GpuAllocator | None = None
         warm()
-        # or Python would wait for the jobs at its own end, if nobody has closed the pool
+        # Without it, Python would wait at exit for the jobs of a pool that nobody has closed.
         atexit.register(self.close)
 
     def has_room(self, job: Job) -> bool:
-        """Whether a process more is allowed, and the GPUs that the job asks for are free."""
+        """Whether another job may run, and the GPUs that it needs are free."""
         if len(self._running) >= self.jobs:
             return False
         try:
-            self._asked[job.folder] = asked = self._look_at(job)
-        except UserError:  # the job will say what is wrong with it
+            self._next[job.folder] = _, needs = self._read(job)
+        except UserError:  # `start` reports it as the job's ending
             return True
-        return self.gpus.has_free(asked[1].gpus)
+        return self.gpus.has_free(needs.gpus)
 
     def start(self, job: Job) -> None:
-        """Starts it, where there is room. What goes wrong with it here is its ending, which `wait` tells."""
-        begun = time.monotonic()
+        """Starts a job. An error here becomes its ending, which `wait` returns."""
+        started = time.monotonic()
         container: dict[str, Any] = {}
         try:
-            composition, need = self._look_at(job)
+            composition, needs = self._read(job)
             container = composition.container
             environment = {**os.environ, **env.read_variables(job.folder)}
             with defer_signals():
-                self._start(job, composition, need, environment, begun)
+                self._start(job, composition, needs, environment, started)
         except UserError as error:
-            self._settle(job, container, Ending(Status.FAILED, ExitCode.BAD_INPUT, str(error)), begun)
+            self._finish(job, container, Ending(Status.FAILED, ExitCode.BAD_INPUT, str(error)), started)
         except (OSError, EOFError) as error:
-            reason = f"no process could be started: {type(error).__name__}: {error}"
-            self._settle(job, container, Ending(Status.FAILED, ExitCode.FAILED, reason), begun)
+            reason = f"the job's process could not be started: {type(error).__name__}: {error}"
+            self._finish(job, container, Ending(Status.FAILED, ExitCode.FAILED, reason), started)
 
-    def _start(self, job: Job, composition: Composition, need: Need, environment: dict[str, str], begun: float) -> None:
-        if need.nodes > 1:
-            raise UserError(f"trainer.num_nodes={need.nodes}: needs a cluster; write hydra/launcher=slurm")
-        share = self.gpus.acquire(need.gpus)
+    def _start(
+        self, job: Job, composition: Composition, needs: DeviceNeeds, environment: dict[str, str], started: float
+    ) -> None:
+        if needs.nodes > 1:
+            raise UserError(f"trainer.num_nodes={needs.nodes}: needs a cluster; write hydra/launcher=slurm")
+        share = self.gpus.acquire(needs.gpus)
         environment[CORES_VARIABLE] = str(max(1, cores() // self.jobs))
         if share.names is not None:
             environment[VISIBLE_GPUS_VARIABLE] = share.names
@@ -127,23 +129,23 @@ class LocalPool:
                 self._work,
                 composition,
                 job.folder.absolute(),
-                need.ranks,
-                need.backend,
+                needs.ranks,
+                needs.backend,
                 environment,
-                threads(environment, self.jobs * need.ranks),
+                threads(environment, self.jobs * needs.ranks),
                 own_log=True,
             )
         except BaseException:
             self.gpus.release(share)
             raise
-        self._running.append(_Running(job, composition.container, group, share, begun))
+        self._running.append(RunningJob(job, composition.container, group, share, started))
 
     def wait(self, timeout: float) -> list[EndedJob]:
-        """Those that ended since the last call; sleeps until one does, for at most `timeout` seconds."""
-        until = time.monotonic() + timeout
+        """Returns the jobs that ended since the last call; waits for one for at most `timeout` seconds."""
+        deadline = time.monotonic() + timeout
         while True:
             self._collect()
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             if self._ended or left <= 0:
                 ended, self._ended = self._ended, []
                 return ended
@@ -152,18 +154,18 @@ class LocalPool:
             wait([each for group in groups for each in group.waitables()], min(waits))
 
     def running(self) -> list[Job]:
-        """Started and not yet told as ended."""
+        """Returns the jobs that were started and that `wait` has not returned yet."""
         return [running.job for running in self._running] + [ended.job for ended in self._ended]
 
     def stop(self, job: Job, reason: str) -> None:
-        """Asks a running job to end after its epoch, with status `pruned`; `wait` tells when it has."""
+        """Asks a running job to end after its epoch with status `pruned`; `wait` returns it when it has ended."""
         with atomic_write(job.folder / PRUNE_FILE) as file:
             file.write(f"{reason}\n".encode())
 
     def close(self) -> list[EndedJob]:
-        """Passes on the signal that asked this process to stop, and waits until what runs has saved and said so.
+        """Passes on the signal that stopped this process, and waits until the running jobs have saved and ended.
 
-        What takes longer than `launch.GRACE` is killed, and all at once when this process is asked a second time.
+        Jobs that take longer than `launch.GRACE` are killed; after a second signal all are killed at once.
         """
         atexit.unregister(self.close)
         ended: list[EndedJob] = []
@@ -174,84 +176,84 @@ class LocalPool:
                 if signals.is_stop_repeated():
                     for running in self._running:
                         running.group.give_up()
-                ended += self.wait(LOOK)
+                ended += self.wait(STOP_POLL_SECONDS)
         return ended
 
     @property
     def gpus(self) -> GpuAllocator:
-        """The GPUs of this machine that this process may use, and which of them are free."""
+        """The GPUs that this process may use, and which of them are free."""
         if self._gpus is None:
             import torch
 
-            # counted through NVML: CUDA is not initialised in this process
+            # Counted through NVML: CUDA is not initialised in this process.
             self._gpus = GpuAllocator(visible_gpus(os.environ, torch.cuda.device_count()))
         return self._gpus
 
-    def _look_at(self, job: Job) -> tuple[Composition, Need]:
-        """A job's configuration and what it asks for; raises UserError where it has none that is valid."""
-        asked = self._asked.pop(job.folder, None)
-        if asked is not None:
-            return asked
+    def _read(self, job: Job) -> tuple[Composition, DeviceNeeds]:
+        """Returns the configuration and the needs of a job; raises UserError if its configuration is invalid."""
+        known = self._next.pop(job.folder, None)
+        if known is not None:
+            return known
         composition = self.compositions.pop(job.folder, None) or Composition.of(job.container())
         settings = repr(composition.config.trainer)
         if settings not in self._needs:
             try:
-                self._needs[settings] = need_of(composition.config.trainer)
+                self._needs[settings] = device_needs(composition.config.trainer)
             except UserError:
-                self._needs[settings] = Need()  # the job will say what is wrong with it
+                self._needs[settings] = DeviceNeeds()  # the job itself reports what is missing
         return composition, self._needs[settings]
 
     def _collect(self) -> None:
-        """Takes those that have ended out of the running ones."""
+        """Removes the jobs that have ended from the running ones."""
         for running in list(self._running):
             with defer_signals():
                 ending = running.group.poll()
                 if ending is not None:
                     self._running.remove(running)
                     self.gpus.release(running.share)
-                    self._settle(running.job, running.container, ending, running.started, running.group)
+                    self._finish(running.job, running.container, ending, running.started, running.group)
 
-    def _settle(
+    def _finish(
         self, job: Job, container: dict[str, Any], ending: Ending, started: float, group: Group | None = None
     ) -> None:
-        """Sees to it that the folder says how the job ended, and keeps it for `wait`."""
+        """Writes the ending of a job to its folder, unless it is there, and keeps it for `wait`."""
         if not ending.recorded:
             try:
-                ending = _recorded(job.folder, container, ending, group)
-            except (UserError, OSError) as error:  # held by a process that is alive, or a disk that is full
-                log.warning(f"{job.folder.name}: how it ended could not be recorded: {error}")
+                ending = _write_ending(job.folder, container, ending, group)
+            except (UserError, OSError) as error:  # a living process holds the folder, or the disk is full
+                log.warning(f"{job.folder.name}: its ending could not be written to result.json: {error}")
         self._ended.append(EndedJob(job, ending, time.monotonic() - started))
 
 
-def need_of(trainer: Trainer) -> Need:
-    """What a job asks for; raises UserError where this machine has not got it."""
+def device_needs(trainer: Trainer) -> DeviceNeeds:
+    """Returns what a job needs; raises UserError if this machine does not have it."""
     from alexnet_exp.training.devices import device_count, select_devices
 
     accelerator, devices, _ = select_devices(trainer)
     if accelerator != "cuda":
-        return Need(device_count(devices), nodes=trainer.num_nodes)
-    named = trainer.gpus if isinstance(trainer.gpus, list) else trainer.devices
-    gpus = tuple(named) if isinstance(named, list) else device_count(devices)
-    return Need(device_count(devices), gpus, trainer.num_nodes)
+        return DeviceNeeds(device_count(devices), nodes=trainer.num_nodes)
+    positions = trainer.gpus if isinstance(trainer.gpus, list) else trainer.devices
+    gpus = tuple(positions) if isinstance(positions, list) else device_count(devices)
+    return DeviceNeeds(device_count(devices), gpus, trainer.num_nodes)
 
 
-def _recorded(folder: Path, container: dict[str, Any], ending: Ending, group: Group | None) -> Ending:
-    """The ending, with result.json saying it. Raises UserError while another process holds the folder."""
+def _write_ending(folder: Path, container: dict[str, Any], ending: Ending, group: Group | None) -> Ending:
+    """Writes the ending to result.json, and returns it. Raises UserError while another process holds the folder."""
     run = RunFolder(folder)
-    refused = ending.status == Status.REFUSED
-    if refused:  # a sweep's table is to show it
+    rejected = ending.status == Status.REFUSED
+    if rejected:  # so that the table of the sweep has it
         ending = replace(ending, status=Status.FAILED)
     with run.lock():
-        last_words = _last_words(run, group.pid) if group and group.wordless else None
-        if last_words:
-            return last_words
-        if ending.code != ExitCode.OK and not refused:  # that it has said itself
+        result = _recorded_success(run, group.pid) if group and group.wordless else None
+        if result:
+            return result
+        if ending.code != ExitCode.OK and not rejected:  # the job itself has logged a rejection
             logs.append_line(folder, "ERROR", f"{ending.status}: {ending.reason}")
         return record(run, container, ending)
 
 
-def _last_words(run: RunFolder, pid: int) -> Ending | None:
-    """The good ending that process `pid` wrote into result.json before it could tell no more; None if it did not."""
+def _recorded_success(run: RunFolder, pid: int) -> Ending | None:
+    """Returns the ending of process `pid` from result.json if it succeeded before it died; otherwise None."""
     if not run.result.exists():
         return None
     result = read_result(run.path)

@@ -23,7 +23,7 @@ class EndedJob:
 class JobPool(Protocol):
     """Starts jobs and reports which have ended. Used by one thread.
 
-    compositions: of jobs that this process has validated, by their folders; others are read from their folders.
+    compositions: the configurations that this process has validated, by the jobs' folders; others are read from there.
     """
 
     compositions: dict[Path, Composition]

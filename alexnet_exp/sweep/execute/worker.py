@@ -1,4 +1,4 @@
-"""Working on a sweep from its folder alone, without Hydra: what `resume` and `sweep work` do."""
+"""Runs the jobs of a planned sweep from its folder, without Hydra, for `resume`, `sweep work` and `sweep confirm`."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from alexnet_exp.training.loggers.mlflow_runs import close_sweep
 
 
 def sweep_folder(text: str, outputs: Path) -> Path:
-    """The folder of the sweep that `text` means: a sweep's, that of one of its jobs, or `last`, if that is a job's.
+    """Returns the sweep folder for the folder of a sweep or of one of its jobs, or for `last` if it is such a job.
 
     Raises UserError for anything else.
     """
     folder = read_link(outputs / "latest") if text == "last" else Path(text)
     if folder is None or not folder.is_dir():
-        raise UserError(f"{text}: there is no such folder; name that of a sweep, in which sweep.json lies")
+        raise UserError(f"{text}: no such folder; name a sweep folder (one containing sweep.json)")
     for each in (folder, folder.parent):
         if SweepPlan.is_in(each):
             return each.relative_to(Path.cwd()) if each.is_relative_to(Path.cwd()) else each
-    what = "that of a single run" if (folder / "result.json").exists() else "not that of a sweep"
-    raise UserError(f"{text} is {what}: only a sweep's folder, in which sweep.json lies, can be gone on with")
+    kind = "is a single run" if (folder / "result.json").exists() else "is not a sweep"
+    raise UserError(f"{text}: {kind}; name a sweep folder (one containing sweep.json)")
 
 
 def local_pool(jobs: int, key: str) -> JobPool:
-    """Processes of this machine, `jobs` at once; `key` is the setting to blame where that cannot be."""
+    """Returns a pool of `jobs` jobs at once on this machine; raises UserError, which names `key`, for less than 1."""
     from alexnet_exp.sweep.execute.local import LocalPool
 
-    at_least_one(jobs, key)
+    check_jobs(jobs, key)
     return LocalPool(jobs)
 
 
-def at_least_one(jobs: int, key: str) -> None:
-    """Raises UserError, which blames `key`, where no job would run."""
+def check_jobs(jobs: int, key: str) -> None:
+    """Raises UserError, which names `key`, if no job would run."""
     if jobs < 1:
         raise UserError(f"{key}={jobs}: must be at least 1")
 
 
-def work(plan: SweepPlan, jobs: int, *, again: bool, wait: bool, whole: bool) -> int:
-    """Runs what is to be run of a plan, see `run_jobs`; tells the end, and returns the exit code.
+def work(plan: SweepPlan, jobs: int, *, retry_failed: bool, wait: bool, report_all: bool) -> int:
+    """Runs the jobs of a plan, see `run_jobs`; prints the results, and returns the exit code.
 
-    whole: whether the end is told, and judged, of every job of the sweep, or only of those that were run here.
+    report_all: whether the results and the exit code are of all jobs, or only of those that this process ran.
     """
-    at_least_one(jobs, "--jobs")
+    check_jobs(jobs, "--jobs")
     to_do = [job for job in plan.jobs if read_status(job.folder) not in SUCCEEDED]
-    compositions = check(to_do)
+    compositions = validate_jobs(to_do)
     reporter = SweepReporter(plan)
     results.write_results(plan, map(read_outcome, plan.jobs))
     for line in opening_lines(plan.jobs, len(plan.jobs)):
@@ -74,45 +74,55 @@ def work(plan: SweepPlan, jobs: int, *, again: bool, wait: bool, whole: bool) ->
                 pool = local_pool(jobs, "--jobs")
                 pool.compositions |= compositions
                 run_jobs(
-                    plan, plan.jobs, pool, retry_failed=again, wait=wait, on_end=on_end, on_poll=reporter.print_progress
+                    plan,
+                    plan.jobs,
+                    pool,
+                    retry_failed=retry_failed,
+                    wait=wait,
+                    on_end=on_end,
+                    on_poll=reporter.print_progress,
                 )
         except KeyboardInterrupt as stop:
             stopped = stop
         reporter.clear_progress()
-        if not ran and not whole and to_do:
+        if not ran and not report_all and to_do:
             failed = sum(read_status(job.folder) == Status.FAILED for job in to_do)
             reporter.print_line(f"no job to run: {len(to_do)} of {len(plan.jobs)} are not done ({failed} failed)")
-        return end(plan, ran, stopped, whole)
+        return report_sweep(plan, ran, stopped, report_all)
 
 
-def end(plan: SweepPlan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt | None, whole: bool = True) -> int:
-    """Tells how a sweep ended, and returns the exit code.
+def report_sweep(
+    plan: SweepPlan, ran: Mapping[Path, Outcome], stopped: KeyboardInterrupt | None, report_all: bool = True
+) -> int:
+    """Prints the results of a sweep, and returns the exit code.
 
-    ran: what this process has seen of the jobs that it ran, by their folders; a folder that cannot be written cannot
-    tell. whole: whether it is told of all jobs, or of those alone.
+    ran: the outcomes of the jobs that this process ran, by their folders; a folder that is not writable does not have
+    them. report_all: whether the results are of all jobs, or only of these.
     """
-    stand = [_seen(read_outcome(job), ran) for job in plan.jobs]
-    results.write_results(plan, stand)
-    outcomes = with_queued(plan, stand if whole else ran.values())
+    all_outcomes = [_with_failure(read_outcome(job), ran) for job in plan.jobs]
+    results.write_results(plan, all_outcomes)
+    outcomes = with_queued(plan, all_outcomes if report_all else ran.values())
     close_sweep(plan.folder)
     print_results(plan, outcomes, "interrupted" if stopped else None)
     return ending_of(stopped).code if stopped else exit_code_of(outcomes)
 
 
-def _seen(told: Outcome, ran: Mapping[Path, Outcome]) -> Outcome:
-    seen = ran.get(told.job.folder)
-    return seen if seen is not None and seen.status == Status.FAILED and told.status not in SUCCEEDED else told
+def _with_failure(recorded: Outcome, ran: Mapping[Path, Outcome]) -> Outcome:
+    """Returns the failure that this process saw, if it is not in the job's folder; otherwise the recorded outcome."""
+    seen = ran.get(recorded.job.folder)
+    is_failure = seen is not None and seen.status == Status.FAILED and recorded.status not in SUCCEEDED
+    return seen if seen is not None and is_failure else recorded
 
 
-def check(jobs: list[Job]) -> dict[Path, Composition]:
-    """Validates the configurations in the jobs' folders; raises UserError with everything that is wrong, once."""
+def validate_jobs(jobs: list[Job]) -> dict[Path, Composition]:
+    """Validates the configurations in the jobs' folders; raises UserError with every problem, each once."""
     problems = JobProblems(None)
-    found = {}
+    compositions = {}
     for job in jobs:
         with problems.gathered(()):
-            found[job.folder] = validate_stored_run(job.container())
+            compositions[job.folder] = validate_stored_run(job.container())
     problems.done()
     from alexnet_exp.training.devices import check_devices
 
-    check_devices(each.config for each in found.values())
-    return found
+    check_devices(each.config for each in compositions.values())
+    return compositions

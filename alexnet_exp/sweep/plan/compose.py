@@ -1,7 +1,7 @@
-"""The jobs of a sweep composed and checked, all before the first starts, and laid out as folders.
+"""Composes and validates the jobs of a sweep, all before the first starts, and writes their folders.
 
-A job is composed once, as Hydra's own loader does it (`Composer`), so that what it holds is what Hydra would
-have run. What is wrong with any of them is told together, and then nothing is left on disk.
+A job is composed once, by Hydra's own loader (`Composer`), so that its configuration is the one that Hydra would run.
+All problems of all jobs are reported together, and then nothing is left on disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class JobComposer:
         )
 
     def __call__(self, overrides: Sequence[str], number: int) -> Composition:
-        """Job `number`, from 0, validated; raises what Hydra raises, and UserError."""
+        """Returns the validated configuration of job `number`, from 0; raises UserError, and what Hydra raises."""
         from omegaconf import OmegaConf, open_dict
 
         config = self._config(overrides)
@@ -50,7 +50,7 @@ class JobComposer:
         with _current(config):
             container = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
         env.check(config.hydra.job.env_set)
-        # a sweep goes on with what is there anyway, and a job's hash is of the experiment
+        # A sweep resumes its jobs anyway, and the hash of a job is that of its experiment.
         composition = validate_new_run(container | ({"resume": False} if "resume" in container else {}))
         return replace(composition, _hydra_config=config, overrides=tuple(overrides))
 
@@ -60,9 +60,9 @@ def compose_jobs(
     batch: Iterable[Sequence[str]],
     check: Callable[[Sequence[Config]], None] | None = None,
 ) -> list[Composition]:
-    """Every job of a batch, composed and checked. Raises UserError with all that is wrong with any, a line each.
+    """Returns the validated configurations of a batch. Raises UserError with every problem of any job, a line each.
 
-    check: of the devices that they ask for; without, these must be here.
+    check: checks the devices of the jobs; default: against those of this machine.
     """
     problems = JobProblems(composer.config_dir)
     found: list[Composition] = []
@@ -82,12 +82,11 @@ def compose_jobs(
 def lay_out(
     plan: SweepPlan, composed: Sequence[Composition], varying: Sequence[str] | None = None, number: int | None = None
 ) -> list[Job]:
-    """The job of each, added to the plan and with `.hydra/` in its folder. Equal configurations are one job.
+    """Adds the jobs to the plan and writes `.hydra/` to their folders; returns them. Equal configurations are one job.
 
-    A job that the plan has already, by the hash of its configuration, keeps its folder and its number; so does one
-    that an earlier version planned, which lacks settings that are new and have their defaults. varying: the keys in
-    which jobs differ, where that is known before there are several. number: of a single new job, where it is not the
-    next one.
+    A job that the plan already has, by the hash of its configuration, keeps its folder and its number; so does one
+    that an earlier version planned without settings which are new and have their defaults. varying: the keys in which
+    jobs differ; default: derived from the jobs. number: of a single new job; default: the next one.
     """
     known = {hash_of(job.folder.name): job for job in plan.jobs}
     settings = [settings_of(job.overrides) for job in plan.jobs] + [settings_of(each.overrides) for each in composed]
@@ -120,22 +119,22 @@ def lay_out(
 
 
 def _is_same(job: Job, config: Config) -> bool:
-    """Whether the configuration of a planned job is `config`, once new settings have their defaults."""
+    """Whether the configuration of a planned job is `config`, with new settings at their defaults."""
     try:
         return is_same_experiment(job.container(), config)
-    except UserError:  # its configuration is gone or damaged
+    except UserError:  # its configuration is missing or damaged
         return False
 
 
 def config_dir(master: DictConfig) -> str | None:
-    """The folder of `--config-dir`, of which Hydra notes that it came from the command line, in either way it can."""
-    ways = ("command-line", "hydra.searchpath in command-line")
-    return next((source.path for source in master.hydra.runtime.config_sources if source.provider in ways), None)
+    """Returns the folder of `--config-dir`; Hydra records a folder of the command line under one of two providers."""
+    providers = ("command-line", "hydra.searchpath in command-line")
+    return next((source.path for source in master.hydra.runtime.config_sources if source.provider in providers), None)
 
 
 @contextmanager
 def _current(config: DictConfig) -> Iterator[None]:
-    """Inside, `${hydra:...}` is of this job: where it runs there is no Hydra that could be asked."""
+    """Within it, `${hydra:...}` resolves for this job, whose own process has no Hydra."""
     from hydra.core.hydra_config import HydraConfig
 
     before = HydraConfig.instance().cfg
@@ -147,7 +146,7 @@ def _current(config: DictConfig) -> Iterator[None]:
 
 
 def _write(job: Job, composition: Composition) -> None:
-    """Writes the job's `.hydra/`."""
+    """Writes the folder `.hydra/` of a job."""
     from omegaconf import OmegaConf, read_write
 
     folder = job.folder / ".hydra"
@@ -156,7 +155,7 @@ def _write(job: Job, composition: Composition) -> None:
         config.hydra.runtime.output_dir = str(job.folder.absolute())
         config.hydra.job.num = job.number - 1
         config.hydra.job.id = str(job.number - 1)
-    if config.hydra.job.env_set:  # the job's process is given these variables
+    if config.hydra.job.env_set:  # variables for the job's process
         with _current(config), read_write(config.hydra):
             OmegaConf.resolve(config.hydra.job.env_set)
     if (folder / "config.yaml").exists():

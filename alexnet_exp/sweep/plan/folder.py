@@ -31,7 +31,7 @@ DEFAULT_SWEEP_NAME = "sweep"  # if the jobs have different names
 MULTIRUN_FILE = "multirun.yaml"  # written by Hydra's sweepers
 
 
-def choose(overrides: Sequence[str], config_dir: str | None, settings: DictConfig) -> Path:
+def select_folder(overrides: Sequence[str], config_dir: str | None, settings: DictConfig) -> Path:
     """Returns the sweep's folder: outputs/<name>/<swept settings>-<hash of the command>, or the user's hydra.sweep.dir.
 
     settings: the configuration with the node `hydra`, of a `HydraSession`. Raises UserError if hydra.sweep.subdir is
@@ -77,7 +77,7 @@ def parse_command(command: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(list(command))
 
 
-def make(master: DictConfig) -> Path:
+def create_folder(master: DictConfig) -> Path:
     """Creates the sweep's folder `hydra.sweep.dir`; raises UserError if it cannot be written or contains a run."""
     folder = Path(master.hydra.sweep.dir)
     if has_run(folder):
@@ -93,7 +93,7 @@ def make(master: DictConfig) -> Path:
 
 
 @contextmanager
-def left_as_it_was(folder: Path) -> Iterator[None]:
+def remove_if_unplanned(folder: Path) -> Iterator[None]:
     """Removes the folders created within it if the sweep is rejected or stopped before its plan is written."""
     created = [each for each in (folder, *folder.parents) if not each.exists()]
     try:

@@ -24,9 +24,9 @@ from alexnet_exp.runs.metric import label, value_text
 from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.pool import JobPool
 from alexnet_exp.sweep.execute.scheduler import Outcome, read_outcome
-from alexnet_exp.sweep.launcher import SEARCH, JobsLauncher, SweepCommand, job_return, plan_of
+from alexnet_exp.sweep.launcher import SEARCH_KIND, JobsLauncher, SweepCommand, job_return, plan_of
 from alexnet_exp.sweep.plan.compose import JobComposer, compose_jobs, config_dir, lay_out
-from alexnet_exp.sweep.plan.folder import MULTIRUN_FILE, make
+from alexnet_exp.sweep.plan.folder import MULTIRUN_FILE, create_folder
 from alexnet_exp.sweep.report import SweepReporter
 from alexnet_exp.sweep.results import add_result, write_results
 from alexnet_exp.sweep.search.settings import GRID_SAMPLER, SearchSettings
@@ -63,7 +63,7 @@ def search(
         raise Refused([Problem("hydra/launcher", master.hydra.runtime.choices.get("hydra/launcher"), instead)])
     launcher.check_devices(configs)
     pool = launcher.make_pool()
-    folder = make(master)
+    folder = create_folder(master)
     with locked(folder):
         OmegaConf.save(master, folder / MULTIRUN_FILE)
         _SearchCommand(settings, space, launcher, context, task_function, master, _max_epochs(configs)).run(pool)
@@ -88,8 +88,8 @@ class _SearchCommand:
             *(space, launcher, context, task_function, master),
         )
         self.command = SweepCommand.of(task_function, master)
-        self.plan = plan_of(master, self.command.typed, SEARCH)
-        if self.plan.kind != SEARCH:
+        self.plan = plan_of(master, self.command.typed, SEARCH_KIND)
+        if self.plan.kind != SEARCH_KIND:
             instead = "the folder contains a sweep that is not a search; write another folder"
             raise Refused([Problem("hydra.sweep.dir", self.plan.folder, instead)])
         self.plan.direction = settings.direction
@@ -142,7 +142,7 @@ class _SearchCommand:
         self.reporter.print_job(outcome)
         if self.context.callbacks.callbacks:
             composed = self.composed[outcome.job.folder]
-            returned = job_return(composed, outcome, self.plan.objective, whole=True)
+            returned = job_return(composed, outcome, self.plan.objective, with_config=True)
             self.context.callbacks.on_job_end(config=composed.hydra_config, job_return=returned)
 
     def closing_lines(self) -> list[str]:

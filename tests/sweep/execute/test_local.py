@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine: what they see, how they end, that none is left and nothing leaks."""
+"""Tests of jobs in processes of this machine: their environment and endings; no process is left, no state leaks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from alexnet_exp.runs import provenance
 from alexnet_exp.runs.lock import locked
 from alexnet_exp.runs.reader import read_result, read_steps
 from alexnet_exp.sweep.execute import local
-from alexnet_exp.sweep.execute.local import LocalPool, need_of
+from alexnet_exp.sweep.execute.local import LocalPool, device_needs
 from alexnet_exp.training import launch
 from tests.sweep import works
 from tests.sweep.jobs import Unvalidated, are_gone, is_running, pids_in, plain_job, run_all, tiny_job, wait_until
@@ -30,7 +30,7 @@ from tests.sweep.jobs import Unvalidated, are_gone, is_running, pids_in, plain_j
 
 @pytest.fixture(scope="module", autouse=True)
 def own_server() -> None:
-    """A fork server of these tests' own: that of a data loader's workers has not imported Lightning."""
+    """Stops the fork server of other tests, which has not imported Lightning."""
     from multiprocessing import forkserver
 
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
@@ -38,7 +38,7 @@ def own_server() -> None:
 
 @pytest.fixture
 def local_pool() -> Iterator[Callable[..., LocalPool]]:
-    """Makes pools; no process is left of them in the end, and none that had to be closed unless the test did it."""
+    """Makes pools; fails if a job or a process is left at the end of the test."""
     pools: list[LocalPool] = []
 
     def make(*arguments: Any, **options: Any) -> LocalPool:
@@ -55,7 +55,7 @@ def local_pool() -> Iterator[Callable[..., LocalPool]]:
 
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's package with a callback that raises on one rank, or on all."""
+    """Makes a user's package with a callback that raises on one rank, or on all."""
     (tmp_path / "mishap.py").write_text(
         "import pytorch_lightning as pl\n"
         "class Raise(pl.Callback):\n"
@@ -70,8 +70,8 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def around(job: Any, rank: str = "") -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((job.folder / f"around{rank}.json").read_text())
-    return told
+    environment: dict[str, Any] = json.loads((job.folder / f"around{rank}.json").read_text())
+    return environment
 
 
 Pools = Callable[..., LocalPool]
@@ -80,8 +80,8 @@ CPU: dict[str, Any] = {"seed": 3, "trainer": {"accelerator": "cpu"}}
 CPU_2: dict[str, Any] = {"seed": 3, "trainer": {"accelerator": "cpu", "devices": 2}}
 
 
-def test_a_job_imports_nothing_and_asks_nobody_what_its_fork_server_knows(local_pool: Pools, tmp_path: Path) -> None:
-    """Each module or program that every job needs anew is paid for as often as there are jobs."""
+def test_a_job_imports_no_module_and_starts_no_program(local_pool: Pools, tmp_path: Path) -> None:
+    """A module or program that every job needed again would cost its time in each job."""
     one, two = tiny_job(tmp_path / "one"), tiny_job(tmp_path / "two", "trainer=ddp_cpu")
     ended = run_all(local_pool(work=works.train_on_what_is_there), one, two)
     assert [each.ending.status for each in ended.values()] == ["done", "done"], ended
@@ -90,23 +90,23 @@ def test_a_job_imports_nothing_and_asks_nobody_what_its_fork_server_knows(local_
     assert {read_result(job.folder)["commit"] for job in (one, two)} == {provenance.code().commit}
 
 
-# What a job sees
+# The environment of a job
 
 
-def test_the_environment_is_that_of_the_call_without_the_ranks_of_others(
+def test_the_environment_is_that_of_the_call_without_variables_of_ranks(
     local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = local_pool(work=works.look_around)
-    run_all(pool, first := plain_job(tmp_path / "first", CPU))  # the server has started by now, if not before
+    run_all(pool, first := plain_job(tmp_path / "first", CPU))  # the fork server has started by now
     monkeypatch.setenv("MARK", "of now")
     for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "PL_GLOBAL_SEED", "SLURM_PROCID"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    hydra = {"job": {"env_set": {"SET": "as it stands: ${oc.env:MARK}", "MARK2": 5}}}
+    hydra = {"job": {"env_set": {"SET": "not interpolated: ${oc.env:MARK}", "MARK2": 5}}}
     run_all(pool, job := plain_job(tmp_path / "job", CPU, hydra), two := plain_job(tmp_path / "two", CPU_2))
     seen = around(job)["environment"]
     assert "MARK" not in around(first)["environment"]
-    assert (seen["MARK"], seen["SET"], seen["MARK2"]) == ("of now", "as it stands: ${oc.env:MARK}", "5")
+    assert (seen["MARK"], seen["SET"], seen["MARK2"]) == ("of now", "not interpolated: ${oc.env:MARK}", "5")
     assert not {"MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "PL_GLOBAL_SEED"} & seen.keys()
     assert not {"WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"} & seen.keys()
     for rank in "01":
@@ -141,11 +141,11 @@ def test_a_job_has_its_share_of_the_threads(
         assert around(job, rank)["cores"] == max(1, 6 // jobs)
 
 
-def test_a_job_sees_its_own_gpus_alone(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_sees_only_its_own_gpus(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    # one process each, or they would want NCCL
+    # One process each: several would need NCCL.
     wanted: dict[str, dict[str, Any]] = {
         "one": {"gpus": 1},
         "cpu": {"gpus": 0},
@@ -169,12 +169,12 @@ def test_a_job_sees_its_own_gpus_alone(local_pool: Pools, tmp_path: Path, monkey
     assert not any(around(job)["cuda"] for job in jobs.values())
 
 
-def test_what_a_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
 
     def needs(**trainer: Any) -> tuple[int, Any, str]:
-        need = need_of(Trainer(**trainer))
+        need = device_needs(Trainer(**trainer))
         return need.ranks, need.gpus, need.backend
 
     assert needs() == (1, 1, "nccl")
@@ -189,10 +189,10 @@ def test_what_a_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
         needs(gpus=5)
 
 
-# What a job says
+# The output of a job
 
 
-def test_what_a_job_says_is_in_its_own_log_once(
+def test_the_output_of_a_job_is_in_its_own_log_once(
     local_pool: Pools, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pool = local_pool(2, work=works.speak)
@@ -205,9 +205,7 @@ def test_what_a_job_says_is_in_its_own_log_once(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_preload_that_could_not_be_imported_is_told(
-    local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_preload_is_logged(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "PRELOAD", [*launch.PRELOAD, "no_such_module"])
     ended = run_all(local_pool(work=works.speak), job := plain_job(tmp_path / "job", CPU))
     assert ended["job"].ending.status == "done"
@@ -215,7 +213,7 @@ def test_a_preload_that_could_not_be_imported_is_told(
     assert line.endswith("the fork server could not import no_such_module, so that every start is slow")
 
 
-# How a job ends
+# The ending of a job
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ def test_a_preload_that_could_not_be_imported_is_told(
         ("after begin", "the process ended without a word, by signal SIGKILL; the system may have been out of memory"),
     ],
 )
-def test_a_job_that_comes_to_harm_is_spoken_for(local_pool: Pools, tmp_path: Path, how: str, said: str) -> None:
+def test_a_killed_or_crashed_job_is_recorded_as_failed(local_pool: Pools, tmp_path: Path, how: str, said: str) -> None:
     pool = local_pool(work=works.come_to_harm)
     bad, good = plain_job(tmp_path / "bad", CPU | {"how": how}), plain_job(tmp_path / "good", CPU | {"how": ""})
     ended = run_all(pool, bad, good)
@@ -249,7 +247,7 @@ def test_a_job_that_dies_after_it_was_done_is_done(local_pool: Pools, tmp_path: 
 
 
 @pytest.mark.slow
-def test_nothing_of_a_job_reaches_the_next(local_pool: Pools, tmp_path: Path, faulty: None) -> None:
+def test_no_state_of_a_job_reaches_the_next(local_pool: Pools, tmp_path: Path, faulty: None) -> None:
     pool = local_pool()
     jobs = [
         tiny_job(tmp_path / "first"),
@@ -298,7 +296,7 @@ def test_nothing_of_a_job_reaches_the_next(local_pool: Pools, tmp_path: Path, fa
     )
 
 
-def test_a_folder_that_another_process_writes_is_left_alone(local_pool: Pools, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_not_changed(local_pool: Pools, tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "job")
     with locked(job.folder):
         ended = run_all(local_pool(), job)
@@ -335,7 +333,7 @@ def test_a_job_without_a_configuration_fails(local_pool: Pools, tmp_path: Path) 
         ({"job": {"env_set": {"A=B": "1"}}}, "hydra.job.env_set must be a mapping from variables"),
     ],
 )
-def test_a_folder_cannot_say_which_code_runs(local_pool: Pools, tmp_path: Path, hydra: Any, said: str) -> None:
+def test_a_folder_must_not_determine_which_code_runs(local_pool: Pools, tmp_path: Path, hydra: Any, said: str) -> None:
     job = plain_job(tmp_path / "job", CPU, hydra)
     ended = run_all(local_pool(work=works.look_around), job)["job"].ending
     assert (ended.status, ended.code) == ("failed", 2)
@@ -344,27 +342,27 @@ def test_a_folder_cannot_say_which_code_runs(local_pool: Pools, tmp_path: Path, 
     assert not (job.folder / "around.json").exists()
 
 
-def test_several_nodes_are_for_a_cluster(local_pool: Pools, tmp_path: Path) -> None:
+def test_several_nodes_need_a_cluster(local_pool: Pools, tmp_path: Path) -> None:
     job = plain_job(tmp_path / "job", {"trainer": {"accelerator": "cpu", "num_nodes": 2}})
     ended = run_all(local_pool(work=works.speak), job)
     assert "trainer.num_nodes=2: needs a cluster" in ended["job"].ending.reason
 
 
-def test_a_job_is_asked_to_end_early(local_pool: Pools, tmp_path: Path) -> None:
+def test_stop_prunes_a_running_job(local_pool: Pools, tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "job", "trainer.max_epochs=5000")
     pool = local_pool()
     pool.start(job)
     wait_until(lambda: (job.folder / "metrics.csv").exists())
-    pool.stop(job, "hopeless")
+    pool.stop(job, "by the pruner")
     (ended,) = pool.wait(60)
     assert (ended.ending.status, ended.ending.code) == ("pruned", 0)
-    assert (read_result(job.folder)["status"], read_result(job.folder)["error"]) == ("pruned", "hopeless")
+    assert (read_result(job.folder)["status"], read_result(job.folder)["error"]) == ("pruned", "by the pruner")
 
 
 # Several ranks
 
 
-def test_groups_of_ranks_do_not_clash_in_a_row_or_at_once(local_pool: Pools, tmp_path: Path) -> None:
+def test_groups_of_ranks_do_not_conflict_in_sequence_or_in_parallel(local_pool: Pools, tmp_path: Path) -> None:
     for jobs in (1, 2):
         two = [plain_job(tmp_path / f"{jobs}{name}", CPU_2) for name in "ab"]
         ended = run_all(local_pool(jobs, work=works.meet), *two)
@@ -377,7 +375,7 @@ def test_groups_of_ranks_do_not_clash_in_a_row_or_at_once(local_pool: Pools, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-def test_one_device_and_two_in_turn(local_pool: Pools, tmp_path: Path, order: tuple[int, int]) -> None:
+def test_one_device_and_two_in_sequence(local_pool: Pools, tmp_path: Path, order: tuple[int, int]) -> None:
     plain = ("model=none", "model.dropout=0", "optim=sgd", "optim.lr=0.02")
     jobs = [
         tiny_job(tmp_path / f"devices-{devices}", *plain, "trainer=ddp_cpu", f"trainer.devices={devices}")
@@ -396,7 +394,7 @@ def test_one_device_and_two_in_turn(local_pool: Pools, tmp_path: Path, order: tu
 
 
 @pytest.mark.slow
-def test_a_rank_that_raises_ends_its_job_alone(local_pool: Pools, tmp_path: Path, faulty: None) -> None:
+def test_a_rank_that_raises_ends_only_its_own_job(local_pool: Pools, tmp_path: Path, faulty: None) -> None:
     raising = ("+callbacks.raise._target_=mishap.Raise", "+callbacks.raise.rank=1")
     bad = tiny_job(tmp_path / "bad", "trainer=ddp_cpu", *raising)
     good = tiny_job(tmp_path / "good", "trainer=ddp_cpu")
@@ -407,7 +405,7 @@ def test_a_rank_that_raises_ends_its_job_alone(local_pool: Pools, tmp_path: Path
     assert (ended["good"].ending.status, read_result(good.folder)["test_images"]) == ("done", 360)
 
 
-# That none is left
+# No process is left
 
 
 @pytest.mark.parametrize(
@@ -418,10 +416,8 @@ def test_a_rank_that_raises_ends_its_job_alone(local_pool: Pools, tmp_path: Path
         (signal.SIGUSR1, 75, "by SIGUSR1"),
     ],
 )
-def test_close_passes_on_the_signal_that_came(
-    local_pool: Pools, tmp_path: Path, number: int, code: int, reason: str
-) -> None:
-    """One job is in a step, which it ends, and saves; the other is where it can be left at once."""
+def test_close_passes_on_the_signal(local_pool: Pools, tmp_path: Path, number: int, code: int, reason: str) -> None:
+    """One job is in a step, which it finishes, and saves; the other can be interrupted at once."""
     pool = local_pool(2, work=works.step)
     jobs = [plain_job(tmp_path / name, CPU | {"step": name == "in a step"}) for name in ("in a step", "elsewhere")]
     for job in jobs:
@@ -440,7 +436,7 @@ def test_close_passes_on_the_signal_that_came(
     assert [(job.folder / "saved").exists() for job in jobs] == [True, False]
 
 
-def test_close_interrupts_what_runs(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_interrupts_running_jobs(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "GRACE", 2.0)
     pool = local_pool(3, work=works.linger)
     jobs = [
@@ -457,7 +453,7 @@ def test_close_interrupts_what_runs(local_pool: Pools, tmp_path: Path, monkeypat
     assert pool.running() == []
     deaf, its_child = pids[2:]
     assert are_gone([pids[0], deaf, its_child])
-    os.kill(pids[1], signal.SIGKILL)  # the work's own, whose parent has ended in peace
+    os.kill(pids[1], signal.SIGKILL)  # the child of a job that ended regularly
 
 
 @pytest.mark.slow
@@ -506,7 +502,7 @@ if __name__ == "__main__":
 
 
 def sweep(folder: Path, how: str = "", **options: Any) -> subprocess.Popen[str]:
-    """A sweeping process of two jobs that linger; what it imports is found as here."""
+    """Starts a process with a pool of two jobs that linger, with the imports of this one."""
     (folder / "sweep.py").write_text(SWEEP)
     root = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": root}
@@ -520,22 +516,22 @@ def test_no_job_outlives_a_killed_sweep(tmp_path: Path) -> None:
     pids = pids_in(tmp_path / "a" / "pids", tmp_path / "b" / "pids")
     process.kill()
     process.communicate()
-    assert are_gone(pids), "the jobs and the processes that they have started"
+    assert are_gone(pids), "the jobs, and the processes that they started"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("deaf", [False, True])
-def test_ctrl_c_and_where_that_does_not_help_a_second_one(tmp_path: Path, deaf: bool) -> None:
-    # started in the background by a script, SIGINT is ignored by inheritance: by the fork server's children too
-    how = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)} if deaf else {}
-    process = sweep(tmp_path, "deaf" if deaf else "", process_group=0, **how)
+def test_ctrl_c_and_a_second_one_for_deaf_jobs(tmp_path: Path, deaf: bool) -> None:
+    # A process that a script starts in the background, and its children, inherit that SIGINT is ignored.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)} if deaf else {}
+    process = sweep(tmp_path, "deaf" if deaf else "", process_group=0, **options)
     files = (tmp_path / "a" / "pids", tmp_path / "b" / "pids")
     pids = pids_in(*files)
     os.killpg(process.pid, signal.SIGINT)
     wait_until(lambda: (tmp_path / "closing").exists() or process.poll() is not None)
     if deaf:
         time.sleep(2 * ECHO_SECONDS)
-        assert all(map(is_running, pids)), "they are given time"
+        assert all(map(is_running, pids)), "they have time to save"
         os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout.strip()) == (130, "['interrupted', 'interrupted']"), stderr
@@ -548,7 +544,7 @@ def test_ctrl_c_and_where_that_does_not_help_a_second_one(tmp_path: Path, deaf: 
 
 
 @pytest.mark.slow
-def test_a_fork_server_that_is_gone_is_replaced(local_pool: Pools, tmp_path: Path) -> None:
+def test_a_killed_fork_server_is_replaced(local_pool: Pools, tmp_path: Path) -> None:
     from multiprocessing import forkserver
 
     pool = local_pool(work=works.linger)
