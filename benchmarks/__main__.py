@@ -1,12 +1,12 @@
-"""Measures how fast this project is against what a user would have instead: a table, and a JSON file a group.
+"""Measures the speed of this project and of its alternatives: a table, and a JSON file for each group.
 
     python -m benchmarks                        all groups, one after another
     python -m benchmarks lrn input --turns 15
     python -m benchmarks --list
-    python -m benchmarks --write-docs           measures nothing: the tables and pictures of docs/ from the JSON files
+    python -m benchmarks --write-docs           writes the tables and pictures of docs/ from the JSON files only
 
-Alone on the machine: what else computes is seen, and told beside each figure. Exit code 1 where a group failed; one
-whose peer is not installed is passed over. docs/background/measuring.md says what the figures mean.
+Run it alone on the machine: other computing processes are detected and reported beside each figure. The exit code is 1
+if a group failed. A group whose peer is not installed is skipped. docs/background/measuring.md explains the figures.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GRO
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a group; all of them where none is named")
-    parser.add_argument("--turns", type=_count, metavar="N", help="how often both sides are measured, in turn")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the JSON files go")
-    parser.add_argument("--list", action="store_true", help="the groups, a line each")
-    parser.add_argument("--write-docs", action="store_true", help="docs/ from the JSON files of --out, nothing else")
-    parser.add_argument("--keras", type=_absolute, metavar="PYTHON", help="a Python that has tensorflow-cpu")
-    parser.add_argument("--images", type=_absolute, metavar="NPZ", help="CIFAR-10 for it; written if it is not there")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a group; default: all groups")
+    parser.add_argument("--turns", type=_count, metavar="N", help="number of alternating measurements of both sides")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the JSON files")
+    parser.add_argument("--list", action="store_true", help="lists the groups, one per line")
+    parser.add_argument("--write-docs", action="store_true", help="only writes docs/ from the JSON files of --out")
+    parser.add_argument("--keras", type=_absolute, metavar="PYTHON", help="a Python interpreter with tensorflow-cpu")
+    parser.add_argument("--images", type=_absolute, metavar="NPZ", help="CIFAR-10 for --keras; written if missing")
     parser.add_argument(
-        "--cifar", type=_absolute, metavar="FOLDER", help="CIFAR-10 as train/CLASS/*, test/CLASS/*; else downloaded"
+        "--cifar", type=_absolute, metavar="FOLDER", help="CIFAR-10 as train/CLASS/*, test/CLASS/*; default: downloaded"
     )
     given = parser.parse_args(arguments)
     try:
@@ -97,7 +97,7 @@ def _measure(groups: Mapping[str, str], out: Path, options: Mapping[str, Any]) -
 
 
 def run(name: str, module: str, options: Mapping[str, Any]) -> tuple[Result | None, str]:
-    """The group's result; where there is none, why: `failed ...` or `passed over: what is missing`.
+    """The group's result; where there is none, why: `failed ...` or `skipped: what is missing`.
 
     It gets a process of its own, so that no group meets another's threads, allocator or imports.
     """
@@ -117,7 +117,7 @@ def run(name: str, module: str, options: Mapping[str, Any]) -> tuple[Result | No
             return None, f"failed, with exit code {code}"
         read = json.loads(file.read_text(encoding="utf-8"))
     if "missing" in read:
-        return None, f"passed over: {read['missing']}"
+        return None, f"skipped: {read['missing']}"
     rows = [Row.from_json(row) for row in read["rows"]]
     return Result(name, rows, read["machine"], watch.load(), seconds, read["data"]), ""
 

@@ -1,6 +1,6 @@
 """On a GPU: AlexNet at 224 pixels, LRN, and the ladder's last rung from memory on the device.
 
-Without a CUDA GPU nothing is measured, and the group is passed over. The training rows take `bench`'s figure for ours:
+Without a CUDA GPU the group is skipped. The training rows take `bench`'s figure for ours:
 the Trainer of a run with its crops, mirrors and metrics. The peer gets images that are ready, and no metrics.
 """
 

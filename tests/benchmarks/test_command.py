@@ -69,7 +69,7 @@ def test_what_failed_and_what_is_missing_stop_nothing(
     out, err = capfd.readouterr()
     assert "broken: failed, with exit code 1" in err
     assert "ZeroDivisionError: it broke" in err
-    assert "peerless: passed over: the peer; pip install peer" in err
+    assert "peerless: skipped: the peer; pip install peer" in err
     assert "| a thing" in out
     assert "| 2.5x (2.5 to 2.5) | at least 2x | yes |" in out
     found = load("quick", tmp_path / "out")
