@@ -13,7 +13,8 @@ def run(arguments: list[str]) -> int:
     """Prints one line and returns 0 if the experiment can start."""
     parser = with_overrides("check", "Composes, validates and builds an experiment, and trains one batch.")
     given = parser.parse_args(arguments)
-    print(one_batch(compose_run(given.overrides, given.config_dir).config))
+    config = compose_run(given.overrides, given.config_dir).config
+    print(one_batch(config))
     return 0
 
 

@@ -316,7 +316,7 @@ def test_a_checkpoint_of_another_variant(run: Path, capsys: pytest.CaptureFixtur
         assert main(line) == 2
         (told,) = capsys.readouterr().err.splitlines()
         assert told.startswith("run/checkpoints/last.ckpt: a checkpoint of another network than that of run: ")
-        assert told.endswith("model.norm is none there and bn here")
+        assert told.endswith("model.norm=none in the checkpoint, bn in the run")
 
 
 def test_weights_that_do_not_match_their_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
