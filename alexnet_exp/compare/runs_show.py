@@ -100,7 +100,7 @@ def _differences(title: str, ours: dict[str, Any], theirs: dict[str, Any]) -> li
 
 
 def _columns(title: str, rows: list[list[str]]) -> list[str]:
-    wide = [max(len(row[place]) for row in [["", "A", "B"], *rows]) for place in range(3)]
+    wide = [max(len(row[place]) for row in [[title, "A", "B"], *rows]) for place in range(3)]
     return [
         "",
         *(
