@@ -17,6 +17,7 @@ from alexnet_exp.runs.metric import is_accuracy, value_text
 
 MOST_DRAWN_ARMS = 20  # further arms are only in the table
 LABEL_CHARACTERS = 36  # of the label of an arm
+_SVG_LABEL_CHARACTERS = 48
 
 # In units of the SVG; text has a height of 13, which is readable on a phone.
 SVG_WIDTH, SVG_MARGIN, LANE_HEIGHT, SVG_TOP, DOT_RADIUS = 520, 16, 46, 8, 4.5
@@ -86,6 +87,7 @@ def dots_text(comparison: Comparison, width: int = 100, signs: PlotSigns | None 
     low, high = _span(first)
     labels = _labels(first)
     wide = min(LABEL_CHARACTERS, width // 3, max(map(len, labels)))
+    labels = _cut(labels, wide)
     figures = [value_text(key, lane.arm.mean) for lane in first]
     room = max(20, width - wide - max(map(len, figures)) - 4)
 
@@ -103,7 +105,7 @@ def dots_text(comparison: Comparison, width: int = 100, signs: PlotSigns | None 
             cells[place(number)] = signs.dot
         if lane.claim is not None:
             cells[place(lane.claim)] = signs.claim
-        lines.append(PlotLine(f"{_cut(label, wide):<{wide}}  {''.join(cells)}  {figure}".rstrip(), lane.grey))
+        lines.append(PlotLine(f"{label:<{wide}}  {''.join(cells)}  {figure}".rstrip(), lane.grey))
     lines.append(PlotLine(f"{'':<{wide}}  {_scale(key, low, high, room, place)}".rstrip()))
     legend = [f"{signs.dot} one seed"]
     if any(lane.arm.interval for lane in first):
@@ -140,7 +142,7 @@ def dots_svg(comparison: Comparison) -> str:
             f'<line x1="{x}" x2="{x}" y1="{SVG_TOP}" y2="{bottom}" stroke="currentColor" stroke-opacity=".15"/>'
             f'<text x="{x}" y="{bottom + 16}" text-anchor="middle" font-size="12">{escape(_tick(key, tick))}</text>'
         )
-    for number, (lane, name) in enumerate(zip(drawn, _labels(drawn), strict=True)):
+    for number, (lane, name) in enumerate(zip(drawn, _cut(_labels(drawn), _SVG_LABEL_CHARACTERS), strict=True)):
         parts += _lane_svg(lane, name, key, SVG_TOP + LANE_HEIGHT * number, place)
     middle, label = SVG_WIDTH / 2, escape(comparison.metric.label)
     parts.append(f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle" font-size="12">{label}</text></svg>')
@@ -150,7 +152,7 @@ def dots_svg(comparison: Comparison) -> str:
 def _lane_svg(lane: Lane, name: str, key: str, top: float, place: Callable[[float], str]) -> Iterable[str]:
     arm, y, colour = lane.arm, top + 32, INCONCLUSIVE_COLOUR if lane.grey else DOT_COLOUR
     figure = value_text(key, arm.mean)
-    yield f'<text x="{SVG_MARGIN}" y="{top + 16}">{escape(_cut(name, 48))}</text>'
+    yield f'<text x="{SVG_MARGIN}" y="{top + 16}">{escape(name)}</text>'
     yield f'<text x="{SVG_WIDTH - SVG_MARGIN}" y="{top + 16}" text-anchor="end">{escape(figure)}</text>'
     if arm.interval:
         start, end = map(place, arm.interval)
@@ -219,7 +221,23 @@ def _labels(drawn: Sequence[Lane]) -> list[str]:
     def labels(keys: Sequence[str]) -> list[str]:
         return [" ".join(f"{names[key]}={yaml_text(one[key])}" for key in keys if key in one) for one in settings]
 
-    # A label that is too long is cut. To avoid this, settings that the other settings determine are omitted.
+    if max(map(len, labels(differ))) <= LABEL_CHARACTERS:
+        return labels(differ)
+    # A label that is too long would be cut. To avoid this, labels omit the values that most arms have in common ...
+    counts = {key: Counter(yaml_text(one.get(key)) for one in settings).most_common(1)[0] for key in differ}
+    common = {key: text for key, (text, times) in counts.items() if times > 1}
+    short = [
+        " ".join(
+            f"{names[key]}={yaml_text(one[key])}"
+            for key in differ
+            if key in one and yaml_text(one[key]) != common.get(key)
+        )
+        or "most common settings"
+        for one in settings
+    ]
+    if max(map(len, short)) <= LABEL_CHARACTERS and len(set(short)) == len(set(labels(differ))):
+        return short
+    # ... or the settings that the other settings determine.
     kept = list(differ)
     for key in reversed(differ):
         fewer = [other for other in kept if other != key]
@@ -232,8 +250,15 @@ def _labels(drawn: Sequence[Lane]) -> list[str]:
     return labels(kept)
 
 
-def _cut(label: str, width: int) -> str:
-    return label if len(label) <= width else f"{label[: width - 2]}.."
+def _cut(labels: Sequence[str], width: int) -> list[str]:
+    """Returns the labels cut to `width` characters: at the end, in the middle or at the start, so that most differ."""
+
+    def keep(start: int) -> list[str]:
+        """Returns the labels with `start` characters of their beginning and the rest of their end."""
+        end = width - 2 - start
+        return [label if len(label) <= width else f"{label[:start]}..{label[len(label) - end :]}" for label in labels]
+
+    return max((keep(start) for start in (width - 2, (width - 2) // 2, 0)), key=lambda cut: len(set(cut)))
 
 
 def _alternative(comparison: Comparison, drawn: Sequence[Lane]) -> str:

@@ -84,6 +84,27 @@ def test_labels_contain_only_settings_that_differ():
     assert dots_text(a_comparison(clash))[0].text.startswith("optim.lr=1 schedule.lr=1 ")
 
 
+def test_long_labels_omit_the_most_common_values():
+    usual = {"learning_rate": 0.1, "pooling": "overlapping", "normalization": "lrn"}
+    changes = [{}, {"learning_rate": 0.2}, {"pooling": "disjoint"}, {"pooling": "no", "normalization": "none"}]
+    rows = [usual | change for change in changes]
+    lines = [line.text for line in dots_text(a_comparison([an_arm("", [0.5], **row) for row in rows]), width=120)[:4]]
+    assert [line.split("  ")[0] for line in lines] == [
+        "most common settings",
+        "learning_rate=0.2",
+        "pooling=disjoint",
+        "pooling=no normalization=none",
+    ]
+
+
+def test_long_labels_are_cut_where_they_are_equal():
+    """Labels that differ only at their ends keep their ends."""
+    arms = [an_arm("", [0.5], a=f"{'x' * 60}{n}") for n in (1, 2)]
+    lines = [line.text for line in dots_text(a_comparison(arms), width=100)[:2]]
+    assert len({line[:33] for line in lines}) == 2
+    assert all(line[:33].count("..") == 1 for line in lines)
+
+
 def test_nothing_to_draw():
     empty = a_comparison([an_arm("a", [])])
     assert dots_text(empty) == []
