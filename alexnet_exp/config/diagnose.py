@@ -34,7 +34,7 @@ def misleading_ones(overrides: Sequence[str], config_dir: str | None) -> Iterato
         if group == MACHINE and str(parsed.value()) not in options.get(
             MACHINE, ()
         ):  # the group is optional: Hydra says nothing
-            yield Problem(MACHINE, parsed.value(), f"there is no conf/{MACHINE}/{parsed.value()}.yaml")
+            yield Problem(MACHINE, parsed.value(), f"conf/{MACHINE}/{parsed.value()}.yaml not found")
 
 
 def diagnose(overrides: list[str], config_dir: str | None, error: Exception, composer: Composer) -> list[Problem]:
@@ -126,7 +126,9 @@ def _wrong_option(group: str, value: Any, options: list[str]) -> list[Problem]:
             "callbacks": "write callbacks=[]",
             "logger": "write logger=[]",
         }
-        return [Problem(group, None, f"for none {none[group]}" if group in none else suggest_name(None, options))]
+        return [
+            Problem(group, None, f"must not be null; {none[group]}" if group in none else suggest_name(None, options))
+        ]
     if isinstance(value, list) and group in NODES:
         return [Problem(group, value, f"takes one option; for a run of each: -m {group}={','.join(map(str, value))}")]
     chosen = value if isinstance(value, list) else [value]
@@ -204,7 +206,7 @@ def _in_our_words(line: str, key: str) -> str:
     if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
         return f"{f'{key}={found[1]}: ' if key else ''}must be {_TYPES.get(found[2], found[2])}"
     if found := re.match(r"(?:In '[^']*': )?Could not find '(hydra/\w+|\w+)/([^']+)'", line):
-        return f"there is no option {found[1]}={found[2]}"
+        return f"unknown option {found[1]}={found[2]}"
     if found := re.match(r"Could not (?:override|delete) '([^']+)'", line):
         return f"no option of {found[1]} is chosen that could be replaced"
     if found := re.match(r"Multiple values for (\S+?)\.", line):

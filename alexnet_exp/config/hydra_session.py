@@ -224,4 +224,4 @@ def _errors_in_one_line() -> Iterator[None]:
         what = f"{error.filename}: " if error.filename else ""
         raise UserError(f"hydra.run.dir: {what}{error.strerror}; name a folder that can be written") from None
     except ValueError as error:  # from flags that do not go together
-        raise UserError(f"{str(error).splitlines()[0]}; python -m alexnet_exp --help tells what it takes") from error
+        raise UserError(f"{str(error).splitlines()[0]}; python -m alexnet_exp --help lists its arguments") from error

@@ -23,7 +23,7 @@ from alexnet_exp.errors import NO_VALUE, Problem, Refused
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 _HYDRAS = (*_FOLDERS, "hydra.job.name", "hydra.sweeper.study_name", "hydra.sweeper.storage", "hydra.launcher.partition")
 _LISTING = ("choice", "sort", "shuffle")  # functions whose arguments are values
-NO_NUMBERS = "there is no value in it; write range(low,end,step)"
+NO_NUMBERS = "the range is empty; write range(low,end,step)"
 _FUNCTIONS = (*_LISTING, "range", "interval", "glob", "tag", "int", "str", "bool", "float")
 
 

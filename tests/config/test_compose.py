@@ -232,7 +232,7 @@ def test_config_dir_refuses_a_shipped_name_and_a_folder_that_is_not_there(tmp_pa
             "optim: {lr: abc}",
             "configuration: experiment/own.yaml: optim.lr=abc: must be a number",
         ),
-        ("defaults: [override /model: lnr]", "configuration: there is no option model=lnr"),
+        ("defaults: [override /model: lnr]", "configuration: unknown option model=lnr"),
     ],
 )
 def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line: str, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line:
     [
         ("model=null", "model=null: did you mean none? one of bn"),
         ("experiment=null", "experiment=null: for none leave it out"),
-        ("callbacks=null", "callbacks=null: for none write callbacks=[]"),
+        ("callbacks=null", "callbacks=null: must not be null; write callbacks=[]"),
         ("logger=[csv,tensorbord]", "logger=tensorbord: did you mean tensorboard?"),
         ("optim=[sgd,adam]", "optim=[sgd, adam]: takes one option; for a run of each: -m optim=sgd,adam"),
         ("a=b=c", "a=b=c: cannot be read; write key=value"),
@@ -264,7 +264,7 @@ def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line:
         ("modle.width=1", "modle.width=1: unknown setting; did you mean model.width?"),
         ("zebra=1", "zebra=1: unknown setting; python -m alexnet_exp --help lists the groups"),
         ("~model", "model=null: must be a group of settings; write model=NAME"),
-        ("local=elsewhere", "local=elsewhere: there is no conf/local/elsewhere.yaml"),
+        ("local=elsewhere", "local=elsewhere: conf/local/elsewhere.yaml not found"),
         ("optim.name=sgd", "optim.name=sgd: the name is fixed; choose another with optim=NAME"),
         ("note=${nobody}", "note=${nobody}: Interpolation key 'nobody' not found"),
         ("hydra.zebra=1", "hydra.zebra=1: unknown setting"),

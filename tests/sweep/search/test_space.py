@@ -108,7 +108,7 @@ def test_a_grid_over_an_interval_is_rejected():
         ("optim.lr=interval(1,0.1)", "write the lower end first"),
         ("optim.lr=tag(log,interval(0,0.1))", "must be above 0"),
         ("optim.lr=interval(0,inf)", "must be finite"),
-        ("seed=range(5,1)", "there is no value in it"),
+        ("seed=range(5,1)", "the range is empty"),
         ("seed=range(1,5,0)", "the step is 0"),
         ("seed=tag(log,range(1,9,2))", "has no step"),
         ("model=tag(log,choice(1,2))", "leave it out for a list"),
