@@ -12,11 +12,13 @@ from alexnet_exp.sweep.execute.worker import sweep_folder, work
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one of `SUBCOMMANDS`."""
-    if arguments and arguments[0] in SUBCOMMANDS:
-        return SUBCOMMANDS[arguments[0]](arguments[1:])
+    """Runs one of `SWEEP_COMMANDS`."""
+    if arguments and arguments[0] in SWEEP_COMMANDS:
+        return SWEEP_COMMANDS[arguments[0]](arguments[1:])
     if arguments and arguments[0] not in ("-h", "--help"):
-        raise UserError(f"sweep {arguments[0]}: {suggest_name(arguments[0], SUBCOMMANDS)}; to start a sweep, write -m")
+        raise UserError(
+            f"sweep {arguments[0]}: {suggest_name(arguments[0], SWEEP_COMMANDS)}; to start a sweep, write -m"
+        )
     print(
         "usage: python -m alexnet_exp sweep work FOLDER [--jobs N] [--retry-failed]",
         "       python -m alexnet_exp sweep confirm FOLDER [--top N] [--seeds N] [--jobs N]",
@@ -64,4 +66,4 @@ def _confirm(arguments: list[str]) -> int:
     return work(plan, given.jobs, retry_failed=True, wait=True, report_all=True)
 
 
-SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {"work": _work, "confirm": _confirm}
+SWEEP_COMMANDS: dict[str, Callable[[list[str]], int]] = {"work": _work, "confirm": _confirm}

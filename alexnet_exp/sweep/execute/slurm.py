@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import signal
 import subprocess
@@ -34,7 +33,7 @@ from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.job_lock import SLURM_PREFIX, JobLocks
 from alexnet_exp.sweep.execute.pool import EndedJob
 from alexnet_exp.sweep.execute.scheduler import SUCCEEDED, read_status
-from alexnet_exp.sweep.execute.slurm_job import POLL_SECONDS, SLURM_FOLDER, run_slurm_job, stop_file
+from alexnet_exp.sweep.execute.slurm_job import QUEUE_POLL_SECONDS, SLURM_FOLDER, run_slurm_job, stop_file
 from alexnet_exp.sweep.execute.slurm_queue import FINAL_STATES, FORGOTTEN_STATE, SlurmQueue
 from alexnet_exp.sweep.execute.slurm_settings import SlurmSettings
 
@@ -50,8 +49,6 @@ SLURM_LINE_PREFIXES = ("srun:", "slurmstepd")
 # Variables of a SLURM job that this process may be part of; sbatch and srun would read them as options.
 JOB_VARIABLE_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
 CONFIG_FILE_VARIABLE = "SLURM_CONF"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ class SlurmPool:
             left = deadline - time.monotonic()
             if ended or left <= 0 or not self._running:
                 return ended
-            time.sleep(min(POLL_SECONDS, left))
+            time.sleep(min(QUEUE_POLL_SECONDS, left))
 
     def stop(self, job: Job, reason: str) -> None:
         (job.folder / PRUNE_FILE).write_text(reason + "\n", encoding="utf-8")
@@ -186,7 +183,7 @@ class SlurmPool:
             deadline = time.monotonic() + SAVE_SECONDS
             while self._running and time.monotonic() < deadline and not signals.is_stop_repeated():
                 ended += self._collect_ended(cancelled_here=True)
-                time.sleep(POLL_SECONDS)
+                time.sleep(QUEUE_POLL_SECONDS)
             if self._running:  # SLURM ends them later
                 _scancel(*(each.job_id for each in self._running))
         for each in self._running:

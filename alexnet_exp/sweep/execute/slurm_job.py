@@ -30,7 +30,7 @@ from alexnet_exp.sweep.plan import env
 
 # In the sweep's folder: the submission scripts, and what SLURM and the processes print before train.log begins.
 SLURM_FOLDER = "slurm"
-POLL_SECONDS = 0.5
+QUEUE_POLL_SECONDS = 0.5
 # For the process that submitted the job to hand the job's lock over.
 HANDOVER_TIMEOUT_SECONDS = 60.0
 # For rank 0 to prepare the folder for the other ranks.
@@ -154,7 +154,7 @@ def _acquire_lock(folder: Path) -> JobLock | None:
         lock = locks.acquire(job)
         if lock is not None or time.monotonic() > deadline:
             return lock
-        time.sleep(POLL_SECONDS)
+        time.sleep(QUEUE_POLL_SECONDS)
 
 
 def _owns_lock(folder: Path) -> bool:
@@ -170,5 +170,5 @@ def _wait_for_rank_0(ready_file: Path) -> bool:
         with contextlib.suppress(FileNotFoundError):
             if text := ready_file.read_text(encoding="utf-8"):
                 return text == "run"
-        time.sleep(POLL_SECONDS)
+        time.sleep(QUEUE_POLL_SECONDS)
     raise RuntimeError(f"rank 0 did not start within {RANK_0_TIMEOUT_SECONDS:g} seconds")

@@ -25,7 +25,7 @@ from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, yaml_text
 
 SearchValue = str | int | float
 LOG_TAG = "log"
-SIGNIFICANT_DIGITS = 12  # of the values in a range of fractions: range(0,1,0.1) has 0.3, not 0.30000000000000004
+VALUE_DIGITS = 12  # of the values in a range of fractions: range(0,1,0.1) has 0.3, not 0.30000000000000004
 
 
 # Each dimension has its `key`, its text `typed` in the override, and
@@ -261,4 +261,4 @@ def _problem(dimension: Dimension, instead: str) -> Problem:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return float(f"{value:.{VALUE_DIGITS}g}")
