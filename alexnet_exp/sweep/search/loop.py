@@ -190,7 +190,7 @@ class Search:
                     trial.lock.refresh()
 
     def _report_epochs(self, trial: _TrialJob) -> None:
-        """Reports the new epochs in the job's metrics.csv to the study, and prunes the trial if its pruner decides so."""
+        """Reports new epochs in the metrics.csv of a job to the study; prunes the trial if its pruner decides so."""
         file = trial.job.folder / "metrics.csv"
         size = file.stat().st_size if file.exists() else 0
         if size == trial.metrics_size:

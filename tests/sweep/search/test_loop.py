@@ -24,7 +24,7 @@ LR = "optim.lr=tag(log,interval(1e-4,1))"
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: a search that raises it reports nothing more."""
+    """Simulates SIGKILL: a search that raises it reports nothing more."""
 
 
 class FakePool:
