@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,12 @@ def test_training_validates_nothing(tmp_path: Path) -> None:
 def test_a_run_that_is_resumed_is_validated_once() -> None:
     assert main([*SHORT, "hydra.run.dir=run"]) == 0
     assert counts_of("resume", "run", "trainer.max_epochs=2") == {"validations": 1}
+
+
+def test_planning_a_sweep_without_running_it_does_not_import_torch() -> None:
+    script = "import sys; from alexnet_exp.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = ["-m", *SHORT, "seed=1,2", "hydra.launcher.jobs=0"]
+    subprocess.run([sys.executable, "-c", script, *words], check=True)
 
 
 @pytest.mark.slow

@@ -69,10 +69,12 @@ def compose_jobs(
     for number, overrides in enumerate(batch):
         with problems.gathered(overrides):
             found.append(composer(overrides, number))
-    from alexnet_exp.training.devices import check_devices  # imports torch
+    if check is None:
+        from alexnet_exp.training.devices import check_devices  # imports torch
 
+        check = check_devices
     try:
-        (check or check_devices)([each.config for each in found])
+        check([each.config for each in found])
     except UserError as error:
         problems.note(error)
     problems.done()
