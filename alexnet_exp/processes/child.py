@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection
 
 
 def begin(preload: Sequence[str], job: bytes, pipe: Connection) -> None:
-    """Runs `job`, a pickled `training.launch.Life`, which sends its outcome over `pipe`.
+    """Runs `job`, a pickled `training.launch.ChildTask`, which sends its outcome over `pipe`.
 
     A fork server ignores modules that it cannot import, so the job is given the names in `preload` that are missing.
     """
     missing = [name for name in preload if name not in sys.modules]
-    pickle.loads(job).live(pipe, missing)
+    pickle.loads(job).run(pipe, missing)

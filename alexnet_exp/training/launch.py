@@ -1,12 +1,12 @@
-"""Processes for one experiment: a single one, or several equal ranks; rank 0 too is a child, and none re-reads argv.
+"""Launches the processes of one experiment: one, or several equal ranks. Rank 0 is a child process, too.
 
-Lightning's own launcher starts the other ranks by running the command again, which inside a sweep runs the sweep again.
-Here every rank gets the composed configuration, joins by a file in the run folder (no port that could be taken), and
-Lightning, seeing LOCAL_RANK, launches nothing.
+Lightning's own launcher starts the other ranks by running the command again, which inside a sweep would run the sweep
+again. Here every rank receives the composed configuration and joins by a file in the run folder, without a port.
+Lightning sees LOCAL_RANK and launches nothing.
 
-All come from the one fork server of this process, which has imported torch and Lightning: a start takes hundredths of
-a second. A `Group` never blocks once it is started, so that one thread can look after several; threads are no way,
-since multiprocessing's book of its children is not safe in them.
+All processes come from the fork server of this process, which has imported torch and Lightning, so a start takes some
+hundredths of a second. A `RankGroup` never blocks once it is started, so that one thread can serve several; several
+threads are not possible, because multiprocessing's list of children is not thread-safe.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from alexnet_exp.processes.ranks import remove_rank_variables
 from alexnet_exp.processes.signals import STOP_SIGNALS, defer_signals, stop_on_signals
 from alexnet_exp.runs.status import Ending, Status, ending_of
 
-# For the ranks to meet, and for any of them to wait for another later: one may write a large checkpoint to a slow disk.
+# For the ranks to connect, and for any of them to wait for another: one may write a large checkpoint to a slow disk.
 TIMEOUT = timedelta(minutes=15)
-# Seconds for the other ranks to tell endings of their own, when one has ended badly; for a process that has told its
-# ending to be gone; for all to end after a signal: a slow step is to be ended, and a large checkpoint written.
-OWN_WORDS = 1.0
-LEAVING = 10.0
-GRACE = signals.DEADLINE_SECONDS
-# What the fork server imports once for all. The last brings the rest of ours, and makes more than modules ready.
+# Seconds: for the other ranks to report their outcome after one has failed; for a process to exit after its report; for
+# all to end after a signal, which includes a slow step and a large checkpoint.
+REPORT_SECONDS = 1.0
+EXIT_SECONDS = 10.0
+STOP_SECONDS = signals.DEADLINE_SECONDS
+# The modules that the fork server imports. The last one imports the rest of the package and prepares more than modules.
 PRELOAD = [
     "alexnet_exp.processes.forkserver",
     "torch",
@@ -53,15 +53,15 @@ PRELOAD = [
     "alexnet_exp.training.train",
     "alexnet_exp.training.preload",
 ]
-RENDEZVOUS = ".rendezvous-"  # how the files begin by which ranks meet
-MEETING = "ALEXNET_EXP_MEETING"  # the variable that tells a rank the name of its own
-LOST_SERVER = 255  # the exit code that multiprocessing gives where it cannot know: the fork server is gone
+RENDEZVOUS = ".rendezvous-"  # prefix of the files by which ranks connect
+MEETING = "ALEXNET_EXP_MEETING"  # the environment variable with the name of that file
+LOST_SERVER = 255  # multiprocessing's exit code if the fork server has exited
 
 Work = Callable[[Any, Path], Ending]
 
 
 def warm() -> None:
-    """Starts the fork server, if there is none yet, and returns at once: it imports while this process goes on."""
+    """Starts the fork server if necessary, and returns at once while it imports."""
     if _method() == "forkserver":
         from multiprocessing import forkserver
 
@@ -70,21 +70,21 @@ def warm() -> None:
 
 
 def run_ranks(work: Work, ranks: int, backend: str, given: Any, folder: Path) -> Ending:
-    """Does `work(given, folder)` in `ranks` processes; returns the first ending that is not done, or rank 0's.
+    """Runs `work(given, folder)` in `ranks` processes. Returns the first ending that is not done, or that of rank 0.
 
-    When one ends badly the others are ended too: they would wait for it in their next collective. A signal is passed on
-    to all, and a second one ends them at once. No process is left, however this one ends.
+    If one fails the others are ended, because they would wait for it in their next collective. A signal is passed on to
+    all, and a second one ends them at once. No process is left, in whatever way this one ends.
     """
     group = None
     with stop_on_signals():
         try:
             with defer_signals():
-                group = Group(work, given, folder, ranks, backend, threads=threads(os.environ, ranks))
+                group = RankGroup(work, given, folder, ranks, backend, threads=threads(os.environ, ranks))
             try:
-                return _until_ended(group)
+                return _wait_for_ending(group)
             except KeyboardInterrupt:
                 group.interrupt(signals.stop_signal() or signal.SIGINT)
-                return _until_ended(group)
+                return _wait_for_ending(group)
         except KeyboardInterrupt as stop:
             return ending_of(stop)
         finally:
@@ -93,26 +93,26 @@ def run_ranks(work: Work, ranks: int, backend: str, given: Any, folder: Path) ->
 
 
 def threads(environment: Mapping[str, str], processes: int) -> int:
-    """Threads for each of `processes` that compute at once: OMP_NUM_THREADS where it is set, else an even share."""
+    """Returns the threads of each of `processes` that run at once: OMP_NUM_THREADS, or an equal share of the cores."""
     wanted = environment.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(wanted) if wanted.isdigit() and int(wanted) else max(1, cores() // processes)
 
 
-def _until_ended(group: Group) -> Ending:
+def _wait_for_ending(group: RankGroup) -> Ending:
     while (ending := group.poll()) is None:
         wait(group.waitables(), group.timeout())
     return ending
 
 
-class Group:
+class RankGroup:
     """The running processes of one experiment.
 
     given: what each passes to `work`, pickled; of an experiment its `Composition`, so that no process validates again.
-    environment: the children's whole environment, but for the variables of ranks (None: this process's, as it is now).
-    threads: torch's, in each process (None: as torch chooses). own_log: stdout and stderr go to the folder's train.log,
-    each further rank's to its own. They hear of a terminal's Ctrl-C from `interrupt` alone.
+    environment: of the children, without the variables of ranks; None: that of this process. threads: of torch in each
+    process; None: torch's default. own_log: stdout and stderr go to train.log in the folder, and for each further rank
+    to a log of its own. The processes receive a terminal's Ctrl-C only from `interrupt`.
 
-    Raises OSError or EOFError when no process can be started.
+    Raises OSError or EOFError if no process can be started.
     """
 
     def __init__(
@@ -130,8 +130,8 @@ class Group:
         self._ranks: list[_Rank] = []
         self._ending: Ending | None = None
         self._deadline: float | None = None
-        self._asked: signal.Signals | None = None  # by which signal they were asked to stop
-        self.wordless = False  # whether the ending is nobody's own words
+        self._asked: signal.Signals | None = None  # the signal that asked them to stop
+        self.unreported = False  # whether no process reported the ending
         context = _context()
         preload = tuple(PRELOAD) if _method() == "forkserver" else ()
         pickled = pickle.dumps(given)
@@ -139,12 +139,12 @@ class Group:
         try:
             for number in range(ranks):
                 around = rank_environment(surroundings, number, ranks)
-                life = Life(
+                task = ChildTask(
                     *(work, pickled, folder, number, ranks, backend),
                     *(self._rendezvous, around, threads, own_log),
                 )
                 pipe, theirs = context.Pipe()
-                process = context.Process(target=begin, args=(preload, pickle.dumps(life), theirs))
+                process = context.Process(target=begin, args=(preload, pickle.dumps(task), theirs))
                 process.start()
                 theirs.close()
                 self._ranks.append(_Rank(number, ranks, process, pipe))
@@ -154,42 +154,42 @@ class Group:
         self.pid: int = self._ranks[0].process.pid
 
     def waitables(self) -> list[Any]:
-        """What `multiprocessing.connection.wait` may wait for: `poll` may know more when one of them is ready."""
+        """Returns objects for `multiprocessing.connection.wait`: call `poll` when one of them is ready."""
         return [each for rank in self._ranks for each in rank.waitables()]
 
     def timeout(self) -> float | None:
-        """Seconds after which `poll` is to be called even if nothing is ready; None: no such time."""
+        """Returns the seconds after which `poll` must be called even if nothing is ready; None: no limit."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def poll(self) -> Ending | None:
-        """How it ended, once none of its processes is left; None until then."""
+        """Returns the ending once no process is left; None until then."""
         if self._ending is None:
-            self._ending = self._heard()
+            self._ending = self._poll_ranks()
             if self._ending is None:
                 return None
-            self.wordless = not any(rank.told is self._ending and not rank.wordless for rank in self._ranks)
-            together = len(self._ranks) == 1 or all(rank.told and _is_well(rank.told) for rank in self._ranks)
-            self._deadline = time.monotonic() + (LEAVING if together else 0.0)
+            self.unreported = not any(rank.outcome is self._ending and not rank.unreported for rank in self._ranks)
+            together = len(self._ranks) == 1 or all(rank.outcome and _succeeded(rank.outcome) for rank in self._ranks)
+            self._deadline = time.monotonic() + (EXIT_SECONDS if together else 0.0)
         if self.timeout() and not all(rank.has_exited() for rank in self._ranks):
             return None
         self.kill()
         return self._ending
 
     def interrupt(self, number: signal.Signals) -> None:
-        """Passes a signal on. What has not ended `GRACE` seconds later is killed by `poll`."""
+        """Passes a signal on. `poll` kills processes that have not ended `STOP_SECONDS` later."""
         self._asked = number
-        self._deadline = time.monotonic() + GRACE
+        self._deadline = time.monotonic() + STOP_SECONDS
         for rank in self._ranks:
             if not rank.has_exited():
                 with suppress(ProcessLookupError):
                     os.kill(rank.process.pid, number)
 
     def give_up(self) -> None:
-        """Waits no longer for those that were interrupted: the next `poll` kills them."""
+        """Stops waiting for interrupted processes: the next `poll` kills them."""
         self._deadline = time.monotonic()
 
     def kill(self) -> None:
-        """Leaves no process. What they had to save is saved: files are replaced, never rewritten."""
+        """Kills all processes. This damages no file, because files are replaced atomically."""
         for rank in self._ranks:
             rank.kill()
         for rank in self._ranks:
@@ -197,122 +197,129 @@ class Group:
         self._ranks = []
         self._rendezvous.unlink(missing_ok=True)
 
-    def _heard(self) -> Ending | None:
-        """The group's ending, as far as its ranks have told; None while it can still become another."""
+    def _poll_ranks(self) -> Ending | None:
+        """Returns the ending of the group by the reported outcomes; None while it can still change."""
         for rank in self._ranks:
             rank.listen()
         if self._asked is None:
-            self._hear_of_signal()
+            self._pass_signal_on()
         late = self.timeout() == 0.0
         if self._asked is not None:
             return self._after_interrupt(signals.stop_error(self._asked), late)
-        if all(rank.told for rank in self._ranks):
+        if all(rank.outcome for rank in self._ranks):
             return self._cause()
-        if self._deadline is None and any(rank.told and not _is_well(rank.told) for rank in self._ranks):
-            self._deadline = time.monotonic() + OWN_WORDS
+        if self._deadline is None and any(rank.outcome and not _succeeded(rank.outcome) for rank in self._ranks):
+            self._deadline = time.monotonic() + REPORT_SECONDS
         return self._cause() if late else None
 
-    def _hear_of_signal(self) -> None:
-        """A signal that did not come from here, and perhaps to one rank alone, is one for all: they have to save."""
+    def _pass_signal_on(self) -> None:
+        """Passes a signal that one rank received on to all ranks, so that all of them save."""
         for rank in self._ranks:
-            if rank.told and rank.told.status == Status.INTERRUPTED:
-                self.interrupt(signal.SIGINT if rank.told.code == ExitCode.INTERRUPTED else signal.SIGTERM)
+            if rank.outcome and rank.outcome.status == Status.INTERRUPTED:
+                self.interrupt(signal.SIGINT if rank.outcome.code == ExitCode.INTERRUPTED else signal.SIGTERM)
                 return
 
     def _cause(self) -> Ending:
-        """The ending that the others come from."""
-        told = {rank.number: rank.told for rank in self._ranks if rank.told}
-        bad = {number: ending for number, ending in told.items() if not _is_well(ending)}
+        """Returns the ending that caused the others."""
+        outcomes = {rank.number: rank.outcome for rank in self._ranks if rank.outcome}
+        bad = {number: ending for number, ending in outcomes.items() if not _succeeded(ending)}
         if not bad:
-            return told[0]
+            return outcomes[0]
         for number, ending in bad.items():
-            if self._ranks[number].was_killed():  # from outside: the others saw its connection closed
+            if self._ranks[number].was_killed():  # from outside; the others failed because its connection was closed
                 return ending
-        # what met every rank alike, such as a loss that is no number, rank 0 has recorded itself
+        # an error of every rank, such as a NaN loss, was recorded by rank 0
         return bad.get(0) or next(iter(bad.values()))
 
     def _after_interrupt(self, stop: KeyboardInterrupt, late: bool) -> Ending | None:
-        """Rank 0's ending. A rank that has ended is removed at once: one that waits for it hears of the signal then."""
+        """Returns rank 0's ending.
+
+        Kills ranks that have ended, so that a rank that waits for them receives the signal.
+        """
         first, *others = self._ranks
         for rank in others:
-            if rank.told:
+            if rank.outcome:
                 rank.kill()
-        if late or (first.told and first.wordless):  # ended before it could listen to signals, or never did
+        if late or (first.outcome and first.unreported):  # it ended before it could handle signals
             return ending_of(stop)
-        return first.told
+        return first.outcome
 
 
-def _is_well(ending: Ending) -> bool:
-    """Whether all ranks come to this ending together."""
+def _succeeded(ending: Ending) -> bool:
+    """Returns whether all ranks reach this ending together."""
     return ending.status in (Status.DONE, Status.PRUNED)
 
 
 @dataclass
 class _Rank:
-    """One process as its parent sees it. told: its ending; wordless: it died without telling, and it is ours."""
+    """One process, seen by its parent. outcome: its ending. unreported: it exited without reporting one."""
 
     number: int
     of: int
     process: Any
     pipe: Connection
-    told: Ending | None = None
-    wordless: bool = False
+    outcome: Ending | None = None
+    unreported: bool = False
     _silent: bool = field(default=False, repr=False)
 
     def listen(self) -> None:
-        """Takes in how it ended, in its own words if it could."""
-        if self.told:
+        """Receives the outcome, or derives it from the exit code."""
+        if self.outcome:
             return
-        exited = self.has_exited()  # first: what it said before it ended can be read after
+        exited = self.has_exited()  # read first: a report before the exit can still be received
         try:
             if not self._silent and self.pipe.poll():
-                told: Ending = self.pipe.recv()
-                self.told = replace(told, reason=f"rank {self.number}: {told.reason}") if self.number else told
+                outcome: Ending = self.pipe.recv()
+                self.outcome = (
+                    replace(outcome, reason=f"rank {self.number}: {outcome.reason}") if self.number else outcome
+                )
                 return
         except (EOFError, OSError):
             self._silent = True
         if exited:
-            self.wordless = True
+            self.unreported = True
             who = f"rank {self.number}" if self.of > 1 else "the process"
-            self.told = Ending(
-                Status.FAILED, ExitCode.FAILED, f"{who} ended without a word, {_how(self.process.exitcode)}"
+            self.outcome = Ending(
+                Status.FAILED,
+                ExitCode.FAILED,
+                f"{who} exited without reporting a result ({_exit_text(self.process.exitcode)})",
             )
 
     def has_exited(self) -> bool:
         return self.process.exitcode is not None
 
     def was_killed(self) -> bool:
-        return self.wordless and (self.process.exitcode < 0 or self.process.exitcode == LOST_SERVER)
+        return self.unreported and (self.process.exitcode < 0 or self.process.exitcode == LOST_SERVER)
 
     def waitables(self) -> list[Any]:
         if self.has_exited():
-            return [] if self.told else [self.pipe]
-        return [self.process.sentinel, *([] if self.told or self._silent else [self.pipe])]
+            return [] if self.outcome else [self.pipe]
+        return [self.process.sentinel, *([] if self.outcome or self._silent else [self.pipe])]
 
     def kill(self) -> None:
-        """With the processes that it has started, unless it has ended in peace: what it left running is to run on."""
-        if hasattr(os, "killpg") and (self.wordless or self.process.exitcode in (None, LOST_SERVER)):
+        """Kills it, with the processes that it has started unless it exited by itself."""
+        if hasattr(os, "killpg") and (self.unreported or self.process.exitcode in (None, LOST_SERVER)):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
 
     def close(self) -> None:
-        """Waits for it, and closes its pipes: one that no signal reached, its fork server being gone, ends by that."""
+        """Waits for it and closes its pipe, which ends a process whose fork server has exited."""
         self.process.join()
         self.process.close()
         self.pipe.close()
 
 
-def _how(exit_code: int) -> str:
+def _exit_text(exit_code: int) -> str:
     if exit_code == LOST_SERVER:
         return "or the fork server did; the system may have been out of memory"
     if exit_code >= 0:
-        return f"with exit code {exit_code}"
+        return f"exit code {exit_code}"
     try:
         name = signal.Signals(-exit_code).name
     except ValueError:
         name = str(-exit_code)
-    return f"by signal {name}" + ("; the system may have been out of memory" if name == "SIGKILL" else "")
+    return f"signal {name}" + ("; the system may have been out of memory" if name == "SIGKILL" else "")
 
 
 def _method() -> str:
@@ -328,7 +335,7 @@ def _context() -> Any:
 
 
 def rank_environment(environment: Mapping[str, str], rank: int, ranks: int) -> dict[str, str]:
-    """The environment of one rank; of the only one there is, nothing in it says that it is a rank."""
+    """Returns the environment of one rank; of a single process, without the variables of ranks."""
     plain = remove_rank_variables(environment)
     if ranks == 1:
         return plain
@@ -343,8 +350,8 @@ def rank_environment(environment: Mapping[str, str], rank: int, ranks: int) -> d
 
 
 @dataclass(frozen=True)
-class Life:
-    """All that a child is told; its methods run there."""
+class ChildTask:
+    """The task of a child process; its methods run there."""
 
     work: Work
     given: bytes
@@ -357,8 +364,8 @@ class Life:
     threads: int | None
     own_log: bool
 
-    def live(self, pipe: Connection, missing: list[str]) -> None:
-        """From the first moment to the process's end; `missing` is what the fork server was to have imported."""
+    def run(self, pipe: Connection, missing: list[str]) -> None:
+        """Runs the whole process. missing: modules that the fork server could not import."""
         end_with_parent(group=True)
         with stop_on_signals(insist=False):
             try:
@@ -367,7 +374,7 @@ class Life:
                 ending = self._work()
             except BaseException as error:
                 ending = ending_of(error)
-            with suppress(KeyboardInterrupt):  # from here on it ends by itself
+            with suppress(KeyboardInterrupt):  # from here on the process ends by itself
                 for each in STOP_SIGNALS:
                     signal.signal(each, signal.SIG_IGN)
             self._end(ending, pipe)
@@ -385,26 +392,26 @@ class Life:
         pipe.send(ending)
         if self.ranks == 1:
             sys.exit(ending.code)
-        if _is_well(ending):
+        if _succeeded(ending):
             import torch.distributed as dist
 
             dist.destroy_process_group()
         else:
-            # to be ended: peers that see a connection closed would tell of that instead
+            # wait to be killed: peers that see a closed connection would report that instead
             pipe.poll(None)
-        os._exit(ending.code)  # torch would wait for peers that may be gone
+        os._exit(ending.code)  # torch would wait for peers that may have exited
 
     def _settle_in(self, missing: list[str]) -> None:
-        """Environment, output and threads, of which a fork server's child has those of the server's start."""
+        """Sets environment, output and threads; a child of a fork server has those of the server's start."""
         os.environ.clear()
         os.environ.update(self.environment)
         if self.threads:
-            os.environ["OMP_NUM_THREADS"] = str(self.threads)  # for what is loaded later
+            os.environ["OMP_NUM_THREADS"] = str(self.threads)  # for libraries that are loaded later
         if self.own_log:
             logs.redirect_output(self.folder, self.rank)
             faulthandler.enable()
         if missing and self.rank == 0:
-            text = f"the fork server could not import {', '.join(missing)}, so that every start is slow"
+            text = f"the fork server could not import {', '.join(missing)}; every start is slow"
             if self.own_log:
                 logs.append_line(self.folder, "WARNING", text)
             else:
@@ -413,7 +420,7 @@ class Life:
         import torch
 
         if self.threads:
-            torch.set_num_threads(self.threads)  # OMP_NUM_THREADS does nothing where torch has been imported before
+            torch.set_num_threads(self.threads)  # OMP_NUM_THREADS has no effect after the import of torch
 
     def _join(self) -> None:
         if self.ranks == 1:
@@ -421,7 +428,7 @@ class Life:
         import torch.distributed as dist
 
         os.environ[MEETING] = self.rendezvous.name
-        # by themselves they listen where the host's name leads, which may be the whole network's to speak to
+        # by default they listen on the address of the host name, which other machines may reach
         loopback = "lo0" if sys.platform == "darwin" else "lo"
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)

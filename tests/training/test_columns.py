@@ -61,7 +61,7 @@ def test_killed_rank_ends_the_other_rank(tmp_path: Path) -> None:
     work = {"config": compose([*NET, "data=digits"]), "steps": 20, "batch": 4, "dies": 2}
     ending = run_ranks(train, 2, "gloo", work, tmp_path)
     assert (ending.status, ending.code) == ("failed", 1)
-    assert "rank 1 ended without a word, by signal SIGKILL" in ending.reason
+    assert "rank 1 exited without reporting a result (signal SIGKILL" in ending.reason
     assert not multiprocessing.active_children()
     assert not list(tmp_path.glob("*.pt"))
 

@@ -86,15 +86,15 @@ def test_a_rank_that_fails_ends_the_others(tmp_path: Path, who: int) -> None:
             os.kill(int((tmp_path / name).read_text()), 0)
 
 
-def test_what_meets_all_ranks_is_told_by_rank_0(tmp_path: Path) -> None:
+def test_an_error_of_all_ranks_is_reported_by_rank_0(tmp_path: Path) -> None:
     assert run_ranks(fail_alike, 2, "gloo", {}, tmp_path) == Ending("failed", 1, "nan, says 0", recorded=True)
 
 
-@pytest.mark.parametrize(("work", "said"), [(be_killed, "by signal SIGKILL"), (raise_out, "with exit code 7")])
-def test_a_rank_that_cannot_speak_is_spoken_for(tmp_path: Path, work: Any, said: str) -> None:
+@pytest.mark.parametrize(("work", "said"), [(be_killed, "signal SIGKILL"), (raise_out, "exit code 7")])
+def test_a_killed_rank_is_reported(tmp_path: Path, work: Any, said: str) -> None:
     ending = run_ranks(work, 2, "gloo", {}, tmp_path)
     assert (ending.status, ending.code, ending.recorded) == ("failed", 1, False)
-    assert f"ended without a word, {said}" in ending.reason
+    assert f"exited without reporting a result ({said}" in ending.reason
     assert no_child_is_left()
 
 
@@ -240,9 +240,11 @@ def test_nobody_outlives_a_process_that_is_killed(parent: Start, who: str) -> No
     if who == "parent":
         assert code == -signal.SIGKILL
     elif who == "fork server":
-        assert (code, said.partition(", ")[0]) == (1, "failed: rank 0 ended without a word")
+        assert (code, said.partition(" (")[0]) == (1, "failed: rank 0 exited without reporting a result")
     else:
-        expected = f"failed: {who} ended without a word, by signal SIGKILL; the system may have been out of memory"
+        expected = (
+            f"failed: {who} exited without reporting a result (signal SIGKILL; the system may have been out of memory)"
+        )
         assert (code, said) == (1, expected)
     assert are_gone([running.server])
 

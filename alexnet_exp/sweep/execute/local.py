@@ -32,7 +32,7 @@ from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.gpus import VISIBLE_GPUS_VARIABLE, GpuAllocator, GpuShare, visible_gpus
 from alexnet_exp.sweep.execute.pool import EndedJob
 from alexnet_exp.sweep.plan import env
-from alexnet_exp.training.launch import Group, Work, threads, warm
+from alexnet_exp.training.launch import RankGroup, Work, threads, warm
 
 STOP_POLL_SECONDS = 0.5  # how often `close` checks for a second signal
 
@@ -65,7 +65,7 @@ class DeviceNeeds:
 class RunningJob:
     job: Job
     container: dict[str, Any]
-    group: Group
+    group: RankGroup
     share: GpuShare
     started: float
 
@@ -125,7 +125,7 @@ class LocalPool:
         if share.names is not None:
             environment[VISIBLE_GPUS_VARIABLE] = share.names
         try:
-            group = Group(
+            group = RankGroup(
                 self._work,
                 composition,
                 job.folder.absolute(),
@@ -165,7 +165,7 @@ class LocalPool:
     def close(self) -> list[EndedJob]:
         """Passes on the signal that stopped this process, and waits until the running jobs have saved and ended.
 
-        Jobs that take longer than `launch.GRACE` are killed; after a second signal all are killed at once.
+        Jobs that take longer than `launch.STOP_SECONDS` are killed; after a second signal all are killed at once.
         """
         atexit.unregister(self.close)
         ended: list[EndedJob] = []
@@ -214,7 +214,7 @@ class LocalPool:
                     self._finish(running.job, running.container, ending, running.started, running.group)
 
     def _finish(
-        self, job: Job, container: dict[str, Any], ending: Ending, started: float, group: Group | None = None
+        self, job: Job, container: dict[str, Any], ending: Ending, started: float, group: RankGroup | None = None
     ) -> None:
         """Writes the ending of a job to its folder, unless it is there, and keeps it for `wait`."""
         if not ending.recorded:
@@ -237,14 +237,14 @@ def device_needs(trainer: Trainer) -> DeviceNeeds:
     return DeviceNeeds(device_count(devices), gpus, trainer.num_nodes)
 
 
-def _write_ending(folder: Path, container: dict[str, Any], ending: Ending, group: Group | None) -> Ending:
+def _write_ending(folder: Path, container: dict[str, Any], ending: Ending, group: RankGroup | None) -> Ending:
     """Writes the ending to result.json, and returns it. Raises UserError while another process holds the folder."""
     run = RunFolder(folder)
     rejected = ending.status == Status.REFUSED
     if rejected:  # so that the table of the sweep has it
         ending = replace(ending, status=Status.FAILED)
     with run.lock():
-        result = _recorded_success(run, group.pid) if group and group.wordless else None
+        result = _recorded_success(run, group.pid) if group and group.unreported else None
         if result:
             return result
         if ending.code != ExitCode.OK and not rejected:  # the job itself has logged a rejection

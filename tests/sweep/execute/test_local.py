@@ -219,10 +219,16 @@ def test_a_failed_preload_is_logged(local_pool: Pools, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("sigkill", "the process ended without a word, by signal SIGKILL; the system may have been out of memory"),
-        ("segfault", "the process ended without a word, by signal SIGSEGV"),
+        (
+            "sigkill",
+            "the process exited without reporting a result (signal SIGKILL; the system may have been out of memory)",
+        ),
+        ("segfault", "the process exited without reporting a result (signal SIGSEGV)"),
         ("memory", "MemoryError: 1 TiB"),
-        ("after begin", "the process ended without a word, by signal SIGKILL; the system may have been out of memory"),
+        (
+            "after begin",
+            "the process exited without reporting a result (signal SIGKILL; the system may have been out of memory)",
+        ),
     ],
 )
 def test_a_killed_or_crashed_job_is_recorded_as_failed(local_pool: Pools, tmp_path: Path, how: str, said: str) -> None:
@@ -437,7 +443,7 @@ def test_close_passes_on_the_signal(local_pool: Pools, tmp_path: Path, number: i
 
 
 def test_close_interrupts_running_jobs(local_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "GRACE", 2.0)
+    monkeypatch.setattr(launch, "STOP_SECONDS", 2.0)
     pool = local_pool(3, work=works.linger)
     jobs = [
         plain_job(tmp_path / "hears", CPU),
