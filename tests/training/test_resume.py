@@ -635,7 +635,7 @@ def test_run_ended_by_max_time_is_extended_by_a_longer_one(tmp_path: Path, capsy
     assert f"stopped early, after epoch {first['epochs']}: trainer.max_time is over" in (run / "train.log").read_text()
 
     assert main(["resume", str(run)]) == 0
-    assert "trainer.max_time is over; a longer trainer.max_time=DD:HH:MM:SS" in capsys.readouterr().out
+    assert "trainer.max_time is over; a larger trainer.max_time=DD:HH:MM:SS" in capsys.readouterr().out
     before = (run / ".hydra" / "config.yaml").read_text()
     assert main(["resume", str(run), "trainer.max_epochs=200000"]) == 2
     said = capsys.readouterr().err
@@ -685,7 +685,7 @@ def test_resume_rejects_changed_early_stopping(tmp_path: Path, capsys: pytest.Ca
     assert attempt(run) == 0
     assert read_result(run)["epochs"] == 2
     assert main(["resume", str(run)]) == 0
-    assert "for a larger patience start a new run" in capsys.readouterr().out
+    assert "for a larger patience, start a new run" in capsys.readouterr().out
     assert main(["resume", str(run), "callbacks.early_stopping.patience=5"]) == 2
     assert "cannot be changed on resume (was 1)" in capsys.readouterr().err
 

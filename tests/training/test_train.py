@@ -109,7 +109,7 @@ def test_last_log_line_has_the_confidence_interval(finished: Run) -> None:
     last = finished.log.splitlines()[-1]
     best = finished.result["best_epoch"]
     assert f"test: top-1 {finished.result['metrics']['test/top1']:.4f} +-" in last
-    assert last.endswith(f"points), best checkpoint, epoch {best}")
+    assert last.endswith(f"points (95% CI, 360 images), best checkpoint, epoch {best}")
 
 
 def test_predictions_are_probabilities_of_the_test_images(finished: Run) -> None:
