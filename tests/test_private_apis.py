@@ -211,6 +211,14 @@ def hydra_parser() -> None:
     assert "--multirun" in parser._option_string_actions
 
 
+def hydra_callbacks() -> None:
+    from hydra._internal.callbacks import Callbacks
+
+    assert parameters(Callbacks.__init__) == ["self", "config"]
+    for event in ("run_start", "run_end", "multirun_start", "multirun_end", "job_start", "job_end"):
+        assert callable(getattr(Callbacks, f"on_{event}"))
+
+
 def overrides_dirname() -> None:
     from hydra._internal.config_loader_impl import get_overrides_dirname
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -319,13 +327,14 @@ USES = [
     Use("_get_file_writer", ("training/loggers/tensorboard.py",), tensorboard_writer),
     Use("hydra._internal.utils.get_args_parser", ("cli/train.py", "sweep/plan/folder.py"), hydra_parser),
     Use("_actions", ("cli/train.py",), hydra_parser),
+    Use("hydra._internal.callbacks.Callbacks", ("config/hydra_session.py",), hydra_callbacks),
     Use("hydra._internal.config_loader_impl.get_overrides_dirname", ("config/composer.py",), overrides_dirname),
     Use("hydra._internal.core_plugins.basic_sweeper.BasicSweeper", (GRID,), basic_sweeper),
     Use("_parse_config", (GRID,), basic_sweeper),
-    Use("omegaconf._utils.get_omega_conf_dumper", ("config/compose.py",), omegaconf_yaml),
+    Use("omegaconf._utils.get_omega_conf_dumper", ("config/hydra_files.py",), omegaconf_yaml),
     Use("omegaconf._utils.get_yaml_loader", ("config/overrides.py",), omegaconf_yaml),
-    Use("_get_node", ("config/compose.py", "config/validate.py"), omegaconf_nodes),
-    Use("_is_none", ("config/compose.py", "config/validate.py"), omegaconf_nodes),
+    Use("_get_node", ("config/compose.py", "config/nodes.py"), omegaconf_nodes),
+    Use("_is_none", ("config/compose.py", "config/nodes.py"), omegaconf_nodes),
     Use("_trial_id", ("sweep/search/study.py",), optuna_trial),
     Use("_option_string_actions", ("cli/parser.py", "cli/train.py"), argparse_actions),
     Use("_on_queue_feeder_error", (DECODER,), queue_errors),

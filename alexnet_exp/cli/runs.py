@@ -65,7 +65,7 @@ def _print(table: ComparisonTable, form: str) -> None:
 
         Console(highlight=False).print(terminal.rich_table(table))
     else:
-        print("\n".join(terminal.align_table(table)))
+        print(escape_controls("\n".join(terminal.align_table(table))))
 
 
 def _show(arguments: list[str]) -> int:

@@ -27,7 +27,7 @@ ROOT = "config"
 
 @cache
 def register() -> None:
-    """Puts the dataclasses under the YAML: `defaults: [/schema/optim/sgd@_here_, _self_]` types a file."""
+    """Registers the dataclasses in Hydra's ConfigStore: `defaults: [/schema/optim/sgd@_here_, _self_]` types a file."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -38,7 +38,7 @@ def register() -> None:
 
 
 def check_config_dir(config_dir: str | None) -> None:
-    """Refuses a user's folder that is not there, or holds a file of a shipped name, which Hydra would ignore."""
+    """Raises UserError if the folder does not exist, or has a file of a shipped name, which Hydra would ignore."""
     if config_dir is None:
         return
     folder = Path(config_dir)
@@ -94,7 +94,7 @@ def _compose_both(
 
 
 def refuse_misleading(overrides: Sequence[str], config_dir: str | None) -> None:
-    """Raises `Refused` for overrides that Hydra accepts and that do not do what they say."""
+    """Raises Refused for overrides that Hydra accepts but that have another effect than they seem to."""
     misleading = list(misleading_ones(overrides, config_dir))
     if misleading:
         raise Refused(misleading)
@@ -110,10 +110,10 @@ def diagnose_jobs(jobs: Iterable[Sequence[str]], config_dir: str | None) -> None
 
 
 class JobProblems:
-    """Gathers what is wrong with the jobs of a sweep, each problem once.
+    """Collects the problems of the jobs of a sweep, each once.
 
-    A grid's jobs share their overrides, and to look at each override by itself takes time: those that an earlier job's
-    diagnosis has looked at are not looked at again.
+    The jobs of a grid share overrides, and the diagnosis of each override takes time. Overrides that were diagnosed for
+    an earlier job are not diagnosed again.
     """
 
     def __init__(self, config_dir: str | None):
@@ -125,7 +125,7 @@ class JobProblems:
 
     @contextmanager
     def gathered(self, overrides: Sequence[str]) -> Iterator[None]:
-        """Around the composing and checking of one job: notes what that raises, and goes on."""
+        """Collects the error that composing or checking a job raises inside the block."""
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
@@ -140,11 +140,11 @@ class JobProblems:
                 self._seen |= set(overrides)
 
     def note(self, error: UserError) -> None:
-        """Adds an error's lines."""
+        """Adds the lines of an error."""
         self._lines |= dict.fromkeys(str(error).splitlines())
 
     def done(self) -> None:
-        """Raises UserError with all that was found, and with the overrides that do not do what they say."""
+        """Raises UserError with all collected problems, and with misleading overrides."""
         misleading = list(misleading_ones(list(self._overrides), self.config_dir)) if not self._lines else []
         if misleading:
             self.note(Refused(misleading))
@@ -153,7 +153,7 @@ class JobProblems:
 
 
 def each_job(overrides: Sequence[str], config_dir: str | None = None) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep over a grid (`model=lrn,bn seed=1,2`): their product, in Hydra's order."""
+    """Returns the overrides of each job of a grid (`model=lrn,bn seed=1,2`): their product, in Hydra's order."""
     choices = []
     for text in overrides:
         parsed = parsed_override(text, GroupOptions(config_dir))
@@ -167,7 +167,7 @@ def each_job(overrides: Sequence[str], config_dir: str | None = None) -> Iterato
 
 
 def check_texts(config_dir: str) -> None:
-    """Refuses text in the user's YAML files that YAML reads as a number or a truth value of other letters."""
+    """Raises UserError for text in the user's YAML files that YAML reads as a number or a boolean."""
     files = [*Path(config_dir).rglob("*.yaml"), *(conf_dir() / MACHINE).glob("*.yaml")]
     lines = [
         f"{file}: {key}: {text} is a number or true to YAML; write {last}: '{text}'"
@@ -179,7 +179,7 @@ def check_texts(config_dir: str) -> None:
 
 
 def prepare_overrides(overrides: Sequence[str], config_dir: str | None) -> list[str]:
-    """Overrides as Hydra takes them: text keeps its letters, and an argument of a user's class needs no `+`."""
+    """Returns the overrides for Hydra: text stays text, and an argument of a user's class needs no `+`."""
     if config_dir:
         check_texts(config_dir)
     given = list(map(exact, overrides))
@@ -187,12 +187,12 @@ def prepare_overrides(overrides: Sequence[str], config_dir: str | None) -> list[
     if not unclear:
         return given
     options = groups(config_dir)
-    # what is swept beside the groups that matter here would only multiply the compositions
+    # sweeps over other settings would only multiply the compositions
     wanted = {text.partition(".")[0] for text in unclear} | WHOLE
     chosen = [text for text in given if text.partition("=")[0] in options.keys() & wanted]
     try:
         jobs = [composer_of(config_dir)(job) for job in each_job(chosen, config_dir)]
-    except Exception:  # what is wrong with the options is reported with all the rest
+    except Exception:  # invalid options are reported with the other problems
         return given
     return [
         f"++{text}" if text in unclear and any(_is_new_argument(text, job) for job in jobs) else text for text in given
@@ -200,7 +200,7 @@ def prepare_overrides(overrides: Sequence[str], config_dir: str | None) -> list[
 
 
 def _is_new_argument(override: str, config: DictConfig) -> bool:
-    """Whether a setting belongs to a node with `_target_` that does not have it."""
+    """Returns whether a setting is a new argument of a node with `_target_`."""
     node: Any = config
     for part in override.partition("=")[0].split("."):
         if not isinstance(node, DictConfig) or node._is_none():
@@ -212,7 +212,7 @@ def _is_new_argument(override: str, config: DictConfig) -> bool:
 
 
 def composer_of(config_dir: str | None) -> Composer:
-    """Composes what is no sweep: without Hydra's own node."""
+    """Returns the composer of single configurations, without Hydra's own node."""
     return Composer(lambda overrides: _compose(overrides, config_dir), group_names(config_dir))
 
 
@@ -226,7 +226,7 @@ def _compose(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Inside, Hydra can be initialised once more: a sweep's jobs are looked at while it runs a command line."""
+    """Allows another initialization of Hydra inside the block, because jobs are composed while Hydra runs a command."""
     from hydra.core.global_hydra import GlobalHydra
 
     one = GlobalHydra.instance()

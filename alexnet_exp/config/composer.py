@@ -1,4 +1,4 @@
-"""Many configurations composed with the files read once, as Hydra would compose each by itself."""
+"""Composes many configurations like Hydra, but reads the YAML files once."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from alexnet_exp.paths import groups
 
 
 class Composer:
-    """Composes many configurations, and has Hydra read and merge the files once for each choice of options.
+    """Composes many configurations; Hydra reads and merges the files once for each choice of options.
 
-    To Hydra a value (`optim.lr=0.1`) is the last thing: it goes into what the files have come to. So that is kept, and
-    copied for each configuration that only values tell apart from another. The first of each choice, one with anything
-    else among its overrides (`+key`, `~key`, Hydra's own settings), and one whose values do not go in, Hydra composes.
+    Hydra applies values (`optim.lr=0.1`) last, to the merged files. So the merged files are cached, and copied for each
+    configuration that differs only in values. Hydra itself composes the first configuration of each choice, those with
+    other overrides (`+key`, `~key`, Hydra's own settings), and those whose values cannot be applied.
 
-    whole: Hydra's way from overrides to a configuration. groups: their names. The files are taken to stay as they are.
+    whole: composes overrides with Hydra. groups: their names. The files must not change meanwhile.
     """
 
     def __init__(self, whole: Callable[[Sequence[str]], DictConfig], groups: Iterable[str]):
         self._whole, self._groups = whole, frozenset(groups)
-        self._of_files: dict[tuple[str, ...], DictConfig | None] = {}  # None: the choice was met once
+        self._of_files: dict[tuple[str, ...], DictConfig | None] = {}  # None: the choice was used once
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration, as `whole` would give it; raises what that raises."""
+        """Returns the configuration that `whole` would return; raises what `whole` raises."""
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
@@ -42,7 +42,7 @@ class Composer:
         return self._whole(overrides)
 
     def _files(self, parsed: Sequence[Any]) -> DictConfig | None:
-        """What the files have come to with these options; None where the choice is new, and may never come again."""
+        """Returns the merged files for these options; None for a new choice, which may never be used again."""
         chosen = tuple(each.input_line for each in parsed if each.key_or_group in self._groups)
         if chosen not in self._of_files:
             return self._of_files.setdefault(chosen, None)
@@ -52,7 +52,7 @@ class Composer:
         return files
 
     def _with_values(self, files: DictConfig, parsed: Sequence[Any]) -> DictConfig:
-        """The last steps of Hydra's ConfigLoaderImpl: values, and what it notes of all overrides in its own node."""
+        """Applies values and records the overrides in Hydra's node, like the last steps of Hydra's ConfigLoaderImpl."""
         from hydra._internal.config_loader_impl import get_overrides_dirname
 
         config = copy.deepcopy(files)
@@ -67,7 +67,7 @@ class Composer:
 
 
 def _is_option_or_value(parsed: Any) -> bool:
-    """Whether an override is `group=option` or `key=value`, of one value, and none of Hydra's own settings."""
+    """Returns whether an override is `group=option` or `key=value` with one value, and not a setting of Hydra's."""
     from hydra.core.override_parser.types import OverrideType
 
     key = parsed.key_or_group
@@ -87,13 +87,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 class GroupOptions:
-    """The options of a group as Hydra's loader lists them for `glob(*)`: the files in the group's own folder."""
+    """Lists the options of a group for `glob(*)` like Hydra's loader: the files in the group's own folder."""
 
     def __init__(self, config_dir: str | None):
         self.config_dir = config_dir
 
     def get_group_options(self, group_name: str, results_filter: Any = None) -> list[str]:
-        """What a loader of Hydra's has under this name."""
+        """Returns the options of a group, under the name that Hydra's loader uses."""
         group, _, inner = group_name.partition("/")
         below = f"{inner}/" if inner else ""
         names = [name for name in groups(self.config_dir).get(group, ()) if name.startswith(below)]
@@ -101,7 +101,7 @@ class GroupOptions:
 
 
 def parsed_override(text: str, loader: Any = None) -> Any:
-    """Hydra's own reading of one override; raises `Refused` where it has none.
+    """Returns Hydra's parse of one override. Raises Refused if it cannot be parsed.
 
     loader: Hydra's, or `GroupOptions`, which a `glob` asks for a group's options.
     """
@@ -122,19 +122,19 @@ def parsed_override(text: str, loader: Any = None) -> Any:
 
 
 def quoted(text: str) -> str:
-    """A text as the value of an override, whatever letters are in it."""
-    # Hydra takes a backslash for itself, but for those before a quote
+    """Returns a text quoted as the value of an override."""
+    # Hydra keeps backslashes, except for those before a quote
     inner = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     return f"'{inner}'"
 
 
 def unquoted(value: str) -> str:
-    """What `quoted` was given; any other value as it is."""
+    """Returns the argument of `quoted`; any other value unchanged."""
     inner = re.sub(r"\\(['\\])", r"\1", value[1:-1])
     return inner if len(value) > 1 and quoted(inner) == value else value
 
 
 def typed_text(key: str, value: str) -> str:
-    """How one types a text as the value of a setting in a shell, whatever letters are in it."""
+    """Returns an override with a text value as it is typed in a shell."""
     inner = f'"{value}"' if not set(value) & set('"\\') else quoted(value)
     return shlex.quote(f"{key}={inner}")

@@ -1,4 +1,4 @@
-"""A configuration that was composed and validated once, as commands, jobs and ranks hand it on."""
+"""Provides a composed and validated configuration, which commands hand to jobs and ranks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Composition:
 
     @property
     def hydra_config(self) -> DictConfig:
-        """What Hydra composed, with its node `hydra`; only for a configuration that this process composed."""
+        """The configuration as composed by Hydra, with its node `hydra`; only in the process that composed it."""
         assert self._hydra_config is not None
         return self._hydra_config
 
@@ -52,21 +52,21 @@ class Composition:
 
 
 def validate_new_run(container: Mapping[str, Any]) -> Composition:
-    """The composition of a run that is to be started: as `validate_stored_run`, and the name is a folder's name."""
+    """Returns the composition of a new run: as `validate_stored_run`, and the name must be valid for a folder."""
     composition = Composition.of(container)
     check_new_run(composition.config)
     return composition
 
 
 def validate_stored_run(container: Mapping[str, Any]) -> Composition:
-    """The composition of a run whose folder exists. Raises UserError, see `check_run`."""
+    """Returns the composition of a run whose folder exists. Raises UserError as `check_run` does."""
     composition = Composition.of(container)
     check_run(composition.config)
     return composition
 
 
 def check_new_run(config: Config) -> None:
-    """Raises UserError as `check_run` does, and for a name that a folder of a run cannot have."""
+    """Raises UserError as `check_run` does, and for a name that is invalid for a run folder."""
     check_run(config)
     why = _reserved(config.name)
     if why:
@@ -88,7 +88,7 @@ def check_run(config: Config) -> None:
 
 
 def _reserved(name: str) -> str | None:
-    """Why a run cannot have this name, which becomes a folder in outputs/; None if it can."""
+    """Returns why a run cannot have this name, which becomes a folder in outputs/; None if it can."""
     if name in ("latest", "last"):
         return f"RUN={name} means the newest run"
     if name.startswith((".", "-", "~")):
@@ -101,7 +101,7 @@ def _reserved(name: str) -> str | None:
 
 
 def without_resume(composition: Composition) -> Composition:
-    """The same with `resume` false: the setting concerns a command, not the experiment."""
+    """Returns a copy with `resume` false, because that setting concerns a command and not the experiment."""
     if not composition.config.resume:
         return composition
     config = replace(composition.config, resume=False)

@@ -1,4 +1,4 @@
-"""Finds settings that are each valid and contradict each other."""
+"""Finds settings that are valid by themselves but contradict each other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from alexnet_exp.optim.schedule_spec import Plateau, Schedule
 
 
 def contradictions(config: Config) -> Iterator[Problem]:
-    """Settings that are each right and cannot stand together."""
+    """Yields a problem for each contradiction between settings."""
     yield from _monitors(config)
     yield from _without_validation(config)
     chosen = {type(callback): name for name, callback in config.callbacks.items()}
@@ -76,7 +76,7 @@ def contradictions(config: Config) -> Iterator[Problem]:
 
 
 def _no_columns(config: Config) -> Iterator[Problem]:
-    """Classes of the user's that would know nothing of a network in columns."""
+    """Yields a problem for each user's class that does not support a network in columns."""
     own = []
     if isinstance(config.model, UserClass):
         own.append(f"{config.model.target} has no columns; choose a model of stages, such as model=paper")
@@ -91,7 +91,7 @@ def _no_columns(config: Config) -> Iterator[Problem]:
 
 
 def _monitors(config: Config) -> Iterator[Problem]:
-    """Monitored metrics that there will not be."""
+    """Yields a problem for each monitored metric that will not exist."""
     has_val = isinstance(config.data, UserClass) or config.data.has_val
     missing = {} if has_val else dict(validation_monitors(config))
     for key, monitor in missing.items():
@@ -99,7 +99,7 @@ def _monitors(config: Config) -> Iterator[Problem]:
         yield Problem(key, monitor, instead)
     callbacks = config.callbacks.values()
     if config.module is not None or any(isinstance(callback, UserClass) for callback in callbacks):
-        return  # the user's classes may log others
+        return  # the user's classes may log other metrics
     known = METRICS + (PRECISE_METRICS if any(isinstance(callback, PreciseBn) for callback in callbacks) else ())
     known += (TRAIN_EVAL,) if any(isinstance(callback, TrainError) for callback in callbacks) else ()
     for name, callback in config.callbacks.items():
@@ -109,7 +109,7 @@ def _monitors(config: Config) -> Iterator[Problem]:
 
 
 def _without_validation(config: Config) -> Iterator[Problem]:
-    """Monitored metrics of a validation for which the trainer leaves no place."""
+    """Yields a problem for each monitored validation metric if the trainer runs no validation."""
     trainer = config.trainer
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     if trainer.limit_val_batches == 0:
@@ -120,17 +120,17 @@ def _without_validation(config: Config) -> Iterator[Problem]:
     else:
         return
     for key, monitor in validation_monitors(config):
-        if monitor not in PRECISE_METRICS:  # of a validation of its own
+        if monitor not in PRECISE_METRICS:  # these have a validation of their own
             yield Problem(key, monitor, f"{why}; {instead}, or monitor {in_training(monitor)}")
 
 
 def in_training(monitor: str) -> str:
-    """The metric of the training images that goes the way of a validation's: a `mode` stays right."""
+    """Returns the training metric with the direction of a validation metric, so that `mode` stays valid."""
     return "train/top1" if "top" in monitor else "train/loss"
 
 
 def validation_monitors(config: Config) -> Iterator[tuple[str, str]]:
-    """The settings that name a metric of the validation, and which: these need validation images."""
+    """Returns the settings that monitor a validation metric, with that metric."""
     monitors = {
         f"callbacks.{name}.monitor": callback.monitor
         for name, callback in config.callbacks.items()

@@ -20,12 +20,12 @@ from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, nearest_name, suggest_name
 from alexnet_exp.paths import groups
 
-MACHINE = "local"  # the group of a machine's own settings, whose default file may be missing
+MACHINE = "local"  # the group with the settings of a machine, whose default file may be missing
 WHOLE = {"experiment", "debug"}  # groups whose files set keys of any other
 
 
 def misleading_ones(overrides: Sequence[str], config_dir: str | None) -> Iterator[Problem]:
-    """Overrides that Hydra takes and that do not do what they say."""
+    """Yields a problem for each override that Hydra accepts but that has another effect than it seems to."""
     options = groups(config_dir)
     for parsed in map(parsed_override, overrides):
         group, _, rest = parsed.key_or_group.partition(".")
@@ -33,12 +33,12 @@ def misleading_ones(overrides: Sequence[str], config_dir: str | None) -> Iterato
             yield Problem(parsed.key_or_group, parsed.value(), f"the name is fixed; choose another with {group}=NAME")
         if group == MACHINE and str(parsed.value()) not in options.get(
             MACHINE, ()
-        ):  # the group is optional: Hydra says nothing
+        ):  # Hydra ignores a missing file of an optional group
             yield Problem(MACHINE, parsed.value(), f"conf/{MACHINE}/{parsed.value()}.yaml not found")
 
 
 def diagnose(overrides: list[str], config_dir: str | None, error: Exception, composer: Composer) -> list[Problem]:
-    """What is wrong with each override; where none is wrong by itself, what Hydra said of them together."""
+    """Returns the problems of the single overrides; if there are none, Hydra's error about all of them."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -47,7 +47,7 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
     good: list[str] = []
     values: list[tuple[str, Any]] = []
     swept: list[Any] = []
-    doubtful: set[str] = set()  # groups whose option is wrong: what is set below them cannot be judged
+    doubtful: set[str] = set()  # groups with an invalid option: settings below them cannot be checked
     for text in overrides:
         try:
             parsed = parsed_override(text)
@@ -74,7 +74,7 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
         return problems
     try:
         composer(good)
-    except (HydraException, OmegaConfBaseException, ValueError) as of_files:  # the fault is in a YAML file
+    except (HydraException, OmegaConfBaseException, ValueError) as of_files:  # the error is in a YAML file
         return [*problems, Problem("configuration", NO_VALUE, cause(of_files))]
     for text, parsed in values:
         if parsed.key_or_group.partition(".")[0] in doubtful:
@@ -90,13 +90,13 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
 
 
 def _is_nowhere(key: str, options: Iterable[str]) -> bool:
-    """Whether neither a setting of the root nor a group begins so."""
+    """Returns whether no setting of the root and no group has this first part."""
     first = key.partition(".")[0].partition("/")[0]
     return first not in {*Config.__dataclass_fields__, *options, "hydra"}
 
 
 def _several_values(swept: Sequence[Any], overrides: Sequence[str]) -> Problem:
-    """The problem with values of a sweep in a command for one run: the command to type."""
+    """Returns the problem of a sweep in a command for one run, with the command to use."""
     intervals = not all(parsed.is_discrete_sweep() for parsed in swept)
     search = ["hydra/sweeper=optuna"] if intervals else []
     command = shlex.join(["python", "-m", "alexnet_exp", "-m", *search, *overrides])
@@ -108,12 +108,12 @@ def _several_values(swept: Sequence[Any], overrides: Sequence[str]) -> Problem:
 
 
 def _of_the_rest(good: list[str], composer: Composer) -> list[Problem]:
-    """What validation says of the overrides that do compose: values out of range, contradictions."""
+    """Returns the validation problems of the overrides that can be composed."""
     try:
         validate(plain(composer(good)))
     except Refused as refused:
         return refused.problems
-    except Exception:  # they do not compose together: the caller has Hydra's word for it
+    except Exception:  # they cannot be composed together; the caller reports Hydra's error
         return []
     return []
 
@@ -138,7 +138,7 @@ def _wrong_option(group: str, value: Any, options: list[str]) -> list[Problem]:
 def _wrong_value(
     parsed: Any, good: list[str], composer: Composer, options: dict[str, list[str]], error: Exception
 ) -> Problem:
-    """The problem with `key=value`, in our words: an unknown key, or a value of another type than the key's."""
+    """Returns the problem of `key=value`: an unknown key, or a value of another type."""
     from omegaconf.errors import GrammarParseError, InterpolationKeyError, InterpolationResolutionError
 
     key, value = parsed.key_or_group, parsed.value()
@@ -162,7 +162,7 @@ def _wrong_value(
         validate(_merged(plain(composer(good)), nested))
     except Refused as refused:
         return next((problem for problem in refused.problems if problem.key.startswith(key)), refused.problems[0])
-    except Exception:  # the other overrides do not compose either: their problems are told, this one as Hydra put it
+    except Exception:  # the other overrides have problems, too; this one gets Hydra's message
         pass
     return Problem(key, value, cause(error))
 
@@ -177,7 +177,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def cause(error: Exception) -> str:
-    """Hydra's error in one line, in our words: the file, what is wrong, and what was probably meant."""
+    """Returns Hydra's error as one line: the file, what is wrong, and what was probably meant."""
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -198,7 +198,7 @@ _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 
 
 def _in_our_words(line: str, key: str) -> str:
-    """A line of Hydra's or OmegaConf's. key: the setting that it is about, where that is known."""
+    """Returns an error of Hydra or OmegaConf as one line. key: the setting, if known."""
     at = f"{key}: " if key else ""
     if re.match(r"Key '[^']*' (is not in struct|not in '\w+')", line):
         advice = of_setting(key, None) if key else None

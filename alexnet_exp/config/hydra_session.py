@@ -103,7 +103,7 @@ class HydraSession:
         return result
 
     def sweep(self, folder: Path, task: Callable[[DictConfig], Any]) -> None:
-        """Has Hydra's sweeper and launcher run the jobs into `folder`; both receive `task` in their `setup`."""
+        """Makes Hydra's sweeper and launcher run the jobs into `folder`; both receive `task` in their `setup`."""
         from hydra._internal.callbacks import Callbacks
         from hydra.core.plugins import Plugins
         from hydra.types import HydraContext, RunMode
@@ -173,7 +173,7 @@ def hydra_session(
 
 
 def _with_config_dir(loader: ConfigLoader, config_dir: str) -> ConfigLoader:
-    """The loader that also finds the user's files, as for Hydra's flag `--config-dir`."""
+    """Returns a loader that also finds the user's files, like Hydra's flag `--config-dir`."""
     from hydra.core.config_search_path import SearchPathQuery
 
     path = loader.get_search_path()
@@ -183,7 +183,7 @@ def _with_config_dir(loader: ConfigLoader, config_dir: str) -> ConfigLoader:
 
 
 def _diagnosed(jobs: Iterable[Sequence[str]], config_dir: str | None, error: Exception) -> UserError:
-    """The UserError for a command line that cannot be composed: with what is wrong with each override, if any is."""
+    """Returns the UserError for a command line that cannot be composed, with the problems of each override."""
     try:
         diagnose_jobs(jobs, config_dir)
     except UserError as diagnosis:
@@ -192,7 +192,7 @@ def _diagnosed(jobs: Iterable[Sequence[str]], config_dir: str | None, error: Exc
 
 
 def print_with_hydra(arguments: list[str]) -> None:
-    """Has Hydra print what a flag of its own asks for: `--cfg`, `--info`, `--hydra-help`, `--shell-completion`."""
+    """Makes Hydra print the output of its own flags: `--cfg`, `--info`, `--hydra-help`, `--shell-completion`."""
     import hydra
 
     register()
@@ -211,7 +211,7 @@ def _do_nothing(config: DictConfig) -> None:
 
 @contextmanager
 def _errors_in_one_line() -> Iterator[None]:
-    """Within the block, Hydra's errors become UserErrors of one line."""
+    """Converts Hydra's errors inside the block to UserErrors of one line."""
     from hydra.errors import HydraException
 
     try:
@@ -223,5 +223,5 @@ def _errors_in_one_line() -> Iterator[None]:
     except OSError as error:  # from the folder that Hydra makes; a task's error does not come here
         what = f"{error.filename}: " if error.filename else ""
         raise UserError(f"hydra.run.dir: {what}{error.strerror}; name a folder that can be written") from None
-    except ValueError as error:  # from flags that do not go together
+    except ValueError as error:  # from flags that exclude each other
         raise UserError(f"{str(error).splitlines()[0]}; python -m alexnet_exp --help lists its arguments") from error

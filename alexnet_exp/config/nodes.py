@@ -25,7 +25,7 @@ MOST_LISTED_KEYS = 12  # the message about an unknown key lists all known keys o
 
 
 class _NotExactError(Exception):
-    """The settings do not have exactly the dataclass's types."""
+    """The settings do not have exactly the types of the dataclass."""
 
 
 def read_node(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
@@ -35,7 +35,7 @@ def read_node(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
     """
     try:
         return _exact_node(cls, node)
-    except (_NotExactError, Refused):  # OmegaConf's way collects all problems of the node
+    except (_NotExactError, Refused):  # OmegaConf then collects all problems of the node
         return _merged_node(cls, node, prefix)
 
 
@@ -53,7 +53,7 @@ def _exact_node(cls: type, node: Mapping[str, Any], complete: bool = False) -> A
 
 @cache
 def _kinds(cls: type) -> dict[str, tuple[Any, bool]]:
-    """The type of each field and whether it may be None."""
+    """Returns the type of each field and whether it may be None."""
     hints = typing.get_type_hints(cls)
     kinds = {}
     for field in dataclasses.fields(cls):
@@ -86,7 +86,7 @@ def _exact_value(kind: Any, optional: bool, value: Any) -> Any:
 
 
 def _plain_copy(value: Any) -> Any:
-    """A copy of plain containers. Raises `_NotExactError` for interpolations and other objects."""
+    """Returns a copy of plain containers. Raises `_NotExactError` for interpolations and other objects."""
     if value is None or type(value) in (bool, int, float):
         return value
     if type(value) is str and "${" not in value and value != "???":
@@ -109,20 +109,23 @@ def _merged_node(cls: type, node: Mapping[str, Any], prefix: str) -> Any:
     if problems:
         raise Refused([problem.under(prefix) if prefix else problem for problem in problems])
     try:
-        merged = OmegaConf.unsafe_merge(OmegaConf.structured(cls), dict(node))  # it may change its first: ours is new
+        merged = OmegaConf.unsafe_merge(
+            OmegaConf.structured(cls), dict(node)
+        )  # it may change its first argument, which is new
     except OmegaConfBaseException:
         merged, problems = _part_by_part(cls, node, prefix)
-    told = {problem.key for problem in problems}  # what was refused has its default now, which may not do either
-    problems += [problem for problem in _out_of_range(merged) if problem.key not in told]
+    rejected = {problem.key for problem in problems}  # they have their defaults now, which may be out of range
+    problems += [problem for problem in _out_of_range(merged) if problem.key not in rejected]
     if problems:
         raise Refused([problem.under(prefix) if prefix else problem for problem in problems])
     return OmegaConf.to_object(merged)
 
 
 def _part_by_part(cls: type, node: Mapping[str, Any], prefix: str) -> tuple[Any, list[Problem]]:
-    """What of `node` fits `cls`, and a problem for each setting that does not: OmegaConf itself stops at the first.
+    """Returns the settings of `node` that match `cls`, and a problem for each that does not.
 
-    A part is taken apart only where it does not fit as a whole: a merge takes its time.
+    OmegaConf stops at the first problem. A nested node is split only if it does not match as a whole, because a merge
+    is slow.
     """
     merged, problems = OmegaConf.structured(cls), []
     waiting: list[tuple[tuple[str, ...], Any]] = [((str(key),), value) for key, value in reversed(list(node.items()))]
@@ -144,13 +147,13 @@ def _part_by_part(cls: type, node: Mapping[str, Any], prefix: str) -> tuple[Any,
 
 
 def _is_group(cls: type, path: tuple[str, ...]) -> bool:
-    """Whether the field at `path` holds settings of its own, or there is no such field."""
+    """Returns whether the field at `path` has settings of its own, or does not exist."""
     kind, _ = _without_none(_kind(cls, path))
     return kind is None or kind is Any or dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict
 
 
 def _nested_elements(cls: type, node: Mapping[str, Any]) -> Iterator[Problem]:
-    """The lists of single values that hold lists or groups: OmegaConf takes these for elements of any type."""
+    """Yields a problem for each list of single values that contains lists or groups, which OmegaConf accepts."""
     for path, value in _leaves(node):
         if isinstance(value, list) and any(isinstance(element, list | Mapping) for element in value):
             kind, _ = _without_none(_kind(cls, path))
@@ -167,7 +170,7 @@ def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], prefix: str, value: Any) -> Problem:
-    """The problem with a key that its node has not, with what was probably meant."""
+    """Returns the problem of an unknown key, with what was probably meant."""
     fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
     known = [field.name for field in fields]
     option = next((str(field.default) for field in fields if field.name == "name"), "")
@@ -177,7 +180,7 @@ def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], prefix: s
     return Problem(".".join(path), value, f"unknown setting; {advice or 'python -m alexnet_exp --cfg job lists them'}")
 
 
-# Settings at the root that other programs have with values of another kind.
+# Settings at the root that have values of another kind in other programs.
 _HINTS = {
     ("resume",): "must be true or false; to resume a run, write python -m alexnet_exp resume RUN",
     ("test",): "must be a group of settings; write test.run=true or test.run=false",
@@ -186,7 +189,7 @@ _HINTS = {
 
 
 def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
-    """What the field at `path` takes, in words; None where its type says nothing that a person would write."""
+    """Returns the values that the field at `path` accepts, as text; None if its type does not tell."""
     if cls is Config and path in _HINTS:
         return _HINTS[path]
     kind, optional = _without_none(_kind(cls, path))
@@ -202,7 +205,7 @@ def _expected(cls: Any, path: tuple[str, ...], value: Any) -> str | None:
 
 
 def _kind(cls: type, path: tuple[str, ...]) -> Any:
-    """The type of the field at `path`; None where there is none."""
+    """Returns the type of the field at `path`; None if it does not exist."""
     kind: Any = cls
     for key in path:
         kind, _ = _without_none(kind)
@@ -216,7 +219,7 @@ def _kind(cls: type, path: tuple[str, ...]) -> Any:
 
 
 def _without_none(kind: Any) -> tuple[Any, bool]:
-    """`Optional[T]` as (T, True); any other type as (type, False)."""
+    """Returns (T, True) for `Optional[T]`, (type, False) for any other type."""
     if typing.get_origin(kind) in (typing.Union, UnionType):
         rest = [part for part in typing.get_args(kind) if part is not NoneType]
         return rest[0], len(rest) < len(typing.get_args(kind))
@@ -224,7 +227,7 @@ def _without_none(kind: Any) -> tuple[Any, bool]:
 
 
 def _out_of_range(node: Any, path: str = "") -> list[Problem]:
-    """The problems that the dataclasses under `node` find in themselves, innermost first."""
+    """Returns the problems that the dataclasses under `node` report themselves, innermost first."""
     problems: list[Problem] = []
     if not isinstance(node, DictConfig) or node._is_none():
         return problems

@@ -1,7 +1,7 @@
-"""Overrides as they were typed, made readable to Hydra: a setting that is text keeps its letters.
+"""Quotes the text values of overrides, so that Hydra reads them as typed.
 
-Hydra reads `name=20241130_155038` as a number and `data.root=~/photos` not at all. Where a setting's type is text, such
-a value is put in Hydra's quotes. No torch here.
+Hydra reads `name=20241130_155038` as a number and `data.root=~/photos` not at all. If the type of a setting is
+text, such a value is quoted for Hydra. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from alexnet_exp.config.composer import quoted
 from alexnet_exp.config.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.errors import NO_VALUE, Problem, Refused
 
-# Hydra's own settings that are text; its folders are the only ones that nobody else expands.
+# Text settings of Hydra's own: its folders, which nobody else expands.
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 _HYDRAS = (*_FOLDERS, "hydra.job.name", "hydra.sweeper.study_name", "hydra.sweeper.storage", "hydra.launcher.partition")
 _LISTING = ("choice", "sort", "shuffle")  # functions whose arguments are values
@@ -28,7 +28,7 @@ _FUNCTIONS = (*_LISTING, "range", "interval", "glob", "tag", "int", "str", "bool
 
 
 def exact(word: str) -> str:
-    """An override whose value Hydra reads as the letters that were typed, where the setting is text; else `word`.
+    """Returns an override whose value Hydra reads as typed if the setting is text; else `word`.
 
     Hydra's own quotes, `null`, `${...}` and lists of several values keep their meaning.
     """
@@ -43,9 +43,9 @@ def exact(word: str) -> str:
 
 
 def swept(parsed: Any) -> list[str]:
-    """The overrides that a parsed sweep over a list of values stands for, one each; raises `Refused` for none.
+    """Returns one override for each value of a parsed sweep. Raises Refused if it has no value.
 
-    `range(3,3)` and a `glob` that matches no option have none.
+    `range(3,3)` and a `glob` that matches no option have no value.
     """
     key = parsed.get_key_element()
     values = [exact(f"{key}={value}") for value in parsed.sweep_string_iterator()]
@@ -57,9 +57,9 @@ def swept(parsed: Any) -> list[str]:
 
 
 def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:
-    """The settings of a YAML file whose text YAML changes: full name, its last part, and the text. None of a bad file.
+    """Yields the settings of a YAML file whose text YAML changes: full name, last part, text. Ignores invalid files.
 
-    A file is of the group whose folder it is in, or of the `@package` that its first line names.
+    A file belongs to the group of its folder, or to the `@package` in its first line.
     """
     import yaml  # type: ignore[import-untyped]
     from omegaconf import OmegaConf
@@ -94,7 +94,7 @@ def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:
 
 @cache
 def texts() -> dict[str, type]:
-    """The settings that are text (`str`) and lists of text (`list`), by their full names."""
+    """Returns the settings that are text (`str`) and lists of text (`list`) by their full names."""
     found: dict[str, set[Any]] = {key: {str} for key in _HYDRAS}
     for name, kind in _kinds(Config):
         found.setdefault(name, set()).add(kind)
@@ -110,7 +110,7 @@ def texts() -> dict[str, type]:
 
 
 def _kinds(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a dataclass and of those in it: `str`, `list` for a list of text, else None."""
+    """Yields every setting of a dataclass and its nested ones: `str`, `list` for a list of text, else None."""
     for name, hint in typing.get_type_hints(cls).items():
         inner = [part for part in typing.get_args(hint) if part is not NoneType]
         kind = inner[0] if len(inner) == 1 and typing.get_origin(hint) is not list else hint
@@ -144,7 +144,7 @@ def _exact(value: str, listed: bool) -> str:
 
 
 def _tree(value: str) -> Any:
-    """Hydra's own parse of a value; None where it is empty. Raises HydraException where it has none."""
+    """Returns Hydra's parse of a value; None if it is empty. Raises HydraException if it cannot be parsed."""
     from antlr4 import CommonTokenStream, InputStream  # type: ignore[import-untyped]
     from hydra.core.override_parser.overrides_visitor import HydraErrorListener
     from hydra.grammar.gen.OverrideLexer import OverrideLexer
@@ -165,7 +165,7 @@ _KEY = "x="  # before the value: Hydra's grammar has a rule for whole overrides 
 
 
 def _changed(node: Any, listed: bool) -> Iterator[tuple[int, int]]:
-    """Where in the value there are words that Hydra would change: numbers whose text is another, and truth values."""
+    """Yields the positions of words that Hydra would change: unusual numbers and booleans."""
     for element in _elements(node):
         inside = element.listContainer() or element.dictContainer()
         if element.function():
@@ -202,7 +202,7 @@ def _differs(primitive: Any) -> bool:
 
 
 def _quoted_list(value: str) -> str:
-    """`[ünï, b]` with each element in quotes; any other text as it is, for whoever reads it to refuse."""
+    """Returns `[ünï, b]` with each element quoted; any other text unchanged, so that its reader rejects it."""
     inner = re.fullmatch(r"\[(.*)\]", value.strip(), re.DOTALL)
     if inner is None or re.search(r"[\[\]'\"]", inner[1]):
         return value

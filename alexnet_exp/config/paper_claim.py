@@ -1,4 +1,4 @@
-"""What an experiment says that a paper claims of it: the setting `paper_claim`, one claim or a list of them.
+"""Provides the setting `paper_claim`: what a paper claims about an experiment, one claim or a list.
 
     paper_claim:
       text: without LRN the top-1 error is 1.4 points higher
@@ -9,7 +9,8 @@
       against: model.norm=lrn
       difference: -0.014
 
-No torch and no OmegaConf: it is checked when a configuration is composed, and read again from what runs recorded.
+This module imports neither torch nor OmegaConf: claims are checked when a configuration is composed, and read from
+runs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _TEXTS = ("text", "metric", "arm", "against", "source", "best_of")
 
 @dataclass(frozen=True)
 class PaperClaim:
-    """One claim. Every figure is of `arm` against `against`, in the metric's units: 1.4 points of accuracy are 0.014.
+    """One claim. Every figure compares `arm` with `against`, in the metric's units: 1.4 points of accuracy are 0.014.
 
     text: what the paper says, in a sentence. metric: as in result.json. arm, against: as for --baseline; without `arm`
     it is about any arm but the baseline, without `against` the baseline may be any.
@@ -39,7 +40,7 @@ class PaperClaim:
     here is not the paper's experiment but one like it, on other data. best_of: the settings, with commas, of which each
     arm takes its own best value by validation.
 
-    Raises `Refused` for what cannot be used.
+    Raises Refused for invalid claims.
     """
 
     text: str
@@ -84,8 +85,8 @@ class PaperClaim:
         if len(given) > 1:
             checks.refuse(given[1], f"{given[0]} is given too; write one of {', '.join(FIGURES)}")
         if not given:
-            told = "must be a number: the paper's figure, arm minus against; or at_least, at_most or ratio instead"
-            checks.refuse("difference", told)
+            instead = "must be a number: the paper's figure, arm minus against; or at_least, at_most or ratio instead"
+            checks.refuse("difference", instead)
         none = "is no claim: 0 has no direction; for the direction alone write at_least=0 or at_most=0"
         checks.that("difference", self.difference != 0, none)
         checks.that("at_least", self.at_least is None or self.at_least >= 0, "must be 0 or more; below 0 is at_most")
@@ -97,12 +98,12 @@ class PaperClaim:
 
     @property
     def is_ratio(self) -> bool:
-        """Whether it is about the quotient of the two, and not about their difference."""
+        """Whether it is about a ratio, and not about a difference."""
         return self.ratio is not None
 
     @property
     def values(self) -> tuple[float, float]:
-        """What the paper's words allow, from and to: one figure, what rounds to it, or all from a bound on.
+        """Returns the range that the paper's words allow: one figure, what rounds to it, or all from a bound on.
 
         Of a ratio these are natural logarithms, so that 0 is "no difference" for every claim.
         """
@@ -120,13 +121,13 @@ class PaperClaim:
 
     @property
     def sign(self) -> int:
-        """1 where the arm is claimed to have the greater value, -1 where the smaller."""
+        """Returns 1 if the arm is claimed to have the higher value, -1 for the lower one."""
         if self.at_least is not None or self.at_most is not None:
             return 1 if self.at_least is not None else -1
         return 1 if (self.difference or math.log(self.ratio or 1)) > 0 else -1
 
     def turned(self) -> PaperClaim:
-        """The same claim told of the other arm: of `against` minus `arm`."""
+        """Returns the same claim with the arms swapped: `against` minus `arm`."""
         return replace(
             self,
             arm=self.against,
@@ -139,7 +140,7 @@ class PaperClaim:
 
 
 def paper_claims(stated: Any) -> list[PaperClaim]:
-    """The claims of the setting `paper_claim`: none of an empty one. Raises `Refused` with every problem in them."""
+    """Returns the claims of the setting `paper_claim`; empty if it is empty. Raises Refused with every problem."""
     found: list[PaperClaim] = []
     problems: list[Problem] = []
     for key, one in _each(stated):
@@ -153,7 +154,7 @@ def paper_claims(stated: Any) -> list[PaperClaim]:
 
 
 def _each(stated: Any) -> Iterator[tuple[str, Any]]:
-    """Each claim with its key: `paper_claim`, or of a list `paper_claim.0` and so on."""
+    """Yields each claim with its key: `paper_claim`, or `paper_claim.0` and so on for a list."""
     if stated is None or stated in ({}, []):
         return
     if isinstance(stated, Sequence) and not isinstance(stated, str):
@@ -183,7 +184,7 @@ def _unknown(key: str, had: Any, known: Sequence[str]) -> Problem:
 
 
 def _rounding(figure: float) -> tuple[float, float]:
-    """All that is `figure` when told to its first digit: of 0.02 from 0.015 to 0.025, of 6 from 5.5 to 6.5."""
+    """Returns the range that rounds to `figure` at its first digit: 0.015 to 0.025 for 0.02, 5.5 to 6.5 for 6."""
     half = 10.0 ** math.floor(math.log10(figure)) / 2
     return figure - half, figure + half
 

@@ -1,4 +1,4 @@
-"""The network matched to the data: what its YAML leaves open comes from the data set. No torch here."""
+"""Completes the network's settings from the data set. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ENDS = {
 
 
 def facts_of(config: Config) -> DataInfo | None:
-    """What is known of the data before it is built; None for a user's data module without `facts`."""
+    """Returns what is known of the data before it is built; None for a user's data module without `facts`."""
     return config.data.facts if isinstance(config.data, UserClass) else data_info(config.data)
 
 
 def ends_of(config: Config) -> tuple[Ends, list[str]]:
-    """What the data asks of a network, and the names of its classes; where the data does not say, the model must.
+    """Returns the sizes that the data requires of a network, and the class names. Unknown ones must be in the model.
 
-    The input size of a network of the user's stays unknown (None) where nothing needs it before the images are there.
+    The input size of a user's network stays unknown (None) if nothing needs it before the images are loaded.
     """
     known = facts_of(config)
     if known:
@@ -41,7 +41,7 @@ def ends_of(config: Config) -> tuple[Ends, list[str]]:
 
 
 def _is_needed(config: Config, key: str) -> bool:
-    """Whether that end must be known before the data is open."""
+    """Returns whether this size must be known before the data is opened."""
     spec = config.model
     if key != "input_size" or not isinstance(spec, UserClass) or config.module is not None:
         return True
@@ -50,10 +50,10 @@ def _is_needed(config: Config, key: str) -> bool:
 
 
 def match(config: Config) -> tuple[Network | UserClass, Ends, list[str]]:
-    """The network's settings with nothing left open, the data's ends, and the class names.
+    """Returns the complete settings of the network, the sizes of the data, and the class names.
 
-    Raises `Refused` where network and data contradict each other, nothing is left of the image in some stage, or the
-    network cannot be cut into the columns that are asked for.
+    Raises Refused if network and data contradict each other, no pixels are left after a stage, or the network cannot be
+    cut into the requested columns.
     """
     ends, classes = ends_of(config)
     if isinstance(config.model, UserClass):

@@ -1,7 +1,7 @@
-"""What a configuration may hold: the root's keys, the trainer's, the loggers', the callbacks'. No torch here.
+"""Provides the schema of the configuration: root, trainer, loggers and callbacks. Does not import torch.
 
-Each dataclass is schema, default and documentation in one; the settings of the network, the data and the optimizer live
-in those rooms (`model/spec.py`, `data/spec.py`, `optim/optimizer_spec.py`, `optim/schedule_spec.py`). A group whose
+Each dataclass is schema, default and documentation. The settings of the network, the data and the optimizer are in
+their packages (`model/spec.py`, `data/spec.py`, `optim/optimizer_spec.py`, `optim/schedule_spec.py`). A group whose
 options are different dataclasses carries `name`, which chooses one.
 """
 
@@ -21,36 +21,38 @@ from alexnet_exp.optim.schedule_spec import SCHEDULES
 from alexnet_exp.runs.metric import higher_is_better
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
-# Lightning's older names, and what it takes them for.
+# Lightning's older names, and their current ones.
 OLD_PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}
-COLUMNS = "columns"  # a strategy of ours: a rank holds one column of the network and sees all images
-# Strategies that work without a package or a setting more; Lightning has others, for clusters and very large networks.
+COLUMNS = "columns"  # our own strategy: a rank holds one column of the network and processes all images
+# Strategies that need no other package or setting. Lightning has more, for clusters and very large networks.
 STRATEGIES = ("auto", "ddp", COLUMNS, "ddp_find_unused_parameters_true", "fsdp")
-# What our LightningModule tells of an epoch, and what `callbacks=precise_bn` adds.
+# The metrics of an epoch of our LightningModule, and those of `callbacks=precise_bn`.
 METRICS = ("train/loss", "train/top1", "val/loss", "val/top1", "val/top5")
 PRECISE_METRICS = ("val/loss_precise_bn", "val/top1_precise_bn")
-TRAIN_EVAL = "train/top1_eval"  # what `callbacks=train_error` adds to an epoch, and to a run that reaches its target
+TRAIN_EVAL = (
+    "train/top1_eval"  # the metrics of `callbacks=train_error`: of an epoch, and of a run that reaches its target
+)
 EPOCHS_TO_TARGET = "train/epochs_to_target"
-VIEWS = (1, 9, 10)  # squares of an image that a test may look at
+VIEWS = (1, 9, 10)  # crops of a test image
 LIMITS = (*(f"limit_{split}_batches" for split in ("train", "val", "test", "predict")), "overfit_batches")
 DURATION = r"\d+:\d{1,2}:\d{1,2}:\d{1,2}"  # days:hours:minutes:seconds
 
 
 def seconds_of(duration: str) -> int:
-    """The seconds of a `DURATION`."""
+    """Returns the seconds of a `DURATION`."""
     days, hours, minutes, seconds = map(int, duration.split(":"))
     return ((24 * days + hours) * 60 + minutes) * 60 + seconds
 
 
 class Which(Enum):
-    """Which checkpoint a test uses: the best by `val/top1`, or the last epoch's."""
+    """The checkpoint of a test: the best by `val/top1`, or that of the last epoch."""
 
     best = "best"
     last = "last"
 
 
 class Keep(Enum):
-    """Which checkpoints stay once a run is done."""
+    """The checkpoints that remain when a run is done."""
 
     all = "all"
     best = "best"
@@ -70,7 +72,7 @@ class Loss:
 
 
 class Unit(Enum):
-    """What the time between two checkpoints is counted in."""
+    """The unit of the interval between two checkpoints."""
 
     steps = "steps"
     seconds = "seconds"
@@ -79,14 +81,14 @@ class Unit(Enum):
 
 @dataclass(frozen=True)
 class Interval:
-    """The time between two checkpoints: so many optimizer steps, seconds, or epochs."""
+    """The interval between two checkpoints in optimizer steps, seconds, or epochs."""
 
     count: int
     unit: Unit
 
     @classmethod
     def read(cls, text: str) -> Interval | None:
-        """That of `500 steps`, `10 minutes`, `1 epoch`; None where the text is none."""
+        """Returns the interval of `500 steps`, `10 minutes`, `1 epoch`; None for another text."""
         found = re.fullmatch(r"([1-9]\d{0,8}) +(step|second|minute|hour|epoch)s?", str(text).strip())
         if found is None:
             return None
@@ -97,12 +99,12 @@ class Interval:
 
 @dataclass
 class Checkpoint:
-    """When a checkpoint is saved, and what stays.
+    """When checkpoints are saved, and which remain.
 
-    every: how much a kill may cost, such as `500 steps`, `10 minutes` (also seconds, hours), `1 epoch`. Steps and times
-        also save in the middle of an epoch; an epoch's end and a signal to stop save anyway, only `N epochs` passes
-        over ends that bring nothing better.
-    keep: what stays in `checkpoints/` when the run is done (with Adam, 12 bytes a parameter and file).
+    every: the interval, such as `500 steps`, `10 minutes` (also seconds, hours), `1 epoch`; a killed run loses at most
+        that much. Steps and times also save within an epoch. The end of an epoch and a signal to stop always save;
+        only `N epochs` skips ends of epochs without a new best metric.
+    keep: the checkpoints that remain in `checkpoints/` when the run is done (with Adam, 12 bytes per parameter each).
     """
 
     every: str = "10 minutes"
@@ -116,7 +118,7 @@ class Checkpoint:
 
 
 class OnNan(Enum):
-    """What a loss or a gradient that is not a number does to a run."""
+    """The effect of a NaN loss or gradient on a run."""
 
     stop = "stop"
     skip = "skip"
@@ -124,16 +126,16 @@ class OnNan(Enum):
 
 @dataclass
 class Test:
-    """What the test at the end of a run does.
+    """The test at the end of a run.
 
     run: whether a test follows the training.
-    checkpoint: of which weights; without validation it is the last.
-    views: how many squares of a test image are looked at: 1, the central one; 10, the paper's: corners and centre, and
-        their mirrors; 9, the 3x3 grid of cuda-convnet's CIFAR nets. Their probabilities are averaged. Validation is of
-        the centre, always.
+    checkpoint: of the weights; without validation it is the last.
+    views: the number of crops of a test image, whose probabilities are averaged: 1, the central one; 10, the paper's
+        corners and centre with their mirrors; 9, the 3x3 grid of cuda-convnet's CIFAR nets. Validation always uses the
+        centre.
     """
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
+    __test__ = False  # not a test case of pytest
 
     run: bool = True
     checkpoint: Which = Which.best
@@ -147,16 +149,16 @@ class Test:
 
 @dataclass
 class Trainer:
-    """Lightning's Trainer, argument by argument, and `gpus`, `compile`, `channels_last` and `on_nan`, which are ours.
+    """The arguments of Lightning's Trainer, and the additional `gpus`, `compile`, `channels_last` and `on_nan`.
 
     gpus: null = one device (fastest available); 0 = the CPU; n = n GPUs; -1 = all; a list = those GPUs.
-    accelerator, devices: Lightning's own, for what `gpus` cannot say (e.g. two processes on the CPU).
+    accelerator, devices: as in Lightning, for other cases than `gpus` (e.g. two processes on the CPU).
     strategy: `auto` is data parallel (`ddp`) on more than one device; `columns` gives each of `model.groups` devices
-    one column of the network; two devices where no number is given.
-    precision: `auto` is bf16-mixed on a GPU or CPU that computes in it, else 32-true; what it became is recorded.
-    channels_last: the memory layout of images and convolutions; null = what is faster there.
-    on_nan: `stop` ends the run where the loss is not a number; `skip` leaves out such steps, up to 100 in a row, and
-        waits for each step to be sure of it.
+    one column of the network; two devices if no number is given.
+    precision: `auto` is bf16-mixed on a GPU or CPU that computes in it, else 32-true; the result is recorded.
+    channels_last: the memory layout of images and convolutions; null = the faster one.
+    on_nan: `stop` ends the run if the loss is NaN; `skip` skips such steps, up to 100 in a row, and waits for each step
+        to check it.
     accumulate_grad_batches, gradient_clip_val, deterministic, limit_train_batches, ...: as in Lightning.
     """
 
@@ -252,7 +254,7 @@ class Trainer:
         checks.that(key, usable, "must be a number of batches, or a fraction of them from 0.0 to 1.0")
 
     def _check_columns(self, checks: Checks) -> None:
-        """What does not go with a network in columns: it is refused, since each would go wrong only later."""
+        """Yields a problem for each setting that does not work with columns and would fail only later."""
         unlike = f"does not go with trainer.strategy={COLUMNS}; write"
         checks.that("compile", not self.compile, f"{unlike} false: the exchanges between the columns are not compiled")
         synced = f"{unlike} false: every rank sees all images"
@@ -276,13 +278,13 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_amount(value: Any) -> bool:
-    """Whether Lightning takes it for so many batches (a whole number), or a part of them (0.0 to 1.0)."""
+    """Returns whether Lightning accepts it as a number of batches (an integer) or a part of them (0.0 to 1.0)."""
     return _is_count(value) or (isinstance(value, float) and 0 <= value <= 1)
 
 
 @dataclass
 class Csv:
-    """metrics.csv and steps.csv in the run folder: always written; this entry only names it among the others."""
+    """metrics.csv and steps.csv in the run folder. They are always written; this entry only lists them."""
 
     name: str = "csv"
 
@@ -365,9 +367,9 @@ class EarlyStopping:
 
 @dataclass
 class PreciseBn:
-    """After each epoch also validates with batch norm statistics measured anew on `images` training images.
+    """After each epoch, also validates with batch norm statistics recomputed on `images` training images.
 
-    Adds the columns `val/loss_precise_bn` and `val/top1_precise_bn`; training itself is not touched.
+    Adds the columns `val/loss_precise_bn` and `val/top1_precise_bn`; training is not affected.
     """
 
     name: str = "precise_bn"
@@ -383,11 +385,10 @@ class PreciseBn:
 class TrainError:
     """After each epoch also evaluates training images, without dropout and augmentation: column `train/top1_eval`.
 
-    images: so many, a part of each class, the same ones in every epoch; null = all.
-    target: the error that is waited for, from 0 to 1. The epochs until it is first reached, on a straight line between
-        the ends of two epochs, are the run's metric `train/epochs_to_target`; a run that does not reach it has none.
-        null = none is waited for.
-    stop: whether the run ends there.
+    images: their number, a part of each class, the same ones in every epoch; null = all. target: an error from 0 to 1.
+    The epochs until it is first reached, interpolated linearly between two epochs, are the
+        metric `train/epochs_to_target` of the run, which is missing if it is not reached. null = no target.
+    stop: whether the run ends when it reaches the target.
     """
 
     name: str = "train_error"
@@ -405,12 +406,12 @@ class TrainError:
 
 @dataclass
 class Config:
-    """A whole experiment. Nodes typed Any are checked one by one: `name` chooses a dataclass, `_target_` a class.
+    """A whole experiment. Nodes of type Any are checked separately: `name` chooses a dataclass, `_target_` a class.
 
     objective: the metric that ranks the jobs of a sweep and leads a search; losses, errors and times are
         minimized, all other metrics maximized.
-    resume: whether to go on with the run that the folder (`hydra.run.dir`) has, where it has one: for a command that a
-        scheduler types again.
+    resume: whether to resume the run in the folder (`hydra.run.dir`), if there is one: for a command that a scheduler
+        runs again.
     """
 
     name: str = "train"
@@ -455,7 +456,7 @@ CALLBACKS: dict[str, type] = {
     "train_error": TrainError,
 }
 
-# The groups of conf/ that hold one node, and the dataclasses which that node's `name` chooses among.
+# The groups of conf/ with one node, and the dataclasses among which its `name` selects.
 NODES: dict[str, dict[str, type]] = {
     "model": {"alexnet": Network},
     "data": dict(DATA),
@@ -463,5 +464,5 @@ NODES: dict[str, dict[str, type]] = {
     "schedule": dict(SCHEDULES),
     "trainer": {"trainer": Trainer},
 }
-# The groups that hold any number of named nodes.
+# The groups with any number of named nodes.
 COLLECTIONS: dict[str, dict[str, type]] = {"logger": LOGGERS, "callbacks": CALLBACKS}

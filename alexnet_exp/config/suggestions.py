@@ -1,6 +1,6 @@
-"""What to write instead of a setting, an option or a command that does not exist. No torch here.
+"""Suggests what to write instead of an unknown setting, option or command. Does not import torch.
 
-Habits of other programs come first (timm, Ultralytics, Keras, Lightning CLI, argparse), then the nearest name.
+Names of other programs come first (timm, Ultralytics, Keras, Lightning CLI, argparse), then the most similar name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from alexnet_exp.config.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.errors import nearest_name, normalize_name, suggest_name, yaml_text
 from alexnet_exp.paths import groups
 
-# The setting, and what other programs call it. Compared without case, hyphens and underscores.
+# A setting and its names in other programs, compared without case, hyphens and underscores.
 _ALIASES = {
     "trainer.max_epochs": "epochs epoch n_epochs num_epochs nb_epochs train_epochs num_train_epochs total_epochs",
     "trainer.max_steps": "steps num_steps n_steps train_steps iterations iters",
@@ -80,7 +80,7 @@ RUN_COMMANDS = (
 )
 RESUME = "write python -m alexnet_exp resume RUN"
 _DEVICES = "device accelerator gpu cuda gpu_ids gpu_id use_gpu cpu"
-# A name of another program, and the words to write; `{}` is the value that was given.
+# A name of another program, and what to write; `{}` is the given value.
 _WRITE = {
     "write model=torchvision model.weights=FILE, or model.weights=RUN": "pretrained use_pretrained imagenet_weights",
     RESUME: "ckpt ckpt_path resume resume_from resume_from_checkpoint resume_path load load_checkpoint checkpoint_path",
@@ -147,10 +147,10 @@ COMMANDS = {name: command for command, names in _COMMANDS.items() for name in na
 
 
 def of_setting(key: str, value: Any, among: Collection[str] = (), option: str = "") -> str | None:
-    """Advice for an unknown setting: `did you mean optim.lr?`; None where no name is near.
+    """Returns advice for an unknown setting: `did you mean optim.lr?`; None if no name is similar.
 
-    key: with all its parts. among: the settings of the node that was named, to which near names belong first. option:
-    of the node's group, the one chosen.
+    key: the full key. among: the settings of the given node, which are searched first. option: the chosen option of the
+    node's group.
     """
     above, _, last = key.rpartition(".")
     same = next((name for name in among if normalize_name(name) == normalize_name(last)), None)
@@ -172,7 +172,7 @@ def of_setting(key: str, value: Any, among: Collection[str] = (), option: str = 
 
 
 def habit(name: str, value: Any) -> str | None:
-    """Advice for a name that other programs have for a setting; None where none is known."""
+    """Returns advice for a name of a setting in other programs; None if it is unknown."""
     word = normalize_name(name)
     if word in map(normalize_name, _DEVICES.split()):
         return f"write {_device(value if word != 'cpu' else 'cpu')}"
@@ -184,7 +184,7 @@ def habit(name: str, value: Any) -> str | None:
 
 
 def instead(name: str, value: str | None) -> str | None:
-    """How a setting that was typed as a flag (`--lr 0.1`) is written: `write optim.lr=0.1`; None where it is none."""
+    """Returns how to write a setting that was typed as a flag (`--lr 0.1`): `write optim.lr=0.1`; None if unknown."""
     key = name.replace("-", "_") if name.replace("-", "_") in _known() else name
     if key in _known() and key != "resume":
         return f"write {key}={'VALUE' if value is None else value}"
@@ -193,7 +193,7 @@ def instead(name: str, value: str | None) -> str | None:
 
 
 def _written(words: str, value: str | None) -> str:
-    """Advice on a setting, as what is written with the value that was given."""
+    """Returns advice on a setting with the given value."""
     if not words.startswith("did you mean "):
         return words
     setting = words.removeprefix("did you mean ").removesuffix("?")
@@ -201,7 +201,7 @@ def _written(words: str, value: str | None) -> str:
 
 
 def of_option(group: str, value: Any, options: Iterable[str], config_dir: str | None = None) -> str:
-    """Advice for an option that its group does not have: the nearest one first, then all."""
+    """Returns advice for an unknown option: the most similar one first, then all."""
     options = list(options)
     text = str(value)
     path = _as_path(text, group, options)
@@ -223,7 +223,10 @@ def of_option(group: str, value: Any, options: Iterable[str], config_dir: str | 
 
 
 def of_word(word: str, commands: Collection[str], options: Mapping[str, Collection[str]]) -> str:
-    """Advice for a word that is neither a command nor an override. commands: empty behind the first word."""
+    """Returns advice for an argument that is neither a command nor an override.
+
+    commands: empty after the first argument.
+    """
     if word in options:
         return f"needs a value; write {word}=OPTION: one of {', '.join(options[word])}"
     found = [f"{group}={path}" for group, names in options.items() if (path := _as_path(word, group, names))]
@@ -249,7 +252,7 @@ def _mean(setting: str) -> str:
 
 
 def _with_option(setting: str, value: Any) -> str:
-    """A group with the option that the value means, where it means one; a setting as it is."""
+    """Returns a group with the option that the value means, or the setting unchanged."""
     options = groups().get(setting)
     if options is None or value is None:
         return setting
@@ -268,7 +271,7 @@ def _device(value: Any) -> str:
 
 
 def _other_class(group: str, name: str, option: str) -> str | None:
-    """Advice for a setting that other options of the group have, and the chosen one has not."""
+    """Returns advice for a setting that other options of the group have, but not the chosen one."""
     classes = NODES.get(group, {})
     having = [option for option, cls in classes.items() if name in (field.name for field in dataclasses.fields(cls))]
     if not having or len(having) == len(classes):
@@ -281,7 +284,7 @@ def _other_class(group: str, name: str, option: str) -> str | None:
 
 
 def _other_first(key: str) -> str | None:
-    """`optimizer.lr` and `trian.max_epochs` as settings that exist: the group by another name, the rest as it is."""
+    """Returns the existing setting for `optimizer.lr` or `trian.max_epochs`, whose group has another name."""
     first, dot, rest = key.partition(".")
     if not dot:
         return None
@@ -291,7 +294,7 @@ def _other_first(key: str) -> str | None:
 
 
 def _as_path(text: str, group: str, options: Collection[str]) -> str | None:
-    """The option that the path of a YAML file means: conf/experiment/tutorial.yaml, lrn.yaml."""
+    """Returns the option of the path of a YAML file: conf/experiment/tutorial.yaml, lrn.yaml."""
     if not re.search(r"[/\\]|\.ya?ml$", text):
         return None
     bare = re.sub(r"\.ya?ml$", "", text.replace("\\", "/"))
@@ -302,7 +305,7 @@ def _as_path(text: str, group: str, options: Collection[str]) -> str | None:
 
 @cache
 def _short_names() -> dict[str, str]:
-    """Every setting by its last part; the root's before those of the groups, and each group's first."""
+    """Returns every setting by its last part: those of the root first, then those of the groups."""
     full = {name: name for name in Config.__dataclass_fields__}
     for group, classes in NODES.items():
         for cls in classes.values():
@@ -312,7 +315,7 @@ def _short_names() -> dict[str, str]:
 
 @cache
 def _known() -> set[str]:
-    """Every setting and group by its full name."""
+    """Returns every setting and group by its full name."""
     known = {*Config.__dataclass_fields__, *groups()}
     for group, classes in NODES.items():
         for cls in classes.values():

@@ -1,9 +1,9 @@
-"""Bring your own: a class of the user's package, named by `_target_` in YAML, checked as ours are and built by us.
+"""Finds, checks and builds classes of the user, which `_target_` in a YAML file names.
 
-`hydra.utils.instantiate` would call anything that can be imported: a configuration that names
-`torch.utils.collect_env.run` is a shell. Here a class must be allowed, subclass its role's base, and take the arguments
-it is given. Which packages are allowed is said on the command line (`--allow PACKAGE`) or in the environment
-(`ALEXNET_EXP_ALLOW=PACKAGE,PACKAGE`), never by a configuration: a run folder from somebody else cannot allow itself.
+`hydra.utils.instantiate` would call anything that can be imported, for example `torch.utils.collect_env.run`, which
+runs shell commands. Here a class must be allowed, subclass the base of its role, and accept the given arguments.
+Packages are allowed on the command line (`--allow PACKAGE`) or in the environment
+(`ALEXNET_EXP_ALLOW=PACKAGE,PACKAGE`), but not in a configuration, so that a foreign run folder cannot allow itself.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ ALLOW = "ALEXNET_EXP_ALLOW"
 
 @dataclass(frozen=True)
 class Role:
-    """What a class of a group must subclass, and what we pass its constructor.
+    """The base class of a group's classes, and the arguments that are passed to their constructors.
 
-    first: how many arguments come before the configuration's own (an optimizer's parameters, a schedule's optimizer).
-    offered: what we pass by name where the class takes it and the configuration does not give it.
+    first: the number of arguments before those of the configuration (an optimizer's parameters, a schedule's
+    optimizer). offered: arguments that are passed by name if the class accepts them and the configuration does not set
+    them.
     """
 
     base: str
@@ -51,23 +52,23 @@ ROLES = {
 
 
 def allowed() -> set[str]:
-    """The packages whose classes a configuration may name."""
+    """Returns the packages whose classes a configuration may use."""
     return {name.strip() for name in os.environ.get(ALLOW, "").split(",") if name.strip()}
 
 
 def allow(packages: list[str]) -> None:
-    """Allows `packages` in this process and in those it starts."""
+    """Allows `packages` in this process and in its children."""
     os.environ[ALLOW] = ",".join(sorted(allowed() | set(packages)))
 
 
 class UserClass:
-    """A class of the user's, found and checked; `build()` makes its object.
+    """A user's class that was found and checked; `build()` creates its object.
 
-    facts: of a data module, from the key `facts` of its YAML, which is no argument of the class, else from its class
-        attribute of that name; None where neither is there.
+    facts: of a data module, from the key `facts` of its YAML, which is not an argument of the class, or from its class
+        attribute `facts`; None if both are missing.
 
-    Raises `Refused` when the package is not allowed, nothing of that name is there, its base is not its role's, or the
-    arguments do not fit its signature.
+    Raises Refused if the package is not allowed, the class does not exist or does not subclass the base of its role, or
+    the arguments do not match its signature.
     """
 
     def __init__(self, role: str, node: Mapping[str, Any], prefix: str):
@@ -81,7 +82,7 @@ class UserClass:
         self._check_arguments()
 
     def __reduce__(self) -> tuple[type, tuple[str, dict[str, Any], str]]:
-        """In another process the class is found by its path and checked again: a pickled class would be neither."""
+        """Finds and checks the class again in another process, which a pickled class would not."""
         return UserClass, self._made_of
 
     def _refuse(self, instead: str, key: str = TARGET, value: Any = None) -> Refused:
@@ -108,7 +109,7 @@ class UserClass:
         except AttributeError:
             near = nearest_name(name, vars(importlib.import_module(module)))
             raise self._refuse(f"{module} has no {name}" + (f"; did you mean {near}?" if near else "")) from None
-        except Exception as error:  # whatever the user's own code raises while it is imported
+        except Exception as error:  # the import runs the user's code, which may raise anything
             raise self._refuse(f"cannot be imported: {type(error).__name__}: {error}") from error
         if not (isinstance(found, type) and issubclass(found, self.base)):
             raise self._refuse(f"must be a subclass of {self.role.base}")
@@ -116,7 +117,7 @@ class UserClass:
 
     @cached_property
     def base(self) -> type:
-        """The class that one of this role must subclass."""
+        """Returns the class that a class of this role must subclass."""
         module, _, name = self.role.base.rpartition(".")
         base: type = getattr(importlib.import_module(module), name)
         return base
@@ -129,7 +130,10 @@ class UserClass:
         return parse_data_info(said, key) if isinstance(said, Mapping) else said if isinstance(said, DataInfo) else None
 
     def _check_arguments(self) -> None:
-        """Binds the configuration's arguments to the constructor's signature, and names each that does not fit."""
+        """Binds the configured arguments to the signature of the constructor.
+
+        Raises Refused with each that does not match.
+        """
         parameters = inspect.signature(self.cls).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -148,28 +152,28 @@ class UserClass:
             raise Refused(problems)
 
     def overrides(self, method: str) -> bool:
-        """Whether the class has a `method` of its own, not only its base's."""
+        """Returns whether the class overrides `method`."""
         return getattr(self.cls, method, None) is not getattr(self.base, method, None)
 
     def takes(self, key: str) -> bool:
-        """Whether the constructor has an argument `key`."""
+        """Returns whether the constructor has an argument `key`."""
         return key in inspect.signature(self.cls).parameters
 
     def needs(self, key: str) -> bool:
-        """Whether the constructor has an argument `key` without a default that the configuration does not give."""
+        """Returns whether the constructor has a required argument `key` that the configuration does not set."""
         parameter = inspect.signature(self.cls).parameters.get(key)
         return parameter is not None and parameter.default is parameter.empty and key not in self.arguments
 
     def setting(self, key: str) -> Any:
-        """What the constructor's argument `key` will be: the configuration's, else its own default, else None."""
+        """Returns the value of the constructor's argument `key`: the configured one, its default, or None."""
         parameter = inspect.signature(self.cls).parameters.get(key)
         default = None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
         return self.arguments.get(key, default)
 
     def build(self, *first: Any, **offered: Any) -> Any:
-        """The object: `first` are the role's own arguments (an optimizer's parameters), `offered` those it may take.
+        """Returns the object. first: the arguments of the role (an optimizer's parameters). offered: optional ones.
 
-        What is offered and not known (None) is left to the constructor's default.
+        Offered arguments that are None keep the constructor's default.
         """
         known = {key: value for key, value in offered.items() if value is not None and key not in self.arguments}
         extra = {key: value for key, value in known.items() if self.takes(key)}

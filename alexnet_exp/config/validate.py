@@ -19,10 +19,9 @@ from alexnet_exp.errors import NO_VALUE, Problem, Refused, suggest_name
 
 
 def validate(container: Mapping[str, Any]) -> Config:
-    """The typed configuration of a plain one (no interpolation left in it).
+    """Returns the typed configuration of plain containers without interpolations.
 
-    Raises `Refused` with every problem found: unknown keys, wrong types, values out of range, settings that contradict
-    each other.
+    Raises Refused with all problems: unknown keys, wrong types, values out of range, contradictions.
     """
     problems: list[Problem] = []
     nodes: dict[str, Any] = {}
@@ -46,9 +45,9 @@ def validate(container: Mapping[str, Any]) -> Config:
 
 
 def is_same_experiment(stored: Mapping[str, Any], config: Config) -> bool:
-    """Whether a plain configuration is of the experiment `config`, also if an earlier version stored it.
+    """Returns whether a stored configuration describes the experiment `config`, also if an earlier version wrote it.
 
-    A setting that is new since then has its default in `stored`, with which the experiment is as before.
+    A setting that is new since then gets its default in `stored`, which keeps the experiment unchanged.
     """
     try:
         return validate(stored) == config
@@ -57,7 +56,7 @@ def is_same_experiment(stored: Mapping[str, Any], config: Config) -> bool:
 
 
 def _root(container: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are in no group."""
+    """Returns the settings that are in no group."""
     groups = {*NODES, *COLLECTIONS, "module"}
     return {key: value for key, value in container.items() if key not in groups}
 

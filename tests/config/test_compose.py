@@ -250,7 +250,7 @@ def test_a_fault_in_a_users_file_is_not_blamed_on_the_overrides(text: str, line:
     ("override", "line"),
     [
         ("model=null", "model=null: did you mean none? one of bn"),
-        ("experiment=null", "experiment=null: for none leave it out"),
+        ("experiment=null", "experiment=null: must not be null; leave it out"),
         ("callbacks=null", "callbacks=null: must not be null; write callbacks=[]"),
         ("logger=[csv,tensorbord]", "logger=tensorbord: did you mean tensorboard?"),
         ("optim=[sgd,adam]", "optim=[sgd, adam]: takes one option; for a run of each: -m optim=sgd,adam"),

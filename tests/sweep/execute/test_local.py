@@ -210,7 +210,7 @@ def test_a_failed_preload_is_logged(local_pool: Pools, tmp_path: Path, monkeypat
     ended = run_all(local_pool(work=works.speak), job := plain_job(tmp_path / "job", CPU))
     assert ended["job"].ending.status == "done"
     (line,) = [line for line in (job.folder / "train.log").read_text().splitlines() if "WARNING" in line]
-    assert line.endswith("the fork server could not import no_such_module, so that every start is slow")
+    assert line.endswith("the fork server could not import no_such_module; every start is slow")
 
 
 # The ending of a job
