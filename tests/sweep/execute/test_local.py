@@ -103,7 +103,8 @@ def test_the_environment_is_that_of_the_call_without_variables_of_ranks(
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
     hydra = {"job": {"env_set": {"SET": "not interpolated: ${oc.env:MARK}", "MARK2": 5}}}
-    run_all(pool, job := plain_job(tmp_path / "job", CPU, hydra), two := plain_job(tmp_path / "two", CPU_2))
+    ended = run_all(pool, job := plain_job(tmp_path / "job", CPU, hydra), two := plain_job(tmp_path / "two", CPU_2))
+    assert [each.ending.status for each in ended.values()] == ["done", "done"], ended
     seen = around(job)["environment"]
     assert "MARK" not in around(first)["environment"]
     assert (seen["MARK"], seen["SET"], seen["MARK2"]) == ("of now", "not interpolated: ${oc.env:MARK}", "5")
