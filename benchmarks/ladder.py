@@ -25,13 +25,13 @@ from alexnet_exp.runs.reader import read_result
 KEPT = Path(__file__).parent / "results" / "ladder"
 TUTORIAL = Path(__file__).parent / "results" / "tutorial"
 IDEAS = {
-    1: "the tutorial, as it is",
-    2: "a rate that rises and falls",
-    3: "batch norm everywhere",
-    4: "pixels kept longer",
-    5: "random crops and mirrors, in the test too",
-    6: "three times as long",
-    7: "two layers before a pool, two cycles",
+    1: "the unchanged tutorial",
+    2: "one-cycle learning rate",
+    3: "batch norm after every layer",
+    4: "higher spatial resolution",
+    5: "random crops and mirrors, ten test views",
+    6: "three times the epochs",
+    7: "two convolutions per pool, two cycles",
 }
 FACTS = ("seed", "precision", "device", "epochs", "seconds", "images_per_s", "parameters", "multiply_adds")
 TEST_FACTS = ("test_views", "test_centre", "test_images", "metrics")
@@ -185,7 +185,7 @@ def picture(found: list[Rung], path: Path) -> None:
     left.set_xlim(min(values) - 2, 100)
     left.set_yticks(places, [f"{rung.number}  {IDEAS[rung.number]}" for rung in found])
     left.invert_yaxis()
-    quiet(left, "Test accuracy, and what each idea adds", "per cent of 10,000 test images")
+    quiet(left, "Test accuracy, and the gain of each change", "per cent of 10,000 test images")
     right.barh(places, [rung.teraflop for rung in found], height=0.45, color=ACCENT, alpha=0.75)
     for rung in found:
         told, place = f"{rung.teraflop:.0f}", (rung.teraflop, rung.number)
