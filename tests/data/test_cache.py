@@ -176,7 +176,7 @@ def until(*arguments):
             os.kill(os.getpid(), signal.SIGKILL)
         yield image
 cache.read_images = until
-cache.decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2]))
+cache.load_decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2]))
 """
 
 
@@ -278,11 +278,11 @@ def test_one_of_two_threads_decodes(files: ImageFiles, tmp_path: Path, monkeypat
 FILL = """
 import sys
 from pathlib import Path
-from alexnet_exp.data.cache import decoded
+from alexnet_exp.data.cache import load_decoded
 from alexnet_exp.data.image_files import list_files
 print(flush=True)
 sys.stdin.readline()
-print(int(decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2])).long().sum()))
+print(int(load_decoded(list_files(Path(sys.argv[1]), ["a", "b"]), 8, Path(sys.argv[2])).long().sum()))
 """
 
 

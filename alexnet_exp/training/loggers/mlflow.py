@@ -65,7 +65,7 @@ class MlflowLogger(MLFlowLogger, Tracker):
         self.log_metrics(final_metrics(metrics), step)
         client: MlflowClient = self.experiment
         run_id = str(self.run_id)
-        client.set_tag(run_id, "status", ending.status)
+        client.set_tag(run_id, "status", str(ending.status))
         if ending.reason:
             client.set_tag(run_id, "error", ending.reason[: mlflow_runs.MOST_TAG_CHARACTERS])
         mlflow_runs.end(client, run_id, ending.status)

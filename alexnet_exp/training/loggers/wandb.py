@@ -49,7 +49,7 @@ class WandbRun(WandbLogger, Tracker):
         """Writes the final metrics, of the tested weights, into the summary, over the last values of the curves."""
         if test_metrics(metrics):
             self.log_metrics(test_metrics(metrics), step)
-        self.experiment.summary.update({**metrics, "status": ending.status})
+        self.experiment.summary.update({**metrics, "status": str(ending.status)})  # W&B writes the name of an enum
         self.experiment.finish(exit_code=ending.code)
 
 
