@@ -120,11 +120,11 @@ def _take_allowed(arguments: list[str]) -> list[str]:
         else:
             rest.append(word)
     if packages:
-        from alexnet_exp.config.user_class import allow
+        from alexnet_exp.config.user_class import allow_packages
 
         if not all(name.replace(".", "_").isidentifier() for name in packages):
             raise UserError("--allow: needs the name of a package, such as --allow my_package")
-        allow(packages)
+        allow_packages(packages)
     return rest
 
 
@@ -134,10 +134,10 @@ def _is_stray(word: str) -> bool:
 
 
 def _unknown(word: str, config_dir: str | None) -> str:
-    from alexnet_exp.config.suggestions import of_word
+    from alexnet_exp.config.suggestions import suggest_argument
     from alexnet_exp.paths import groups
 
-    return f"{word}: {of_word(word, COMMANDS, groups(config_dir))}"
+    return f"{word}: {suggest_argument(word, COMMANDS, groups(config_dir))}"
 
 
 def _help(config_dir: str | None) -> str:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet_exp.config.compose import compose
-from alexnet_exp.config.resolve import match
+from alexnet_exp.config.resolve import resolve_network
 from alexnet_exp.config.validate import validate
 from alexnet_exp.model.columns import ColumnGroup, ColumnNetwork, gather_parameter
 from alexnet_exp.model.columns_layout import crossings
@@ -96,7 +96,7 @@ def train(container: Mapping[str, Any], folder: Path) -> Ending:
 
 def spec_of(config: Mapping[str, Any]) -> Network:
     """The network that a composed configuration describes."""
-    spec = match(validate(config))[0]
+    spec = resolve_network(validate(config))[0]
     assert isinstance(spec, Network)
     return spec
 

@@ -23,7 +23,7 @@ from alexnet_exp.bench.peak_flops import measure_peak
 from alexnet_exp.bench.run import BenchRequest
 from alexnet_exp.bench.run import measure as bench
 from alexnet_exp.config.compose import compose
-from alexnet_exp.config.resolve import match
+from alexnet_exp.config.resolve import resolve_network
 from alexnet_exp.config.validate import validate
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.lrn import LRN
@@ -68,7 +68,7 @@ def _training(turns: int) -> list[Row]:
         against = "torchvision.models.alexnet, autocast to bf16, channels_last"
         rate: dict[str, Any] = {"unit": "images/s", "higher_is_better": True}
         made.append(Row(f"alexnet, {name}", what, against, turns=measured, target=FASTER, **rate))
-        spec = match(config)[0]
+        spec = resolve_network(config)[0]
         assert isinstance(spec, Network)
         product = 1e9 * measure_peak("cuda", torch.bfloat16)
         best = floor(layers(spec), (3, SIDE, SIDE), BATCH, product, copied_bytes_per_s())

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_exp.config.schema import Checkpoint, Interval, Unit
-from alexnet_exp.config.user_class import ALLOW
+from alexnet_exp.config.user_class import ALLOW_VARIABLE
 from benchmarks.machine import Watch, adopt_orphans, bury, machine
 from benchmarks.processes import Command, wait_until
 
@@ -140,7 +140,7 @@ def measure(case: Case, overrides: Sequence[str], folder: Path) -> Figures:
 def _until(words: Sequence[str], steps: int, folder: Path, notes: Path) -> tuple[float, list[Line]]:
     """Runs a command until it has made so many steps, and kills it; when it was started, and what was noted."""
     notes.unlink(missing_ok=True)
-    command = Command.start(words, folder, folder / "told.txt", {ALLOW: "benchmarks"}, threads=None)
+    command = Command.start(words, folder, folder / "told.txt", {ALLOW_VARIABLE: "benchmarks"}, threads=None)
     wait_until(lambda: not command.running() or len(_lines(notes)) > steps, LONG)
     found = _lines(notes)
     command.kill()

@@ -24,7 +24,7 @@ import torch
 from alexnet_exp.bench.flop import counted
 from alexnet_exp.bench.peak_flops import measure_peak
 from alexnet_exp.config.compose import compose
-from alexnet_exp.config.resolve import match
+from alexnet_exp.config.resolve import resolve_network
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.validate import validate
 from alexnet_exp.model.cost import layers
@@ -94,7 +94,7 @@ def config(batch: int) -> Config:
 
 
 def network(config: Config) -> Network:
-    spec = match(config)[0]
+    spec = resolve_network(config)[0]
     assert isinstance(spec, Network)
     return spec
 

@@ -49,18 +49,18 @@ def test_the_experiment_learns_and_evaluates_to_the_same_number(capsys: pytest.C
 @pytest.mark.parametrize("file", YAML, ids=lambda file: file.stem)
 def test_the_command_that_a_file_names_passes_check(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = command_in(file)
-    allow, rest = words[:2], words[2:]
-    assert main([*allow, "check", *rest, "trainer.gpus=0"]) == 0
+    allow_packages, rest = words[:2], words[2:]
+    assert main([*allow_packages, "check", *rest, "trainer.gpus=0"]) == 0
     assert capsys.readouterr().out.startswith("ok: ")
 
 
 def test_a_shipped_network_takes_its_ends_from_the_data_source() -> None:
     from alexnet_exp.config.compose import compose_run
-    from alexnet_exp.config.resolve import match
-    from alexnet_exp.config.user_class import allow
+    from alexnet_exp.config.resolve import resolve_network
+    from alexnet_exp.config.user_class import allow_packages
 
-    allow(["my_alexnet"])
-    spec, _, classes = match(compose_run(["data=shapes"], "my_alexnet/conf").config)
+    allow_packages(["my_alexnet"])
+    spec, _, classes = resolve_network(compose_run(["data=shapes"], "my_alexnet/conf").config)
     assert (spec.in_channels, spec.input_size, spec.num_classes) == (1, 32, 3)  # type: ignore[union-attr]
     assert classes == ["circle", "square", "cross"]
 

@@ -119,7 +119,7 @@ def test_no_code_of_ours_reads_a_file_in_a_way_that_runs_it() -> None:
         if name == "yaml.load":
             assert keyword(call, "Loader") == "YAML_LOADER", file
         if name in ("pickle.load", "pickle.loads"):
-            assert file in ("child.py", "launch.py"), file  # between a process and its own child
+            assert file in ("child.py", "child_task.py"), file  # between a process and its own child
         assert keyword(call, "shell") is None, file
         words = ("eval", "exec", "os.system", "os.popen", "torch.jit.load", "yaml.unsafe_load", "instantiate")
         assert name not in (*words, "hydra.utils.instantiate", "torch.serialization.add_safe_globals"), file
@@ -575,7 +575,7 @@ FROM_INSIDE = {
     "runs.py": ("f'{len(lines) - len(newest):,} older", "text.markdown_table(", "'\\n'.join(terminal.aligned("),
     "summary.py": ("'\\n'.join(", "_own("),
     "sweep.py": ("'python -m alexnet_exp",),
-    "launch.py": ("text",),
+    "child_task.py": ("text",),
 }
 
 

@@ -58,11 +58,11 @@ def refuse_strays(words: Iterable[str], config_dir: str | None) -> None:
     strays = [word for word in words if "=" not in word and not word.startswith("~")]
     if not strays:
         return
-    from alexnet_exp.config.suggestions import of_word
+    from alexnet_exp.config.suggestions import suggest_argument
     from alexnet_exp.paths import groups
 
     options = groups(config_dir)
-    raise UserError("\n".join(f"{word}: {of_word(word, (), options)}" for word in strays))
+    raise UserError("\n".join(f"{word}: {suggest_argument(word, (), options)}" for word in strays))
 
 
 def refuse_settings_as_flags(words: Sequence[str], flags: Collection[str]) -> None:

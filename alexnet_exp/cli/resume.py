@@ -102,11 +102,11 @@ def _jobs(plan: SweepPlan) -> int:
 def _search(plan: SweepPlan, jobs: int | None) -> int:
     """Runs the command of a search again, because the folder does not have the jobs that are still to come."""
     from alexnet_exp.cli import train
-    from alexnet_exp.config.composer import quoted
+    from alexnet_exp.config.composer import quote_value
     from alexnet_exp.sweep.plan.untrusted import checked_command
 
     folder = plan.folder.absolute()
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    added = [f"hydra.sweep.dir={quoted(str(here))}", *([] if jobs is None else [f"{JOBS_PREFIX}{jobs}"])]
+    added = [f"hydra.sweep.dir={quote_value(str(here))}", *([] if jobs is None else [f"{JOBS_PREFIX}{jobs}"])]
     command = checked_command(plan)
     return train.run([*command, *(override for override in added if override not in command)])

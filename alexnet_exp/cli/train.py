@@ -15,11 +15,11 @@ from omegaconf import DictConfig
 from alexnet_exp.cli.arguments import refuse_settings_as_flags, refuse_strays
 from alexnet_exp.cli.output import print_result, run_as_json
 from alexnet_exp.config.compose import check_config_dir, compose, compose_yaml, each_job, prepare_overrides
-from alexnet_exp.config.composer import plain
-from alexnet_exp.config.composition import Composition, without_resume
+from alexnet_exp.config.composer import to_plain
+from alexnet_exp.config.composition import Composition, drop_resume
 from alexnet_exp.config.hydra_files import hydra_files
 from alexnet_exp.config.hydra_session import HydraSession, hydra_session, print_with_hydra
-from alexnet_exp.config.overrides import exact
+from alexnet_exp.config.overrides import quote_text
 from alexnet_exp.config.validate import is_same_experiment
 from alexnet_exp.errors import ExitCode, UserError
 from alexnet_exp.processes.ranks import rank
@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
         return 0
     with hydra_session(flags.overrides, flags.config_dir, sweep=flags.multirun, log=True) as session:
         if session.is_sweep:
-            return _sweep([exact(word) for word in arguments], session)
+            return _sweep([quote_text(word) for word in arguments], session)
         return _single(session)
 
 
@@ -58,7 +58,7 @@ def _single(session: HydraSession) -> int:
 
     check_devices([composition.config])
     folder, resume = Path(str(session.config.hydra.run.dir)), composition.config.resume
-    composition = without_resume(composition)
+    composition = drop_resume(composition)
     if has_run(folder):
         if rank() == 0:
             return _resume(folder, composition, resume)
@@ -188,7 +188,7 @@ def _refuse(message: str) -> NoReturn:
 
 def _train_job(config: DictConfig) -> tuple[Path, Ending]:
     """Trains a job that a launcher of Hydra's own runs in this process, and has composed."""
-    return _train(Composition.of({**plain(config), "resume": False}))
+    return _train(Composition.of({**to_plain(config), "resume": False}))
 
 
 def _train(composition: Composition) -> tuple[Path, Ending]:

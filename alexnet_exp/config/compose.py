@@ -12,17 +12,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alexnet_exp.config.composer import Composer, GroupOptions, parsed_override, plain
+from alexnet_exp.config.composer import Composer, GroupOptions, parse_override, to_plain
 from alexnet_exp.config.composition import Composition, validate_new_run
-from alexnet_exp.config.diagnose import MACHINE, WHOLE, diagnose, misleading_ones
-from alexnet_exp.config.overrides import changed_texts, exact, swept
+from alexnet_exp.config.diagnose import GROUPS_OF_ANY_KEY, MACHINE_GROUP, diagnose, find_misleading
+from alexnet_exp.config.overrides import find_altered_texts, quote_text, sweep_overrides
 from alexnet_exp.config.schema import COLLECTIONS, NODES, Config
-from alexnet_exp.config.user_class import ROLES, TARGET
+from alexnet_exp.config.user_class import ROLES, TARGET_KEY
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.paths import conf_dir, group_names, groups
 
 VERSION_BASE = "1.3"
-ROOT = "config"
+ROOT_CONFIG = "config"
 
 
 @cache
@@ -86,7 +86,7 @@ def _compose_both(
     composer = composer or composer_of(config_dir)
     try:
         config = composer(overrides)
-        container = plain(config)
+        container = to_plain(config)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise Refused(diagnose(list(overrides), config_dir, error, composer)) from error
     refuse_misleading(overrides, config_dir)
@@ -95,7 +95,7 @@ def _compose_both(
 
 def refuse_misleading(overrides: Sequence[str], config_dir: str | None) -> None:
     """Raises Refused for overrides that Hydra accepts but that have another effect than they seem to."""
-    misleading = list(misleading_ones(overrides, config_dir))
+    misleading = list(find_misleading(overrides, config_dir))
     if misleading:
         raise Refused(misleading)
 
@@ -105,7 +105,7 @@ def diagnose_jobs(jobs: Iterable[Sequence[str]], config_dir: str | None) -> None
     problems = JobProblems(config_dir)
     for overrides in jobs:
         with problems.gathered(overrides):
-            validate_new_run(plain(problems.composer(overrides)))
+            validate_new_run(to_plain(problems.composer(overrides)))
     problems.done()
 
 
@@ -145,7 +145,7 @@ class JobProblems:
 
     def done(self) -> None:
         """Raises UserError with all collected problems, and with misleading overrides."""
-        misleading = list(misleading_ones(list(self._overrides), self.config_dir)) if not self._lines else []
+        misleading = list(find_misleading(list(self._overrides), self.config_dir)) if not self._lines else []
         if misleading:
             self.note(Refused(misleading))
         if self._lines:
@@ -156,11 +156,11 @@ def each_job(overrides: Sequence[str], config_dir: str | None = None) -> Iterato
     """Returns the overrides of each job of a grid (`model=lrn,bn seed=1,2`): their product, in Hydra's order."""
     choices = []
     for text in overrides:
-        parsed = parsed_override(text, GroupOptions(config_dir))
+        parsed = parse_override(text, GroupOptions(config_dir))
         if parsed.is_hydra_override():
             continue
         if parsed.is_sweep_override() and parsed.is_discrete_sweep():
-            choices.append(swept(parsed))
+            choices.append(sweep_overrides(parsed))
         else:
             choices.append([parsed.input_line or ""])
     return (list(job) for job in itertools.product(*choices))
@@ -168,11 +168,11 @@ def each_job(overrides: Sequence[str], config_dir: str | None = None) -> Iterato
 
 def check_texts(config_dir: str) -> None:
     """Raises UserError for text in the user's YAML files that YAML reads as a number or a boolean."""
-    files = [*Path(config_dir).rglob("*.yaml"), *(conf_dir() / MACHINE).glob("*.yaml")]
+    files = [*Path(config_dir).rglob("*.yaml"), *(conf_dir() / MACHINE_GROUP).glob("*.yaml")]
     lines = [
         f"{file}: {key}: {text} is a number or true to YAML; write {last}: '{text}'"
         for file in sorted(files)
-        for key, last, text in changed_texts(file)
+        for key, last, text in find_altered_texts(file)
     ]
     if lines:
         raise UserError("\n".join(lines))
@@ -182,13 +182,13 @@ def prepare_overrides(overrides: Sequence[str], config_dir: str | None) -> list[
     """Returns the overrides for Hydra: text stays text, and an argument of a user's class needs no `+`."""
     if config_dir:
         check_texts(config_dir)
-    given = list(map(exact, overrides))
+    given = list(map(quote_text, overrides))
     unclear = [text for text in given if config_dir and re.match(rf"({'|'.join(ROLES)})\.[^=]+=", text)]
     if not unclear:
         return given
     options = groups(config_dir)
     # sweeps over other settings would only multiply the compositions
-    wanted = {text.partition(".")[0] for text in unclear} | WHOLE
+    wanted = {text.partition(".")[0] for text in unclear} | GROUPS_OF_ANY_KEY
     chosen = [text for text in given if text.partition("=")[0] in options.keys() & wanted]
     try:
         jobs = [composer_of(config_dir)(job) for job in each_job(chosen, config_dir)]
@@ -206,7 +206,7 @@ def _is_new_argument(override: str, config: DictConfig) -> bool:
         if not isinstance(node, DictConfig) or node._is_none():
             return False
         if part not in node:
-            return TARGET in node
+            return TARGET_KEY in node
         node = node._get_node(part)
     return False
 
@@ -221,7 +221,7 @@ def _compose(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
 
     register()
     with _apart(), hydra.initialize_config_dir(version_base=VERSION_BASE, config_dir=str(conf_dir())):
-        return hydra.compose(config_name=ROOT, overrides=[*overrides, *_searchpath(config_dir)])
+        return hydra.compose(config_name=ROOT_CONFIG, overrides=[*overrides, *_searchpath(config_dir)])
 
 
 @contextmanager

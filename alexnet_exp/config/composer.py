@@ -34,7 +34,7 @@ class Composer:
         from omegaconf.errors import OmegaConfBaseException
 
         try:
-            parsed = list(map(parsed_override, overrides))
+            parsed = list(map(parse_override, overrides))
             if all(map(_is_option_or_value, parsed)) and (files := self._files(parsed)) is not None:
                 return self._with_values(files, parsed)
         except (Refused, HydraException, OmegaConfBaseException, ValueError):
@@ -76,7 +76,7 @@ def _is_option_or_value(parsed: Any) -> bool:
     return "/" not in key and key.partition(".")[0] != "hydra" and not isinstance(parsed.value(), dict)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def to_plain(config: DictConfig) -> dict[str, Any]:
     """Returns a composed configuration as plain containers, interpolations resolved.
 
     Enums become strings: an enum in a checkpoint would break `weights_only` loading.
@@ -100,7 +100,7 @@ class GroupOptions:
         return [name.removeprefix(below) for name in names if "/" not in name.removeprefix(below)]
 
 
-def parsed_override(text: str, loader: Any = None) -> Any:
+def parse_override(text: str, loader: Any = None) -> Any:
     """Returns Hydra's parse of one override. Raises Refused if it cannot be parsed.
 
     loader: Hydra's, or `GroupOptions`, which a `glob` asks for a group's options.
@@ -114,27 +114,27 @@ def parsed_override(text: str, loader: Any = None) -> Any:
         parsed = None
     if parsed is None or not parsed.key_or_group:
         key, _, value = text.partition("=")
-        example = f": {typed_text(key, value)}" if key and value else ""
+        example = f": {shell_text(key, value)}" if key and value else ""
         instead = f"cannot be read; write key=value, and quote a value with special characters{example}"
         raise Refused([Problem(text, NO_VALUE, instead)])
     parsed.config_loader = loader or GroupOptions(None)
     return parsed
 
 
-def quoted(text: str) -> str:
+def quote_value(text: str) -> str:
     """Returns a text quoted as the value of an override."""
     # Hydra keeps backslashes, except for those before a quote
     inner = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     return f"'{inner}'"
 
 
-def unquoted(value: str) -> str:
+def unquote_value(value: str) -> str:
     """Returns the argument of `quoted`; any other value unchanged."""
     inner = re.sub(r"\\(['\\])", r"\1", value[1:-1])
-    return inner if len(value) > 1 and quoted(inner) == value else value
+    return inner if len(value) > 1 and quote_value(inner) == value else value
 
 
-def typed_text(key: str, value: str) -> str:
+def shell_text(key: str, value: str) -> str:
     """Returns an override with a text value as it is typed in a shell."""
-    inner = f'"{value}"' if not set(value) & set('"\\') else quoted(value)
+    inner = f'"{value}"' if not set(value) & set('"\\') else quote_value(value)
     return shlex.quote(f"{key}={inner}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.config.resolve import match
+from alexnet_exp.config.resolve import resolve_network
 from alexnet_exp.config.schema import Config, Mlflow, Wandb
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import Problem, Refused, missing_package
@@ -82,7 +82,7 @@ def check_run(config: Config) -> None:
     missing = [package for package in missing if importlib.util.find_spec(package) is None]
     if missing:
         raise Refused([Problem("logger", package, missing_package(package)) for package in missing])
-    spec, _, _ = match(config)
+    spec, _, _ = resolve_network(config)
     if isinstance(spec, Network) and spec.weights:
         weights_file(spec.weights, OUTPUTS)
 
@@ -100,7 +100,7 @@ def _reserved(name: str) -> str | None:
     return None
 
 
-def without_resume(composition: Composition) -> Composition:
+def drop_resume(composition: Composition) -> Composition:
     """Returns a copy with `resume` false, because that setting concerns a command and not the experiment."""
     if not composition.config.resume:
         return composition

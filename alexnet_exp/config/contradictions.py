@@ -95,7 +95,7 @@ def _monitors(config: Config) -> Iterator[Problem]:
     has_val = isinstance(config.data, UserClass) or config.data.has_val
     missing = {} if has_val else dict(validation_monitors(config))
     for key, monitor in missing.items():
-        instead = f"there is no validation; write data.val=split, or monitor {in_training(monitor)}"
+        instead = f"there is no validation; write data.val=split, or monitor {training_metric(monitor)}"
         yield Problem(key, monitor, instead)
     callbacks = config.callbacks.values()
     if config.module is not None or any(isinstance(callback, UserClass) for callback in callbacks):
@@ -121,10 +121,10 @@ def _without_validation(config: Config) -> Iterator[Problem]:
         return
     for key, monitor in validation_monitors(config):
         if monitor not in PRECISE_METRICS:  # these have a validation of their own
-            yield Problem(key, monitor, f"{why}; {instead}, or monitor {in_training(monitor)}")
+            yield Problem(key, monitor, f"{why}; {instead}, or monitor {training_metric(monitor)}")
 
 
-def in_training(monitor: str) -> str:
+def training_metric(monitor: str) -> str:
     """Returns the training metric with the direction of a validation metric, so that `mode` stays valid."""
     return "train/top1" if "top" in monitor else "train/loss"
 

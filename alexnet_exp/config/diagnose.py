@@ -11,30 +11,30 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from alexnet_exp.config.composer import Composer, parsed_override, plain, typed_text
-from alexnet_exp.config.overrides import texts
+from alexnet_exp.config.composer import Composer, parse_override, shell_text, to_plain
+from alexnet_exp.config.overrides import text_settings
 from alexnet_exp.config.schema import NODES, Config
-from alexnet_exp.config.suggestions import of_option, of_setting
-from alexnet_exp.config.user_class import TARGET
+from alexnet_exp.config.suggestions import suggest_option, suggest_setting
+from alexnet_exp.config.user_class import TARGET_KEY
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, nearest_name, suggest_name
 from alexnet_exp.paths import groups
 
-MACHINE = "local"  # the group with the settings of a machine, whose default file may be missing
-WHOLE = {"experiment", "debug"}  # groups whose files set keys of any other
+MACHINE_GROUP = "local"  # the group with the settings of a machine, whose default file may be missing
+GROUPS_OF_ANY_KEY = {"experiment", "debug"}  # groups whose files set keys of any other
 
 
-def misleading_ones(overrides: Sequence[str], config_dir: str | None) -> Iterator[Problem]:
+def find_misleading(overrides: Sequence[str], config_dir: str | None) -> Iterator[Problem]:
     """Yields a problem for each override that Hydra accepts but that has another effect than it seems to."""
     options = groups(config_dir)
-    for parsed in map(parsed_override, overrides):
+    for parsed in map(parse_override, overrides):
         group, _, rest = parsed.key_or_group.partition(".")
         if rest == "name" and len(NODES.get(group, ())) > 1:
             yield Problem(parsed.key_or_group, parsed.value(), f"the name is fixed; choose another with {group}=NAME")
-        if group == MACHINE and str(parsed.value()) not in options.get(
-            MACHINE, ()
+        if group == MACHINE_GROUP and str(parsed.value()) not in options.get(
+            MACHINE_GROUP, ()
         ):  # Hydra ignores a missing file of an optional group
-            yield Problem(MACHINE, parsed.value(), f"conf/{MACHINE}/{parsed.value()}.yaml not found")
+            yield Problem(MACHINE_GROUP, parsed.value(), f"conf/{MACHINE_GROUP}/{parsed.value()}.yaml not found")
 
 
 def diagnose(overrides: list[str], config_dir: str | None, error: Exception, composer: Composer) -> list[Problem]:
@@ -50,7 +50,7 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
     doubtful: set[str] = set()  # groups with an invalid option: settings below them cannot be checked
     for text in overrides:
         try:
-            parsed = parsed_override(text)
+            parsed = parse_override(text)
         except Refused as refused:
             problems += refused.problems
             continue
@@ -63,30 +63,32 @@ def diagnose(overrides: list[str], config_dir: str | None, error: Exception, com
             doubtful |= {key} if wrong else set()
             good += [] if wrong else [text]
         elif not parsed.is_delete() and _is_nowhere(key, options):
-            advice = of_setting(key, parsed.value(), () if "." in key else {*Config.__dataclass_fields__, *options})
+            advice = suggest_setting(
+                key, parsed.value(), () if "." in key else {*Config.__dataclass_fields__, *options}
+            )
             instead = f"unknown setting; {advice or 'python -m alexnet_exp --help lists the groups'}"
             problems.append(Problem(key, parsed.value(), instead))
         else:
             values.append((text, parsed))
     if swept:
         problems.append(_several_values(swept, overrides))
-    if doubtful & WHOLE:
+    if doubtful & GROUPS_OF_ANY_KEY:
         return problems
     try:
         composer(good)
     except (HydraException, OmegaConfBaseException, ValueError) as of_files:  # the error is in a YAML file
-        return [*problems, Problem("configuration", NO_VALUE, cause(of_files))]
+        return [*problems, Problem("configuration", NO_VALUE, describe_error(of_files))]
     for text, parsed in values:
         if parsed.key_or_group.partition(".")[0] in doubtful:
             continue
         try:
-            plain(composer([*good, text]))
+            to_plain(composer([*good, text]))
         except (HydraException, OmegaConfBaseException, ValueError) as single:
             problems.append(_wrong_value(parsed, good, composer, options, single))
         else:
             good.append(text)
     problems += _of_the_rest(good, composer)
-    return problems or [Problem("configuration", NO_VALUE, cause(error))]
+    return problems or [Problem("configuration", NO_VALUE, describe_error(error))]
 
 
 def _is_nowhere(key: str, options: Iterable[str]) -> bool:
@@ -102,7 +104,7 @@ def _several_values(swept: Sequence[Any], overrides: Sequence[str]) -> Problem:
     command = shlex.join(["python", "-m", "alexnet_exp", "-m", *search, *overrides])
     first = swept[0]
     key, _, value = (first.input_line or "").partition("=")
-    quote = f"; for one text: {typed_text(key, value)}" if texts().get(key) is str else ""
+    quote = f"; for one text: {shell_text(key, value)}" if text_settings().get(key) is str else ""
     kind = "an interval is a search" if intervals else "several values are a sweep"
     return Problem(key, value, f"{kind}; add -m: {command}{quote}")
 
@@ -110,7 +112,7 @@ def _several_values(swept: Sequence[Any], overrides: Sequence[str]) -> Problem:
 def _of_the_rest(good: list[str], composer: Composer) -> list[Problem]:
     """Returns the validation problems of the overrides that can be composed."""
     try:
-        validate(plain(composer(good)))
+        validate(to_plain(composer(good)))
     except Refused as refused:
         return refused.problems
     except Exception:  # they cannot be composed together; the caller reports Hydra's error
@@ -132,7 +134,7 @@ def _wrong_option(group: str, value: Any, options: list[str]) -> list[Problem]:
     if isinstance(value, list) and group in NODES:
         return [Problem(group, value, f"takes one option; for a run of each: -m {group}={','.join(map(str, value))}")]
     chosen = value if isinstance(value, list) else [value]
-    return [Problem(group, name, of_option(group, name, options)) for name in chosen if str(name) not in options]
+    return [Problem(group, name, suggest_option(group, name, options)) for name in chosen if str(name) not in options]
 
 
 def _wrong_value(
@@ -147,11 +149,11 @@ def _wrong_value(
         error.__cause__ or error, GrammarParseError | InterpolationKeyError | InterpolationResolutionError
     )
     if interpolation or first.partition("/")[0] == "hydra" or parsed.package is not None:
-        return Problem(key, value, cause(error))
+        return Problem(key, value, describe_error(error))
     if parsed.is_delete() and key in options:
         return _wrong_option(key, None, options[key])[0]
     if first == "model" and key.startswith("model.stages."):
-        stages, name = plain(composer(good))["model"].get("stages", {}), key.split(".")[2]
+        stages, name = to_plain(composer(good))["model"].get("stages", {}), key.split(".")[2]
         if name not in stages:
             near = nearest_name(name, stages)
             return Problem(key, value, f"no such stage; {f'did you mean {near}? ' if near else ''}{', '.join(stages)}")
@@ -159,12 +161,12 @@ def _wrong_value(
     for part in reversed(key.split(".")):
         nested = {part: nested}
     try:
-        validate(_merged(plain(composer(good)), nested))
+        validate(_merged(to_plain(composer(good)), nested))
     except Refused as refused:
         return next((problem for problem in refused.problems if problem.key.startswith(key)), refused.problems[0])
     except Exception:  # the other overrides have problems, too; this one gets Hydra's message
         pass
-    return Problem(key, value, cause(error))
+    return Problem(key, value, describe_error(error))
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return {**base, **over, **both}
 
 
-def cause(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Returns Hydra's error as one line: the file, what is wrong, and what was probably meant."""
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
     if not lines:
@@ -186,7 +188,7 @@ def cause(error: Exception) -> str:
     if file is None or len(lines) == 1:
         return _in_our_words(lines[0], "")
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
-    if key.endswith(f".{TARGET}"):
+    if key.endswith(f".{TARGET_KEY}"):
         group = key.partition(".")[0]
         return (
             f"{file[1]}.yaml sets {key}; a class of your own is an option: write {group}/NAME.yaml, choose {group}=NAME"
@@ -201,7 +203,7 @@ def _in_our_words(line: str, key: str) -> str:
     """Returns an error of Hydra or OmegaConf as one line. key: the setting, if known."""
     at = f"{key}: " if key else ""
     if re.match(r"Key '[^']*' (is not in struct|not in '\w+')", line):
-        advice = of_setting(key, None) if key else None
+        advice = suggest_setting(key, None) if key else None
         return f"{at}unknown setting" + (f"; {advice}" if advice else "")
     if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
         return f"{f'{key}={found[1]}: ' if key else ''}must be {_TYPES.get(found[2], found[2])}"

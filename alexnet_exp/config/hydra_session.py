@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_exp.config.compose import (
-    ROOT,
+    ROOT_CONFIG,
     VERSION_BASE,
     diagnose_jobs,
     each_job,
     refuse_misleading,
     register,
 )
-from alexnet_exp.config.composer import plain, quoted
+from alexnet_exp.config.composer import quote_value, to_plain
 from alexnet_exp.config.composition import Composition, validate_new_run
-from alexnet_exp.config.diagnose import cause
+from alexnet_exp.config.diagnose import describe_error
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError
 from alexnet_exp.paths import conf_dir
 
@@ -59,7 +59,7 @@ class HydraSession:
         keys = [str(key) for key in self.config if key != "hydra"]
         alone = OmegaConf.masked_copy(self.config, keys)
         try:
-            container = plain(alone)
+            container = to_plain(alone)
         except (OmegaConfBaseException, ValueError) as error:
             raise _diagnosed([self.overrides], self.config_dir, error) from error
         OmegaConf.copy_cache(alone, self.config)  # the folder's name has the same `${now:}`
@@ -88,7 +88,7 @@ class HydraSession:
         with _errors_in_one_line():
             self._set_mode(RunMode.RUN)
             callbacks = Callbacks(self.config)
-            callbacks.on_run_start(config=self.config, config_name=ROOT)
+            callbacks.on_run_start(config=self.config, config_name=ROOT_CONFIG)
             returned = run_job(
                 task_function=keep_error,
                 config=self.config,
@@ -96,7 +96,7 @@ class HydraSession:
                 job_subdir_key=None,
                 hydra_context=HydraContext(config_loader=self.loader, callbacks=callbacks),
             )
-            callbacks.on_run_end(config=self.config, config_name=ROOT, job_return=returned)
+            callbacks.on_run_end(config=self.config, config_name=ROOT_CONFIG, job_return=returned)
         if raised:
             raise raised[0]
         result: T = returned.return_value
@@ -108,12 +108,12 @@ class HydraSession:
         from hydra.core.plugins import Plugins
         from hydra.types import HydraContext, RunMode
 
-        self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")  # of each job too
+        self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote_value(str(folder))}")  # of each job too
         self.config.hydra.sweep.dir = str(folder)
         with _errors_in_one_line():
             self._set_mode(RunMode.MULTIRUN)
             callbacks = Callbacks(self.config)
-            callbacks.on_multirun_start(config=self.config, config_name=ROOT)
+            callbacks.on_multirun_start(config=self.config, config_name=ROOT_CONFIG)
             sweeper = Plugins.instance().instantiate_sweeper(
                 config=self.config,
                 hydra_context=HydraContext(config_loader=self.loader, callbacks=callbacks),
@@ -121,7 +121,7 @@ class HydraSession:
             )
             task_overrides: Any = OmegaConf.to_container(self.config.hydra.overrides.task, resolve=False)
             sweeper.sweep(arguments=task_overrides)
-            callbacks.on_multirun_end(config=self.config, config_name=ROOT)
+            callbacks.on_multirun_end(config=self.config, config_name=ROOT_CONFIG)
 
     def _set_mode(self, mode: RunMode) -> None:
         """Records the mode as `hydra.main` does."""
@@ -160,11 +160,11 @@ def hydra_session(
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
         config: DictConfig | None = None
         try:
-            config = hydra.compose_config(ROOT, given, mode, with_log_configuration=log)
+            config = hydra.compose_config(ROOT_CONFIG, given, mode, with_log_configuration=log)
         except errors as error:
             if not sweep:  # several values are a sweep if a file says so
                 with suppress(*errors):
-                    config = hydra.compose_config(ROOT, given, RunMode.MULTIRUN, with_log_configuration=log)
+                    config = hydra.compose_config(ROOT_CONFIG, given, RunMode.MULTIRUN, with_log_configuration=log)
             if config is None or (not sweep and config.hydra.mode != RunMode.MULTIRUN):
                 jobs = each_job(overrides, config_dir) if sweep else [overrides]
                 raise _diagnosed(jobs, config_dir, error) from error
@@ -188,7 +188,7 @@ def _diagnosed(jobs: Iterable[Sequence[str]], config_dir: str | None, error: Exc
         diagnose_jobs(jobs, config_dir)
     except UserError as diagnosis:
         return diagnosis
-    return Refused([Problem("configuration", NO_VALUE, cause(error))])
+    return Refused([Problem("configuration", NO_VALUE, describe_error(error))])
 
 
 def print_with_hydra(arguments: list[str]) -> None:
@@ -200,7 +200,7 @@ def print_with_hydra(arguments: list[str]) -> None:
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         with _errors_in_one_line():
-            hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=ROOT)(_do_nothing)()
+            hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=ROOT_CONFIG)(_do_nothing)()
     finally:
         sys.argv = before
 

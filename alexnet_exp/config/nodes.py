@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from alexnet_exp.config.schema import Config
-from alexnet_exp.config.suggestions import of_setting
+from alexnet_exp.config.suggestions import suggest_setting
 from alexnet_exp.errors import Problem, Refused, suggest_name
 
 MOST_LISTED_KEYS = 12  # the message about an unknown key lists all known keys of a node that has at most so many
@@ -174,7 +174,7 @@ def _unknown_key(error: OmegaConfBaseException, path: tuple[str, ...], prefix: s
     fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
     known = [field.name for field in fields]
     option = next((str(field.default) for field in fields if field.name == "name"), "")
-    advice = of_setting(".".join(filter(None, (prefix, *path))), value, known, option)
+    advice = suggest_setting(".".join(filter(None, (prefix, *path))), value, known, option)
     if advice is None and len(known) <= MOST_LISTED_KEYS:
         advice = f"there are {', '.join(known)}" if known else "it takes none"
     return Problem(".".join(path), value, f"unknown setting; {advice or 'python -m alexnet_exp --cfg job lists them'}")

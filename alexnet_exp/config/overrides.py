@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from alexnet_exp.config.composer import quoted
+from alexnet_exp.config.composer import quote_value
 from alexnet_exp.config.schema import COLLECTIONS, NODES, Config
 from alexnet_exp.errors import NO_VALUE, Problem, Refused
 
@@ -27,13 +27,13 @@ NO_NUMBERS = "the range is empty; write range(low,end,step)"
 _FUNCTIONS = (*_LISTING, "range", "interval", "glob", "tag", "int", "str", "bool", "float")
 
 
-def exact(word: str) -> str:
+def quote_text(word: str) -> str:
     """Returns an override whose value Hydra reads as typed if the setting is text; else `word`.
 
     Hydra's own quotes, `null`, `${...}` and lists of several values keep their meaning.
     """
     found = re.fullmatch(r"(\+{0,2})([\w./@-]+)=(.+)", word, re.DOTALL)
-    kind = None if found is None else texts().get(found[2])
+    kind = None if found is None else text_settings().get(found[2])
     if found is None or kind is None:
         return word
     mark, key, value = found.groups()
@@ -42,13 +42,13 @@ def exact(word: str) -> str:
     return f"{mark}{key}={_exact(value, kind is list)}"
 
 
-def swept(parsed: Any) -> list[str]:
+def sweep_overrides(parsed: Any) -> list[str]:
     """Returns one override for each value of a parsed sweep. Raises Refused if it has no value.
 
     `range(3,3)` and a `glob` that matches no option have no value.
     """
     key = parsed.get_key_element()
-    values = [exact(f"{key}={value}") for value in parsed.sweep_string_iterator()]
+    values = [quote_text(f"{key}={value}") for value in parsed.sweep_string_iterator()]
     if not values:
         options = parsed.config_loader.get_group_options(key)
         instead = f"matches no option; write one of {', '.join(options)}" if options else NO_NUMBERS
@@ -56,7 +56,7 @@ def swept(parsed: Any) -> list[str]:
     return values
 
 
-def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:
+def find_altered_texts(file: Path) -> Iterator[tuple[str, str, str]]:
     """Yields the settings of a YAML file whose text YAML changes: full name, last part, text. Ignores invalid files.
 
     A file belongs to the group of its folder, or to the `@package` in its first line.
@@ -86,14 +86,14 @@ def changed_texts(file: Path) -> Iterator[tuple[str, str, str]]:
 
     for path, node in scalars(root, above):
         key = ".".join(path)
-        if key in texts() and node.tag.rpartition(":")[2] in ("int", "float", "bool"):
+        if key in text_settings() and node.tag.rpartition(":")[2] in ("int", "float", "bool"):
             value = OmegaConf.create(f"text: {node.value}").text
             if str(value) != node.value:
                 yield key, path[-1], node.value
 
 
 @cache
-def texts() -> dict[str, type]:
+def text_settings() -> dict[str, type]:
     """Returns the settings that are text (`str`) and lists of text (`list`) by their full names."""
     found: dict[str, set[Any]] = {key: {str} for key in _HYDRAS}
     for name, kind in _kinds(Config):
@@ -126,20 +126,20 @@ def _exact(value: str, listed: bool) -> str:
     try:
         tree = _tree(value)
     except HydraException:
-        return _quoted_list(value) if listed else quoted(value)
+        return _quoted_list(value) if listed else quote_value(value)
     if tree is None:
         return value
     element = tree.element()
     if element is not None and not listed:
         if element.listContainer() or element.dictContainer():
-            return quoted(value)
+            return quote_value(value)
         if element.function() and element.function().ID().getText() not in _FUNCTIONS:
-            return quoted(value)
+            return quote_value(value)
         if element.primitive() and value != value.strip() and value.strip()[0] not in "'\"":
-            return quoted(value)
+            return quote_value(value)
     spans = list(_changed(tree, listed))
     for start, stop in reversed(spans):
-        value = value[:start] + quoted(value[start:stop]) + value[stop:]
+        value = value[:start] + quote_value(value[start:stop]) + value[stop:]
     return value
 
 
@@ -181,8 +181,8 @@ def _changed(node: Any, listed: bool) -> Iterator[tuple[int, int]]:
 
 def _elements(node: Any) -> list[Any]:
     if hasattr(node, "simpleChoiceSweep"):
-        swept = node.simpleChoiceSweep()
-        return list(swept.element()) if swept else [node.element()]
+        sweep = node.simpleChoiceSweep()
+        return list(sweep.element()) if sweep else [node.element()]
     return list(node.element())
 
 
@@ -206,4 +206,4 @@ def _quoted_list(value: str) -> str:
     inner = re.fullmatch(r"\[(.*)\]", value.strip(), re.DOTALL)
     if inner is None or re.search(r"[\[\]'\"]", inner[1]):
         return value
-    return f"[{','.join(quoted(part.strip()) for part in inner[1].split(','))}]"
+    return f"[{','.join(quote_value(part.strip()) for part in inner[1].split(','))}]"

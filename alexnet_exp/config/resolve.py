@@ -11,14 +11,14 @@ from alexnet_exp.model.completion import Ends, complete
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.spec import Input, Network
 
-ENDS = {
+END_MEANINGS = {
     "num_classes": "how many classes there are",
     "in_channels": "how many channels its images have",
     "input_size": "how large its images are",
 }
 
 
-def facts_of(config: Config) -> DataInfo | None:
+def data_info_of(config: Config) -> DataInfo | None:
     """Returns what is known of the data before it is built; None for a user's data module without `facts`."""
     return config.data.facts if isinstance(config.data, UserClass) else data_info(config.data)
 
@@ -28,12 +28,12 @@ def ends_of(config: Config) -> tuple[Ends, list[str]]:
 
     The input size of a user's network stays unknown (None) if nothing needs it before the images are loaded.
     """
-    known = facts_of(config)
+    known = data_info_of(config)
     if known:
         return Ends(known.input_size, known.channels, len(known.classes), known.width), known.classes
     spec = config.model
-    said = {key: spec.setting(key) if isinstance(spec, UserClass) else getattr(spec, key) for key in ENDS}
-    missing = [words for key, words in ENDS.items() if said[key] is None and _is_needed(config, key)]
+    said = {key: spec.setting(key) if isinstance(spec, UserClass) else getattr(spec, key) for key in END_MEANINGS}
+    missing = [words for key, words in END_MEANINGS.items() if said[key] is None and _is_needed(config, key)]
     if missing:
         instead = f"{config.data.target} does not say {' and '.join(missing)}; add a line to its YAML, of your numbers"
         raise Refused([Problem("data.facts", None, f"{instead}: {DATA_INFO_EXAMPLE}")])
@@ -49,7 +49,7 @@ def _is_needed(config: Config, key: str) -> bool:
     return per_pixel or spec.needs(key) or config.data.needs(key)
 
 
-def match(config: Config) -> tuple[Network | UserClass, Ends, list[str]]:
+def resolve_network(config: Config) -> tuple[Network | UserClass, Ends, list[str]]:
     """Returns the complete settings of the network, the sizes of the data, and the class names.
 
     Raises Refused if network and data contradict each other, no pixels are left after a stage, or the network cannot be

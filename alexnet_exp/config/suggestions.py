@@ -146,7 +146,7 @@ _COMMANDS = {
 COMMANDS = {name: command for command, names in _COMMANDS.items() for name in names.split()}
 
 
-def of_setting(key: str, value: Any, among: Collection[str] = (), option: str = "") -> str | None:
+def suggest_setting(key: str, value: Any, among: Collection[str] = (), option: str = "") -> str | None:
     """Returns advice for an unknown setting: `did you mean optim.lr?`; None if no name is similar.
 
     key: the full key. among: the settings of the given node, which are searched first. option: the chosen option of the
@@ -161,7 +161,7 @@ def of_setting(key: str, value: Any, among: Collection[str] = (), option: str = 
         return elsewhere
     if moved := _other_first(key):
         return _mean(moved)
-    if (words := habit(last, value)) is not None:
+    if (words := suggest_by_habit(last, value)) is not None:
         return words
     near = nearest_name(last, among)
     if near is not None:
@@ -171,7 +171,7 @@ def of_setting(key: str, value: Any, among: Collection[str] = (), option: str = 
     return None if found is None or found == key else _mean(found)
 
 
-def habit(name: str, value: Any) -> str | None:
+def suggest_by_habit(name: str, value: Any) -> str | None:
     """Returns advice for a name of a setting in other programs; None if it is unknown."""
     word = normalize_name(name)
     if word in map(normalize_name, _DEVICES.split()):
@@ -188,7 +188,7 @@ def instead(name: str, value: str | None) -> str | None:
     key = name.replace("-", "_") if name.replace("-", "_") in _known() else name
     if key in _known() and key != "resume":
         return f"write {key}={'VALUE' if value is None else value}"
-    words = habit(key.rpartition(".")[2], value) or of_setting(key, value)
+    words = suggest_by_habit(key.rpartition(".")[2], value) or suggest_setting(key, value)
     return None if words is None else _written(words, value)
 
 
@@ -200,7 +200,7 @@ def _written(words: str, value: str | None) -> str:
     return f"write {setting}" if "=" in setting else f"write {setting}={'VALUE' if value is None else value}"
 
 
-def of_option(group: str, value: Any, options: Iterable[str], config_dir: str | None = None) -> str:
+def suggest_option(group: str, value: Any, options: Iterable[str], config_dir: str | None = None) -> str:
     """Returns advice for an unknown option: the most similar one first, then all."""
     options = list(options)
     text = str(value)
@@ -222,7 +222,7 @@ def of_option(group: str, value: Any, options: Iterable[str], config_dir: str | 
     return words
 
 
-def of_word(word: str, commands: Collection[str], options: Mapping[str, Collection[str]]) -> str:
+def suggest_argument(word: str, commands: Collection[str], options: Mapping[str, Collection[str]]) -> str:
     """Returns advice for an argument that is neither a command nor an override.
 
     commands: empty after the first argument.
@@ -238,7 +238,7 @@ def of_word(word: str, commands: Collection[str], options: Mapping[str, Collecti
         return f"is a run, which this command does not take; {RUN_COMMANDS}"
     if near is None and (word in _known() or "." in word):
         return f"needs a value; write {word}=VALUE"
-    words = habit(word, None) if near is None else None
+    words = suggest_by_habit(word, None) if near is None else None
     if words is not None:
         return f"needs a value; {_written(words, None)}"
     if not commands:

@@ -19,8 +19,8 @@ from typing import Any
 from alexnet_exp.data.info import DataInfo, parse_data_info
 from alexnet_exp.errors import Problem, Refused, nearest_name
 
-TARGET = "_target_"
-ALLOW = "ALEXNET_EXP_ALLOW"
+TARGET_KEY = "_target_"
+ALLOW_VARIABLE = "ALEXNET_EXP_ALLOW"
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ ROLES = {
 }
 
 
-def allowed() -> set[str]:
+def allowed_packages() -> set[str]:
     """Returns the packages whose classes a configuration may use."""
-    return {name.strip() for name in os.environ.get(ALLOW, "").split(",") if name.strip()}
+    return {name.strip() for name in os.environ.get(ALLOW_VARIABLE, "").split(",") if name.strip()}
 
 
-def allow(packages: list[str]) -> None:
+def allow_packages(packages: list[str]) -> None:
     """Allows `packages` in this process and in its children."""
-    os.environ[ALLOW] = ",".join(sorted(allowed() | set(packages)))
+    os.environ[ALLOW_VARIABLE] = ",".join(sorted(allowed_packages() | set(packages)))
 
 
 class UserClass:
@@ -74,8 +74,8 @@ class UserClass:
     def __init__(self, role: str, node: Mapping[str, Any], prefix: str):
         self._made_of = role, dict(node), prefix
         self.role, self.prefix = ROLES[role], prefix
-        self.target = node.get(TARGET)
-        self.arguments = {str(key): value for key, value in node.items() if key != TARGET}
+        self.target = node.get(TARGET_KEY)
+        self.arguments = {str(key): value for key, value in node.items() if key != TARGET_KEY}
         self.name = str(self.target).rpartition(".")[2]
         self.cls = self._find()
         self.facts = self._read_facts() if role == "data" else None
@@ -85,17 +85,16 @@ class UserClass:
         """Finds and checks the class again in another process, which a pickled class would not."""
         return UserClass, self._made_of
 
-    def _refuse(self, instead: str, key: str = TARGET, value: Any = None) -> Refused:
-        return Refused([Problem(f"{self.prefix}.{key}", self.target if key == TARGET else value, instead)])
+    def _refuse(self, instead: str, key: str = TARGET_KEY, value: Any = None) -> Refused:
+        return Refused([Problem(f"{self.prefix}.{key}", self.target if key == TARGET_KEY else value, instead)])
 
     def _find(self) -> type:
         if not isinstance(self.target, str) or "." not in self.target:
             raise self._refuse("must be a class with its package, such as my_package.MyClass")
         package = self.target.partition(".")[0]
-        if not any(self.target.startswith(f"{name}.") for name in allowed()):
-            raise self._refuse(
-                f"package {package} is not allowed; add --allow {package} to the command, or set {ALLOW}={package}"
-            )
+        if not any(self.target.startswith(f"{name}.") for name in allowed_packages()):
+            advice = f"add --allow {package} to the command, or set {ALLOW_VARIABLE}={package}"
+            raise self._refuse(f"package {package} is not allowed; {advice}")
         module, _, name = self.target.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), name)

@@ -14,7 +14,7 @@ from typing import Any
 from alexnet_exp.config.contradictions import contradictions
 from alexnet_exp.config.nodes import read_node
 from alexnet_exp.config.schema import COLLECTIONS, NODES, Config
-from alexnet_exp.config.user_class import ROLES, TARGET, UserClass
+from alexnet_exp.config.user_class import ROLES, TARGET_KEY, UserClass
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, suggest_name
 
 
@@ -84,9 +84,9 @@ def _group(group: str, node: Any) -> Any:
 def _node(role: str, classes: Mapping[str, type], node: Any, prefix: str) -> Any:
     if not isinstance(node, Mapping):
         raise Refused([Problem(prefix, node, f"must be a group of settings; write {prefix.split('.')[0]}=NAME")])
-    if TARGET in node:
+    if TARGET_KEY in node:
         if role not in ROLES:
-            raise Refused([Problem(f"{prefix}.{TARGET}", node[TARGET], f"{role} takes no class of your own")])
+            raise Refused([Problem(f"{prefix}.{TARGET_KEY}", node[TARGET_KEY], f"{role} takes no class of your own")])
         return UserClass(role, node, prefix)
     if len(classes) == 1:
         return read_node(next(iter(classes.values())), node, prefix)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alexnet_exp.config.nodes import read_node
 from alexnet_exp.config.schema import Config
-from alexnet_exp.config.user_class import TARGET, UserClass
+from alexnet_exp.config.user_class import TARGET_KEY, UserClass
 from alexnet_exp.data.augment import center_crop, to_network_input
 from alexnet_exp.data.decode import read_image
 from alexnet_exp.errors import UserError
@@ -150,7 +150,7 @@ def _grey(images: Tensor) -> Tensor:
 def _network(card: dict[str, Any], path: Path) -> tuple[nn.Module, Preprocess]:
     """Returns the network of a checked card with initial weights. Raises UserError if it cannot be built."""
     ends, node = Ends(card["input_size"], card["in_channels"], len(card["classes"]), 1.0), dict(card["model"])
-    if TARGET in node:
+    if TARGET_KEY in node:
         return build_network(UserClass("model", node, "model"), ends)
     node["weights"] = None  # the checkpoint has the weights; the initial file may not exist anymore
     try:

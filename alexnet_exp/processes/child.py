@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 
 def begin(preload: Sequence[str], job: bytes, pipe: Connection) -> None:
-    """Runs `job`, a pickled `training.launch.ChildTask`, which sends its outcome over `pipe`.
+    """Runs `job`, a pickled `training.child_task.ChildTask`, which sends its outcome over `pipe`.
 
     A fork server ignores modules that it cannot import, so the job is given the names in `preload` that are missing.
     """

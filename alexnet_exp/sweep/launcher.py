@@ -202,19 +202,19 @@ def grid_jobs(params: Sequence[str], arguments: Sequence[str], loader: Any) -> l
 
     Raises UserError for an interval, whose values a grid cannot list, and for a sweep without values.
     """
-    from alexnet_exp.config.composer import parsed_override
-    from alexnet_exp.config.overrides import exact, swept
+    from alexnet_exp.config.composer import parse_override
+    from alexnet_exp.config.overrides import quote_text, sweep_overrides
     from alexnet_exp.errors import NO_VALUE, Problem, Refused
 
     choices: dict[str, list[str]] = {}
     problems = []
-    for text in [*map(exact, params), *arguments]:
-        parsed = parsed_override(text, loader)
+    for text in [*map(quote_text, params), *arguments]:
+        parsed = parse_override(text, loader)
         key = parsed.get_key_element()
         if not parsed.is_sweep_override():
             choices[key] = [parsed.input_line or ""]
         elif parsed.is_discrete_sweep():
-            choices[key] = swept(parsed)
+            choices[key] = sweep_overrides(parsed)
         else:
             instead = "an interval is for a search; write a list, 0.1,0.01, or range(1,10,3)"
             problems.append(Problem(parsed.input_line or key, NO_VALUE, instead))

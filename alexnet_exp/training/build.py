@@ -20,8 +20,8 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from alexnet_exp.atomic import best_effort_lock
-from alexnet_exp.config.contradictions import in_training, validation_monitors
-from alexnet_exp.config.resolve import facts_of, match
+from alexnet_exp.config.contradictions import training_metric, validation_monitors
+from alexnet_exp.config.resolve import data_info_of, resolve_network
 from alexnet_exp.config.schema import LIMITS, Config
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.data.loader import EpochPlan
@@ -74,7 +74,7 @@ class Experiment:
 def build(config: Config) -> Experiment:
     """Builds an experiment without the trainer. Reads `model.weights`, but not the images of the data."""
     torch.manual_seed(derive(config.seed, "weights"))
-    spec, ends, classes = match(config)
+    spec, ends, classes = resolve_network(config)
     size = ends.input_size if isinstance(spec, UserClass) else spec.input_size
     channels = ends.in_channels if isinstance(spec, UserClass) else int(spec.in_channels or 0)
     if isinstance(config.data, UserClass):
@@ -91,7 +91,7 @@ def build(config: Config) -> Experiment:
 
 def _add_sizes(card: dict[str, Any], config: Config) -> None:
     """Adds the side of the stored images and of the crop to the card; unknown where the input size is."""
-    known, input_size = facts_of(config), card["input_size"]
+    known, input_size = data_info_of(config), card["input_size"]
     if input_size is not None:
         size = known.size if known else input_size
         add_sizes(card, size, getattr(config.data, "crop", None) or min(size, input_size))
@@ -295,7 +295,7 @@ def _is_width_open(config: Config) -> bool:
 def _refuse_validation_monitors(config: Config, val_from: str) -> None:
     reason = val_from.removeprefix("none: ") or "the data has none"
     problems = [
-        Problem(key, monitor, f"the run has no validation: {reason}; monitor {in_training(monitor)}")
+        Problem(key, monitor, f"the run has no validation: {reason}; monitor {training_metric(monitor)}")
         for key, monitor in validation_monitors(config)
     ]
     if problems:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_exp.config.user_class import TARGET
+from alexnet_exp.config.user_class import TARGET_KEY
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, yaml_text
 from alexnet_exp.runs.links import refuse_links_out
 from alexnet_exp.runs.lock import locked
@@ -107,14 +107,14 @@ def with_changes(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
     Raises Refused for any other setting.
     """
-    from alexnet_exp.config.composer import parsed_override
-    from alexnet_exp.config.overrides import exact
+    from alexnet_exp.config.composer import parse_override
+    from alexnet_exp.config.overrides import quote_text
 
     copy: Any = _copied(config)
     problems = []
     for text in overrides:
         try:
-            parsed = parsed_override(exact(text))
+            parsed = parse_override(quote_text(text))
         except Refused as refused:
             problems += refused.problems
             continue
@@ -128,7 +128,7 @@ def with_changes(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         elif not isinstance(node, dict) or name not in node:
             problems.append(Problem(key, value, "not a setting of this run"))
         # in a user's schedule, any name may mean anything
-        elif not may_change_on_resume(key) or (path == ["schedule"] and TARGET in node):
+        elif not may_change_on_resume(key) or (path == ["schedule"] and TARGET_KEY in node):
             reason = f"cannot be changed on resume (was {yaml_text(node[name])}); start a new run"
             problems.append(Problem(key, value, reason))
         else:

@@ -11,34 +11,28 @@ threads are not possible, because multiprocessing's list of children is not thre
 
 from __future__ import annotations
 
-import faulthandler
 import multiprocessing
 import os
 import pickle
 import secrets
 import signal
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp import logs
-from alexnet_exp.errors import ExitCode, UserError
+from alexnet_exp.errors import ExitCode
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.child import begin
-from alexnet_exp.processes.children import end_with_parent, shorten_socket_paths
+from alexnet_exp.processes.children import shorten_socket_paths
 from alexnet_exp.processes.cpus import cores
-from alexnet_exp.processes.ranks import remove_rank_variables
-from alexnet_exp.processes.signals import STOP_SIGNALS, defer_signals, stop_on_signals
+from alexnet_exp.processes.signals import defer_signals, stop_on_signals
 from alexnet_exp.runs.status import Ending, Status, ending_of
+from alexnet_exp.training.child_task import RENDEZVOUS_PREFIX, ChildTask, Work, rank_environment, succeeded
 
-# For the ranks to connect, and for any of them to wait for another: one may write a large checkpoint to a slow disk.
-TIMEOUT = timedelta(minutes=15)
 # Seconds: for the other ranks to report their outcome after one has failed; for a process to exit after its report; for
 # all to end after a signal, which includes a slow step and a large checkpoint.
 REPORT_SECONDS = 1.0
@@ -53,11 +47,7 @@ PRELOAD = [
     "alexnet_exp.training.train",
     "alexnet_exp.training.preload",
 ]
-RENDEZVOUS = ".rendezvous-"  # prefix of the files by which ranks connect
-MEETING = "ALEXNET_EXP_MEETING"  # the environment variable with the name of that file
-LOST_SERVER = 255  # multiprocessing's exit code if the fork server has exited
-
-Work = Callable[[Any, Path], Ending]
+LOST_SERVER_EXIT_CODE = 255  # multiprocessing's exit code if the fork server has exited
 
 
 def warm() -> None:
@@ -126,7 +116,7 @@ class RankGroup:
         threads: int | None = None,
         own_log: bool = False,
     ):
-        self._rendezvous = folder / f"{RENDEZVOUS}{secrets.token_hex(4)}"
+        self._rendezvous = folder / f"{RENDEZVOUS_PREFIX}{secrets.token_hex(4)}"
         self._ranks: list[_Rank] = []
         self._ending: Ending | None = None
         self._deadline: float | None = None
@@ -168,7 +158,7 @@ class RankGroup:
             if self._ending is None:
                 return None
             self.unreported = not any(rank.outcome is self._ending and not rank.unreported for rank in self._ranks)
-            together = len(self._ranks) == 1 or all(rank.outcome and _succeeded(rank.outcome) for rank in self._ranks)
+            together = len(self._ranks) == 1 or all(rank.outcome and succeeded(rank.outcome) for rank in self._ranks)
             self._deadline = time.monotonic() + (EXIT_SECONDS if together else 0.0)
         if self.timeout() and not all(rank.has_exited() for rank in self._ranks):
             return None
@@ -208,7 +198,7 @@ class RankGroup:
             return self._after_interrupt(signals.stop_error(self._asked), late)
         if all(rank.outcome for rank in self._ranks):
             return self._cause()
-        if self._deadline is None and any(rank.outcome and not _succeeded(rank.outcome) for rank in self._ranks):
+        if self._deadline is None and any(rank.outcome and not succeeded(rank.outcome) for rank in self._ranks):
             self._deadline = time.monotonic() + REPORT_SECONDS
         return self._cause() if late else None
 
@@ -222,7 +212,7 @@ class RankGroup:
     def _cause(self) -> Ending:
         """Returns the ending that caused the others."""
         outcomes = {rank.number: rank.outcome for rank in self._ranks if rank.outcome}
-        bad = {number: ending for number, ending in outcomes.items() if not _succeeded(ending)}
+        bad = {number: ending for number, ending in outcomes.items() if not succeeded(ending)}
         if not bad:
             return outcomes[0]
         for number, ending in bad.items():
@@ -243,11 +233,6 @@ class RankGroup:
         if late or (first.outcome and first.unreported):  # it ended before it could handle signals
             return ending_of(stop)
         return first.outcome
-
-
-def _succeeded(ending: Ending) -> bool:
-    """Returns whether all ranks reach this ending together."""
-    return ending.status in (Status.DONE, Status.PRUNED)
 
 
 @dataclass
@@ -289,7 +274,7 @@ class _Rank:
         return self.process.exitcode is not None
 
     def was_killed(self) -> bool:
-        return self.unreported and (self.process.exitcode < 0 or self.process.exitcode == LOST_SERVER)
+        return self.unreported and (self.process.exitcode < 0 or self.process.exitcode == LOST_SERVER_EXIT_CODE)
 
     def waitables(self) -> list[Any]:
         if self.has_exited():
@@ -298,7 +283,7 @@ class _Rank:
 
     def kill(self) -> None:
         """Kills it, with the processes that it has started unless it exited by itself."""
-        if hasattr(os, "killpg") and (self.unreported or self.process.exitcode in (None, LOST_SERVER)):
+        if hasattr(os, "killpg") and (self.unreported or self.process.exitcode in (None, LOST_SERVER_EXIT_CODE)):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
@@ -311,7 +296,7 @@ class _Rank:
 
 
 def _exit_text(exit_code: int) -> str:
-    if exit_code == LOST_SERVER:
+    if exit_code == LOST_SERVER_EXIT_CODE:
         return "or the fork server did; the system may have been out of memory"
     if exit_code >= 0:
         return f"exit code {exit_code}"
@@ -332,110 +317,3 @@ def _context() -> Any:
     if _method() == "forkserver":
         context.set_forkserver_preload(PRELOAD)
     return context
-
-
-def rank_environment(environment: Mapping[str, str], rank: int, ranks: int) -> dict[str, str]:
-    """Returns the environment of one rank; of a single process, without the variables of ranks."""
-    plain = remove_rank_variables(environment)
-    if ranks == 1:
-        return plain
-    number, world = str(rank), str(ranks)
-    return plain | {
-        "LOCAL_RANK": number,
-        "RANK": number,
-        "WORLD_SIZE": world,
-        "NODE_RANK": "0",
-        "LOCAL_WORLD_SIZE": world,
-    }
-
-
-@dataclass(frozen=True)
-class ChildTask:
-    """The task of a child process; its methods run there."""
-
-    work: Work
-    given: bytes
-    folder: Path
-    rank: int
-    ranks: int
-    backend: str
-    rendezvous: Path
-    environment: dict[str, str]
-    threads: int | None
-    own_log: bool
-
-    def run(self, pipe: Connection, missing: list[str]) -> None:
-        """Runs the whole process. missing: modules that the fork server could not import."""
-        end_with_parent(group=True)
-        with stop_on_signals(insist=False):
-            try:
-                self._settle_in(missing)
-                self._join()
-                ending = self._work()
-            except BaseException as error:
-                ending = ending_of(error)
-            with suppress(KeyboardInterrupt):  # from here on the process ends by itself
-                for each in STOP_SIGNALS:
-                    signal.signal(each, signal.SIG_IGN)
-            self._end(ending, pipe)
-
-    def _work(self) -> Ending:
-        try:
-            given = pickle.loads(self.given)  # not before: a class of the user's is imported here
-        except UserError as error:
-            return Ending(Status.REFUSED, ExitCode.BAD_INPUT, str(error))
-        return self.work(given, self.folder)
-
-    def _end(self, ending: Ending, pipe: Connection) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pipe.send(ending)
-        if self.ranks == 1:
-            sys.exit(ending.code)
-        if _succeeded(ending):
-            import torch.distributed as dist
-
-            dist.destroy_process_group()
-        else:
-            # wait to be killed: peers that see a closed connection would report that instead
-            pipe.poll(None)
-        os._exit(ending.code)  # torch would wait for peers that may have exited
-
-    def _settle_in(self, missing: list[str]) -> None:
-        """Sets environment, output and threads; a child of a fork server has those of the server's start."""
-        os.environ.clear()
-        os.environ.update(self.environment)
-        if self.threads:
-            os.environ["OMP_NUM_THREADS"] = str(self.threads)  # for libraries that are loaded later
-        if self.own_log:
-            logs.redirect_output(self.folder, self.rank)
-            faulthandler.enable()
-        if missing and self.rank == 0:
-            text = f"the fork server could not import {', '.join(missing)}; every start is slow"
-            if self.own_log:
-                logs.append_line(self.folder, "WARNING", text)
-            else:
-                print(text, file=sys.stderr)
-
-        import torch
-
-        if self.threads:
-            torch.set_num_threads(self.threads)  # OMP_NUM_THREADS has no effect after the import of torch
-
-    def _join(self) -> None:
-        if self.ranks == 1:
-            return
-        import torch.distributed as dist
-
-        os.environ[MEETING] = self.rendezvous.name
-        # by default they listen on the address of the host name, which other machines may reach
-        loopback = "lo0" if sys.platform == "darwin" else "lo"
-        for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
-        dist.init_process_group(
-            self.backend,
-            init_method=self.rendezvous.resolve().as_uri(),
-            rank=self.rank,
-            world_size=self.ranks,
-            timeout=TIMEOUT,
-        )

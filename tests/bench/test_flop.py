@@ -8,7 +8,7 @@ from torch import nn
 
 from alexnet_exp.bench.flop import REST, Flop, counted, counted_by_running
 from alexnet_exp.config.compose import compose_run
-from alexnet_exp.config.resolve import match
+from alexnet_exp.config.resolve import resolve_network
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network
@@ -20,7 +20,7 @@ def fc(units: int, inputs: int) -> int:
 
 
 def network(*overrides: str) -> Network:
-    spec, _, _ = match(compose_run(overrides).config)
+    spec, _, _ = resolve_network(compose_run(overrides).config)
     assert isinstance(spec, Network)
     return spec
 

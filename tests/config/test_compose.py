@@ -24,7 +24,7 @@ from alexnet_exp.config.compose import (
     diagnose_jobs,
     each_job,
 )
-from alexnet_exp.config.composer import Composer, plain, quoted
+from alexnet_exp.config.composer import Composer, quote_value, to_plain
 from alexnet_exp.config.hydra_files import to_yaml
 from alexnet_exp.config.hydra_session import hydra_session, print_with_hydra
 from alexnet_exp.config.schema import COLLECTIONS
@@ -318,7 +318,7 @@ def test_every_job_of_a_shipped_sweep_composes_and_validates(sweep: str) -> None
 def test_any_text_can_be_the_value_of_an_override(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    assert OverridesParser.create().parse_override(f"note={quoted(text)}").value() == text
+    assert OverridesParser.create().parse_override(f"note={quote_value(text)}").value() == text
 
 
 OPTIONS_AND_VALUES = [
@@ -392,7 +392,7 @@ def seen(compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str
     types = {key: OmegaConf.get_type(config, key) for key in config}
     return (
         OmegaConf.to_yaml(config),
-        plain(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])),
+        to_plain(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])),
         flags,
         types,
     )

@@ -8,8 +8,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from alexnet_exp.config.compose import compose, each_job, prepare_overrides
-from alexnet_exp.config.composer import GroupOptions, parsed_override, quoted, typed_text, unquoted
-from alexnet_exp.config.overrides import exact, texts
+from alexnet_exp.config.composer import GroupOptions, parse_override, quote_value, shell_text, unquote_value
+from alexnet_exp.config.overrides import quote_text, text_settings
 from alexnet_exp.errors import Refused, UserError
 
 TEXTS = [
@@ -22,11 +22,11 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("key", ["note", "data.root", "logger.wandb.project", "checkpoint.every"])
 def test_text_keeps_its_letters(key: str, text: str) -> None:
-    parsed = OverridesParser.create().parse_override(exact(f"{key}={text}"))
+    parsed = OverridesParser.create().parse_override(quote_text(f"{key}={text}"))
     assert not parsed.is_sweep_override()
     value = parsed.value()
     assert (value if isinstance(value, str) else str(value)) == text
-    assert exact(exact(f"{key}={text}")) == exact(f"{key}={text}")
+    assert quote_text(quote_text(f"{key}={text}")) == quote_text(f"{key}={text}")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_text_keeps_its_letters(key: str, text: str) -> None:
 )
 def test_what_hydra_reads_rightly_stays_as_it_is(word: str) -> None:
     """A sweep's folder has a hash of the words that were typed."""
-    assert exact(word) == word
+    assert quote_text(word) == word
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_what_hydra_reads_rightly_stays_as_it_is(word: str) -> None:
 )
 def test_the_values_of_a_sweep_and_of_a_list_keep_their_letters(word: str, jobs: list[object]) -> None:
     key = word.partition("=")[0]
-    assert [compose(job)[key] for job in each_job([exact(word)])] == jobs
+    assert [compose(job)[key] for job in each_job([quote_text(word)])] == jobs
 
 
 def test_every_text_of_the_schema_is_known() -> None:
-    known = texts()
+    known = text_settings()
     assert {"name", "note", "data_root", "data.root", "data.cache", "logger.mlflow.uri", "hydra.run.dir"} <= set(known)
     assert known["tags"] is list
     assert not {"seed", "optim.lr", "trainer.gpus", "schedule.warmup", "trainer.max_epochs"} & set(known)
@@ -64,23 +64,23 @@ def test_every_text_of_the_schema_is_known() -> None:
 
 def test_the_run_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert exact("hydra.run.dir=~/run") == "hydra.run.dir=/home/somebody/run"
+    assert quote_text("hydra.run.dir=~/run") == "hydra.run.dir=/home/somebody/run"
 
 
 def test_a_value_that_cannot_be_read_is_shown_as_one_types_it() -> None:
     with pytest.raises(Refused, match=r"""quote a value with special characters: 'optim.lr="ü"'"""):
-        parsed_override("optim.lr=ü")
+        parse_override("optim.lr=ü")
     import shlex
 
     for text in TEXTS:
-        (word,) = shlex.split(typed_text("note", text))
+        (word,) = shlex.split(shell_text("note", text))
         assert OverridesParser.create().parse_override(word).value() == text
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "", "\\", "a\\\\'b"])
 def test_quotes_are_taken_away_again(text: str) -> None:
-    assert unquoted(quoted(text)) == text
-    assert unquoted(f"[{quoted(text)}]") == f"[{quoted(text)}]"
+    assert unquote_value(quote_value(text)) == text
+    assert unquote_value(f"[{quote_value(text)}]") == f"[{quote_value(text)}]"
 
 
 def test_glob_chooses_among_the_options_of_every_group(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 from alexnet_exp.__main__ import main
 from alexnet_exp.config.compose import compose_run
 from alexnet_exp.config.schema import COLLECTIONS
-from alexnet_exp.config.user_class import ALLOW, ROLES, UserClass, allow, allowed
+from alexnet_exp.config.user_class import ALLOW_VARIABLE, ROLES, UserClass, allow_packages, allowed_packages
 from alexnet_exp.errors import Refused
 from alexnet_exp.runs.reader import read_metrics, read_result
 from alexnet_exp.training.build import build
@@ -149,7 +149,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         del sys.modules[name]
-    monkeypatch.setenv(ALLOW, "mine")
+    monkeypatch.setenv(ALLOW_VARIABLE, "mine")
 
 
 def made(kind: str) -> Any:
@@ -166,17 +166,15 @@ def refused(role: str, **node: Any) -> list[str]:
 
 
 def test_a_package_that_is_not_allowed_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ALLOW, "other")
+    monkeypatch.setenv(ALLOW_VARIABLE, "other")
     (line,) = refused("model", _target_="mine.Net")
-    assert (
-        line
-        == f"model._target_=mine.Net: package mine is not allowed; add --allow mine to the command, or set {ALLOW}=mine"
-    )
+    advice = f"add --allow mine to the command, or set {ALLOW_VARIABLE}=mine"
+    assert line == f"model._target_=mine.Net: package mine is not allowed; {advice}"
     assert "mine" not in sys.modules
 
 
 def test_a_name_that_begins_like_an_allowed_package_is_not_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ALLOW, "min,mine.sub")
+    monkeypatch.setenv(ALLOW_VARIABLE, "min,mine.sub")
     assert "not allowed" in refused("model", _target_="mine.Net")[0]
 
 
@@ -191,7 +189,7 @@ def test_a_shell_command_is_refused_even_where_torch_is_allowed(role: str, monke
     monkeypatch.setattr(torch.utils.collect_env, "run", ran)
     node = {"_target_": "torch.utils.collect_env.run", "command": "touch owned"}
     assert "package torch is not allowed" in refused(role, **node)[0]
-    allow(["torch"])
+    allow_packages(["torch"])
     (line,) = refused(role, **node)
     assert line == f"{role}._target_=torch.utils.collect_env.run: must be a subclass of {ROLES[role].base}"
 
@@ -200,7 +198,7 @@ def test_a_shell_command_is_refused_even_where_torch_is_allowed(role: str, monke
 @pytest.mark.parametrize("role", sorted(ROLES))
 def test_what_is_no_class_of_the_role_is_not_called_wherever_it_is_allowed(role: str, target: str) -> None:
     """A package's name is no boundary: each of these is in one that somebody may have allowed."""
-    allow(["subprocess", "builtins", "torch", "os"])
+    allow_packages(["subprocess", "builtins", "torch", "os"])
     assert refused(role, _target_=target, args="touch owned") == [
         f"{role}._target_={target}: must be a subclass of {ROLES[role].base}"
     ]
@@ -265,8 +263,8 @@ def test_a_class_that_takes_any_argument_takes_any() -> None:
 
 
 def test_allowing_adds_to_what_is_allowed() -> None:
-    allow(["other", "mine"])
-    assert allowed() == {"mine", "other"}
+    allow_packages(["other", "mine"])
+    assert allowed_packages() == {"mine", "other"}
 
 
 # --- what is built
@@ -377,7 +375,7 @@ def test_a_run_folder_cannot_allow_itself(
 ) -> None:
     path = run({"model": {"_target_": "mine.Net"}})
     capsys.readouterr()
-    monkeypatch.setenv(ALLOW, "")
+    monkeypatch.setenv(ALLOW_VARIABLE, "")
     config = path / ".hydra" / "config.yaml"
     config.write_text(config.read_text() + "allow: [mine]\n")
     result = json.loads((path / "result.json").read_text())

@@ -13,8 +13,8 @@ from alexnet_exp.config import nodes
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.nodes import read_node
 from alexnet_exp.config.schema import Csv, Ema, OnNan, Trainer, Which
-from alexnet_exp.config.suggestions import of_setting
-from alexnet_exp.config.user_class import ALLOW
+from alexnet_exp.config.suggestions import suggest_setting
+from alexnet_exp.config.user_class import ALLOW_VARIABLE
 from alexnet_exp.config.validate import is_same_experiment, validate
 from alexnet_exp.data.spec import Digits
 from alexnet_exp.errors import Refused
@@ -191,7 +191,7 @@ def test_what_is_logged_can_be_monitored(callbacks: dict[str, Any]) -> None:
 
 
 def test_a_class_of_the_users_may_log_what_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ALLOW, "pytorch_lightning")
+    monkeypatch.setenv(ALLOW_VARIABLE, "pytorch_lightning")
     mine = {"_target_": "pytorch_lightning.callbacks.LambdaCallback"}
     stopping = {"name": "early_stopping", "monitor": "val/f1"}
     assert validate(changed(callbacks={"e": stopping, "mine": mine})).callbacks["e"].monitor == "val/f1"
@@ -257,7 +257,7 @@ def test_stages_need_an_optimizer_of_ours(monkeypatch: pytest.MonkeyPatch) -> No
     [("lr", "did you mean optim.lr?"), ("batchsize", "did you mean data.batch_size?"), ("zebra", None)],
 )
 def test_a_setting_is_found_wherever_it_is(key: str, advice: str | None) -> None:
-    assert of_setting(key, 1) == advice
+    assert suggest_setting(key, 1) == advice
 
 
 def test_two_configurations_of_one_container_share_nothing() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alexnet_exp.config.resolve import facts_of, match
+from alexnet_exp.config.resolve import data_info_of, resolve_network
 from alexnet_exp.config.schema import Config
 from alexnet_exp.data.spec import Digits, Random
 from alexnet_exp.model.cost import layers, totals
@@ -15,8 +15,8 @@ PIXELS = 20_000_000
 
 def affordable(config: Config) -> bool:
     """Returns whether one batch trains fast and in little memory."""
-    spec, _, _ = match(config)
-    known = facts_of(config)
+    spec, _, _ = resolve_network(config)
+    known = data_info_of(config)
     assert isinstance(spec, Network)
     assert known is not None
     total = totals(layers(spec))

@@ -19,7 +19,8 @@ import torch.distributed as dist
 import alexnet_exp.training.train  # noqa: F401  the fork server preloads this module, and with it what later tests run in it
 from alexnet_exp.processes.signals import ECHO_SECONDS
 from alexnet_exp.runs.status import Ending
-from alexnet_exp.training.launch import rank_environment, run_ranks
+from alexnet_exp.training.child_task import rank_environment
+from alexnet_exp.training.launch import run_ranks
 from tests.sweep.jobs import are_gone, is_running, pids_in
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from alexnet_exp.__main__ import main
 from alexnet_exp.config.compose import compose_run
-from alexnet_exp.config.user_class import ALLOW
+from alexnet_exp.config.user_class import ALLOW_VARIABLE
 from alexnet_exp.errors import Refused, UserError
 from alexnet_exp.inference.classifier import load
 from alexnet_exp.runs.reader import read_result
@@ -222,7 +222,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
         del sys.modules[name]
-    monkeypatch.setenv(ALLOW, "lab")
+    monkeypatch.setenv(ALLOW_VARIABLE, "lab")
 
 
 def option(group: str, name: str, node: dict[str, Any], folder: Path | None = None) -> None:

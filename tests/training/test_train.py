@@ -348,12 +348,12 @@ def test_prune_file_ends_the_run(train_run: TrainRun, tmp_path: Path) -> None:
 
 def test_too_many_parameters_per_image_are_logged() -> None:
     from alexnet_exp.config.compose import compose_run
-    from alexnet_exp.config.resolve import match
+    from alexnet_exp.config.resolve import resolve_network
     from alexnet_exp.training.build import _too_large
 
-    full, _, _ = match(compose_run(["model=bn", "model.width=1"]).config)
+    full, _, _ = resolve_network(compose_run(["model=bn", "model.width=1"]).config)
     told = "; model.width=0.25 is a smaller network, model.weights=RUN starts from trained weights"
     assert _too_large(full, 108) == f"30 million parameters for 108 training images{told}"
     assert _too_large(full, 45_000) == ""
-    quarter, _, _ = match(compose_run(["model=bn"]).config)
+    quarter, _, _ = resolve_network(compose_run(["model=bn"]).config)
     assert _too_large(quarter, 108) == ""

@@ -32,7 +32,8 @@ from alexnet_exp.runs.sweep_plan import Job
 from alexnet_exp.sweep.execute.gpus import VISIBLE_GPUS_VARIABLE, GpuAllocator, GpuShare, visible_gpus
 from alexnet_exp.sweep.execute.pool import EndedJob
 from alexnet_exp.sweep.plan import env
-from alexnet_exp.training.launch import RankGroup, Work, threads, warm
+from alexnet_exp.training.child_task import Work
+from alexnet_exp.training.launch import RankGroup, threads, warm
 
 STOP_POLL_SECONDS = 0.5  # how often `close` checks for a second signal
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from alexnet_exp.atomic import atomic_write
 from alexnet_exp.config.compose import JobProblems
-from alexnet_exp.config.composer import Composer, plain, unquoted
+from alexnet_exp.config.composer import Composer, to_plain, unquote_value
 from alexnet_exp.config.composition import Composition, validate_new_run
 from alexnet_exp.config.hydra_files import hydra_files
 from alexnet_exp.config.schema import Config
@@ -48,7 +48,7 @@ class JobComposer:
             config.hydra.job.id = config.hydra.job.num = number
             config.hydra.runtime.output_dir = str(Path(self.master.hydra.sweep.dir).absolute())
         with _current(config):
-            container = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+            container = to_plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
         env.check(config.hydra.job.env_set)
         # A sweep resumes its jobs anyway, and the hash of a job is that of its experiment.
         composition = validate_new_run(container | ({"resume": False} if "resume" in container else {}))
@@ -99,7 +99,7 @@ def lay_out(
 
     def varies(overrides: Sequence[str]) -> dict[str, str]:
         of_this = settings_of(overrides)
-        return {key: unquoted(of_this[key]) for key in keys if key in of_this}
+        return {key: unquote_value(of_this[key]) for key in keys if key in of_this}
 
     jobs = {name: replace(job, varies=varies(job.overrides)) for name, job in known.items()}
     planned = {frozenset(job.overrides): job for job in plan.jobs}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alexnet_exp.config.compose import check_config_dir
-from alexnet_exp.config.composer import quoted
+from alexnet_exp.config.composer import quote_value
 from alexnet_exp.config.hydra_session import hydra_session
 from alexnet_exp.errors import UserError
 from alexnet_exp.runs.metric import higher_is_better
@@ -62,7 +62,7 @@ def plan_confirmation(folder: Path, top: int, seeds: int) -> SweepPlan:
         else SweepPlan(target, command, str(Path.cwd()), searched.objective)
     )
     plan.direction = searched.direction
-    into = f"hydra.sweep.dir={quoted(str(target))}"
+    into = f"hydra.sweep.dir={quote_value(str(target))}"
     with hydra_session([*execution, into], config_dir, sweep=True) as session:
         lay_out(plan, compose_jobs(JobComposer(session.loader, session.config), batch))
     return plan

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from alexnet_exp.config.compose import compose
-from alexnet_exp.config.composer import GroupOptions, parsed_override
-from alexnet_exp.config.diagnose import WHOLE
-from alexnet_exp.config.overrides import exact
+from alexnet_exp.config.composer import GroupOptions, parse_override
+from alexnet_exp.config.diagnose import GROUPS_OF_ANY_KEY
+from alexnet_exp.config.overrides import quote_text
 from alexnet_exp.errors import Problem, Refused, UserError
 from alexnet_exp.paths import OUTPUTS
 from alexnet_exp.runs import lock
@@ -120,8 +120,8 @@ def _own_folder(settings: DictConfig) -> str:
 def _swept(overrides: Sequence[str], settings: DictConfig) -> dict[str, str]:
     """Returns the settings with several values, of a file or the command line, with their texts."""
     params = settings.hydra.sweeper.get("params") or {}
-    texts = settings_of([*(exact(f"{key}={value}") for key, value in params.items()), *overrides])
-    parsed = [parsed_override(f"{key}={value}") for key, value in texts.items()]
+    texts = settings_of([*(quote_text(f"{key}={value}") for key, value in params.items()), *overrides])
+    parsed = [parse_override(f"{key}={value}") for key, value in texts.items()]
     return {each.key_or_group: texts[_key(each)] for each in parsed if each.is_sweep_override()}
 
 
@@ -131,12 +131,12 @@ def _key(parsed: Any) -> str:
 
 def _name(overrides: Sequence[str], swept: dict[str, str], config_dir: str | None, settings: DictConfig) -> str:
     """Returns the name that all jobs have, or `DEFAULT_SWEEP_NAME` if the swept settings give them different names."""
-    naming_keys = [key for key in swept if key == "name" or key in WHOLE]
+    naming_keys = [key for key in swept if key == "name" or key in GROUPS_OF_ANY_KEY]
     if not naming_keys:
         # An invalid name is rejected later, with all other problems; until then it must not select another folder.
         is_invalid = set(str(settings.name)) & set("/\\") or settings.name == ".."
         return DEFAULT_SWEEP_NAME if is_invalid else str(settings.name)
-    parsed = [parsed_override(f"{key}={swept[key]}", GroupOptions(config_dir)) for key in naming_keys]
+    parsed = [parse_override(f"{key}={swept[key]}", GroupOptions(config_dir)) for key in naming_keys]
     if not all(each.is_discrete_sweep() for each in parsed):
         return DEFAULT_SWEEP_NAME
     fixed = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in swept]

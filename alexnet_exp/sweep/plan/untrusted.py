@@ -72,12 +72,12 @@ def _is_working_folder(cwd: str) -> bool:
 
 
 def _is_allowed(override: str, options: dict[str, list[str]]) -> bool:
-    from alexnet_exp.config.composer import parsed_override
+    from alexnet_exp.config.composer import parse_override
 
     if "${" in SETTING_REFERENCE.sub("", override):  # such as ${oc.env:TOKEN}, whose value would be written to files
         return False
     try:
-        parsed = parsed_override(override)
+        parsed = parse_override(override)
     except UserError:
         return False
     key = parsed.key_or_group

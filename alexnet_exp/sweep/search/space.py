@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alexnet_exp.config.compose import compose_run, composer_of
-from alexnet_exp.config.composer import parsed_override
+from alexnet_exp.config.composer import parse_override
 from alexnet_exp.config.overrides import NO_NUMBERS
 from alexnet_exp.config.schema import Config
 from alexnet_exp.errors import NO_VALUE, Problem, Refused, UserError, yaml_text
@@ -199,7 +199,7 @@ def _parse_override(text: str, config_loader: Any) -> tuple[str, Dimension | str
     """Returns the key of an override and its dimension, or its own text if it has a single value."""
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 
-    parsed = parsed_override(text, config_loader)
+    parsed = parse_override(text, config_loader)
     key = parsed.get_key_element()
     if not parsed.is_sweep_override():
         return key, text

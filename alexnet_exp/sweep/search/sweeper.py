@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_exp.config.composition import Composition
-from alexnet_exp.config.overrides import exact
+from alexnet_exp.config.overrides import quote_text
 from alexnet_exp.config.schema import Config
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.errors import Problem, Refused, UserError, missing_package
@@ -52,7 +52,7 @@ def search(
     settings = _settings(given)
     if find_spec("optuna") is None:
         raise UserError(f"hydra/sweeper=optuna: {missing_package('optuna')}")
-    params = (exact(f"{key}={value}") for key, value in settings.params.items())
+    params = (quote_text(f"{key}={value}") for key, value in settings.params.items())
     space = parse([*params, *arguments], context.config_loader)
     if settings.sampler == GRID_SAMPLER:
         space.combinations()

@@ -19,7 +19,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Timer
 
 from alexnet_exp.atomic import atomic_write
-from alexnet_exp.config.user_class import TARGET
+from alexnet_exp.config.user_class import TARGET_KEY
 from alexnet_exp.data.decode import MOST_IMAGE_PIXELS
 from alexnet_exp.errors import UserError
 from alexnet_exp.model.weights import NETWORK_PREFIX, read_file
@@ -188,7 +188,7 @@ def _card_checks(card: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         isinstance(classes, list) and bool(classes) and all(isinstance(each, str | int) for each in classes),
     )
     yield "in_channels", _is_size(card.get("in_channels"), MOST_CHANNELS)
-    own = isinstance(model, dict) and TARGET in model
+    own = isinstance(model, dict) and TARGET_KEY in model
     unknown = own and size is None  # both network and data are the user's
     yield "input_size", unknown or _is_size(size)
     stored: Any = card.get("stored_size")

@@ -23,7 +23,7 @@ from alexnet_exp.training.checkpoints.format import (
     read_checkpoint,
     refuse_another_network,
 )
-from alexnet_exp.training.launch import MEETING, RENDEZVOUS
+from alexnet_exp.training.child_task import RENDEZVOUS_PREFIX, RENDEZVOUS_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,9 @@ def _clear(run: RunFolder) -> None:
     left = [file for pattern in LEFTOVER_PATTERNS for file in (run.path / CHECKPOINTS).glob(pattern)]
     left += temporary_files(run.path / "predictions")
     # of other attempts: the ranks of this one still need theirs
-    left += [file for file in run.path.glob(f"{RENDEZVOUS}*") if file.name != os.environ.get(MEETING)]
+    left += [
+        file for file in run.path.glob(f"{RENDEZVOUS_PREFIX}*") if file.name != os.environ.get(RENDEZVOUS_VARIABLE)
+    ]
     for file in left:
         file.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from alexnet_exp.sweep.execute.slurm import SlurmResources, check_resources, req
 from alexnet_exp.sweep.execute.slurm_job import _requeue
 from alexnet_exp.sweep.execute.slurm_queue import FORGOTTEN_STATE, SlurmQueue, own_job_id, query_states
 from alexnet_exp.sweep.execute.slurm_settings import SlurmSettings
-from alexnet_exp.training.launch import rank_environment
+from alexnet_exp.training.child_task import rank_environment
 
 
 @pytest.mark.parametrize(
