@@ -503,7 +503,7 @@ if __name__ == "__main__":
                 pool.wait(60)
         except KeyboardInterrupt:
             Path("closing").touch()
-            print(sorted(each.ending.status for each in pool.close()), flush=True)
+            print(sorted(str(each.ending.status) for each in pool.close()), flush=True)
             os._exit(130)
 """
 
