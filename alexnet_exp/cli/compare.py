@@ -29,6 +29,8 @@ def run(arguments: list[str]) -> int:
         return _assert_equal(given)
     if given.tolerance is not None:
         raise UserError("compare: --tolerance is an option of --assert-equal; add --assert-equal")
+    if given.html and any(Path(path).resolve() == Path(given.html).resolve() for path in given.paths):
+        raise UserError(f"compare: --html {given.html}: would overwrite an input; write another file")
     if given.claims:
         return _claims(given)
 

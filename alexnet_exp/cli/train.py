@@ -102,9 +102,9 @@ def _resume(folder: Path, composition: Composition, resume: bool) -> int:
     differing = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
     if differing and not is_same_experiment(before, composition.config):
         key = min(differing, key=lambda key: key not in then)  # one that is in both says most
-        told = f"{key} is {then.get(key)!r} there and {now.get(key)!r} here"
+        reason = f"{key} is {then.get(key)!r} there and {now.get(key)!r} here"
         raise UserError(
-            f"hydra.run.dir={folder}: the folder contains a run of another experiment: {told}; name another folder"
+            f"hydra.run.dir={folder}: the folder contains a run of another experiment: {reason}; name another folder"
         )
     if _is_over(folder):
         print_result(folder, 0)
@@ -134,7 +134,7 @@ def _sweep(arguments: list[str], session: HydraSession) -> int:
             with remove_if_unplanned(folder):
                 session.sweep(folder, command)
                 command.raise_error()
-        except JobFailed:  # from Hydra's own sweeper; the table tells it
+        except JobFailed:  # from Hydra's own sweeper; the table of the sweep reports it
             pass
         except KeyboardInterrupt as stop:
             stopped = stop

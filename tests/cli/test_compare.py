@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -441,3 +442,15 @@ def test_the_words_that_a_refusal_suggests_are_quoted_for_a_shell_and_work(tmp_p
     assert "write --baseline 'model=a,Learning Rate=0.1' to" in text
     printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", "model=a,Learning Rate=0.1")
     printed(capsys, "compare", str(tmp_path / "t.csv"), "--baseline", "model=a", "--best-of", "Learning Rate")
+
+
+def test_the_report_does_not_overwrite_an_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = Path("runs.csv")
+    table.write_text("model,seed,test/top1\nlrn,1,0.9\nnone,1,0.8\n")
+    before = table.read_text()
+    assert main(["compare", "runs.csv", "--html", "./runs.csv"]) == 2
+    assert capsys.readouterr().err == "compare: --html ./runs.csv: would overwrite an input; write another file\n"
+    assert table.read_text() == before
