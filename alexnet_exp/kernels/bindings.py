@@ -1,13 +1,15 @@
 """Provides the compiled functions of this folder's .c files, with the types of their arguments declared.
 
-The only place that declares them: images.py, lrn.py and fused.py call `library()`.
+The only place that declares them: the modules with functions on tensors call them through `library()`.
 """
 
 from __future__ import annotations
 
-from ctypes import CDLL, c_float, c_int, c_int64, c_uint32, c_void_p
+from ctypes import CDLL, Array, c_float, c_int, c_int64, c_uint32, c_void_p
 from functools import cache
 from typing import Any
+
+from torch import Tensor
 
 from alexnet_exp.kernels.native import native
 
@@ -47,3 +49,26 @@ def library() -> CDLL | None:
             function = getattr(loaded, name)
             function.restype, function.argtypes = result, arguments
     return loaded
+
+
+def loaded() -> CDLL:
+    """Returns the kernels, for callers that have checked that there are some."""
+    kernels = library()
+    assert kernels is not None, "called without a check that the kernels exist"
+    return kernels
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Returns the address of a tensor's first value; None, a null pointer, for None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def int64s(*numbers: int) -> Array[c_int64]:
+    """Returns an array of C's int64_t."""
+    return (c_int64 * len(numbers))(*numbers)
+
+
+def check_memory(failed: int) -> None:
+    """Raises MemoryError where a kernel returned that it got no memory."""
+    if failed:
+        raise MemoryError("out of memory in a fused kernel; use a smaller data.batch_size")

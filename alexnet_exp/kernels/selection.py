@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from alexnet_exp.kernels import fused
+from alexnet_exp.kernels import convolution
 from alexnet_exp.kernels.native import native
 
 
 def fused_path(device: str, precision: str, channels_last: bool, compiled: bool = False) -> tuple[bool, str]:
-    """Returns whether a network trains by the kernels of fused.py, and why not (`native kernels` where it does).
+    """Returns whether a network trains by the fused kernels, and why not (`native kernels` where it does).
 
     Only in bfloat16: in float32 the results of a seed stay those of torch's operators.
     """
@@ -21,7 +21,7 @@ def fused_path(device: str, precision: str, channels_last: bool, compiled: bool 
         return False, "fused kernels need trainer.compile=false"
     if native().library is None:
         return False, native().why
-    if not fused.has_bfloat16_products():
+    if not convolution.has_bfloat16_products():
         return False, "fused kernels need a processor with AVX512_BF16"
     return True, "native kernels"
 

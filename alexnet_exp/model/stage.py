@@ -1,4 +1,4 @@
-"""Provides a stage of the network, and runs its modules together where a kernel of kernels/fused.py applies."""
+"""Provides a stage of the network, and runs its modules together where a fused kernel applies."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-from alexnet_exp.kernels import fused
-from alexnet_exp.kernels.fused import NO_POOL, PoolWindow, RunningStatistics
+from alexnet_exp.kernels import batch_norm, convolution, dropout
+from alexnet_exp.kernels.batch_norm import NO_POOL, PoolWindow, RunningStatistics
 from alexnet_exp.kernels.tracing import is_plain_cpu_tensor, operators_are_traced
 
 HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -41,12 +41,12 @@ def _next(modules: list[nn.Module], x: Tensor) -> tuple[Tensor, int]:
     if _are_maps(x) and _is_plain_module(first):
         if isinstance(first, nn.Conv2d) and _takes_convolution(first, x):
             assert isinstance(first.padding[0], int)
-            return fused.convolution(x, first.weight, first.bias, first.padding[0], relu), 1 + relu
+            return convolution.convolution(x, first.weight, first.bias, first.padding[0], relu), 1 + relu
         if relu and isinstance(first, nn.BatchNorm2d) and _takes_norm(first, x):
             window = _window(third, x)
             return _batch_norm_relu(first, x, window or NO_POOL), 2 if window is None else 3
     if _is_relu(first) and _takes_dropout(second, x):
-        return fused.relu_dropout(x, second.p), 2
+        return dropout.relu_dropout(x, second.p), 2
     return first(x), 1  # type: ignore[misc]
 
 
@@ -58,7 +58,7 @@ def _may_fuse(x: Tensor) -> bool:
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and not any(getattr(torch_modules, f"_global{hooks}", None) for hooks in HOOK_ATTRIBUTES)
-        and fused.has_bfloat16_products()
+        and convolution.has_bfloat16_products()
     )
 
 
@@ -102,7 +102,7 @@ def _takes_convolution(conv: nn.Conv2d, x: Tensor) -> bool:
         and x.shape[1] == conv.in_channels
         and min(x.shape[2:]) + 2 * pad[0] >= kernel[0]
         and conv._parameters.get("weight") is not None  # a pruned weight is a plain tensor that a hook makes
-        and fused.takes_maps(conv.in_channels, conv.out_channels)
+        and convolution.takes_maps(conv.in_channels, conv.out_channels)
     )
 
 
@@ -136,10 +136,10 @@ def _batch_norm_relu(norm: nn.BatchNorm2d, x: Tensor, window: PoolWindow) -> Ten
     assert norm.running_var is not None
     running = RunningStatistics(norm.running_mean, norm.running_var, norm.momentum or 0.0)
     if not norm.training:
-        return fused.frozen_norm_relu(x, norm.weight, norm.bias, norm.eps, running, window)
+        return batch_norm.frozen_norm_relu(x, norm.weight, norm.bias, norm.eps, running, window)
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    return fused.batch_norm_relu(x, norm.weight, norm.bias, norm.eps, running, window)
+    return batch_norm.batch_norm_relu(x, norm.weight, norm.bias, norm.eps, running, window)
 
 
 def _takes_dropout(module: nn.Module | None, x: Tensor) -> TypeGuard[nn.Dropout]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import alexnet_exp
-from alexnet_exp.kernels import fused
+from alexnet_exp.kernels import batch_norm, convolution, dropout
 from alexnet_exp.kernels.derivatives import first_order
 from alexnet_exp.model import columns
 from alexnet_exp.model.lrn import _Response
@@ -35,7 +35,7 @@ def test_first_order_rejects_create_graph() -> None:
         torch.autograd.grad(Doubled.apply(x).sum(), x, create_graph=True)
 
 
-OWN = [fused._Convolution, fused._BatchNormReLU, fused._ReLUDropout, columns._Exchanged]
+OWN = [convolution._Convolution, batch_norm._BatchNormReLU, dropout._ReLUDropout, columns._Exchanged]
 
 
 @pytest.mark.parametrize("function", OWN)
@@ -51,9 +51,11 @@ def test_no_other_autograd_function_exists() -> None:
     assert found == {function.__name__ for function in (*OWN, _Response)}
 
 
-@pytest.mark.skipif(not fused.has_bfloat16_products(), reason="this processor has no kernels for the bfloat16 step")
+@pytest.mark.skipif(
+    not convolution.has_bfloat16_products(), reason="this processor has no kernels for the bfloat16 step"
+)
 def test_the_second_derivative_of_a_fused_convolution_raises() -> None:
     x = torch.ones(1, 64, 4, 4, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
-    y = fused.convolution(x, torch.ones(64, 64, 3, 3, requires_grad=True), None, 1)
+    y = convolution.convolution(x, torch.ones(64, 64, 3, 3, requires_grad=True), None, 1)
     with pytest.raises(RuntimeError, match="Convolution has no second derivative; set ALEXNET_EXP_NATIVE=0"):
         torch.autograd.grad(y.sum(), x, create_graph=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from alexnet_exp.kernels import fused
+from alexnet_exp.kernels import batch_norm, convolution, dropout
 from alexnet_exp.kernels.selection import fused_path
 from alexnet_exp.model.stage import FusedStage
 
@@ -20,7 +20,7 @@ SUMMED = 1e-5  # of what is summed in float32 and stays it
 
 @pytest.fixture(autouse=True)
 def _needs_the_kernels() -> None:
-    if not fused.has_bfloat16_products():
+    if not convolution.has_bfloat16_products():
         pytest.skip(fused_path("cpu", "bf16-mixed", True)[1])
 
 
@@ -28,8 +28,13 @@ def _needs_the_kernels() -> None:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernels that ran, in order."""
     names: list[str] = []
-    for name in ("convolution", "batch_norm_relu", "frozen_norm_relu", "relu_dropout"):
-        monkeypatch.setattr(fused, name, recorded(name, getattr(fused, name), names))
+    for module, name in (
+        (convolution, "convolution"),
+        (batch_norm, "batch_norm_relu"),
+        (batch_norm, "frozen_norm_relu"),
+        (dropout, "relu_dropout"),
+    ):
+        monkeypatch.setattr(module, name, recorded(name, getattr(module, name), names))
     return names
 
 
@@ -194,7 +199,7 @@ def test_masks_are_drawn_from_torchs_generator_and_independent() -> None:
 
     def mask(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return fused.relu_dropout(ones, 0.5).ne(0).double() * 2 - 1
+        return dropout.relu_dropout(ones, 0.5).ne(0).double() * 2 - 1
 
     first, again, other = mask(1), mask(1), mask(2)
     assert first.equal(again)
@@ -203,7 +208,7 @@ def test_masks_are_drawn_from_torchs_generator_and_independent() -> None:
     for lag in (1, 2, 16, 2048, 2**17):
         assert abs(float((first * first.roll(lag)).mean())) < noise
     torch.manual_seed(1)
-    two = fused.relu_dropout(ones, 0.5), fused.relu_dropout(ones, 0.5)
+    two = dropout.relu_dropout(ones, 0.5), dropout.relu_dropout(ones, 0.5)
     assert not two[0].equal(two[1])
 
 
@@ -369,7 +374,7 @@ def test_the_fused_path_and_its_reason(given: tuple[str, str, bool], why: str) -
 
 
 def test_a_processor_without_bfloat16_products_uses_torch(monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> None:
-    monkeypatch.setattr(fused, "has_bfloat16_products", lambda: False)
+    monkeypatch.setattr(convolution, "has_bfloat16_products", lambda: False)
     run(plain_stage())
     assert ran == []
     assert fused_path("cpu", "bf16-mixed", True) == (
