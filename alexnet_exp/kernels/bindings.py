@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from ctypes import CDLL, Array, c_float, c_int, c_int64, c_uint32, c_void_p
 from functools import cache
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from alexnet_exp.kernels.native import native
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Signature = tuple[Any, list[Any]]
 """The type of the result (None: void) and those of the arguments, in order."""

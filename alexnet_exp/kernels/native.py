@@ -27,7 +27,7 @@ from pathlib import Path
 from alexnet_exp.paths import cache_folder
 
 NATIVE_VARIABLE = "ALEXNET_EXP_NATIVE"
-"""The environment variable that disables the kernels: 0 = torch's operators only."""
+"""The environment variable that overrides the measured choice: 0 = torch's operators only, 1 = our kernels, auto."""
 
 SOURCE_FOLDER = Path(__file__).parent
 COMPILER_FLAGS = (
@@ -42,10 +42,11 @@ LEFTOVER_AGE_S = 3600
 
 @dataclass(frozen=True)
 class Native:
-    """The loaded library, or None; `why` is the reason where it is None."""
+    """The loaded library, or None; `why` is the reason then. key: of its sources, compiler and processor."""
 
     library: ctypes.CDLL | None
     why: str
+    key: str = ""
 
 
 @cache
@@ -60,7 +61,8 @@ def native() -> Native:
     if compiler is None:
         return Native(None, f"no C compiler ({name}) on this machine")
     try:
-        return Native(_loaded(Path(compiler)), "native kernels")
+        library, key = _loaded(Path(compiler))
+        return Native(library, "native kernels", key)
     except subprocess.CalledProcessError as error:
         first = next(iter(error.stderr.decode(errors="replace").splitlines()), "no message")
         return Native(None, f"{compiler} failed: {first}")
@@ -68,13 +70,15 @@ def native() -> Native:
         return Native(None, str(error))
 
 
-def _loaded(compiler: Path) -> ctypes.CDLL:
+def _loaded(compiler: Path) -> tuple[ctypes.CDLL, str]:
+    """Returns the library, compiled if it is missing, and its key."""
     folder, sources, headers = (
         cache_folder() / "kernels",
         sorted(SOURCE_FOLDER.glob("*.c")),
         sorted(SOURCE_FOLDER.glob("*.h")),
     )
-    name = f"{_key([*sources, *headers], compiler)}.so"
+    key = _key([*sources, *headers], compiler)
+    name = f"{key}.so"
     for made in (folder.parent, folder):
         made.mkdir(mode=0o755, parents=True, exist_ok=True)
     inside = _entered(folder.resolve())
@@ -83,7 +87,7 @@ def _loaded(compiler: Path) -> ctypes.CDLL:
             if not _exists(name, inside):
                 _compile(sources, compiler, folder, name)
             try:
-                return _opened(name, inside)
+                return _opened(name, inside), key
             except OSError:  # not a library (full disk, crash), or a file that others could have written
                 if attempt:
                     raise
@@ -215,14 +219,14 @@ def _key(sources: list[Path], compiler: Path) -> str:
     """Returns a hash of sources, headers, flags, compiler and processor: machines may share a home folder."""
     resolved = compiler.resolve()
     hashed = hashlib.blake2b(digest_size=12)
-    for text in (*COMPILER_FLAGS, str(resolved), str(resolved.stat().st_mtime_ns), platform.machine(), _processor()):
+    for text in (*COMPILER_FLAGS, str(resolved), str(resolved.stat().st_mtime_ns), platform.machine(), processor()):
         hashed.update(text.encode() + b"\0")
     for source in sources:
         hashed.update(source.read_bytes() + b"\0")
     return hashed.hexdigest()
 
 
-def _processor() -> str:
+def processor() -> str:
     """Returns the CPU's features as Linux lists them: code for another CPU may be an illegal instruction."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -72,7 +72,7 @@ def test_the_cached_file_is_named_by_sources_headers_flags_and_processor(
         case "flags":
             monkeypatch.setattr(module, "COMPILER_FLAGS", (*module.COMPILER_FLAGS, "-O2"))
         case "processor":
-            monkeypatch.setattr(module, "_processor", lambda: "flags: another")
+            monkeypatch.setattr(module, "processor", lambda: "flags: another")
     assert again().library is not None
     assert len(cached(tmp_path)) == 2
 
