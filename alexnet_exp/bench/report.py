@@ -29,7 +29,7 @@ def _heading(found: Found) -> Iterator[str]:
     at = "" if "batches" in found else f", batch {found['images_per_step']}"
     yield f"model={found['model']} data={found['data']} optim={found['optim']}{at}: {found['parameters']:,} parameters"
     ranks = f"{found['ranks']} processes of " if found["ranks"] > 1 else ""
-    compiled = "; compiled" if found["compile"] else ""
+    compiled = f"; compiled, {found['compile']}" if found["compile"] else ""
     yield f"{ranks}{found['device']}; {found['why']}; {found['kernels']}{compiled}"
     if found["data_note"]:
         yield found["data_note"]

@@ -37,6 +37,7 @@ from alexnet_exp.runs.status import Ending, Status, own_interrupts
 from alexnet_exp.training.build import Experiment, build, lay_out, prepare
 from alexnet_exp.training.callbacks.build import build_callbacks
 from alexnet_exp.training.callbacks.recorder import Recorder, memory_used
+from alexnet_exp.training.compilation import compile_network
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.devices import Placement, place
 from alexnet_exp.training.distributed import replicas
@@ -88,8 +89,7 @@ def measure(config: Config, ask: BenchRequest) -> dict[str, Any]:
         lay_out(experiment, placement.channels_last)
         prepare(experiment)
         flop = _flop(experiment)
-        if config.trainer.compile:
-            experiment.network.compile()
+        compile_network(experiment, placement.accelerator)
         found = []
         for size in ask.batches or (None,):
             _set_length(experiment, size, ask.steps)
@@ -111,7 +111,7 @@ def _timed(experiment: Experiment, placement: Placement, ask: BenchRequest) -> t
     kept = {key: node for key, node in config.callbacks.items() if isinstance(node, Ema)}  # they run in every step
     device = torch.device(placement.accelerator)
     stopwatch = Stopwatch(Clock(device))
-    layered = ask.layers and not ask.batches and not config.trainer.compile
+    layered = ask.layers and not ask.batches and config.trainer.compile_mode is None
 
     def watch() -> LayerTimes:
         preprocess = getattr(experiment.module, "preprocess", None)
@@ -263,7 +263,7 @@ def _about(experiment: Experiment, placement: Placement, dtype: torch.dtype, mem
         "precision": placement.precision,
         "dtype": str(dtype).removeprefix("torch."),
         "channels_last": placement.channels_last,
-        "compile": config.trainer.compile,
+        "compile": config.trainer.compile_mode or False,
         "kernels": fused_path(placement.accelerator, placement.precision, placement.channels_last)[1],
         "why": "; ".join(filter(None, (placement.why, memory))),
         "left_out": left_out,

@@ -35,6 +35,8 @@ TRAIN_EVAL = (
 EPOCHS_TO_TARGET = "train/epochs_to_target"
 VIEWS = (1, 9, 10)  # crops of a test image
 LIMITS = (*(f"limit_{split}_batches" for split in ("train", "val", "test", "predict")), "overfit_batches")
+# Modes of torch.compile; `true` is the first. The others record CUDA graphs on a GPU.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 DURATION = r"\d+:\d{1,2}:\d{1,2}:\d{1,2}"  # days:hours:minutes:seconds
 
 
@@ -156,6 +158,7 @@ class Trainer:
     strategy: `auto` is data parallel (`ddp`) on more than one device; `columns` gives each of `model.groups` devices
     one column of the network; two devices if no number is given.
     precision: `auto` is bf16-mixed on a GPU or CPU that computes in it, else 32-true; the result is recorded.
+    compile: `true` or a mode of torch.compile: `default` (= true), `reduce-overhead`, `max-autotune`.
     channels_last: the memory layout of images and convolutions; null = the faster one.
     on_nan: `stop` ends the run if the loss is NaN; `skip` skips such steps, up to 100 in a row, and waits for each step
         to check it.
@@ -194,7 +197,7 @@ class Trainer:
     reload_dataloaders_every_n_epochs: int = 0
     log_every_n_steps: int = 50
     enable_progress_bar: bool | None = None
-    compile: bool = False
+    compile: Any = False
     channels_last: bool | None = None
     on_nan: OnNan = OnNan.stop
 
@@ -234,9 +237,20 @@ class Trainer:
             "must be true, false, or a number of batches",
         )
         self._check_lengths(checks)
+        self._check_compile(checks)
         if self.strategy == COLUMNS:
             self._check_columns(checks)
         checks.done()
+
+    @property
+    def compile_mode(self) -> str | None:
+        """The mode of torch.compile, one of `COMPILE_MODES`; None: the network is not compiled."""
+        return COMPILE_MODES[0] if self.compile is True else self.compile or None
+
+    @property
+    def records_cuda_graphs(self) -> bool:
+        """Whether the compiled network is replayed from CUDA graphs where it is on a GPU."""
+        return self.compile_mode not in (None, COMPILE_MODES[0])
 
     def _check_devices(self, checks: Checks) -> None:
         gpus, devices = self.gpus, self.devices
@@ -247,6 +261,17 @@ class Trainer:
             checks.refuse("gpus", "set either trainer.gpus, or trainer.accelerator and trainer.devices, not both")
         if devices is not None and not (isinstance(devices, list) or devices in ("auto", -1) or _is_count(devices)):
             checks.refuse("devices", "must be a number of devices, a list of their indices, or auto")
+
+    def _check_compile(self, checks: Checks) -> None:
+        if not isinstance(self.compile, bool):
+            known = isinstance(self.compile, str) and self.compile in COMPILE_MODES
+            checks.that(
+                "compile", known, f"must be true, false, {', '.join(COMPILE_MODES[:-1])} or {COMPILE_MODES[-1]}"
+            )
+        # A graph overwrites its gradients when it is replayed, so that they cannot be accumulated over batches:
+        # https://github.com/pytorch/pytorch/issues/169545.
+        if self.compile in COMPILE_MODES[1:] and self.accumulate_grad_batches > 1:
+            checks.refuse("compile", "does not go with trainer.accumulate_grad_batches above 1; write default")
 
     def _check_limit(self, checks: Checks, key: str) -> None:
         value = getattr(self, key)

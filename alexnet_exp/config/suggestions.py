@@ -26,7 +26,7 @@ _ALIASES = {
     "trainer.log_every_n_steps": "log_interval log_every print_freq",
     "trainer.check_val_every_n_epoch": "val_interval eval_interval validation_freq check_val_every",
     "trainer.enable_progress_bar": "progress_bar progbar",
-    "trainer.compile": "torch_compile torchcompile",
+    "trainer.compile": "torch_compile torchcompile compile_mode",
     "trainer.on_nan": "skip_nan",
     "trainer.gpus": "n_gpu n_gpus num_gpus ngpus gpus_per_node nproc_per_node world_size",
     "trainer.num_nodes": "nodes nnodes n_nodes",

@@ -36,7 +36,9 @@ def build_info(experiment: Experiment, placement: Placement) -> dict[str, Any]:
         "ranks": placement.ranks * trainer.num_nodes,
         "precision": placement.precision,
         "channels_last": placement.channels_last,
-        "kernels": kernels_of(placement.accelerator, placement.precision, placement.channels_last, trainer.compile),
+        "kernels": kernels_of(
+            placement.accelerator, placement.precision, placement.channels_last, bool(trainer.compile)
+        ),
         "threads": torch.get_num_threads() if placement.accelerator == "cpu" else None,
         "deterministic": bool(trainer.deterministic),
         "effective_batch": batch * trainer.accumulate_grad_batches if batch else None,

@@ -74,6 +74,9 @@ class AlexNetModule(pl.LightningModule):
         self.base_lrs: list[float] = []
         self.parts: list[SchedulePart] = []  # of the schedule, that the optimizer's groups are
         self.last_loss: Tensor | None = None
+        self.replays_graphs = (
+            False  # whether the network is replayed from CUDA graphs, which reuse their outputs' memory
+        )
         self.only_finite = False  # whether the epoch's means exclude batches with a non-finite loss
         self.lay_out(channels_last)
 
@@ -93,8 +96,11 @@ class AlexNetModule(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits [N, classes] of images [N, C, H, W] on 0..255: uint8, or float32 after colour noise."""
         dtype = next(self.network.parameters()).dtype  # not float32 in bf16-true and similar
-        logits: Tensor = self.network(self.preprocess(images, dtype, self.channels_last))
-        return logits
+        prepared = self.preprocess(images, dtype, self.channels_last)
+        if not self.replays_graphs:
+            return self.network(prepared)  # type: ignore[no-any-return]
+        torch.compiler.cudagraph_mark_step_begin()
+        return self.network(prepared).clone()  # type: ignore[no-any-return]
 
     def on_train_epoch_start(self) -> None:
         self.metrics = {}

@@ -49,6 +49,7 @@ from alexnet_exp.training.checkpoints.resume import (
     refuse_other_data,
     restore_folder,
 )
+from alexnet_exp.training.compilation import compile_network
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.devices import Placement, check_ranks, device_count, place, select_devices, skip_nvml_check
 from alexnet_exp.training.evaluate import evaluate
@@ -202,11 +203,18 @@ def _build_experiment(config: Config) -> BuiltExperiment:
     freeze_garbage_collector()
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
-    speedups = _cpu_speedups(placement, config.trainer.compile) if placement.accelerator == "cpu" else ()
+    mode = config.trainer.compile_mode
+    speedups = _cpu_speedups(placement, mode is not None) if placement.accelerator == "cpu" else ()
     lay_out(experiment, placement.channels_last)
     ranks = placement.ranks * config.trainer.num_nodes
     prepare(experiment, replicas=1 if config.trainer.strategy == COLUMNS else ranks)
-    facts = (f"seed {config.seed}", placement.device_name, placement.why, *speedups)
+    facts = (
+        f"seed {config.seed}",
+        placement.device_name,
+        placement.why,
+        *speedups,
+        f"compiled, {mode}" if mode else "",
+    )
     log.info("; ".join(filter(None, facts)))
     return BuiltExperiment(experiment, placement)
 
@@ -245,7 +253,7 @@ def _run(
         if outputs is not None:  # only now: a run that was rejected before this point must not become `latest`
             folder.link_latest(outputs)
     with skip_nvml_check(placement.accelerator):
-        facts = _fit(experiment, trainer, checkpoints, point)
+        facts = _fit(experiment, trainer, checkpoints, point, placement.accelerator)
     facts |= {"images_per_s": recorder.images_per_s, "best_epoch": checkpoints.best_epoch}
     which, epoch = "last", checkpoints.epoch  # the weights in memory, also where saving them failed
     if config.test.checkpoint is Which.best and checkpoints.best_epoch and checkpoints.file("best").exists():
@@ -287,11 +295,10 @@ def _cpu_speedups(placement: Placement, compiled: bool) -> tuple[str, str]:
 
 
 def _fit(
-    experiment: Experiment, trainer: pl.Trainer, checkpoints: Checkpoints, point: ResumePoint | None
+    experiment: Experiment, trainer: pl.Trainer, checkpoints: Checkpoints, point: ResumePoint | None, accelerator: str
 ) -> dict[str, Any]:
     """Trains from the resume point, or from the beginning, and leaves the last weights in the network."""
-    if experiment.config.trainer.compile:
-        experiment.network.compile()  # in place: `torch.compile(network)` would rename every key of the checkpoint
+    compile_network(experiment, accelerator)
     if point is not None:
         log.info(f"resuming from {point}")
     with own_interrupts(trainer), signals.stop_at_boundaries():

@@ -46,6 +46,10 @@ def build_trainer(
         # By default cuDNN's convolutions round their factors to TF32's 10 bits: float32 here means float32.
         torch.backends.cudnn.allow_tf32 = False
     passed = {key: value for key, value in vars(settings).items() if key not in OWN_SETTINGS}
+    if settings.records_cuda_graphs:
+        # Graphs of one network recorded in and outside of inference mode are not compatible:
+        # https://github.com/pytorch/pytorch/issues/135892. Lightning evaluates under no_grad then.
+        passed["inference_mode"] = False
     trainer = pl.Trainer(
         **passed,
         profiler=settings.profiler or NoProfiler(),

@@ -111,6 +111,10 @@ def test_lightnings_defaults_that_we_change_are_these() -> None:
         ({"deterministic": "maybe"}, "deterministic"),
         ({"gradient_clip_val": 0.0}, "gradient_clip_val"),
         ({"profiler": "mine"}, "profiler"),
+        ({"compile": "fast"}, "compile"),
+        ({"compile": None}, "compile"),
+        ({"compile": "reduce-overhead", "accumulate_grad_batches": 2}, "compile"),
+        ({"compile": "default", "strategy": "columns"}, "compile"),
     ],
 )
 def test_the_trainer_refuses(settings: dict[str, Any], key: str) -> None:
@@ -134,10 +138,32 @@ def test_the_trainer_refuses(settings: dict[str, Any], key: str) -> None:
         {"val_check_interval": 0.25},
         {"val_check_interval": "00:01:00:00"},
         {"deterministic": "warn"},
+        {"compile": True, "accumulate_grad_batches": 2},
+        {"compile": "max-autotune"},
     ],
 )
 def test_the_trainer_takes(settings: dict[str, Any]) -> None:
     assert {key: value for key, value in vars(Trainer(**settings)).items() if key in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("value", "mode", "graphs"),
+    [
+        (False, None, False),
+        (True, "default", False),
+        ("default", "default", False),
+        ("reduce-overhead", "reduce-overhead", True),
+        ("max-autotune", "max-autotune", True),
+    ],
+)
+def test_compile_takes_a_switch_or_a_mode(value: bool | str, mode: str | None, graphs: bool) -> None:
+    trainer = Trainer(compile=value)
+    assert (trainer.compile_mode, trainer.records_cuda_graphs) == (mode, graphs)
+
+
+def test_another_compile_mode_is_rejected_with_the_known_ones() -> None:
+    with pytest.raises(Refused, match="compile=max: must be true, false, default, reduce-overhead or max-autotune"):
+        Trainer(compile="max")
 
 
 def test_options_of_a_collection_are_named_as_their_class_says() -> None:

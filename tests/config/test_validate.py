@@ -304,7 +304,7 @@ def test_composed_nodes_are_read_as_omegaconf_reads_them(overrides: list[str], m
     ("settings", "expected"),
     [
         ({"max_epochs": "3", "gradient_clip_val": 1}, {"max_epochs": 3, "gradient_clip_val": 1.0}),
-        ({"compile": "true", "precision": "32-true"}, {"compile": True, "precision": "32-true"}),
+        ({"detect_anomaly": "true", "precision": "32-true"}, {"detect_anomaly": True, "precision": "32-true"}),
         ({"on_nan": "skip", "max_time": None}, {"on_nan": OnNan.skip, "max_time": None}),
     ],
 )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.schema import (
     CALLBACKS,
+    COMPILE_MODES,
     LOGGERS,
     METRICS,
     PRECISIONS,
@@ -139,6 +140,7 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "deterministic": st.sampled_from([None, True, False, "warn"]),
     "max_time": st.sampled_from([None, "00:00:00:10"]),
     "val_check_interval": st.sampled_from([None, 1, 2, 0.5, 1.0, "00:00:01:00"]),
+    "compile": st.sampled_from([True, False, *COMPILE_MODES]),
     "fast_dev_run": st.sampled_from([True, False, 0, 1, 2]),
     "profiler": st.sampled_from([None, "simple"]),
     "size": st.integers(1, 40),

@@ -15,6 +15,9 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from alexnet_exp.config.compose import compose_run
+from alexnet_exp.config.schema import Loss
+from alexnet_exp.model.preprocess import Preprocess
+from alexnet_exp.model.spec import Input
 from alexnet_exp.optim.schedule_spec import Constant
 from alexnet_exp.optim.schedules import factor
 from alexnet_exp.seeds import derive
@@ -53,6 +56,33 @@ def test_ranks_agree_with_a_loop_where_logits_are_equal() -> None:
         order = sorted(range(6), key=lambda c: (-row[c], c))
         by_hand.append(order.index(label))
     assert rank_of_truth(logits, labels).tolist() == by_hand
+
+
+class ReusedOutput(torch.nn.Module):
+    """A network that writes each output over the last one, as one that is replayed from CUDA graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 4)
+        self.kept: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.layer(images.flatten(1))
+        if self.kept is None:
+            self.kept = output.detach().clone()
+        return self.kept.copy_(output.detach())
+
+
+def test_logits_of_a_replayed_network_outlive_the_next_batch() -> None:
+    module = AlexNetModule(ReusedOutput(), Preprocess(Input(), 3, 1), None, None, Loss())
+    module.eval()
+    first, second = torch.zeros(2, 3, 1, 1, dtype=torch.uint8), torch.full((2, 3, 1, 1), 255, dtype=torch.uint8)
+    assert torch.equal(module(first), module(second)), "the same memory"
+    module.replays_graphs = True
+    kept = module(first)
+    before = kept.clone()
+    assert not torch.equal(module(second), kept)
+    assert torch.equal(kept, before)
 
 
 def test_constant_logits_score_at_chance() -> None:

@@ -210,18 +210,28 @@ def test_precision_and_determinism_are_recorded(train_run: TrainRun) -> None:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize(
+    ("setting", "passed", "logged"),
+    [("true", None, "default"), ("reduce-overhead", "reduce-overhead", "reduce-overhead")],
+)
 def test_compile_keeps_the_keys_of_the_checkpoint(
-    train_run: TrainRun, finished: Run, monkeypatch: pytest.MonkeyPatch
+    setting: str,
+    passed: str | None,
+    logged: str,
+    train_run: TrainRun,
+    finished: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compiled: list[torch.nn.Module] = []
+    modes: list[str | None] = []
 
-    def compile_without_inductor(module: torch.nn.Module) -> None:
-        compiled.append(module)
+    def compile_without_inductor(module: torch.nn.Module, mode: str | None = None) -> None:
+        modes.append(mode)
         module._compiled_call_impl = module._call_impl  # what Module.compile sets, to a compiled one
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_without_inductor)
-    run = train_run("compiled", "trainer.compile=true")
-    assert len(compiled) == 1
+    run = train_run("compiled", f"trainer.compile={setting}")
+    assert modes == [passed]
+    assert f"compiled, {logged}" in run.log
     assert run.checkpoint("best")["state_dict"].keys() == finished.checkpoint("best")["state_dict"].keys()
     assert run.losses == finished.losses
 
