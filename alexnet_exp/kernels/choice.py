@@ -106,12 +106,14 @@ class Choice:
         return found
 
     def __str__(self) -> str:
-        """Returns a phrase: `convolution torch, torch, packed+torch; batch norm native; ...`, most frequent first."""
+        """Returns a phrase: `convolution torch/torch/packed+torch, batch norm native, ...`, the most frequent first.
+
+        The three of a convolution are its forward pass, the gradient of its input and that of its weights.
+        """
         kinds = {operator: self._kinds(operator) for operator in Operator}
         if len({*kinds.values()}) == 1:
-            return f"{kinds[Operator.LRN]} for all operators"
-        named = (f"{name} {', '.join(kinds[each] for each in group)}" for name, group in _PHRASES.items())
-        return "; ".join(named)
+            return f"{kinds[Operator.LRN]} only"
+        return ", ".join(f"{name} {'/'.join(kinds[each] for each in group)}" for name, group in _PHRASES.items())
 
     def _kinds(self, operator: Operator) -> str:
         found = list((self.rows.get(operator) or {ANY: Candidate.TORCH}).values())
@@ -166,6 +168,11 @@ def by_environment(dtype: str) -> Choice | None:
     if value == "auto":
         return None
     return forced(Candidate.NATIVE if value == "1" else Candidate.TORCH, dtype, f"{NATIVE_VARIABLE}={value}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Returns `float32` or `bfloat16`, and the like."""
+    return str(dtype).removeprefix("torch.")
 
 
 # --- the choice of this process

@@ -1,6 +1,6 @@
 """Provides the kernels of images.c and resize.c on tensors.
 
-Each function returns None where it does not apply; the caller then uses torch's operators.
+`crop_squares` and `resized_square` return None where they do not apply; the caller then uses torch's operators.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexnet_exp.kernels.bindings import library
+from alexnet_exp.kernels.bindings import library, loaded
+from alexnet_exp.kernels.choice import Candidate, Operator, active
 from alexnet_exp.kernels.tracing import is_plain_cpu_tensor, operators_are_traced
 
 
@@ -35,21 +36,30 @@ def crop_squares(
     return squares
 
 
-def standardized(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor | None:
-    """Returns (`images` - `mean`) / `std` of uint8 [N, C, H, W], computed in float32 and rounded once to `dtype`.
+def standardized(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    """Returns (`images` - `mean`) / `std` of [N, C, H, W], computed in float32 and rounded once to `dtype`.
 
-    `mean` and `std`: float32, [C, 1, 1] or [C, H, W]. `dtype`: float32 or bfloat16.
+    `mean` and `std`: float32, [C, 1, 1] or [C, H, W]. The kernel takes uint8 images on the CPU, to float32 or bfloat16.
     """
-    kernels = library()
-    if kernels is None or dtype not in (torch.float32, torch.bfloat16) or not _takes(images):
-        return None
-    if not _broadcasts(mean, images) or not _broadcasts(std, images):
-        return None
+    applies = dtype in (torch.float32, torch.bfloat16) and _takes(images) and library() is not None
+    if applies and _broadcasts(mean, images) and _broadcasts(std, images):
+        return native_standardized(images, mean, std, dtype, channels_last)
+    return torch_standardized(images, mean, std, dtype, channels_last)
+
+
+def torch_standardized(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    """Returns `standardized` by torch's operators, of images of any dtype on any device."""
+    scaled = ((images.float() - mean) / std).to(dtype)
+    return scaled.contiguous(memory_format=torch.channels_last) if channels_last else scaled
+
+
+def native_standardized(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    """Returns `standardized` by the kernel, where it applies."""
     images, mean, std = images.contiguous(), mean.contiguous(), std.contiguous()
     count, channels, height, width = images.shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
     result = torch.empty(images.shape, dtype=dtype, memory_format=layout)
-    kernels.standardize(
+    loaded().standardize(
         *(images.data_ptr(), result.data_ptr(), count, channels, height * width, mean.data_ptr(), std.data_ptr()),
         *(mean[0].numel(), std[0].numel(), dtype == torch.bfloat16, channels_last, torch.get_num_threads()),
     )
@@ -74,7 +84,11 @@ def resized_square(pixels: Tensor, resized: tuple[int, int], corner: tuple[int, 
 
 
 def _takes(images: Tensor) -> bool:
-    return not operators_are_traced() and is_plain_cpu_tensor(images, torch.uint8)
+    return (
+        not operators_are_traced()
+        and is_plain_cpu_tensor(images, torch.uint8)
+        and active("float32").candidate(Operator.IMAGES) == Candidate.NATIVE
+    )
 
 
 def _broadcasts(statistic: Tensor, images: Tensor) -> bool:

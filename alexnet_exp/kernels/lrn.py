@@ -1,4 +1,7 @@
-"""Provides local response normalization by the kernel in lrn.c. The module that uses it: `LRN` of model/lrn.py."""
+"""Provides local response normalization, by the kernel in lrn.c or by torch's operators.
+
+The module that uses it: `LRN` of model/lrn.py.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import torch
 from torch import Tensor
 
 from alexnet_exp.kernels.bindings import library
+from alexnet_exp.kernels.choice import Candidate, Operator, Shape, active, dtype_name
 from alexnet_exp.kernels.tracing import is_plain_cpu_tensor
 
+CHUNK_VALUES = 1 << 18  # processed at a time by torch's operators on a CPU, so that they stay in its caches
 SMALLEST_K = 1e-30  # d^-0.75 and 1 / d of a smaller d are not all finite in float32
 
 
@@ -26,6 +31,24 @@ class Formula(NamedTuple):
     columns: int
 
 
+def forward(a: Tensor, formula: Formula) -> Tensor:
+    """Returns b of the formula, of `a` [N, C, ...]: the same shape, dtype and layout (NCHW where `a` has gaps)."""
+    return native_forward(a, formula) if _runs_natively(a, formula) else torch_forward(a, formula)
+
+
+def backward(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
+    """Returns the gradient of `a`, where `g` is that of b; all of one shape."""
+    natively = _runs_natively(a, formula) and takes(g, formula)
+    return native_backward(a, g, formula) if natively else torch_backward(a, g, formula)
+
+
+def _runs_natively(a: Tensor, formula: Formula) -> bool:
+    if not takes(a, formula):
+        return False
+    shape = Shape(a.shape[1], a.shape[1], a.shape[-1])
+    return active(dtype_name(a.dtype)).candidate(Operator.LRN, shape) == Candidate.NATIVE
+
+
 def takes(a: Tensor, formula: Formula) -> bool:
     """Whether the kernel exists and applies: float32 or bfloat16 on the CPU, and a divisor that cannot be 0."""
     return (
@@ -36,13 +59,13 @@ def takes(a: Tensor, formula: Formula) -> bool:
     )
 
 
-def forward(a: Tensor, formula: Formula) -> Tensor:
-    """Returns b of the formula, of `a` [N, C, ...]: the same shape, dtype and layout (NCHW where `a` has gaps)."""
+def native_forward(a: Tensor, formula: Formula) -> Tensor:
+    """Returns `forward` by the kernel, where it `takes` the tensor."""
     return _run(_dense(a), None, formula)
 
 
-def backward(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
-    """Returns the gradient of `a`, where `g` is that of b; all of one shape."""
+def native_backward(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
+    """Returns `backward` by the kernel, where it `takes` the tensors."""
     a = _dense(a)
     return _run(a, g.contiguous() if a.is_contiguous() else _channels_last(g), formula)
 
@@ -72,3 +95,62 @@ def _dense(a: Tensor) -> Tensor:
 def _channels_last(a: Tensor) -> Tensor:
     """Returns `a`, of any number of dimensions, dense with the maps innermost."""
     return a.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+# --- by torch's operators
+
+
+def torch_forward(a: Tensor, formula: Formula) -> Tensor:
+    """Returns `forward` by torch's operators, of any floating dtype on any device."""
+    b = torch.empty_like(a)
+    for values, normalized in zip(_chunks(a), _chunks(b), strict=True):
+        wide = at_least_float32(values)
+        normalized.copy_(_scale(_divisor(wide, formula), formula.beta).mul_(wide))
+    return b
+
+
+def torch_backward(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
+    """Returns `backward` by torch's operators."""
+    gradient = torch.empty_like(a)
+    for values, above, below in zip(_chunks(a), _chunks(g), _chunks(gradient), strict=True):
+        wide = at_least_float32(values)
+        d = _divisor(wide, formula)
+        scaled = _scale(d, formula.beta).mul_(above)
+        around = _sum_around((scaled * wide).div_(d), formula)
+        below.copy_(scaled.addcmul_(wide, around, value=-2 * formula.alpha * formula.beta))
+    return gradient
+
+
+def _chunks(x: Tensor) -> tuple[Tensor, ...]:
+    """Returns the images in chunks on a CPU, whole on a GPU, where few large operations are faster."""
+    if x.device.type != "cpu" or x.numel() <= CHUNK_VALUES:
+        return (x,)
+    return torch.split(x, max(1, CHUNK_VALUES // x[0].numel()))
+
+
+def _divisor(a: Tensor, formula: Formula) -> Tensor:
+    """Returns d = k + alpha * (sum of a^2 over the maps up to `reach` away)."""
+    return _sum_around(a.square(), formula).mul_(formula.alpha).add_(formula.k)
+
+
+def _scale(d: Tensor, beta: float) -> Tensor:
+    """Returns d^-beta; for the usual 0.75 by square roots, which take a fraction of the time of a power."""
+    if beta != 0.75:
+        return d.pow(-beta)
+    root = d.sqrt()
+    return root.sqrt().mul_(root).reciprocal_()
+
+
+def _sum_around(x: Tensor, formula: Formula) -> Tensor:
+    """Returns the sum of each map and its neighbors up to `reach` away in its column; [N, C, ...], as `x`."""
+    total = x.clone()
+    for values, sums in zip(x.chunk(formula.columns, 1), total.chunk(formula.columns, 1), strict=True):
+        for distance in range(1, min(formula.reach, values.shape[1] - 1) + 1):
+            sums[:, distance:] += values[:, :-distance]
+            sums[:, :-distance] += values[:, distance:]
+    return total
+
+
+def at_least_float32(maps: Tensor) -> Tensor:
+    """Returns half precisions as float32, since squares overflow them; other dtypes unchanged."""
+    return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps

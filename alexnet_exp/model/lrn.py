@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_exp.kernels import lrn as kernel
-from alexnet_exp.kernels.lrn import Formula
+from alexnet_exp.kernels.lrn import Formula, at_least_float32
 from alexnet_exp.kernels.tracing import operators_are_traced
 from alexnet_exp.model.spec import Convention
-
-CHUNK_VALUES = 1 << 18  # processed at a time by torch's operators on a CPU, so that they stay in its caches
 
 
 class LRN(nn.Module):
@@ -76,71 +74,19 @@ class _Response(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, formula: Formula) -> Tensor:
         ctx.save_for_backward(a)
         ctx.formula = formula
-        return kernel.forward(a, formula) if kernel.takes(a, formula) else _by_operators(a, formula)
+        return kernel.forward(a, formula)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (a,), formula = ctx.saved_tensors, ctx.formula
         if torch.is_grad_enabled():  # create_graph=True: the gradient will be differentiated
             return torch.autograd.grad(_traceable(a, formula), a, g, create_graph=True)[0], None
-        by_kernel = kernel.takes(a, formula) and kernel.takes(g, formula)
-        return kernel.backward(a, g, formula) if by_kernel else _gradient_by_operators(a, g, formula), None
-
-
-def _by_operators(a: Tensor, formula: Formula) -> Tensor:
-    """Returns b of the formula, of `a` [N, C, ...]."""
-    b = torch.empty_like(a)
-    for values, normalized in zip(_chunks(a), _chunks(b), strict=True):
-        wide = _at_least_float32(values)
-        normalized.copy_(_scale(_divisor(wide, formula), formula.beta).mul_(wide))
-    return b
-
-
-def _gradient_by_operators(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
-    """Returns the gradient of `a` from `g`, the gradient of b."""
-    gradient = torch.empty_like(a)
-    for values, above, below in zip(_chunks(a), _chunks(g), _chunks(gradient), strict=True):
-        wide = _at_least_float32(values)
-        d = _divisor(wide, formula)
-        scaled = _scale(d, formula.beta).mul_(above)
-        around = _sum_around((scaled * wide).div_(d), formula)
-        below.copy_(scaled.addcmul_(wide, around, value=-2 * formula.alpha * formula.beta))
-    return gradient
-
-
-def _chunks(x: Tensor) -> tuple[Tensor, ...]:
-    """Returns the images in chunks on a CPU, whole on a GPU, where few large operations are faster."""
-    if x.device.type != "cpu" or x.numel() <= CHUNK_VALUES:
-        return (x,)
-    return torch.split(x, max(1, CHUNK_VALUES // x[0].numel()))
-
-
-def _divisor(a: Tensor, formula: Formula) -> Tensor:
-    """Returns d = k + alpha * (sum of a^2 over the maps up to `reach` away)."""
-    return _sum_around(a.square(), formula).mul_(formula.alpha).add_(formula.k)
-
-
-def _scale(d: Tensor, beta: float) -> Tensor:
-    """Returns d^-beta; for the usual 0.75 by square roots, which take a fraction of the time of a power."""
-    if beta != 0.75:
-        return d.pow(-beta)
-    root = d.sqrt()
-    return root.sqrt().mul_(root).reciprocal_()
-
-
-def _sum_around(x: Tensor, formula: Formula) -> Tensor:
-    """Returns the sum of each map and its neighbors up to `reach` away in its column; [N, C, ...], as `x`."""
-    total = x.clone()
-    for values, sums in zip(x.chunk(formula.columns, 1), total.chunk(formula.columns, 1), strict=True):
-        for distance in range(1, min(formula.reach, values.shape[1] - 1) + 1):
-            sums[:, distance:] += values[:, :-distance]
-            sums[:, :-distance] += values[:, distance:]
-    return total
+        return kernel.backward(a, g, formula), None
 
 
 def _traceable(a: Tensor, formula: Formula) -> Tensor:
     """Returns b of the formula by operators that can be exported, transformed and differentiated twice."""
-    wide = _at_least_float32(a)
+    wide = at_least_float32(a)
     maps = a.shape[1] // formula.columns
     squares = wide.square().reshape(a.shape[0], formula.columns, maps, *a.shape[2:])
     reach = min(formula.reach, maps - 1)
@@ -166,13 +112,9 @@ class WithinMapNorm(nn.Module):
         self.size, self.scale, self.beta, self.k = size, scale, beta, k
 
     def forward(self, maps: Tensor) -> Tensor:
-        wide = _at_least_float32(maps)
+        wide = at_least_float32(maps)
         mean = F.avg_pool2d(wide.square(), self.size, stride=1, padding=self.size // 2)
         return (wide * (self.k + self.scale * mean).pow(-self.beta)).to(maps.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.size}, scale={self.scale}, beta={self.beta}, k={self.k}"
-
-
-def _at_least_float32(maps: Tensor) -> Tensor:
-    return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps

@@ -89,11 +89,7 @@ class Preprocess(nn.Module):
         Pixels are on 0..255, uint8 or (after colour noise) floats; after `disable`, floats on any scale. Computed in
         float32 and rounded once; on the CPU by a native kernel where there is one.
         """
-        scaled = standardized(images, self.mean, self.std, dtype, channels_last)
-        if scaled is not None:
-            return scaled
-        scaled = ((images.float() - self.mean) / self.std).to(dtype)
-        return scaled.contiguous(memory_format=torch.channels_last) if channels_last else scaled
+        return standardized(images, self.mean, self.std, dtype, channels_last)
 
     def _start(self, setting: str | list[float], neutral: float, size: int) -> Tensor:
         if isinstance(setting, list):

@@ -50,8 +50,8 @@ def test_an_operator_that_was_not_measured_is_torchs() -> None:
 
 
 def test_the_phrase_names_the_candidates() -> None:
-    assert str(MEASURED) == "convolution packed+torch, torch, torch; batch norm native; LRN torch; images torch"
-    assert str(choice.forced("torch", "float32")) == "torch for all operators"
+    assert str(MEASURED) == "convolution packed+torch/torch/torch, batch norm native, LRN torch, images torch"
+    assert str(choice.forced("torch", "float32")) == "torch only"
 
 
 def test_a_choice_survives_json() -> None:
