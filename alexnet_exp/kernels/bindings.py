@@ -30,6 +30,9 @@ SIGNATURES: dict[str, Signature] = {
     "convolution_forward": (c_int, [*[c_void_p] * 4, c_int, c_void_p, c_int]),
     "convolution_input_gradient": (c_int, [*[c_void_p] * 4, c_int]),
     "convolution_weight_gradient": (c_int, [*[c_void_p] * 5, c_int]),
+    # windows.c
+    "convolution_windows": (None, [*[c_void_p] * 2, *[c_int64] * 3, c_void_p, c_int]),
+    "convolution_windows_sum": (None, [*[c_void_p] * 2, c_int64, c_void_p, c_int]),
     # batch_norm.c
     "batch_norm_statistics": (c_int, [c_void_p, *[c_int64] * 2, *[c_void_p] * 2, c_int]),
     "batch_norm_forward": (None, [*[c_void_p] * 6, c_int]),

@@ -6,13 +6,9 @@
    over pixels and images, one pixel of two images. Every value is summed by one thread in one order: the same bits
    whatever the number of threads. */
 
-#include "common.h"
+#include "convolution.h"
 
 #include <stdlib.h>
-
-typedef struct {
-    int64_t n, height, width, in, out_height, out_width, out, kernel, pad;
-} Shape;
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include <immintrin.h>
@@ -292,7 +288,7 @@ int convolution_input_gradient(const uint16_t *g, const float *weights, const in
     if (w == NULL)
         return 1;
     packed_backward(weights, s.out, s.kernel * s.kernel, s.in, widest(s.in) * LANES, w, threads);
-    Shape back = {s.n, s.out_height, s.out_width, s.out, s.height, s.width, s.in, s.kernel, s.kernel - 1 - s.pad};
+    Shape back = {s.n, s.out_height, s.out_width, s.out, s.height, s.width, s.in, s.kernel, s.kernel - 1 - s.pad, 1, 1};
     convolved(g, w, back, NULL, 0, dx, threads);
     free(w);
     return 0;

@@ -132,38 +132,6 @@ def test_evaluation_uses_the_running_statistics(ran: list[str], pool: str) -> No
     assert ran == ["frozen_norm_relu"]
 
 
-@pytest.mark.parametrize(
-    ("maps_in", "maps_out", "kernel", "pad", "sides", "n"),
-    [
-        (64, 128, 3, 1, (5, 5), 7),
-        (96, 64, 3, 0, (8, 6), 3),
-        (48, 96, 5, 2, (4, 7), 1),
-        (192, 48, 1, 0, (3, 3), 6),
-        (128, 144, 3, 2, (2, 3), 13),
-        (64, 64, 3, 1, (1, 1), 2),
-        (64, 64, 3, 0, (40, 40), 5),
-    ],
-)
-@pytest.mark.parametrize("relu", [False, True])
-def test_convolutions_equal_torchs(
-    ran: list[str], maps_in: int, maps_out: int, kernel: int, pad: int, sides: tuple[int, int], n: int, relu: bool
-) -> None:
-    for bias in (False, True):
-        conv = nn.Conv2d(maps_in, maps_out, kernel, padding=pad, bias=bias).to(memory_format=torch.channels_last)
-        layer, x = FusedStage(conv, *([nn.ReLU(inplace=True)] if relu else [])), maps(n, maps_in, *sides)
-        assert_close(results(layer, x, bf16=True), results(rounded(layer), x.double(), bf16=False))
-    assert ran == ["convolution"] * 2
-
-
-def test_the_gradient_has_the_memory_format_of_the_weights() -> None:
-    for layout in (torch.channels_last, torch.contiguous_format):
-        conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=layout)
-        with torch.autocast("cpu", torch.bfloat16):
-            FusedStage(conv)(maps(2, 64, 5, 5)).sum().backward()
-        assert conv.weight.grad is not None
-        assert conv.weight.grad.is_contiguous(memory_format=layout)
-
-
 def test_dropout_drops_its_share_and_scales_the_rest(ran: list[str]) -> None:
     layer, x = FusedStage(nn.ReLU(inplace=True), nn.Dropout(0.3)), maps(64, 1024)
     x.requires_grad_()
