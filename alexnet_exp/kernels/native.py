@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import grp
 import hashlib
+import logging
 import os
 import platform
 import pwd
+import shlex
 import shutil
 import signal
 import stat
@@ -26,12 +28,19 @@ from pathlib import Path
 
 from alexnet_exp.paths import cache_folder
 
+log = logging.getLogger(__name__)
+
 NATIVE_VARIABLE = "ALEXNET_EXP_NATIVE"
 """The environment variable that overrides the measured choice: 0 = torch's operators only, 1 = our kernels, auto."""
 
+FLAGS_VARIABLE = "ALEXNET_EXP_KERNEL_FLAGS"
+"""The environment variable with more flags for the compiler, such as `-fsanitize=address`; quoted as in a shell."""
+
 SOURCE_FOLDER = Path(__file__).parent
+OPTIONAL_FLAGS = ("-march=native", "-fopenmp")
+"""Omitted for a compiler that lacks them. Without OpenMP every kernel runs in one thread."""
 COMPILER_FLAGS = (
-    *("-O3", "-march=native", "-std=c11", "-fPIC", "-shared", "-fopenmp", "-pipe"),
+    *("-O3", "-std=c11", "-fPIC", "-pipe", *OPTIONAL_FLAGS),
     *("-fno-math-errno", "-fno-trapping-math"),  # nobody reads errno or the processor's exception flags
     "-ffp-contract=fast",  # a product and a sum in one instruction, rounded once; ISO C's mode would not
 )
@@ -56,28 +65,41 @@ def native() -> Native:
         return Native(None, f"{NATIVE_VARIABLE}=0")
     if sys.platform != "linux":
         return Native(None, "native kernels are compiled on Linux only")
-    name = os.environ.get("CC") or "cc"
-    compiler = shutil.which(name)
-    if compiler is None:
-        return Native(None, f"no C compiler ({name}) on this machine")
     try:
-        library, key = _loaded(Path(compiler))
+        compiler, flags = _words("CC") or ["cc"], _words(FLAGS_VARIABLE)
+    except ValueError as error:
+        return Native(None, str(error))
+    if wrong := next((flag for flag in flags if not flag.startswith("-")), None):
+        return Native(None, f"{FLAGS_VARIABLE}={shlex.join(flags)}: {wrong} is no flag; begin each with a dash")
+    if shutil.which(compiler[0]) is None:
+        return Native(None, f"no C compiler ({compiler[0]}) on this machine")
+    try:
+        library, key = _loaded(compiler, (*COMPILER_FLAGS, *flags))
         return Native(library, "native kernels", key)
     except subprocess.CalledProcessError as error:
         first = next(iter(error.stderr.decode(errors="replace").splitlines()), "no message")
-        return Native(None, f"{compiler} failed: {first}")
+        return Native(None, f"{shlex.join(compiler)} failed: {first}")
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: no home folder
         return Native(None, str(error))
 
 
-def _loaded(compiler: Path) -> tuple[ctypes.CDLL, str]:
+def _words(variable: str) -> list[str]:
+    """Returns the words of an environment variable, split as a shell does; raises ValueError for an open quote."""
+    value = os.environ.get(variable, "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"{variable}={value}: {error}; quote it as in a shell") from None
+
+
+def _loaded(compiler: list[str], flags: tuple[str, ...]) -> tuple[ctypes.CDLL, str]:
     """Returns the library, compiled if it is missing, and its key."""
     folder, sources, headers = (
         cache_folder() / "kernels",
         sorted(SOURCE_FOLDER.glob("*.c")),
         sorted(SOURCE_FOLDER.glob("*.h")),
     )
-    key = _key([*sources, *headers], compiler)
+    key = _key([*sources, *headers], compiler, flags)
     name = f"{key}.so"
     for made in (folder.parent, folder):
         made.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -85,7 +107,7 @@ def _loaded(compiler: Path) -> tuple[ctypes.CDLL, str]:
     try:
         for attempt in range(2):
             if not _exists(name, inside):
-                _compile(sources, compiler, folder, name)
+                _compile(sources, compiler, flags, folder, name)
             try:
                 return _opened(name, inside), key
             except OSError:  # not a library (full disk, crash), or a file that others could have written
@@ -181,49 +203,90 @@ def _opened(name: str, inside: int) -> ctypes.CDLL:
     return library
 
 
-def _compile(sources: list[Path], compiler: Path, folder: Path, name: str) -> None:
+def _compile(sources: list[Path], compiler: list[str], flags: tuple[str, ...], folder: Path, name: str) -> None:
     """Compiles the library `name` into `folder`, atomically: several processes may compile at once."""
     for left in folder.glob("*.part"):  # from a killed process
         with suppress(OSError):
             if time.time() - left.lstat().st_mtime > LEFTOVER_AGE_S:
                 left.unlink() if not left.is_dir() else shutil.rmtree(left)
+    log.info(f"compiling the native kernels ({compiler[0]}): once on this machine, a few seconds")
     with tempfile.TemporaryDirectory(dir=folder, prefix=f"{os.getpid()}.", suffix=".part") as scratch:
         part = Path(scratch) / name
-        _run([str(compiler), *COMPILER_FLAGS, *map(str, sources), "-o", str(part), "-lm"], scratch)
+        try:
+            _build(sources, [*compiler, *flags], part)
+        except subprocess.CalledProcessError:
+            lacking = [flag for flag in OPTIONAL_FLAGS if not _accepts(compiler, flag, scratch)]
+            if not lacking:
+                raise
+            log.warning(f"{compiler[0]} lacks {' and '.join(lacking)}, so the native kernels are slower; install gcc")
+            _build(sources, [*compiler, *(flag for flag in flags if flag not in lacking)], part)
         part.chmod(0o755)
         part.replace(folder / name)
 
 
-def _run(command: list[str], scratch: str) -> None:
-    """Runs the compiler with its temporary files in `scratch`, and ends all of its processes on any outcome."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={**os.environ, "TMPDIR": scratch},
-    )
+def _build(sources: list[Path], command: list[str], library: Path) -> None:
+    """Compiles the sources, all at the same time, and links them to `library`."""
+    objects = [str(library.with_name(f"{source.stem}.o")) for source in sources]
+    compiled = [[*command, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)]
+    _run(compiled, str(library.parent))
+    _run([[*command, "-shared", *objects, "-o", str(library), "-lm"]], str(library.parent))
+
+
+def _accepts(compiler: list[str], flag: str, scratch: str) -> bool:
+    """Whether the compiler takes the flag and finds what it links to."""
+    empty = Path(scratch) / "empty.c"
+    empty.write_text("int nothing;\n")
     try:
-        output = process.communicate(timeout=COMPILER_TIMEOUT_S)[1]
+        _run([[*compiler, flag, "-shared", "-fPIC", str(empty), "-o", str(empty.with_suffix(".so"))]], scratch)
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def _run(commands: list[list[str]], scratch: str) -> None:
+    """Runs compilers at the same time, temporary files in `scratch`, and ends all their processes on any outcome."""
+    deadline = time.monotonic() + COMPILER_TIMEOUT_S
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for command in commands:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env={**os.environ, "TMPDIR": scratch},
+            )
+            started.append(process)
+        for process in started:
+            output = process.communicate(timeout=max(0, deadline - time.monotonic()))[1]
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, process.args, stderr=output)
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, stderr=output)
+        for process in started:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
 
 
-def _key(sources: list[Path], compiler: Path) -> str:
+def _key(sources: list[Path], compiler: list[str], flags: tuple[str, ...]) -> str:
     """Returns a hash of sources, headers, flags, compiler and processor: machines may share a home folder."""
-    resolved = compiler.resolve()
     hashed = hashlib.blake2b(digest_size=12)
-    for text in (*COMPILER_FLAGS, str(resolved), str(resolved.stat().st_mtime_ns), platform.machine(), processor()):
+    for text in (*flags, *map(_identity, compiler), platform.machine(), processor()):
         hashed.update(text.encode() + b"\0")
     for source in sources:
         hashed.update(source.read_bytes() + b"\0")
     return hashed.hexdigest()
+
+
+def _identity(word: str) -> str:
+    """Returns a word of the compiler's command; of a program (`ccache gcc` has two) also which one it is today."""
+    found = shutil.which(word)
+    if found is None:
+        return word
+    resolved = Path(found).resolve()
+    return f"{word} {resolved} {resolved.stat().st_mtime_ns}"
 
 
 def processor() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_exp.kernels import native as module
-from alexnet_exp.kernels.native import NATIVE_VARIABLE, Native, native
+from alexnet_exp.kernels.native import FLAGS_VARIABLE, NATIVE_VARIABLE, Native, native
 
 TWICE = "int twice(int x) { return 2 * x; }\n"
 STARTED = """
@@ -57,7 +57,7 @@ def test_a_kernel_is_compiled_once(sources: Path, tmp_path: Path) -> None:
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
-@pytest.mark.parametrize("change", ["source", "header", "new file", "flags", "processor"])
+@pytest.mark.parametrize("change", ["source", "header", "new file", "flags", "more flags", "processor"])
 def test_the_cached_file_is_named_by_sources_headers_flags_and_processor(
     change: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +71,8 @@ def test_the_cached_file_is_named_by_sources_headers_flags_and_processor(
             (sources / "thrice.c").write_text(TWICE.replace("twice", "thrice"))
         case "flags":
             monkeypatch.setattr(module, "COMPILER_FLAGS", (*module.COMPILER_FLAGS, "-O2"))
+        case "more flags":
+            monkeypatch.setenv(FLAGS_VARIABLE, "-g -DTEXT='a b'")
         case "processor":
             monkeypatch.setattr(module, "processor", lambda: "flags: another")
     assert again().library is not None
@@ -90,6 +92,61 @@ def test_a_machine_without_a_compiler(sources: Path, tmp_path: Path, monkeypatch
     assert again() == Native(None, "no C compiler (cc) on this machine")
     monkeypatch.setenv("CC", "gcc-0")
     assert again() == Native(None, "no C compiler (gcc-0) on this machine")
+
+
+def compiler_without(flag: str, folder: Path) -> Path:
+    """A compiler that rejects a flag."""
+    compiler = folder / "limited"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{flag}*) echo no {flag} >&2; exit 1;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    return compiler
+
+
+@pytest.mark.parametrize("flag", ["-fopenmp", "-march=native"])
+def test_a_compiler_without_an_optional_flag_compiles_without_it(
+    flag: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CC", str(compiler_without(flag, tmp_path)))
+    library = again().library
+    assert library is not None
+    assert library.twice(21) == 42
+    assert f"lacks {flag}, so the native kernels are slower" in caplog.text
+
+
+def test_a_compiler_without_a_necessary_flag_is_reported(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = compiler_without("-fPIC", tmp_path)
+    monkeypatch.setenv("CC", str(compiler))
+    assert again() == Native(None, f"{compiler} failed: no -fPIC")
+
+
+def test_a_compiler_with_arguments(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "env LANG=C cc '-DTEXT=a b'")
+    assert again().library is not None
+    monkeypatch.setenv("CC", "env 'cc")
+    assert again() == Native(None, "CC=env 'cc: No closing quotation; quote it as in a shell")
+
+
+def test_a_wrapped_compiler_is_identified_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ccache gcc` stays the same program when gcc is updated."""
+    compiler = compiler_without("nothing", tmp_path)
+    keys = set()
+    for age in (1, 2):
+        os.utime(compiler, (age, age))
+        keys.add(module._key([], ["env", str(compiler)], ()))
+    assert len(keys) == 2
+
+
+def test_more_flags_reach_the_compiler(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sources / "text.c").write_text("const char *text(void) { return TEXT; }\n")
+    monkeypatch.setenv(FLAGS_VARIABLE, r"""-g -DTEXT='"a b"'""")
+    library = again().library
+    assert library is not None
+    library.text.restype = ctypes.c_char_p
+    assert library.text() == b"a b"
+    monkeypatch.setenv(FLAGS_VARIABLE, "-g other.c")
+    assert again() == Native(None, f"{FLAGS_VARIABLE}=-g other.c: other.c is no flag; begin each with a dash")
 
 
 def test_a_failing_compiler_is_reported(sources: Path, tmp_path: Path) -> None:
