@@ -1,21 +1,30 @@
-"""Provides local response normalization, by the kernel in lrn.c or by torch's operators.
+"""Provides local response normalization, by the kernels in lrn.c and lrn_triton.py or by torch's operators.
 
 The module that uses it: `LRN` of model/lrn.py.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from alexnet_exp.kernels.bindings import library
-from alexnet_exp.kernels.choice import Candidate, Operator, Shape, active, dtype_name
-from alexnet_exp.kernels.tracing import is_plain_cpu_tensor
+from alexnet_exp.kernels.choice import Candidate, Operator, Shape, active, dtype_name, setting
+from alexnet_exp.kernels.tracing import graph_is_compiled, is_plain_tensor
+
+log = logging.getLogger(__name__)
 
 CHUNK_VALUES = 1 << 18  # processed at a time by torch's operators on a CPU, so that they stay in its caches
 SMALLEST_K = 1e-30  # d^-0.75 and 1 / d of a smaller d are not all finite in float32
+TRITON_DEVICE = "cuda"
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LONGEST_REACH = 8  # of the Triton kernels, whose loops over a window are unrolled
+OLDEST_GPU = (8, 0)  # compute capability: the first with bfloat16
 
 
 class Formula(NamedTuple):
@@ -45,47 +54,100 @@ def backward(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
 def _runs_natively(a: Tensor, formula: Formula) -> bool:
     if not takes(a, formula):
         return False
+    if a.device.type == TRITON_DEVICE:
+        return True
     shape = Shape(a.shape[1], a.shape[1], a.shape[-1])
     return active(dtype_name(a.dtype)).candidate(Operator.LRN, shape) == Candidate.NATIVE
 
 
 def takes(a: Tensor, formula: Formula) -> bool:
-    """Whether the kernel exists and applies: float32 or bfloat16 on the CPU, and a divisor that cannot be 0."""
-    return (
-        is_plain_cpu_tensor(a, torch.float32, torch.bfloat16)
-        and formula.k >= SMALLEST_K
-        and formula.alpha >= 0
-        and library() is not None
-    )
+    """Whether a kernel exists and applies: a divisor that cannot be 0, and float32 or half precision.
+
+    No float16 on the CPU, and no long windows on a GPU.
+    """
+    if formula.k < SMALLEST_K or formula.alpha < 0:
+        return False
+    if is_plain_tensor(a, TRITON_DEVICE, *TRITON_DTYPES):
+        return formula.reach <= LONGEST_REACH and triton_kernels(a.device) is not None
+    return is_plain_tensor(a, "cpu", torch.float32, torch.bfloat16) and library() is not None
+
+
+@cache
+def triton_kernels(device: torch.device) -> ModuleType | None:
+    """Returns lrn_triton.py, tried out on that GPU; None where it does not work or `ALEXNET_EXP_NATIVE` is 0.
+
+    Not every torch has triton, and triton needs a C compiler.
+    """
+    if setting() == "0" or torch.version.cuda is None or torch.cuda.get_device_capability(device) < OLDEST_GPU:
+        return None
+    try:
+        from alexnet_exp.kernels import lrn_triton
+
+        one = torch.ones(1, 1, device=device)
+        lrn_triton.run(one, None, torch.empty_like(one), (1, 1, 1, 0), 0.0, 0.75, 1.0)
+    except ImportError:
+        return None
+    except Exception as error:  # of triton, its compiler or the driver; torch's operators do the same
+        log.warning(f"LRN is computed by torch's operators: triton does not work here: {error}")
+        return None
+    return lrn_triton
+
+
+_operator: Any = None  # of lrn_triton.py, once `load_operator` has found it
+
+
+def load_operator(device: torch.device) -> None:
+    """Makes `operator_for_graphs` return an operator from now on, where that GPU has Triton kernels.
+
+    Called before a network is traced: what is traced cannot import.
+    """
+    global _operator
+    kernels = triton_kernels(device) if device.type == TRITON_DEVICE else None
+    _operator = None if kernels is None else kernels.normalize
+
+
+def operator_for_graphs(a: Tensor, formula: Formula) -> Any:
+    """Returns a torch operator with the arguments (a, *formula) that a compiled graph can call on a GPU, else None.
+
+    An export needs operators that are visible.
+    """
+    on_gpu = a.device.type == TRITON_DEVICE and a.dtype in TRITON_DTYPES and formula.reach <= LONGEST_REACH
+    takes_formula = formula.k >= SMALLEST_K and formula.alpha >= 0 and a.shape[1] % formula.columns == 0
+    return _operator if graph_is_compiled() and on_gpu and takes_formula else None
 
 
 def native_forward(a: Tensor, formula: Formula) -> Tensor:
     """Returns `forward` by the kernel, where it `takes` the tensor."""
-    return _run(_dense(a), None, formula)
+    return _run(dense(a), None, formula)
 
 
 def native_backward(a: Tensor, g: Tensor, formula: Formula) -> Tensor:
     """Returns `backward` by the kernel, where it `takes` the tensors."""
-    a = _dense(a)
+    a = dense(a)
     return _run(a, g.contiguous() if a.is_contiguous() else _channels_last(g), formula)
 
 
 def _run(a: Tensor, g: Tensor | None, formula: Formula) -> Tensor:
-    kernels = library()
-    assert kernels is not None
     out = torch.empty_like(a)
     images, channels = a.shape[:2]
     pixels = a[0, 0].numel() if a.numel() else 0
     outer, inner = (images, pixels) if a.is_contiguous() else (images * pixels, 1)
     alpha, beta, k, reach, columns = formula
     shape = (outer * columns, channels // columns, inner, reach)
+    if a.device.type == TRITON_DEVICE:
+        on_gpu = triton_kernels(a.device)
+        assert on_gpu is not None
+        on_gpu.run(a, g, out, shape, alpha, beta, k)
+        return out
+    kernels = library()
+    assert kernels is not None
     addresses = (a.data_ptr(), None if g is None else g.data_ptr(), out.data_ptr())
     if kernels.lrn(*addresses, *shape, alpha, beta, k, a.dtype == torch.bfloat16, torch.get_num_threads()):
         raise MemoryError("out of memory in local response normalization; use a smaller data.batch_size")
     return out
 
 
-def _dense(a: Tensor) -> Tensor:
+def dense(a: Tensor) -> Tensor:
     """Returns `a` itself where it is dense as NCHW or NHWC, else a dense copy."""
     if a.is_contiguous() or a.movedim(1, -1).is_contiguous():
         return a

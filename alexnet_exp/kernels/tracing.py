@@ -1,4 +1,4 @@
-"""Provides the two conditions under which a kernel may replace torch's operators."""
+"""Provides the conditions under which a kernel may replace torch's operators."""
 
 from __future__ import annotations
 
@@ -21,14 +21,24 @@ def operators_are_traced() -> bool:
     )
 
 
+def graph_is_compiled() -> bool:
+    """Whether the operators that run now are traced for torch.compile, whose graphs may call operators of our own."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 def is_plain_cpu_tensor(values: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether a kernel can read `values` at their address: a strided tensor on the CPU, of one of `dtypes`.
+    """Returns `is_plain_tensor` for the CPU."""
+    return is_plain_tensor(values, "cpu", *dtypes)
+
+
+def is_plain_tensor(values: Tensor, device: str, *dtypes: torch.dtype) -> bool:
+    """Whether a kernel can read `values` at their address: a strided tensor on that kind of device, of one of `dtypes`.
 
     A subclass, such as the fake tensors of an export, need not have memory. A parameter has.
     """
     return (
         type(values) in (Tensor, nn.Parameter)
-        and values.device.type == "cpu"
+        and values.device.type == device
         and values.dtype in dtypes
         and values.layout == torch.strided
         and not values.is_neg()

@@ -30,8 +30,9 @@ class LRN(nn.Module):
     ValueError. Half precisions are computed in float32, since squares overflow them. Only the input is saved for the
     backward pass.
 
-    Computed by kernels/lrn.c on a CPU; by torch's operators where there is no kernel, where operators are traced
-    (`operators_are_traced`), and for a gradient with a graph (`create_graph=True`).
+    Computed by kernels/lrn.c on a CPU and by kernels/lrn_triton.py on a GPU, there also in a compiled graph; by torch's
+    operators where there is no kernel, where operators are traced otherwise (`operators_are_traced`), and for a
+    gradient with a graph (`create_graph=True`).
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class LRN(nn.Module):
         alpha = self.alpha if self.convention == Convention.paper else self.alpha / self.size
         formula = Formula(alpha, self.beta, self.k, self.size // 2, self.columns)
         if operators_are_traced():
-            return _traceable(maps, formula)
+            operator = kernel.operator_for_graphs(maps, formula)
+            return _traceable(maps, formula) if operator is None else operator(maps, *formula)
         if maps.shape[1] % self.columns:
             raise ValueError(f"{maps.shape[1]} maps cannot be split into {self.columns} columns")
         normalized: Tensor = _Response.apply(maps, formula)

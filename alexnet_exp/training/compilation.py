@@ -21,4 +21,5 @@ def compile_network(experiment: Experiment, accelerator: str) -> None:
     else:
         experiment.network.compile(mode=trainer.compile_mode)
     if isinstance(experiment.module, AlexNetModule):
+        experiment.module.compiled = True
         experiment.module.replays_graphs = trainer.records_cuda_graphs and accelerator == "cuda"

@@ -19,6 +19,7 @@ from alexnet_exp.config.schema import Loss
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.data.augment import center_view
 from alexnet_exp.errors import UserError
+from alexnet_exp.kernels import lrn
 from alexnet_exp.optim.optimizers import build_optimizer, parts_of
 from alexnet_exp.optim.schedule_spec import Constant, Plateau
 from alexnet_exp.optim.schedules import WHOLE_SCHEDULE, SchedulePart, factor, part_factor
@@ -74,9 +75,8 @@ class AlexNetModule(pl.LightningModule):
         self.base_lrs: list[float] = []
         self.parts: list[SchedulePart] = []  # of the schedule, that the optimizer's groups are
         self.last_loss: Tensor | None = None
-        self.replays_graphs = (
-            False  # whether the network is replayed from CUDA graphs, which reuse their outputs' memory
-        )
+        self.compiled = False  # whether the network is compiled
+        self.replays_graphs = False  # whether it is replayed from CUDA graphs, whose outputs share memory
         self.only_finite = False  # whether the epoch's means exclude batches with a non-finite loss
         self.lay_out(channels_last)
 
@@ -99,8 +99,12 @@ class AlexNetModule(pl.LightningModule):
         prepared = self.preprocess(images, dtype, self.channels_last)
         if not self.replays_graphs:
             return self.network(prepared)  # type: ignore[no-any-return]
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return self.network(prepared).clone()  # type: ignore[no-any-return]
+
+    def on_fit_start(self) -> None:
+        if self.compiled:
+            lrn.load_operator(self.device)
 
     def on_train_epoch_start(self) -> None:
         self.metrics = {}

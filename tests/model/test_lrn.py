@@ -5,6 +5,7 @@ LRN of float32 and bfloat16 on a CPU is tested in both of its ways, by the kerne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -21,8 +22,8 @@ from alexnet_exp.model.spec import Convention
 from tests.model.by_hand import lrn_by_the_formula, within_map_by_the_formula
 
 # Relative: float32 is rounded some ten times on the way; bfloat16 after that once, to 8 bits.
-ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 1.01 * 2**-8}
-HALF_AND_FULL = list(ROUNDING)
+ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 1.01 * 2**-8, torch.float16: 1.01 * 2**-11}
+HALF_AND_FULL = [torch.float32, torch.bfloat16]
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "nchw": Tensor.contiguous,
     "nhwc": lambda a: a.contiguous(memory_format=torch.channels_last),
@@ -43,9 +44,28 @@ def needs_the_kernel() -> None:
         pytest.skip(native().why)
 
 
-@pytest.fixture(params=["kernel", "operators"])
+def by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computes tensors of the CPU by the kernels for a GPU, in Triton's interpreter."""
+    from alexnet_exp.kernels import lrn_triton
+
+    monkeypatch.setattr(kernel, "TRITON_DEVICE", "cpu")
+    monkeypatch.setattr(kernel, "triton_kernels", lambda device: lrn_triton)
+    monkeypatch.setitem(ROUNDING, torch.bfloat16, 2.02 * 2**-8)  # the interpreter cuts off what a GPU rounds
+
+
+# Triton decides at the definition of a kernel: tests/kernels/test_lrn_triton.py starts a process with this variable.
+WAYS = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else ["kernel", "operators"]
+
+
+@pytest.fixture(params=WAYS)
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_the_kernel() if request.param == "kernel" else by_operators(monkeypatch)
+    match request.param:
+        case "kernel":
+            needs_the_kernel()
+        case "operators":
+            by_operators(monkeypatch)
+        case "triton":
+            by_triton(monkeypatch)
 
 
 def maps(*shape: int, scale: float = 100.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -88,7 +108,7 @@ def test_lrn_is_the_formula(convention: Convention, columns: int, channels: int,
 @pytest.mark.parametrize("beta", [0.75, 0.625])
 @pytest.mark.parametrize(("columns", "channels"), [(1, 37), (4, 12), (1, 2), (1, 1)])
 @pytest.mark.parametrize("size", [1, 5, 9])
-@pytest.mark.parametrize("dtype", HALF_AND_FULL)
+@pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_lrn_and_its_gradient_are_the_formulas(
     either_way: None, layout: str, dtype: torch.dtype, size: int, columns: int, channels: int, beta: float
