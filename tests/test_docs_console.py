@@ -58,7 +58,7 @@ MASKS = [
 ]
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 # The parts of the line `seed 1; ...` that depend on the machine, or on the strategy.
-MACHINE_PARTS = re.compile(r".*, \d+ threads?|precision .*|channels_last|native kernels.*|two columns, .*")
+MACHINE_PARTS = re.compile(r".*, \d+ threads?|precision .*|channels_last|kernels.*|two columns, .*")
 
 
 def arguments_of(command: str) -> list[str] | None:

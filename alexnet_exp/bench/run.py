@@ -26,7 +26,6 @@ from alexnet_exp.bench.timer import Clock, Stopwatch
 from alexnet_exp.config.schema import COLUMNS, Config, Ema, Trainer
 from alexnet_exp.data.split import StreamedSplit
 from alexnet_exp.errors import ExitCode, UserError
-from alexnet_exp.kernels.selection import fused_path
 from alexnet_exp.model import columns_layout
 from alexnet_exp.model.cost import layers
 from alexnet_exp.model.spec import Network
@@ -41,6 +40,7 @@ from alexnet_exp.training.compilation import compile_network
 from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.devices import Placement, place
 from alexnet_exp.training.distributed import replicas
+from alexnet_exp.training.kernel_choice import DTYPES, RunKernels, choose_kernels
 from alexnet_exp.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ def measure(config: Config, ask: BenchRequest) -> dict[str, Any]:
         experiment = build(config)
         placement = place(config.trainer, experiment.multiply_adds)
         memory = keep_freed_memory() if placement.accelerator == "cpu" else ""
+        kernels = choose_kernels(placement, config.trainer.compile_mode is not None)
         lay_out(experiment, placement.channels_last)
         prepare(experiment)
         flop = _flop(experiment)
@@ -101,7 +102,7 @@ def measure(config: Config, ask: BenchRequest) -> dict[str, Any]:
             each["ceiling_gflops"] = ceiling
             each["mfu"] = each["gflops"] / ceiling if each["gflops"] and ceiling else None
             each["bound"] = bound(each, _workers(experiment), not isinstance(experiment.data, ImageData))
-        about = _about(experiment, placement, dtype, memory) | {"ceiling_gflops": ceiling}
+        about = _about(experiment, placement, dtype, memory, kernels) | {"ceiling_gflops": ceiling}
         return about | ({"batches": found} if ask.batches else found[0])
 
 
@@ -116,7 +117,7 @@ def _timed(experiment: Experiment, placement: Placement, ask: BenchRequest) -> t
     def watch() -> LayerTimes:
         preprocess = getattr(experiment.module, "preprocess", None)
         beside = {PREPROCESS: preprocess} if isinstance(preprocess, torch.nn.Module) else {}
-        fused, _ = fused_path(placement.accelerator, placement.precision, placement.channels_last)
+        fused = placement.accelerator == "cpu" and placement.precision in DTYPES and placement.channels_last
         ddp = placement.strategy == "ddp"
         return LayerTimes(stopwatch.clock, experiment.network, beside, exchanged=ddp, fused=fused)
 
@@ -247,7 +248,9 @@ def _workers(experiment: Experiment) -> str | None:
     return "null" if workers is None else str(workers)
 
 
-def _about(experiment: Experiment, placement: Placement, dtype: torch.dtype, memory: str) -> dict[str, Any]:
+def _about(
+    experiment: Experiment, placement: Placement, dtype: torch.dtype, memory: str, kernels: RunKernels
+) -> dict[str, Any]:
     """Returns what was measured, on which device and with which kernels."""
     config = experiment.config
     names = {key: getattr(node, "name", "") for key, node in (("model", config.model), ("data", config.data))}
@@ -264,7 +267,7 @@ def _about(experiment: Experiment, placement: Placement, dtype: torch.dtype, mem
         "dtype": str(dtype).removeprefix("torch."),
         "channels_last": placement.channels_last,
         "compile": config.trainer.compile_mode or False,
-        "kernels": fused_path(placement.accelerator, placement.precision, placement.channels_last)[1],
+        "kernels": str(kernels),
         "why": "; ".join(filter(None, (placement.why, memory))),
         "left_out": left_out,
     }

@@ -1,12 +1,13 @@
-/* Batch norm, ReLU and max pooling in one go, forward and backward, over channels_last maps of bfloat16.
+/* Batch norm, ReLU and max pooling in one go, forward and backward, over channels_last maps of float or bfloat16.
 
-   Maps are [n][height][width][channels]; sums and constants of a channel are float32 or better. Every function shares
-   its work among `threads` and gives the same bits whatever their number: partial sums are of fixed pieces, and are
-   added in a fixed order.
+   Maps are [n][height][width][channels] of float, or of bfloat16 (as uint16_t) where `half` is not 0; sums and
+   constants of a channel are float or better. Every function shares its work among `threads` and gives the same bits
+   whatever their number: partial sums are of fixed pieces, and are added in a fixed order.
 
    A pool takes the first of the largest values of its window, as torch's does, or a NaN. `taken` is the place of that
-   value in the window (row * kernel + column), or NONE where it does not pass the ReLU: no gradient goes there. Without
-   a pool (kernel 1, stride 1) `taken` is NULL: which values pass is computed anew from x. */
+   value in the window (row * kernel + column), or NONE where it does not pass the ReLU: no gradient goes there.
+   `source` is the value of x at that place. The sums of the gradient need g and `source` alone, which are smaller than x
+   by the pool. Without a pool (kernel 1, stride 1) `taken` is NULL, and x is its own `source`. */
 
 #include "common.h"
 
@@ -15,96 +16,180 @@
 #include <immintrin.h>
 #endif
 
-enum { CHUNK = 256, NONE = 255 };
-
-typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t i16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t u16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t h16 __attribute__((vector_size(32), aligned(2), may_alias));
-typedef uint8_t b16 __attribute__((vector_size(16), aligned(1), may_alias));
-
-/* `where` is all ones or all zeros in each lane, as comparisons give it */
-INLINE i16 picked(i16 where, i16 then, i16 otherwise) { return (where & then) | (~where & otherwise); }
-INLINE v16 chosen(i16 where, v16 then, v16 otherwise) { return (v16)picked(where, (i16)then, (i16)otherwise); }
-
-INLINE v16 widened(const uint16_t *p) { return (v16)(__builtin_convertvector(*(const h16 *)p, u16) << 16); }
-
-INLINE void narrow(uint16_t *p, v16 v)
-{
-#if defined(__AVX512BF16__) && defined(__AVX512VL__)
-    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+/* As wide as a register: gcc computes wider vectors in memory. */
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
 #else
-    u16 bits = (u16)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    *(h16 *)p = __builtin_convertvector((u16)picked(v != v, (i16){0} + 0x7fc0, (i16)rounded), h16);
+#define VECTOR_BYTES 16
 #endif
-}
+
+enum {
+    WIDTH = VECTOR_BYTES / 4, /* floats in a vector */
+    GROUP = 4,                /* vectors of a pixel summed at a time: whole cache lines, and sums stay in registers */
+    CHUNK = 256,              /* pixels in a partial sum */
+    NONE = 255,
+};
+
+typedef float floats __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef uint16_t halves __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(VECTOR_BYTES / 4), aligned(1), may_alias));
 
 typedef struct {
     int64_t n, height, width, channels, kernel, stride, rows, columns; /* rows, columns: of the pooled maps */
 } Shape;
 
-/* What the last channels of a pixel, fewer than LANES, are computed in: a whole vector, the rest of it zeros. */
-#define TAIL(name, type, source, count) \
-    type name[LANES] = {0};             \
-    memcpy(name, source, (size_t)(count) * sizeof(type))
+/* `where` is all ones or all zeros in each lane, as comparisons give it */
+INLINE ints picked(ints where, ints then, ints otherwise) { return (where & then) | (~where & otherwise); }
+INLINE floats chosen(ints where, floats then, floats otherwise)
+{
+    return (floats)picked(where, (ints)then, (ints)otherwise);
+}
+
+/* ---- `count` values from or to `at`: WIDTH, which the compiler knows, or fewer, the rest of the vector zeros.
+   Whole vectors are no memcpy: gcc would copy them in halves, through memory. */
+
+#define LOADED(type, name, source, count)                     \
+    type name = {0};                                          \
+    if ((count) == WIDTH)                                     \
+        name = *(const type *)(source);                       \
+    else                                                      \
+        memcpy(&name, source, (size_t)(count) * sizeof name[0])
+
+#define STORED(type, name, target, count)                     \
+    do {                                                      \
+        if ((count) == WIDTH)                                 \
+            *(type *)(target) = name;                         \
+        else                                                  \
+            memcpy(target, &name, (size_t)(count) * sizeof name[0]); \
+    } while (0)
+
+INLINE floats load(const void *from, int half, int64_t at, int64_t count)
+{
+    if (!half) {
+        LOADED(floats, values, (const float *)from + at, count);
+        return values;
+    }
+    LOADED(halves, upper, (const uint16_t *)from + at, count);
+    return (floats)(__builtin_convertvector(upper, words) << 16);
+}
+
+INLINE void store(void *to, int half, int64_t at, floats values, int64_t count)
+{
+    if (!half) {
+        STORED(floats, values, (float *)to + at, count);
+        return;
+    }
+#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+    halves upper = (halves)_mm512_cvtneps_pbh((__m512)values);
+#else
+    words bits = (words)values, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    halves upper = __builtin_convertvector((words)picked(values != values, (ints){0} + 0x7fc0, (ints)rounded), halves);
+#endif
+    STORED(halves, upper, (uint16_t *)to + at, count);
+}
+
+INLINE floats constants(const float *of_channels, int64_t c, int64_t count) { return load(of_channels, 0, c, count); }
+
+INLINE ints places(const uint8_t *taken, int64_t at, int64_t count)
+{
+    LOADED(bytes, found, taken + at, count);
+    return __builtin_convertvector(found, ints);
+}
+
+/* Runs `statement` for blocks that cover all channels: `vectors` vectors of `count` channels from `c` on. The last block
+   overlaps the one before it and computes the same again; only maps of fewer than WIDTH channels have a part of one. */
+#define FOR_BLOCKS(channels, group, statement)                                  \
+    do {                                                                        \
+        const int64_t each_ = (group) * WIDTH;                                  \
+        if ((channels) >= each_)                                                \
+            for (int64_t from_ = 0; from_ < (channels); from_ += each_) {       \
+                const int64_t c = least(from_, (channels) - each_);             \
+                const int64_t vectors = (group), count = WIDTH;                 \
+                (void)vectors;                                                  \
+                statement;                                                      \
+            }                                                                   \
+        else if ((group) > 1 && (channels) >= WIDTH)                            \
+            for (int64_t from_ = 0; from_ < (channels); from_ += WIDTH) {       \
+                const int64_t c = least(from_, (channels) - WIDTH);             \
+                const int64_t vectors = 1, count = WIDTH;                       \
+                (void)vectors;                                                  \
+                statement;                                                      \
+            }                                                                   \
+        else {                                                                  \
+            const int64_t c = 0, vectors = 1, count = (channels);               \
+            (void)vectors;                                                      \
+            statement;                                                          \
+        }                                                                       \
+    } while (0)
 
 /* ---- statistics ---- */
 
-/* sums: [2][channels] of one chunk: its mean, and the sum of the squares of what is left. */
-INLINE void chunk_statistics(const uint16_t *x, int64_t rows, int64_t channels, int64_t count, float *mean, float *squares)
+/* Of `rows` pixels from `at` on: the mean, and the sum of the squares of what is left. */
+INLINE void block_statistics(const void *x, int half, int64_t at, int64_t rows, int64_t channels, int64_t vectors,
+                             int64_t count, float *mean, float *squares)
 {
-    v16 first = {0}, sum = {0}, square = {0};
-    for (int64_t row = 0; row < rows; row++) {
-        v16 value;
-        if (count == LANES) {
-            value = widened(x + row * channels);
-        } else {
-            TAIL(tail, uint16_t, x + row * channels, count);
-            value = widened(tail);
-        }
-        if (row == 0)
-            first = value; /* taken off, so that no digits are lost where the mean is large */
-        value -= first;
-        sum += value;
-        square += value * value;
+    floats first[GROUP], sum[GROUP], square[GROUP];
+    for (int64_t v = 0; v < vectors; v++) {
+        first[v] = load(x, half, at + v * WIDTH, count); /* taken off: no digits are lost where the mean is large */
+        sum[v] = square[v] = (floats){0};
     }
-    v16 average = sum / (float)rows, left = square - sum * average;
-    average += first;
-    memcpy(mean, &average, (size_t)count * sizeof(float));
-    memcpy(squares, &left, (size_t)count * sizeof(float));
+    for (int64_t row = 1; row < rows; row++)
+        for (int64_t v = 0; v < vectors; v++) {
+            floats value = load(x, half, at + row * channels + v * WIDTH, count) - first[v];
+            sum[v] += value;
+            square[v] += value * value;
+        }
+    for (int64_t v = 0; v < vectors; v++) {
+        floats average = sum[v] / (float)rows;
+        store(squares, 0, v * WIDTH, square[v] - sum[v] * average, count);
+        store(mean, 0, v * WIDTH, average + first[v], count);
+    }
+}
+
+static void chunk_statistics(const void *x, int half, int64_t first, int64_t rows, int64_t channels, float *part)
+{
+#define BLOCK(half) \
+    block_statistics(x, half, first * channels + c, rows, channels, vectors, count, part + c, part + channels + c)
+    if (half)
+        FOR_BLOCKS(channels, GROUP, BLOCK(1));
+    else
+        FOR_BLOCKS(channels, GROUP, BLOCK(0));
+#undef BLOCK
 }
 
 /* Mean and variance (divided by rows) of each channel of x [rows][channels]; 0, or 1 where memory is short. */
-int batch_norm_statistics(const uint16_t *x, int64_t rows, int64_t channels, float *mean, float *variance, int threads)
+int batch_norm_statistics(const void *x, int half, int64_t rows, int64_t channels, float *mean, float *variance,
+                          int threads)
 {
     int64_t chunks = (rows + CHUNK - 1) / CHUNK;
-    float *parts = malloc((size_t)(chunks * channels * 2) * sizeof(float));
+    float *parts = malloc((size_t)(chunks * channels * 2) * sizeof(float) + 1);
     if (parts == NULL)
         return 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
-        const uint16_t *from = x + chunk * CHUNK * channels;
-        int64_t count = least(CHUNK, rows - chunk * CHUNK);
-        float *part = parts + chunk * channels * 2;
-        int64_t c = 0;
-        for (; c + LANES <= channels; c += LANES)
-            chunk_statistics(from + c, count, channels, LANES, part + c, part + channels + c);
-        if (c < channels)
-            chunk_statistics(from + c, count, channels, channels - c, part + c, part + channels + c);
-    }
-    /* Chan, Golub and LeVeque, 1979: the statistics of two parts together */
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t c = 0; c < channels; c++) {
-        double average = parts[c], squares = parts[channels + c], seen = (double)least(CHUNK, rows);
-        for (int64_t chunk = 1; chunk < chunks; chunk++) {
-            const float *part = parts + chunk * channels * 2;
-            double more = (double)least(CHUNK, rows - chunk * CHUNK), apart = part[c] - average, both = seen + more;
-            average += apart * more / both;
-            squares += part[channels + c] + apart * apart * seen * more / both;
-            seen = both;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            int64_t first = chunk * CHUNK;
+            chunk_statistics(x, half, first, least(CHUNK, rows - first), channels, parts + chunk * channels * 2);
         }
-        mean[c] = (float)average;
-        variance[c] = (float)(squares < 0 ? 0 : squares / (double)rows);
+#pragma omp for schedule(static)
+        for (int64_t c = 0; c < channels; c++) {
+            double average = 0, squares = 0;
+            for (int64_t chunk = 0; chunk < chunks; chunk++)
+                average += (double)least(CHUNK, rows - chunk * CHUNK) * parts[chunk * channels * 2 + c];
+            average /= (double)most(rows, 1);
+            for (int64_t chunk = 0; chunk < chunks; chunk++) {
+                const float *part = parts + chunk * channels * 2;
+                double apart = part[c] - average;
+                squares += part[channels + c] + apart * apart * (double)least(CHUNK, rows - chunk * CHUNK);
+            }
+            mean[c] = (float)average;
+            variance[c] = (float)(squares < 0 ? 0 : squares / (double)most(rows, 1));
+        }
     }
     free(parts);
     return 0;
@@ -112,348 +197,233 @@ int batch_norm_statistics(const uint16_t *x, int64_t rows, int64_t channels, flo
 
 /* ---- forward ---- */
 
-INLINE void pooled_pixel(const uint16_t *x, Shape s, int64_t high, int64_t wide, int64_t count, v16 gain, v16 bias,
-                         uint16_t *y, uint8_t *taken)
-{
-    v16 best = {0};
-    i16 place = {0};
-    for (int64_t i = 0; i < high; i++)
-        for (int64_t j = 0; j < wide; j++) {
-            const uint16_t *at = x + (i * s.width + j) * s.channels;
-            v16 value;
-            if (count == LANES) {
-                value = widened(at);
-            } else {
-                TAIL(tail, uint16_t, at, count);
-                value = widened(tail);
-            }
-            value = value * gain + bias;
-            if (i == 0 && j == 0) {
-                best = value;
-            } else {
-                i16 better = (value > best) | (value != value);
-                best = chosen(better, value, best);
-                place = picked(better, (i16){0} + (int32_t)(i * s.kernel + j), place);
-            }
-        }
-    i16 stopped = best <= 0;
-    best = chosen(stopped, (v16){0}, best);
-    b16 places = __builtin_convertvector(picked(stopped, (i16){0} + NONE, place), b16);
-    if (count == LANES) {
-        narrow(y, best);
-        if (taken != NULL)
-            *(b16 *)taken = places;
-    } else {
-        uint16_t tail[LANES];
-        narrow(tail, best);
-        memcpy(y, tail, (size_t)count * sizeof(uint16_t));
-        if (taken != NULL)
-            memcpy(taken, &places, (size_t)count);
-    }
-}
-
-/* One line of the pooled maps. */
-INLINE void forward_line(const uint16_t *x, Shape s, const float *gain, const float *bias, uint16_t *y, uint8_t *taken,
-                         int64_t line)
-{
-    int64_t image = line / s.rows, row = line % s.rows, top = row * s.stride;
-    int64_t high = least(s.kernel, s.height - top);
-    for (int64_t column = 0; column < s.columns; column++) {
-        int64_t left = column * s.stride, wide = least(s.kernel, s.width - left), c = 0;
-        const uint16_t *from = x + ((image * s.height + top) * s.width + left) * s.channels;
-        int64_t to = (line * s.columns + column) * s.channels;
-        uint8_t *place = taken == NULL ? NULL : taken + to;
-#define PIXEL(high, wide, count, gain, bias) \
-    pooled_pixel(from + c, s, high, wide, count, gain, bias, y + to + c, place == NULL ? NULL : place + c)
-        if (high == s.kernel && wide == s.kernel) /* of a size that is known: unrolled */
-            for (; c + LANES <= s.channels; c += LANES)
-                PIXEL(s.kernel, s.kernel, LANES, *(const v16 *)(gain + c), *(const v16 *)(bias + c));
-        else
-            for (; c + LANES <= s.channels; c += LANES)
-                PIXEL(high, wide, LANES, *(const v16 *)(gain + c), *(const v16 *)(bias + c));
-        if (c < s.channels) {
-            TAIL(g, float, gain + c, s.channels - c);
-            TAIL(b, float, bias + c, s.channels - c);
-            PIXEL(high, wide, s.channels - c, *(v16 *)g, *(v16 *)b);
-        }
-#undef PIXEL
-    }
-}
-
-/* Functions of their own for the usual windows: what is outlined for threads would not see that sizes are constants. */
-typedef void ForwardLine(const uint16_t *, Shape, const float *, const float *, uint16_t *, uint8_t *, int64_t);
-
-static void forward_line_any(const uint16_t *x, Shape s, const float *gain, const float *bias, uint16_t *y,
-                             uint8_t *taken, int64_t line)
-{
-    forward_line(x, s, gain, bias, y, taken, line);
-}
-
-static void forward_line_3_2(const uint16_t *x, Shape s, const float *gain, const float *bias, uint16_t *y,
-                             uint8_t *taken, int64_t line)
-{
-    s.kernel = 3, s.stride = 2;
-    forward_line(x, s, gain, bias, y, taken, line);
-}
-
-static void forward_line_1_1(const uint16_t *x, Shape s, const float *gain, const float *bias, uint16_t *y,
-                             uint8_t *taken, int64_t line)
-{
-    (void)taken, s.kernel = 1, s.stride = 1;
-    forward_line(x, s, gain, bias, y, NULL, line);
-}
-
-/* y = max over each window of max(0, gain * x + bias); `taken` as above. Windows are cut off at the maps' edges. */
-void batch_norm_forward(const uint16_t *x, const int64_t *shape, const float *gain, const float *bias, uint16_t *y,
-                        uint8_t *taken, int threads)
-{
+typedef struct {
+    const void *x;
+    const float *gain, *bias;
+    void *y, *source; /* source, taken: NULL where no gradient is wanted */
+    uint8_t *taken;
     Shape s;
-    memcpy(&s, shape, sizeof s);
-    ForwardLine *forward = s.kernel == 1 ? forward_line_1_1 : forward_line_any;
-    if (s.kernel == 3 && s.stride == 2)
-        forward = forward_line_3_2;
+    int half;
+} Forward;
+
+/* One block of channels of one pixel of y, `to`, from a window of high * wide pixels of x, the first one at `from`. */
+INLINE void forward_block(const Forward *job, int half, int64_t kernel, int64_t high, int64_t wide, int64_t from,
+                          int64_t to, int64_t c, int64_t count)
+{
+    floats gain = constants(job->gain, c, count), bias = constants(job->bias, c, count);
+    floats source = load(job->x, half, from + c, count), best = source * gain + bias;
+    ints place = {0};
+    for (int64_t i = 0; i < high; i++)
+        for (int64_t j = i == 0; j < wide; j++) {
+            floats x = load(job->x, half, from + (i * job->s.width + j) * job->s.channels + c, count);
+            floats value = x * gain + bias;
+            ints better = (value > best) | (value != value);
+            best = chosen(better, value, best);
+            source = chosen(better, x, source);
+            place = picked(better, (ints){0} + (int32_t)(i * kernel + j), place);
+        }
+    ints stopped = best <= 0;
+    store(job->y, half, to + c, chosen(stopped, (floats){0}, best), count);
+    if (kernel > 1 && job->taken != NULL) {
+        bytes taken = __builtin_convertvector(picked(stopped, (ints){0} + NONE, place), bytes);
+        STORED(bytes, taken, job->taken + to + c, count);
+        store(job->source, half, to + c, source, count);
+    }
+}
+
+/* One line of y. Windows are cut off at the edges of the maps. */
+INLINE void forward_line(const Forward *job, int half, int64_t kernel, int64_t stride, int64_t line)
+{
+    const Shape s = job->s;
+    int64_t image = line / s.rows, top = line % s.rows * stride, high = least(kernel, s.height - top);
+    for (int64_t column = 0; column < s.columns; column++) {
+        int64_t left = column * stride, wide = least(kernel, s.width - left);
+        int64_t from = ((image * s.height + top) * s.width + left) * s.channels;
+        int64_t to = (line * s.columns + column) * s.channels;
+        if (high == kernel && wide == kernel) /* of a size that is known: unrolled */
+            FOR_BLOCKS(s.channels, 1, forward_block(job, half, kernel, kernel, kernel, from, to, c, count));
+        else
+            FOR_BLOCKS(s.channels, 1, forward_block(job, half, kernel, high, wide, from, to, c, count));
+    }
+}
+
+/* A function of its own: in one that is outlined for threads the sizes would be no constants. */
+static void forward_any_line(const Forward *job, int64_t line)
+{
+    int64_t kernel = job->s.kernel, stride = job->s.stride;
+#define LINE(half)                                   \
+    if (kernel == 1)                                 \
+        forward_line(job, half, 1, 1, line);         \
+    else if (kernel == 3 && stride == 2)             \
+        forward_line(job, half, 3, 2, line);         \
+    else                                             \
+        forward_line(job, half, kernel, stride, line)
+    if (job->half) {
+        LINE(1);
+    } else {
+        LINE(0);
+    }
+#undef LINE
+}
+
+/* y = max over each window of max(0, gain * x + bias); `taken` and `source` as above, or both NULL. */
+void batch_norm_forward(const void *x, int half, const int64_t *shape, const float *gain, const float *bias, void *y,
+                        uint8_t *taken, void *source, int threads)
+{
+    Forward job = {.x = x, .gain = gain, .bias = bias, .y = y, .source = source, .taken = taken, .half = half};
+    memcpy(&job.s, shape, sizeof job.s);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t line = 0; line < s.n * s.rows; line++)
-        forward(x, s, gain, bias, y, taken, line);
+    for (int64_t line = 0; line < job.s.n * job.s.rows; line++)
+        forward_any_line(&job, line);
 }
 
 /* ---- backward ---- */
 
-/* The gradient behind the pool and the ReLU that falls to one pixel, of one block of channels. */
-INLINE v16 gradient_at(const uint16_t *g, const uint8_t *taken, int64_t tap, int64_t count)
+/* The gradient g of y as it passes the ReLU, `x` being the value that was taken. */
+INLINE floats passed(floats x, floats g, floats gain, floats bias)
 {
-    v16 gradient;
-    i16 places;
-    if (count == LANES) {
-        gradient = widened(g);
-        places = __builtin_convertvector(*(const b16 *)taken, i16);
-    } else {
-        TAIL(tail, uint16_t, g, count);
-        gradient = widened(tail);
-        TAIL(place, uint8_t, taken, count);
-        places = __builtin_convertvector(*(b16 *)place, i16);
-    }
-    return chosen(places == (i16){0} + (int32_t)tap, gradient, (v16){0});
+    return chosen(x * gain + bias <= 0, (floats){0}, g);
 }
 
-INLINE v16 value_at(const uint16_t *x, int64_t count)
-{
-    if (count == LANES)
-        return widened(x);
-    TAIL(tail, uint16_t, x, count);
-    return widened(tail);
-}
+typedef struct {
+    const void *source, *g;
+    const float *gain, *bias, *mean;
+    int64_t channels;
+} Sums;
 
-INLINE v16 floats_at(const float *x, int64_t count)
+INLINE void block_sums(const Sums *job, int half, int64_t first, int64_t rows, int64_t c, int64_t vectors, int64_t count,
+                       float *part)
 {
-    if (count == LANES)
-        return *(const v16 *)x;
-    TAIL(tail, float, x, count);
-    return *(v16 *)tail;
-}
-
-INLINE void add_to(float *x, v16 more, int64_t count)
-{
-    if (count == LANES) {
-        *(v16 *)x += more;
-        return;
-    }
-    for (int64_t i = 0; i < count; i++)
-        x[i] += ((float *)&more)[i];
-}
-
-/* One pixel of the pooled maps, one block of channels: adds g and g * (x - mean), x being the value that was taken. */
-INLINE void add_sums(const uint16_t *x, const uint16_t *g, const uint8_t *taken, Shape s, int64_t high, int64_t wide,
-                     const float *gain, const float *bias, const float *mean, float *sums, int64_t count)
-{
-    v16 gradient, value;
-    if (taken == NULL) {
-        value = value_at(x, count);
-        i16 stopped = value * floats_at(gain, count) + floats_at(bias, count) <= 0;
-        gradient = chosen(stopped, (v16){0}, value_at(g, count));
-    } else {
-        i16 places;
-        if (count == LANES) {
-            places = __builtin_convertvector(*(const b16 *)taken, i16);
-        } else {
-            TAIL(place, uint8_t, taken, count);
-            places = __builtin_convertvector(*(b16 *)place, i16);
+    floats sum[GROUP], product[GROUP];
+    for (int64_t v = 0; v < vectors; v++)
+        sum[v] = product[v] = (floats){0};
+    for (int64_t row = first; row < first + rows; row++)
+        for (int64_t v = 0; v < vectors; v++) {
+            int64_t channel = c + v * WIDTH, at = row * job->channels + channel;
+            floats x = load(job->source, half, at, count), g = load(job->g, half, at, count);
+            g = passed(x, g, constants(job->gain, channel, count), constants(job->bias, channel, count));
+            sum[v] += g;
+            product[v] += g * (x - constants(job->mean, channel, count));
         }
-        gradient = chosen(places == NONE, (v16){0}, value_at(g, count));
-        value = value_at(x, count);
-        for (int64_t i = 0; i < high; i++)
-            for (int64_t j = 0; j < wide; j++) {
-                if (i == 0 && j == 0)
-                    continue;
-                i16 here = places == (i16){0} + (int32_t)(i * s.kernel + j);
-                value = chosen(here, value_at(x + (i * s.width + j) * s.channels, count), value);
-            }
-    }
-    add_to(sums, gradient, count);
-    add_to(sums + s.channels, gradient * (value - floats_at(mean, count)), count);
-}
-
-INLINE void sums_of_line(const uint16_t *x, const uint16_t *g, const uint8_t *taken, Shape s, const float *gain,
-                         const float *bias, const float *mean, float *part, int64_t line)
-{
-    int64_t image = line / s.rows, top = line % s.rows * s.stride, high = least(s.kernel, s.height - top);
-    memset(part, 0, (size_t)(s.channels * 2) * sizeof(float));
-    for (int64_t column = 0; column < s.columns; column++) {
-        int64_t left = column * s.stride, wide = least(s.kernel, s.width - left), c = 0;
-        const uint16_t *from = x + ((image * s.height + top) * s.width + left) * s.channels;
-        int64_t at = (line * s.columns + column) * s.channels;
-        const uint8_t *place = taken == NULL ? NULL : taken + at;
-#define ADD(high, wide, count)                                                                                        \
-    add_sums(from + c, g + at + c, place == NULL ? NULL : place + c, s, high, wide, gain + c, bias + c, mean + c, part + c, \
-             count)
-        if (high == s.kernel && wide == s.kernel)
-            for (; c + LANES <= s.channels; c += LANES)
-                ADD(s.kernel, s.kernel, LANES);
-        else
-            for (; c + LANES <= s.channels; c += LANES)
-                ADD(high, wide, LANES);
-        if (c < s.channels)
-            ADD(high, wide, s.channels - c);
-#undef ADD
+    for (int64_t v = 0; v < vectors; v++) {
+        store(part, 0, c + v * WIDTH, sum[v], count);
+        store(part, 0, job->channels + c + v * WIDTH, product[v], count);
     }
 }
 
-typedef void SumsOfLine(const uint16_t *, const uint16_t *, const uint8_t *, Shape, const float *, const float *,
-                        const float *, float *, int64_t);
-
-static void sums_of_line_any(const uint16_t *x, const uint16_t *g, const uint8_t *taken, Shape s, const float *gain,
-                             const float *bias, const float *mean, float *part, int64_t line)
+static void chunk_sums(const Sums *job, int half, int64_t first, int64_t rows, float *part)
 {
-    sums_of_line(x, g, taken, s, gain, bias, mean, part, line);
+    if (half)
+        FOR_BLOCKS(job->channels, GROUP, block_sums(job, 1, first, rows, c, vectors, count, part));
+    else
+        FOR_BLOCKS(job->channels, GROUP, block_sums(job, 0, first, rows, c, vectors, count, part));
 }
 
-static void sums_of_line_3_2(const uint16_t *x, const uint16_t *g, const uint8_t *taken, Shape s, const float *gain,
-                             const float *bias, const float *mean, float *part, int64_t line)
-{
-    s.kernel = 3, s.stride = 2;
-    sums_of_line(x, g, taken, s, gain, bias, mean, part, line);
-}
-
-/* Of the gradient g of y, as it comes to the batch norm: sums [2][channels], of it and of it times (x - mean). */
-int batch_norm_sums(const uint16_t *x, const uint16_t *g, const uint8_t *taken, const int64_t *shape, const float *gain,
+/* Of the gradient g of y [rows][channels], as it comes to the batch norm: sums [2][channels], of it and of it times
+   (source - mean); 0, or 1 where memory is short. */
+int batch_norm_sums(const void *source, const void *g, int half, int64_t rows, int64_t channels, const float *gain,
                     const float *bias, const float *mean, float *sums, int threads)
 {
-    Shape s;
-    memcpy(&s, shape, sizeof s);
-    int64_t lines = s.n * s.rows;
-    float *parts = malloc((size_t)(lines * s.channels * 2) * sizeof(float));
+    Sums job = {source, g, gain, bias, mean, channels};
+    int64_t chunks = (rows + CHUNK - 1) / CHUNK, size = channels * 2;
+    float *parts = malloc((size_t)(chunks * size) * sizeof(float) + 1);
     if (parts == NULL)
         return 1;
-    SumsOfLine *sums_of = s.kernel == 3 && s.stride == 2 ? sums_of_line_3_2 : sums_of_line_any;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t line = 0; line < lines; line++)
-        sums_of(x, g, taken, s, gain, bias, mean, parts + line * s.channels * 2, line);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t block = 0; block < s.channels * 2; block += LANES) {
-        int64_t count = least(LANES, s.channels * 2 - block);
-        double total[LANES] = {0};
-        for (int64_t line = 0; line < lines; line++)
-            for (int64_t c = 0; c < count; c++)
-                total[c] += parts[line * s.channels * 2 + block + c];
-        for (int64_t c = 0; c < count; c++)
-            sums[block + c] = (float)total[c];
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t chunk = 0; chunk < chunks; chunk++)
+            chunk_sums(&job, half, chunk * CHUNK, least(CHUNK, rows - chunk * CHUNK), parts + chunk * size);
+#pragma omp for schedule(static)
+        for (int64_t c = 0; c < size; c++) {
+            double total = 0;
+            for (int64_t chunk = 0; chunk < chunks; chunk++)
+                total += parts[chunk * size + c];
+            sums[c] = (float)total;
+        }
     }
     free(parts);
     return 0;
 }
 
-INLINE void backward_block(const uint16_t *x, const uint16_t *const *g, const uint8_t *const *taken, const int64_t *taps,
-                           int64_t windows, int64_t c, const float *gain, const float *bias, const float *scale,
-                           const float *slope, const float *offset, uint16_t *dx, int64_t count)
-{
-    v16 gradient = {0}, value = value_at(x + c, count);
-    if (taps == NULL) {
-        i16 stopped = value * floats_at(gain + c, count) + floats_at(bias + c, count) <= 0;
-        gradient = chosen(stopped, (v16){0}, value_at(g[0] + c, count));
-    } else {
-        for (int64_t i = 0; i < windows; i++)
-            gradient += gradient_at(g[i] + c, taken[i] + c, taps[i], count);
-    }
-    gradient = gradient * floats_at(scale + c, count) + (value * floats_at(slope + c, count) + floats_at(offset + c, count));
-    if (count == LANES) {
-        narrow(dx + c, gradient);
-    } else {
-        uint16_t tail[LANES];
-        narrow(tail, gradient);
-        memcpy(dx + c, tail, (size_t)count * sizeof(uint16_t));
-    }
-}
+typedef struct {
+    const void *x, *g;
+    const uint8_t *taken;
+    const float *gain, *bias, *scale, *slope, *offset;
+    void *dx;
+    Shape s;
+    int half;
+} Backward;
 
-/* One line of the maps that came in. */
-INLINE void backward_line(const uint16_t *x, const uint16_t *g, const uint8_t *taken, Shape s, const float *gain,
-                          const float *bias, const float *scale, const float *slope, const float *offset, uint16_t *dx,
-                          int64_t line)
+/* One block of channels of one pixel, `at`, which `high` * `wide` windows meet: the first one gave y its pixel `to`, and
+   has this pixel at the place `tap`. */
+INLINE void backward_block(const Backward *job, int half, int pooled, int64_t high, int64_t wide, int64_t at, int64_t to,
+                           int64_t tap, int64_t c, int64_t count)
 {
-    int64_t each = (s.kernel + s.stride - 1) / s.stride; /* windows over a pixel, along a side */
-    const uint16_t *gradients[each * each];
-    const uint8_t *places[each * each];
-    int64_t taps[each * each];
-    int64_t image = line / s.height, y = line % s.height, last_row = least(y / s.stride, s.rows - 1);
-    int64_t first_row = y < s.kernel ? 0 : (y - s.kernel) / s.stride + 1;
-    for (int64_t column = 0; column < s.width; column++) {
-        int64_t last_column = least(column / s.stride, s.columns - 1), windows = 0, c = 0;
-        int64_t first_column = column < s.kernel ? 0 : (column - s.kernel) / s.stride + 1;
-        for (int64_t i = first_row; i <= last_row; i++)
-            for (int64_t j = first_column; j <= last_column; j++) {
-                int64_t at = ((image * s.rows + i) * s.columns + j) * s.channels;
-                gradients[windows] = g + at;
-                places[windows] = taken == NULL ? NULL : taken + at;
-                taps[windows++] = (y - i * s.stride) * s.kernel + column - j * s.stride;
+    floats x = load(job->x, half, at + c, count), gradient = {0};
+    if (pooled) {
+        for (int64_t i = 0; i < high; i++)
+            for (int64_t j = 0; j < wide; j++) {
+                int64_t pixel = to + (i * job->s.columns + j) * job->s.channels + c;
+                ints here = (ints){0} + (int32_t)(tap - (i * job->s.kernel + j) * job->s.stride);
+                here = places(job->taken, pixel, count) == here;
+                gradient += (floats)(here & (ints)load(job->g, half, pixel, count));
             }
-        int64_t at = (line * s.width + column) * s.channels;
-        const int64_t *known = taken == NULL ? NULL : taps;
-#define BLOCKS(windows)                        \
-    for (; c + LANES <= s.channels; c += LANES) \
-    BLOCK(windows, LANES)
-#define BLOCK(windows, count) \
-    backward_block(x + at, gradients, places, known, windows, c, gain, bias, scale, slope, offset, dx + at, count)
-        if (windows == 1) /* counts that are known: unrolled */
-            BLOCKS(1);
-        else if (windows == 2)
-            BLOCKS(2);
-        else if (windows == 4)
-            BLOCKS(4);
+    } else {
+        floats gain = constants(job->gain, c, count), bias = constants(job->bias, c, count);
+        gradient = passed(x, load(job->g, half, at + c, count), gain, bias);
+    }
+    floats rest = x * constants(job->slope, c, count) + constants(job->offset, c, count);
+    store(job->dx, half, at + c, gradient * constants(job->scale, c, count) + rest, count);
+}
+
+/* One line of x. */
+INLINE void backward_line(const Backward *job, int half, int64_t line)
+{
+    const Shape s = job->s;
+    int64_t image = line / s.height, y = line % s.height;
+    int64_t top = y < s.kernel ? 0 : (y - s.kernel) / s.stride + 1; /* the windows over it: rows from top on */
+    int64_t high = least(y / s.stride, s.rows - 1) - top + 1, left = 0, right = 0;
+    for (int64_t column = 0; column < s.width; column++) {
+        left += left * s.stride + s.kernel <= column;
+        right += (right + 1) * s.stride <= column && right + 1 < s.columns;
+        int64_t wide = right - left + 1, at = (line * s.width + column) * s.channels;
+        int64_t to = ((image * s.rows + top) * s.columns + left) * s.channels;
+        int64_t tap = (y - top * s.stride) * s.kernel + column - left * s.stride;
+#define PIXEL(pooled, high, wide) \
+    FOR_BLOCKS(s.channels, 1, backward_block(job, half, pooled, high, wide, at, to, tap, c, count))
+        if (s.kernel == 1) /* counts that are known: unrolled */
+            PIXEL(0, 1, 1);
+        else if (high == 1 && wide == 1)
+            PIXEL(1, 1, 1);
+        else if (high == 1 && wide == 2)
+            PIXEL(1, 1, 2);
+        else if (high == 2 && wide == 1)
+            PIXEL(1, 2, 1);
+        else if (high == 2 && wide == 2)
+            PIXEL(1, 2, 2);
         else
-            BLOCKS(windows);
-        if (c < s.channels)
-            BLOCK(windows, s.channels - c);
-#undef BLOCK
-#undef BLOCKS
+            PIXEL(1, high, wide);
+#undef PIXEL
     }
 }
 
-typedef void BackwardLine(const uint16_t *, const uint16_t *, const uint8_t *, Shape, const float *, const float *,
-                          const float *, const float *, const float *, uint16_t *, int64_t);
-
-static void backward_line_any(const uint16_t *x, const uint16_t *g, const uint8_t *taken, Shape s, const float *gain,
-                              const float *bias, const float *scale, const float *slope, const float *offset,
-                              uint16_t *dx, int64_t line)
+static void backward_any_line(const Backward *job, int64_t line)
 {
-    backward_line(x, g, taken, s, gain, bias, scale, slope, offset, dx, line);
-}
-
-static void backward_line_3_2(const uint16_t *x, const uint16_t *g, const uint8_t *taken, Shape s, const float *gain,
-                              const float *bias, const float *scale, const float *slope, const float *offset,
-                              uint16_t *dx, int64_t line)
-{
-    s.kernel = 3, s.stride = 2;
-    backward_line(x, g, taken, s, gain, bias, scale, slope, offset, dx, line);
+    if (job->half)
+        backward_line(job, 1, line);
+    else
+        backward_line(job, 0, line);
 }
 
 /* dx = scale * g + slope * x + offset, g being the gradient of y as it comes to each pixel. */
-void batch_norm_backward(const uint16_t *x, const uint16_t *g, const uint8_t *taken, const int64_t *shape,
+void batch_norm_backward(const void *x, const void *g, const uint8_t *taken, int half, const int64_t *shape,
                          const float *gain, const float *bias, const float *scale, const float *slope,
-                         const float *offset, uint16_t *dx, int threads)
+                         const float *offset, void *dx, int threads)
 {
-    Shape s;
-    memcpy(&s, shape, sizeof s);
-    BackwardLine *backward = s.kernel == 3 && s.stride == 2 ? backward_line_3_2 : backward_line_any;
+    Backward job = {x, g, taken, gain, bias, scale, slope, offset, dx, .half = half};
+    memcpy(&job.s, shape, sizeof job.s);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t line = 0; line < s.n * s.height; line++)
-        backward(x, g, taken, s, gain, bias, scale, slope, offset, dx, line);
+    for (int64_t line = 0; line < job.s.n * job.s.height; line++)
+        backward_any_line(&job, line);
 }

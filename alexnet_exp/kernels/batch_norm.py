@@ -1,4 +1,4 @@
-"""Provides batch norm, ReLU and max pool in one kernel, for bfloat16 on a CPU: batch_norm.c on tensors.
+"""Provides batch norm, ReLU and max pool in one kernel on a CPU: batch_norm.c on tensors of float32 or bfloat16.
 
 The output of batch norm passes ReLU and pool unrounded, so that two values which rounding would make equal stay
 different. Sums are float32 or better, and every result is rounded once.
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alexnet_exp.kernels.bindings import address, check_memory, int64s, loaded
+from alexnet_exp.kernels.bindings import address, check_memory, int64s, is_half, loaded
 from alexnet_exp.kernels.derivatives import first_order
 
 CHANNELS_LAST = torch.channels_last
@@ -51,8 +51,8 @@ def batch_norm_relu(
 ) -> Tensor:
     """Returns the max pool of ReLU of batch norm with the batch's own statistics.
 
-    Updates `running` as torch's batch norm does. x bfloat16 [N, C, H, W] channels_last, parameters and statistics
-    float32 [C]. Returns bfloat16 [N, C, pooled H, pooled W], channels_last.
+    Updates `running` as torch's batch norm does. x [N, C, H, W] float32 or bfloat16, channels_last; parameters and
+    statistics float32 [C]. Returns [N, C, pooled H, pooled W] of the type of x, channels_last.
     """
     normed: Tensor = _BatchNormReLU.apply(x, weight, bias, eps, running, window)
     return normed
@@ -63,7 +63,7 @@ def frozen_norm_relu(
 ) -> Tensor:
     """Returns the same as `batch_norm_relu` with the running statistics, as in evaluation; without a gradient."""
     gain = weight * (running.variance + eps).rsqrt()
-    return _normed(x, gain, bias - running.mean * gain, window)[0]
+    return _normed(x, gain, bias - running.mean * gain, window, differentiable=False)[0]
 
 
 class _BatchNormReLU(torch.autograd.Function):
@@ -80,50 +80,60 @@ class _BatchNormReLU(torch.autograd.Function):
         n, channels, height, width = x.shape
         count = n * height * width
         mean, variance = weight.new_empty(channels), weight.new_empty(channels)
-        results = address(mean), address(variance)
-        check_memory(loaded().batch_norm_statistics(address(x), count, channels, *results, torch.get_num_threads()))
-        if running is not None:
+        given = address(x), is_half(x), count, channels, address(mean), address(variance)
+        check_memory(loaded().batch_norm_statistics(*given, torch.get_num_threads()))
+        if running is not None and count > 0:
             unbiased = variance * (count / (count - 1))
             for statistic, new in ((running.mean, mean), (running.variance, unbiased)):
                 statistic.mul_(1 - running.momentum).add_(new, alpha=running.momentum)
         inverse = (variance + eps).rsqrt_()
         gain = weight * inverse
         offset = torch.addcmul(bias, mean, gain, value=-1)
-        y, taken = _normed(x, gain, offset, window)
-        ctx.save_for_backward(x, taken, gain, offset, mean, inverse)
+        y, taken, source = _normed(x, gain, offset, window, differentiable=True)
+        ctx.save_for_backward(x, taken, source, gain, offset, mean, inverse)
         ctx.window = window
         return y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, taken, gain, offset, mean, inverse = ctx.saved_tensors
+        x, taken, source, gain, offset, mean, inverse = ctx.saved_tensors
         g = g.contiguous(memory_format=CHANNELS_LAST)
-        shape, threads = _pooled(x, ctx.window), torch.get_num_threads()
-        sums = gain.new_empty(2, len(gain))
-        given = address(x), address(g), address(taken), shape, address(gain), address(offset)
-        check_memory(loaded().batch_norm_sums(*given, address(mean), address(sums), threads))
+        channels, half, threads = len(gain), is_half(x), torch.get_num_threads()
+        factors = address(gain), address(offset)
+        sums = gain.new_empty(2, channels)
+        given = address(x if source is None else source), address(g), half, g.numel() // channels, channels
+        check_memory(loaded().batch_norm_sums(*given, *factors, address(mean), address(sums), threads))
         dbias, dweight = sums[0], sums[1] * inverse
         dx = None
         if ctx.needs_input_grad[0]:
             # dx = gain * (g - mean of g - normed * mean of (g * normed)), normed = (x - mean) * inverse
             dx = torch.empty_like(x)
-            share = gain / -(x.numel() // len(gain))
+            share = gain / -(x.numel() // channels)
             slope = share * inverse * dweight
             rest = torch.addcmul(share * dbias, slope, mean, value=-1)
-            factors = address(gain), address(slope), address(rest)
+            given = address(x), address(g), address(taken), half, _pooled(x, ctx.window)
+            factors = *factors, address(gain), address(slope), address(rest)
             loaded().batch_norm_backward(*given, *factors, address(dx), threads)
         return dx, dweight, dbias, None, None, None
 
 
-def _normed(x: Tensor, gain: Tensor, offset: Tensor, window: PoolWindow) -> tuple[Tensor, Tensor | None]:
-    """Returns the pool of ReLU of gain * x + offset, and the place of each value in its window (None: no pool)."""
+def _normed(
+    x: Tensor, gain: Tensor, offset: Tensor, window: PoolWindow, differentiable: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Returns the pool of ReLU of gain * x + offset.
+
+    `differentiable`: also the place of each value in its window, and the value of x there (None without a pool).
+    """
     n, channels, height, width = x.shape
     y = torch.empty((n, channels, window.side(height), window.side(width)), dtype=x.dtype, memory_format=CHANNELS_LAST)
-    taken = torch.empty_like(y, dtype=torch.uint8) if window.kernel > 1 else None
-    given = address(x), _pooled(x, window), address(gain), address(offset)
-    loaded().batch_norm_forward(*given, address(y), address(taken), torch.get_num_threads())
-    return y, taken
+    taken = source = None
+    if differentiable and window.kernel > 1:
+        taken, source = torch.empty_like(y, dtype=torch.uint8), torch.empty_like(y)
+    given = address(x), is_half(x), _pooled(x, window), address(gain), address(offset)
+    results = address(y), address(taken), address(source)
+    loaded().batch_norm_forward(*given, *results, torch.get_num_threads())
+    return y, taken, source
 
 
 def _pooled(x: Tensor, window: PoolWindow) -> Array[c_int64]:

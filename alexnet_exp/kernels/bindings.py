@@ -34,10 +34,10 @@ SIGNATURES: dict[str, Signature] = {
     "convolution_windows": (None, [*[c_void_p] * 2, *[c_int64] * 3, c_void_p, c_int]),
     "convolution_windows_sum": (None, [*[c_void_p] * 2, c_int64, c_void_p, c_int]),
     # batch_norm.c
-    "batch_norm_statistics": (c_int, [c_void_p, *[c_int64] * 2, *[c_void_p] * 2, c_int]),
-    "batch_norm_forward": (None, [*[c_void_p] * 6, c_int]),
-    "batch_norm_sums": (c_int, [*[c_void_p] * 8, c_int]),
-    "batch_norm_backward": (None, [*[c_void_p] * 10, c_int]),
+    "batch_norm_statistics": (c_int, [c_void_p, c_int, *[c_int64] * 2, *[c_void_p] * 2, c_int]),
+    "batch_norm_forward": (None, [c_void_p, c_int, *[c_void_p] * 6, c_int]),
+    "batch_norm_sums": (c_int, [*[c_void_p] * 2, c_int, *[c_int64] * 2, *[c_void_p] * 4, c_int]),
+    "batch_norm_backward": (None, [*[c_void_p] * 3, c_int, *[c_void_p] * 7, c_int]),
     # dropout.c
     "relu_dropout": (None, [c_void_p, c_int64, c_uint32, c_float, *[c_void_p] * 2, c_int]),
     "relu_dropout_backward": (None, [*[c_void_p] * 2, c_int64, c_float, c_void_p, c_int]),
@@ -65,6 +65,11 @@ def loaded() -> CDLL:
 def address(tensor: Tensor | None) -> int | None:
     """Returns the address of a tensor's first value; None, a null pointer, for None."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def is_half(tensor: Tensor) -> bool:
+    """Returns the argument `half` of the kernels for float32 (False) and bfloat16 (True)."""
+    return tensor.element_size() == 2
 
 
 def int64s(*numbers: int) -> Array[c_int64]:

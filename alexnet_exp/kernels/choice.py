@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -46,9 +46,10 @@ class Candidate(StrEnum):
     PACKED = "packed"
 
 
+CONVOLUTION = (Operator.FORWARD, Operator.INPUT_GRADIENT, Operator.WEIGHT_GRADIENT)
 # The operators that the log names together.
 _PHRASES = {
-    "convolution": (Operator.FORWARD, Operator.INPUT_GRADIENT, Operator.WEIGHT_GRADIENT),
+    "convolution": CONVOLUTION,
     "batch norm": (Operator.NORM,),
     "LRN": (Operator.LRN,),
     "images": (Operator.IMAGES,),
@@ -97,6 +98,9 @@ class Choice:
     rows: Mapping[Operator, Mapping[Shape, Candidate]]
     _found: dict[tuple[Operator, Shape], Candidate] = field(default_factory=dict, init=False, compare=False, repr=False)
 
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.source))
+
     def candidate(self, operator: Operator, shape: Shape = ANY) -> Candidate:
         """Returns the candidate. The caller uses torch's operator where it does not apply to the tensors."""
         found = self._found.get((operator, shape))
@@ -106,14 +110,18 @@ class Choice:
         return found
 
     def __str__(self) -> str:
+        return self.describe(tuple(Operator))
+
+    def describe(self, operators: Collection[Operator]) -> str:
         """Returns a phrase: `convolution torch/torch/packed+torch, batch norm native, ...`, the most frequent first.
 
         The three of a convolution are its forward pass, the gradient of its input and that of its weights.
         """
-        kinds = {operator: self._kinds(operator) for operator in Operator}
-        if len({*kinds.values()}) == 1:
+        kinds = {operator: self._kinds(operator) for operator in operators}
+        if len(kinds) > 2 and len({*kinds.values()}) == 1:
             return f"{kinds[Operator.LRN]} only"
-        return ", ".join(f"{name} {'/'.join(kinds[each] for each in group)}" for name, group in _PHRASES.items())
+        named = {name: [kinds[each] for each in group if each in kinds] for name, group in _PHRASES.items()}
+        return ", ".join(f"{name} {'/'.join(found)}" for name, found in named.items() if found)
 
     def _kinds(self, operator: Operator) -> str:
         found = list((self.rows.get(operator) or {ANY: Candidate.TORCH}).values())
@@ -148,8 +156,7 @@ def forced(candidate: Candidate | str, dtype: str, source: str = "forced") -> Ch
 
 def unmeasured(dtype: str) -> Choice:
     """Returns the choice of a machine that has measured nothing: our kernels, but torch's convolutions."""
-    torchs = (Operator.FORWARD, Operator.INPUT_GRADIENT, Operator.WEIGHT_GRADIENT)
-    rows = {each: {ANY: Candidate.TORCH if each in torchs else Candidate.NATIVE} for each in Operator}
+    rows = {each: {ANY: Candidate.TORCH if each in CONVOLUTION else Candidate.NATIVE} for each in Operator}
     return Choice(dtype, "not measured", rows)
 
 

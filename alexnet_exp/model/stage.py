@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import TypeGuard
 
 import torch
@@ -10,18 +12,22 @@ from torch.nn.modules import module as torch_modules
 
 from alexnet_exp.kernels import batch_norm, convolution, dropout
 from alexnet_exp.kernels.batch_norm import NO_POOL, PoolWindow, RunningStatistics
+from alexnet_exp.kernels.bindings import library
+from alexnet_exp.kernels.choice import CONVOLUTION, Candidate, Choice, Operator, Shape, active, dtype_name
+from alexnet_exp.kernels.convolution import DIRECTIONS, ConvolutionShape, Ways, applies
 from alexnet_exp.kernels.tracing import is_plain_cpu_tensor, operators_are_traced
 
 HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+DTYPES = (torch.float32, torch.bfloat16)  # in which the kernels compute
 
 
 class FusedStage(nn.Sequential):
-    """A stage's modules one after another; under bfloat16 autocast on a CPU some of them in one kernel.
+    """A stage's modules one after another; in float32 or under bfloat16 autocast on a CPU some of them in one kernel.
 
     Settings: `Stage` of model/spec.py (`model.stages` in YAML).
 
-    A module with a hook runs by itself, so that the hook sees its input and output. Whether a whole run uses the
-    kernels: `fused_path` of kernels/selection.py.
+    A module with a hook runs by itself, so that the hook sees its input and output. Which implementation computes an
+    operator: `choice.active`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -39,35 +45,44 @@ def _next(modules: list[nn.Module], x: Tensor) -> tuple[Tensor, int]:
     first, second, third = [*modules, None, None][:3]
     relu = _is_relu(second)
     if _are_maps(x) and _is_plain_module(first):
-        if isinstance(first, nn.Conv2d) and _takes_convolution(first, x):
+        if isinstance(first, nn.Conv2d) and (ways := _ways(first, x)) is not None:
             assert isinstance(first.padding[0], int)
-            return convolution.convolution(x, first.weight, first.bias, first.padding[0], relu), 1 + relu
+            sizes = first.stride[0], first.padding[0]
+            return convolution.convolve(x.to(_run_dtype(x)), first.weight, first.bias, *sizes, relu, ways), 1 + relu
         if relu and isinstance(first, nn.BatchNorm2d) and _takes_norm(first, x):
             window = _window(third, x)
-            return _batch_norm_relu(first, x, window or NO_POOL), 2 if window is None else 3
+            if _norm_is_native(x, window or NO_POOL):
+                return _batch_norm_relu(first, x, window or NO_POOL), 2 if window is None else 3
     if _is_relu(first) and _takes_dropout(second, x):
         return dropout.relu_dropout(x, second.p), 2
     return first(x), 1  # type: ignore[misc]
 
 
 def _may_fuse(x: Tensor) -> bool:
-    """Whether `x` is on the CPU under bfloat16 autocast, torch's operators are not traced, and no hook is global."""
+    """Whether `x` is on the CPU, float32 or under bfloat16 autocast, no operator is traced, and no hook is global."""
     return (
         not operators_are_traced()
         and is_plain_cpu_tensor(x, x.dtype)
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and _run_dtype(x) in DTYPES
         and not any(getattr(torch_modules, f"_global{hooks}", None) for hooks in HOOK_ATTRIBUTES)
-        and convolution.has_bfloat16_products()
     )
 
 
+def _run_dtype(x: Tensor) -> torch.dtype:
+    """Returns the precision in which torch would multiply `x`."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype
+
+
 def _are_maps(x: Tensor) -> bool:
+    """Whether the maps are channels_last; not maps of one pixel, nor a single map, which have no layout."""
     return (
-        x.dtype == torch.bfloat16
+        x.dtype in DTYPES
         and x.ndim == 4
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_contiguous()
     )
 
 
@@ -90,20 +105,47 @@ def _is_relu(module: nn.Module | None) -> bool:
     return _is_plain_module(module, nn.ReLU)
 
 
-def _takes_convolution(conv: nn.Conv2d, x: Tensor) -> bool:
-    kernel, pad = conv.kernel_size, conv.padding
-    return (
-        conv.stride == (1, 1)
-        and conv.dilation == (1, 1)
-        and conv.groups == 1
+def _ways(conv: nn.Conv2d, x: Tensor) -> Ways | None:
+    """Returns the candidates for a convolution of `x`; None where torch's module computes it as well."""
+    kernel, stride, pad = conv.kernel_size, conv.stride, conv.padding
+    plain = (
+        conv.dilation == (1, 1)
         and conv.padding_mode == "zeros"
         and not isinstance(pad, str)
-        and pad[0] == pad[1] < kernel[0] == kernel[1]
+        and kernel[0] == kernel[1]
+        and stride[0] == stride[1]
+        and pad[0] == pad[1]
         and x.shape[1] == conv.in_channels
         and min(x.shape[2:]) + 2 * pad[0] >= kernel[0]
-        and conv._parameters.get("weight") is not None  # a pruned weight is a plain tensor that a hook makes
-        and convolution.takes_maps(conv.in_channels, conv.out_channels)
     )
+    weight = conv._parameters.get("weight")  # None: a pruned weight is a plain tensor that a hook makes
+    if not plain or weight is None:
+        return None
+    return _applying_ways(active(dtype_name(_run_dtype(x))), x.shape, weight.shape, stride[0], pad[0], _run_dtype(x))
+
+
+@lru_cache(maxsize=256)
+def _applying_ways(
+    choice: Choice, x: torch.Size, weight: torch.Size, stride: int, pad: int | str, dtype: torch.dtype
+) -> Ways | None:
+    """Returns the chosen candidates that apply to a convolution; None where all are torch's."""
+    assert isinstance(pad, int)
+    shape = ConvolutionShape.of(x, weight, stride, pad)
+    near = Shape(x[1], weight[0], math.isqrt(x[2] * x[3]), weight[2], stride)
+    chosen = [choice.candidate(operator, near) for operator in CONVOLUTION]
+    found = Ways(
+        *(
+            candidate if applies(direction, candidate, shape, dtype) else Candidate.TORCH
+            for direction, candidate in zip(DIRECTIONS, chosen, strict=True)
+        )
+    )
+    return None if {*found} == {Candidate.TORCH} else found
+
+
+def _norm_is_native(x: Tensor, window: PoolWindow) -> bool:
+    shape = Shape(x.shape[1], x.shape[1], math.isqrt(x.shape[2] * x.shape[3]), window.kernel, window.stride)
+    chosen = active(dtype_name(x.dtype)).candidate(Operator.NORM, shape)
+    return chosen == Candidate.NATIVE and library() is not None
 
 
 def _takes_norm(norm: nn.BatchNorm2d, x: Tensor) -> bool:
@@ -149,6 +191,8 @@ def _takes_dropout(module: nn.Module | None, x: Tensor) -> TypeGuard[nn.Dropout]
         and module.training
         and 0 < module.p < 1
         and x.dtype == torch.bfloat16
+        and active("bfloat16").candidate(Operator.DROPOUT) == Candidate.NATIVE
+        and library() is not None
         and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
         and 0 < x.numel() < 2**32
     )

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from alexnet_exp.config.schema import Config
-from alexnet_exp.kernels.selection import kernels_of
 from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.spec import Network
 from alexnet_exp.runs import provenance
 from alexnet_exp.runs.result import COPIED_SETTINGS
 from alexnet_exp.training.build import Experiment
 from alexnet_exp.training.devices import Placement
+from alexnet_exp.training.kernel_choice import RunKernels
 
 
 def start_info(config: Config, code: provenance.Code) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def start_info(config: Config, code: provenance.Code) -> dict[str, Any]:
     return {**given, "cwd": str(Path.cwd()), "commit": code.commit, "dirty": code.dirty, **provenance.environment()}
 
 
-def build_info(experiment: Experiment, placement: Placement) -> dict[str, Any]:
+def build_info(experiment: Experiment, placement: Placement, kernels: RunKernels) -> dict[str, Any]:
     """Returns what is known once the data is open: the network's size, device and precision, the data."""
     trainer = experiment.config.trainer
     counted = totals(layers(experiment.spec)) if isinstance(experiment.spec, Network) else None
@@ -36,9 +36,7 @@ def build_info(experiment: Experiment, placement: Placement) -> dict[str, Any]:
         "ranks": placement.ranks * trainer.num_nodes,
         "precision": placement.precision,
         "channels_last": placement.channels_last,
-        "kernels": kernels_of(
-            placement.accelerator, placement.precision, placement.channels_last, bool(trainer.compile)
-        ),
+        **kernels.record(),
         "threads": torch.get_num_threads() if placement.accelerator == "cpu" else None,
         "deterministic": bool(trainer.deterministic),
         "effective_batch": batch * trainer.accumulate_grad_batches if batch else None,

@@ -18,8 +18,6 @@ from alexnet_exp import logs
 from alexnet_exp.config.composition import Composition
 from alexnet_exp.config.schema import COLUMNS, Config, Interval, OnNan, Which
 from alexnet_exp.errors import ExitCode, UserError, error_text
-from alexnet_exp.kernels.native import native
-from alexnet_exp.kernels.selection import fused_path
 from alexnet_exp.processes import signals
 from alexnet_exp.processes.memory import freeze_garbage_collector, keep_freed_memory
 from alexnet_exp.processes.ranks import is_rank, rank
@@ -54,6 +52,7 @@ from alexnet_exp.training.datamodule import ImageData
 from alexnet_exp.training.devices import Placement, check_ranks, device_count, place, select_devices, skip_nvml_check
 from alexnet_exp.training.evaluate import evaluate
 from alexnet_exp.training.info import build_info, start_info
+from alexnet_exp.training.kernel_choice import RunKernels, choose_kernels
 from alexnet_exp.training.launch import run_ranks
 from alexnet_exp.training.loggers.build import RunLoggers, build_loggers
 from alexnet_exp.training.trainer import build_trainer
@@ -138,7 +137,7 @@ def _run_and_record(composition: Composition, folder: RunFolder, start: Start | 
     broken: Exception | None = None
     if found is not None:
         try:
-            built = _build_experiment(config)
+            built = _build_experiment(config, found)
             refuse_other_data(folder.path, found, getattr(built.experiment.data, "fingerprint", None))
         except UserError:
             raise
@@ -155,7 +154,7 @@ def _run_and_record(composition: Composition, folder: RunFolder, start: Start | 
         if broken is not None:
             raise broken
         with ExitStack() as stack:
-            built = built or _build_experiment(config)
+            built = built or _build_experiment(config, None)
             facts = _run(config, container, folder, built, found, start is not None, stack)
     except BaseException as error:
         ending = ending_of(error)
@@ -192,31 +191,27 @@ def _log_ending(ending: Ending) -> None:
 
 @dataclass(frozen=True)
 class BuiltExperiment:
-    """An experiment with open data, and its placement on devices."""
+    """An experiment with open data, its placement on devices, and the kernels that it uses."""
 
     experiment: Experiment
     placement: Placement
+    kernels: RunKernels
 
 
-def _build_experiment(config: Config) -> BuiltExperiment:
-    """Builds the experiment and opens its data."""
+def _build_experiment(config: Config, point: ResumePoint | None) -> BuiltExperiment:
+    """Builds the experiment and opens its data; with the kernels of the resume point, if there is one."""
     freeze_garbage_collector()
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
-    mode = config.trainer.compile_mode
-    speedups = _cpu_speedups(placement, mode is not None) if placement.accelerator == "cpu" else ()
+    memory = keep_freed_memory() if placement.accelerator == "cpu" else ""
+    kernels = choose_kernels(placement, config.trainer.compile_mode is not None, None if point is None else point.state)
     lay_out(experiment, placement.channels_last)
     ranks = placement.ranks * config.trainer.num_nodes
     prepare(experiment, replicas=1 if config.trainer.strategy == COLUMNS else ranks)
-    facts = (
-        f"seed {config.seed}",
-        placement.device_name,
-        placement.why,
-        *speedups,
-        f"compiled, {mode}" if mode else "",
-    )
+    speedups = (str(kernels), memory) if placement.accelerator == "cpu" else ()
+    facts = (f"seed {config.seed}", placement.device_name, placement.why, *speedups)
     log.info("; ".join(filter(None, facts)))
-    return BuiltExperiment(experiment, placement)
+    return BuiltExperiment(experiment, placement, kernels)
 
 
 def _run(
@@ -234,8 +229,8 @@ def _run(
     assert every is not None
     recorder = Recorder(folder if writes else None, config.trainer.on_nan)
     fingerprint = getattr(experiment.data, "fingerprint", None)
-    known = build_info(experiment, placement)
-    conditions = {key: known[key] for key in RESUME_CONDITIONS}
+    known = build_info(experiment, placement, built.kernels)
+    conditions = {**{key: known[key] for key in RESUME_CONDITIONS}, **built.kernels.record()}
     checkpoints = Checkpoints(folder, experiment.card, recorder, every, config.checkpoint.keep, fingerprint, conditions)
     diagnostics = Diagnostics(len(experiment.card["classes"]), getattr(experiment.spec, "norm", None))
     callbacks = [*build_callbacks(config.callbacks), diagnostics, recorder, checkpoints, Prune(folder.path)]
@@ -281,17 +276,6 @@ def _run(
 
 def _is_validated(metrics: Mapping[str, float]) -> bool:
     return any(key.startswith("val/") for key in metrics)
-
-
-def _cpu_speedups(placement: Placement, compiled: bool) -> tuple[str, str]:
-    """Returns which of the faster implementations this CPU run uses, for the log."""
-    found = native()
-    if found.library is None:
-        kernels = f"no native kernels: {found.why}"
-    else:
-        fused, why = fused_path(placement.accelerator, placement.precision, placement.channels_last, compiled)
-        kernels = why if fused else f"native kernels for LRN and images, {why}"
-    return kernels, keep_freed_memory()
 
 
 def _fit(

@@ -8,10 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet_exp.kernels import batch_norm, convolution, dropout
-from alexnet_exp.kernels.selection import fused_path
 from alexnet_exp.model.stage import FusedStage
 
 ROUNDED = 2**-8  # bfloat16 keeps 8 bits: the bound of a value, relative, and so of a whole tensor in the Euclidean norm
@@ -21,7 +19,7 @@ SUMMED = 1e-5  # of what is summed in float32 and stays it
 @pytest.fixture(autouse=True)
 def _needs_the_kernels() -> None:
     if not convolution.has_bfloat16_products():
-        pytest.skip(fused_path("cpu", "bf16-mixed", True)[1])
+        pytest.skip("this processor has no kernels for bfloat16 products")
 
 
 @pytest.fixture
@@ -207,145 +205,3 @@ def test_the_bits_do_not_depend_on_the_threads_or_the_run() -> None:
         torch.set_num_threads(before)
     for name, value in found[0].items():
         assert all(value.equal(other[name]) for other in found[1:]), name
-
-
-@pytest.mark.parametrize("grown", [False, True])
-def test_frozen_weights_get_no_gradient(grown: bool) -> None:
-    layer = FusedStage(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.ReLU())
-    layer.requires_grad_(False)
-    x = maps(2, 64, 5, 5).requires_grad_(grown)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = layer(x)
-    assert y.requires_grad == grown
-    if grown:
-        y.sum().backward()
-        assert x.grad is not None
-    assert all(parameter.grad is None for parameter in layer.parameters())
-
-
-def plain_stage() -> FusedStage:
-    modules = nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2)
-    return FusedStage(*modules).to(memory_format=torch.channels_last)
-
-
-def run(layer: nn.Module, x: Tensor | None = None) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        output: Tensor = layer(maps(2, 64, 5, 5) if x is None else x)
-    return output
-
-
-def test_a_stage_runs_in_kernels(ran: list[str]) -> None:
-    run(plain_stage())
-    assert ran == ["convolution", "batch_norm_relu"]
-
-
-def test_without_autocast_nothing_is_fused(ran: list[str]) -> None:
-    layer = plain_stage()
-    layer(maps(2, 64, 5, 5).float())
-    layer.bfloat16()(maps(2, 64, 5, 5))
-    run(layer)  # its weights are no float32
-    assert ran == []
-
-
-@pytest.mark.parametrize("name", ["0", "1", "2", "3"])
-@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
-def test_a_module_with_a_hook_runs_by_itself(ran: list[str], kind: str, name: str) -> None:
-    layer, seen = plain_stage(), []
-    getattr(layer.get_submodule(name), kind)(lambda module, *_: seen.append(module))
-    run(layer).sum().backward()
-    assert seen == [layer.get_submodule(name)]
-    wanted = {
-        "0": ["batch_norm_relu"],
-        "1": ["convolution"],
-        "2": ["convolution"],
-        "3": ["convolution", "batch_norm_relu"],
-    }
-    assert ran == wanted[name]
-
-
-def test_global_hooks_disable_the_kernels(ran: list[str]) -> None:
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    try:
-        run(plain_stage())
-    finally:
-        handle.remove()
-    assert ran == []
-
-
-def test_flop_counters_see_torchs_operators(ran: list[str]) -> None:
-    with FlopCounterMode(display=False) as counter:
-        run(plain_stage())
-    assert counter.get_total_flops() > 0
-    assert ran == []
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        nn.Conv2d(64, 64, 3, groups=2),
-        nn.Conv2d(64, 64, 3, stride=2),
-        nn.Conv2d(64, 64, 3, dilation=2),
-        nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
-        nn.Conv2d(64, 64, 3, padding="same"),
-        nn.Conv2d(64, 64, (1, 3)),
-        nn.Conv2d(64, 64, 3, padding=3),
-        nn.Conv2d(64, 30, 3),
-        nn.utils.parametrizations.weight_norm(nn.Conv2d(64, 64, 3)),
-        nn.SyncBatchNorm(64),
-        nn.BatchNorm2d(64, momentum=None),
-        nn.BatchNorm2d(64, affine=False),
-        nn.BatchNorm2d(64, track_running_stats=False),
-        nn.MaxPool2d(3, 2, padding=1),
-        nn.Dropout2d(),
-    ],
-    ids=str,
-)
-def test_other_modules_run_in_torch(ran: list[str], changed: nn.Module) -> None:
-    layer = FusedStage(changed, *([nn.ReLU()] if isinstance(changed, nn.modules.batchnorm._BatchNorm) else []))
-    layer.train(not isinstance(changed, nn.SyncBatchNorm))  # which trains in a group of processes
-    found = run(layer.to(memory_format=torch.channels_last))
-    assert found.shape == layer(maps(2, 64, 5, 5).float()).shape
-    assert ran == []
-
-
-def test_maps_that_are_not_channels_last_run_in_torch(ran: list[str]) -> None:
-    run(plain_stage().to(memory_format=torch.contiguous_format), maps(2, 64, 5, 5).contiguous())
-    assert ran == []
-
-
-def test_export_sees_torchs_operators(ran: list[str]) -> None:
-    layer = plain_stage().eval().requires_grad_(False)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        exported = torch.export.export(layer, (maps(2, 64, 5, 5),))
-        torch.jit.trace(layer, maps(2, 64, 5, 5), check_trace=False)
-    assert ran == []
-    assert "conv2d" in str(exported.graph)
-
-
-def test_a_single_value_per_channel_is_rejected_as_in_torch() -> None:
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        run(norm_stage(64), maps(1, 64, 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        (("cpu", "bf16-mixed", True), "native kernels"),
-        (("cuda", "bf16-mixed", True), "fused kernels need the CPU"),
-        (("cpu", "32-true", True), "fused kernels need trainer.precision=bf16-mixed"),
-        (("cpu", "bf16-mixed", False), "fused kernels need trainer.channels_last=true"),
-        (("cpu", "bf16-mixed", True, True), "fused kernels need trainer.compile=false"),
-    ],
-)
-def test_the_fused_path_and_its_reason(given: tuple[str, str, bool], why: str) -> None:
-    assert fused_path(*given) == (why == "native kernels", why)
-
-
-def test_a_processor_without_bfloat16_products_uses_torch(monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> None:
-    monkeypatch.setattr(convolution, "has_bfloat16_products", lambda: False)
-    run(plain_stage())
-    assert ran == []
-    assert fused_path("cpu", "bf16-mixed", True) == (
-        False,
-        "fused kernels need a processor with AVX512_BF16",
-    )

@@ -29,12 +29,10 @@ from alexnet_exp.__main__ import main
 from alexnet_exp.config.composition import Composition
 from alexnet_exp.config.schema import Interval, Unit
 from alexnet_exp.errors import Refused
-from alexnet_exp.kernels.native import native
 from alexnet_exp.runs import checksum
 from alexnet_exp.runs.folder import RunFolder
 from alexnet_exp.runs.reader import read_config, read_result, read_steps
 from alexnet_exp.runs.start import ALREADY_A_RUN
-from alexnet_exp.training import info
 from alexnet_exp.training.checkpoints import callback
 from alexnet_exp.training.checkpoints.callback import Checkpoints
 from alexnet_exp.training.continue_run import with_changes
@@ -650,28 +648,6 @@ def test_run_ended_by_max_time_is_extended_by_a_longer_one(tmp_path: Path, capsy
     third = read_result(run)
     assert third["epochs"] == second["epochs"] + 1
     assert "stopped_early" not in third
-
-
-def test_other_kernels_or_threads_are_reported(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train_run("run", "test.run=false", "trainer.max_epochs=1")
-    kernels = run.result["kernels"]
-    assert (kernels, run.result["threads"]) == ("LRN, images" if native().library else f"none: {native().why}", 1)
-    stored = run.checkpoint("last")["alexnet_exp_standing"]
-    assert (stored["kernels"], stored["threads"]) == (kernels, 1)
-
-    container = read_config(run.path)
-    container["trainer"]["max_epochs"] = 2
-    assert train_rank(Composition.of(container), run.path).status == "done"
-    assert "when the checkpoint was saved" not in run.log
-
-    other = "step, LRN, images"
-    monkeypatch.setattr(info, "kernels_of", lambda *_: other)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    container["trainer"]["max_epochs"] = 3
-    assert train_rank(Composition.of(container), run.path).status == "done"
-    assert (run.result["kernels"], run.result["threads"]) == (other, 3)
-    assert f"kernels: {kernels} when the checkpoint was saved, {other} now: the same experiment, but dropout" in run.log
-    assert "threads: 1 when the checkpoint was saved, 3 now: the same experiment, but sums" in run.log
 
 
 def test_resume_rejects_changed_early_stopping(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 BEST_METRIC = "val/top1"
 # Conditions beside the settings that the bits of a result depend on, and the effect of changing one on resume.
 RESUME_CONDITIONS = {
-    "kernels": "the same experiment, but dropout masks and rounding differ from those of an uninterrupted run",
+    "precision": "the same experiment, but rounding differs from that of an uninterrupted run",
     "threads": "the same experiment, but sums are accumulated in another order, so the result is not bit-identical",
 }
 

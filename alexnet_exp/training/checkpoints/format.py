@@ -228,7 +228,8 @@ class ResumePoint:
     """A checkpoint to resume from: after `step` optimizer steps, `epoch` epochs and `batch` batches of the next one.
 
     model: the settings of its network. fingerprint: of the data that it was trained on; None where that has none.
-    seconds: of training, that count against `trainer.max_time`; None without one.
+    seconds: of training, that count against `trainer.max_time`; None without one. state: the conditions of the training
+    beside its settings, such as the number of threads.
     """
 
     path: Path
@@ -238,6 +239,7 @@ class ResumePoint:
     model: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
     seconds: float | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         batch = f", batch {self.batch} of the next" if self.batch else ""
@@ -255,7 +257,7 @@ class ResumePoint:
             fingerprint = callbacks.get(CHECKPOINTS_CALLBACK, {}).get("fingerprint")
             seconds = float(callbacks[TIMER]["time_elapsed"]["train"]) if TIMER in callbacks else None
             step, model = int(content[STEP]), content[CARD]["model"]
-            return cls(path, step, epoch, batch, model, fingerprint, seconds)
+            return cls(path, step, epoch, batch, model, fingerprint, seconds, content[RUN_STATE])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: not a checkpoint that training can be resumed from ({error!r})") from None
 
