@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alexnet_exp.data.transfer import to_device
 from alexnet_exp.kernels.images import crop_squares
 
 
@@ -121,8 +122,8 @@ def _gather_crops(images: Tensor, side: int, top: Tensor, left: Tensor) -> Tenso
     # a view of all squares of each image [N, C, rows, columns, side, side]; one gather selects one square per image
     places = images.unfold(2, side, 1).unfold(3, side, 1)
     device = images.device
-    return places[torch.arange(len(images), device=device), :, top.to(device), left.to(device)]
+    return places[torch.arange(len(images), device=device), :, to_device(top, device), to_device(left, device)]
 
 
 def _mirror_where(images: Tensor, mirrored: Tensor) -> Tensor:
-    return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
+    return torch.where(to_device(mirrored, images.device)[:, None, None, None], images.flip(3), images)

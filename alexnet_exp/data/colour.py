@@ -22,6 +22,7 @@ from torch import Tensor
 from alexnet_exp.atomic import atomic_write
 from alexnet_exp.data.spec import PcaReading
 from alexnet_exp.data.split import Split
+from alexnet_exp.data.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def add_colour_noise(
     """
     draws = torch.randn((len(images), 3), generator=generator, dtype=torch.float32) * std
     reading = PcaReading.paper if mean is None else PcaReading.code
-    noisy = images.float() + colour.shift(draws, reading).to(images.device)[:, :, None, None]
+    noisy = images.float() + to_device(colour.shift(draws, reading), images.device)[:, :, None, None]
     return noisy if mean is None else (noisy + std * mean) / (1 + std)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alexnet_exp.data.decoder import Decoder
 from alexnet_exp.data.split import Split, StreamedSplit
+from alexnet_exp.data.transfer import to_device
 from alexnet_exp.errors import UserError
 from alexnet_exp.seeds import derive
 
@@ -75,18 +76,28 @@ class ResidentLoader:
 
     order: returns the order of the epoch. start: returns the number of the first batch, above 0 for a run that is
     resumed within an epoch. Both are called at the first batch, not when the iterator is created, because Lightning
-    creates two iterators before it knows the resume point.
+    creates two iterators before it knows the resume point. pin_memory: batches that are not on the GPU yet are put in
+    pinned memory, from which their transfer does not stop the program.
     """
 
-    def __init__(self, split: Split, plan: EpochPlan, order: Callable[[], Tensor], start: Callable[[], int] = int):
+    def __init__(
+        self,
+        split: Split,
+        plan: EpochPlan,
+        order: Callable[[], Tensor],
+        start: Callable[[], int] = int,
+        *,
+        pin_memory: bool = False,
+    ):
         self.split, self.plan, self.order, self.start = split, plan, order, start
+        self.pin_memory = pin_memory
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
         for share in self._shares():
-            yield self.split.images(share), self.split.labels[share.to(self.split.labels.device)]
+            yield self._pinned(self.split.images(share)), self._labels(share)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns no state, because `start` gives the position. Lightning warns about loaders without this method."""
@@ -94,6 +105,12 @@ class ResidentLoader:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Does nothing, because `state_dict` is empty."""
+
+    def _labels(self, share: Tensor) -> Tensor:
+        return self._pinned(self.split.labels[to_device(share, self.split.labels.device)])
+
+    def _pinned(self, values: Tensor) -> Tensor:
+        return values.pin_memory() if self.pin_memory and values.device.type == "cpu" else values
 
     def _shares(self) -> Iterator[Tensor]:
         order = self.order()
@@ -116,13 +133,13 @@ class StreamedLoader(ResidentLoader):
         workers: int,
         pin_memory: bool = False,
     ):
-        super().__init__(split, plan, order, start)
+        super().__init__(split, plan, order, start, pin_memory=pin_memory)
         self.decoder = Decoder(split, workers, pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
         shares = list(self._shares())
         for share, images in zip(shares, self.decoder.decode(shares), strict=True):
-            yield images, self.split.labels[share]
+            yield images, self._labels(share)
 
     def close(self) -> None:
         """Ends the workers, also within an epoch."""

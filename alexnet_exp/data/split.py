@@ -16,6 +16,7 @@ from torch import Tensor
 from alexnet_exp.data.decode import read_image, read_images
 from alexnet_exp.data.image_files import FileStamp, read_stamps
 from alexnet_exp.data.memmap import MappedImages
+from alexnet_exp.data.transfer import to_device
 
 # Number of evenly spaced images for the statistics of images that are read from files.
 STATISTICS_SAMPLE = 4096
@@ -98,7 +99,7 @@ class ResidentSplit(Split):
 
     def images(self, indices: Tensor) -> Tensor:
         # not array[rows]: indexing copies an image byte by byte
-        return self.array.index_select(0, self.rows[indices.to(self.array.device)])
+        return self.array.index_select(0, self.rows[to_device(indices, self.array.device)])
 
     def select(self, indices: Tensor) -> ResidentSplit:
         indices = indices.to(self.array.device)
@@ -193,7 +194,7 @@ class CachedSplit(StreamedSplit):
 
     def images(self, indices: Tensor) -> Tensor:
         self.check(indices)
-        return self.array.index_select(0, self.rows[indices.to(self.array.device)])
+        return self.array.index_select(0, self.rows[to_device(indices, self.array.device)])
 
     def select(self, indices: Tensor) -> CachedSplit:
         chosen = indices.to(self.array.device)

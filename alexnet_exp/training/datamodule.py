@@ -227,12 +227,12 @@ class ImageData(pl.LightningDataModule):
             overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
             return epoch_order(plan.n, self.seed, 0 if overfit else self._epoch, shuffle)
 
+        pin = self._device.type == "cuda"
         if isinstance(split, StreamedSplit) and not isinstance(split, CachedSplit):
-            pin = self._device.type == "cuda"
             loader = StreamedLoader(split, plan, order, start, workers=self._workers(), pin_memory=pin)
             self._streaming.add(loader)
             return loader
-        return ResidentLoader(split, plan, order, start)
+        return ResidentLoader(split, plan, order, start, pin_memory=pin)
 
     def split(self, name: str) -> Split:
         """Returns the images of train, val or test; raises UserError where the data has none."""

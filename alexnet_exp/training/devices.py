@@ -26,7 +26,8 @@ class Placement:
     """The devices of a run, and how they compute.
 
     devices: a count or a list of indices. ranks: the number of processes on this machine. why: the reasons for what
-    the settings left open, for the log.
+    the settings left open, for the log. benchmark: whether cuDNN measures its algorithms for each shape and takes the
+    fastest; None: as torch has it.
     """
 
     accelerator: str
@@ -36,6 +37,7 @@ class Placement:
     channels_last: bool
     device_name: str
     why: str
+    benchmark: bool | None = None
 
     @property
     def ranks(self) -> int:
@@ -55,7 +57,8 @@ def place(trainer: Trainer, multiply_adds: int | None = None) -> Placement:
     if last is None:
         last = multiply_adds is not None and _channels_last(accelerator, precision)
     reasons = "; ".join(filter(None, (why, because, "channels_last" if last else "")))
-    return Placement(accelerator, devices, strategy, precision, last, device_name(accelerator), reasons)
+    benchmark = _benchmark(trainer, accelerator, fixed_shapes=multiply_adds is not None)
+    return Placement(accelerator, devices, strategy, precision, last, device_name(accelerator), reasons, benchmark)
 
 
 def select_devices(trainer: Trainer) -> tuple[str, int | list[int], str]:
@@ -198,6 +201,13 @@ def _channels_last(accelerator: str, precision: str) -> bool:
     return {"cpu": precision in ("bf16-mixed", "bf16-true", "32-true"), "cuda": "16" in precision}.get(
         accelerator, False
     )
+
+
+def _benchmark(trainer: Trainer, accelerator: str, fixed_shapes: bool) -> bool | None:
+    """Returns the setting; by default true on a GPU, where shapes do not change and no bits are promised."""
+    if trainer.benchmark is None and accelerator == "cuda" and fixed_shapes and not trainer.deterministic:
+        return True
+    return trainer.benchmark
 
 
 def device_name(accelerator: str) -> str:

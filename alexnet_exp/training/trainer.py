@@ -26,7 +26,7 @@ from alexnet_exp.training.strategy import strategy_of
 # Settings that Lightning's Trainer does not have, and those that are passed in another form.
 OWN_SETTINGS = (
     *("gpus", "compile", "channels_last", "accelerator", "devices", "strategy", "precision", "enable_progress_bar"),
-    *("profiler", "on_nan"),
+    *("profiler", "on_nan", "benchmark"),
 )
 NO_CONTEXT = nullcontext()
 
@@ -56,6 +56,7 @@ def build_trainer(
         accelerator=placement.accelerator,
         devices=placement.devices,
         strategy=strategy_of(placement.strategy),
+        benchmark=placement.benchmark,
         precision=placement.precision,  # type: ignore[arg-type]
         callbacks=list(callbacks),
         logger=list(loggers) or False,

@@ -113,6 +113,33 @@ def test_auto_precision_is_bf16_on_a_gpu_that_supports_it(machine: Machine) -> N
     assert place(Trainer()).precision == "32-true"
 
 
+@pytest.mark.parametrize(
+    ("settings", "gpus", "size", "expected"),
+    [
+        ({}, 1, 10**9, True),
+        ({}, 1, None, None),
+        ({}, 0, 10**9, None),
+        ({"deterministic": True}, 1, 10**9, None),
+        ({"deterministic": "warn"}, 1, 10**9, None),
+        ({"benchmark": False}, 1, 10**9, False),
+        ({"benchmark": True}, 1, None, True),
+    ],
+)
+def test_cudnn_measures_its_algorithms_for_fixed_shapes(
+    machine: Machine, settings: dict[str, object], gpus: int, size: int | None, expected: bool | None
+) -> None:
+    machine(gpus=gpus)
+    assert place(Trainer(**settings), size).benchmark is expected  # type: ignore[arg-type]
+
+
+def test_a_gpu_in_half_precision_gets_channels_last(machine: Machine) -> None:
+    machine(gpus=1)
+    assert place(Trainer(), 10**9).channels_last
+    assert not place(Trainer(precision="32-true"), 10**9).channels_last
+    assert not place(Trainer(channels_last=False), 10**9).channels_last
+    assert not place(Trainer(), None).channels_last, "a network of the user's"
+
+
 LARGE, SMALL = 700_000_000, 400_000  # multiply-adds an image
 
 
