@@ -29,6 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-pages", action="store_true", help=rewrites)
 
 
+@pytest.fixture(autouse=True)
+def _own_choice_of_kernels() -> Iterator[None]:
+    """A test's choice ends with it."""
+    yield
+    if (module := sys.modules.get("alexnet_exp.kernels.choice")) is not None:
+        module._active.clear()
+
+
 @dataclass(frozen=True)
 class Run:
     """A run's folder after the run, and the exit code."""

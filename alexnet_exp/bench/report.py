@@ -30,7 +30,8 @@ def _heading(found: Found) -> Iterator[str]:
     yield f"model={found['model']} data={found['data']} optim={found['optim']}{at}: {found['parameters']:,} parameters"
     ranks = f"{found['ranks']} processes of " if found["ranks"] > 1 else ""
     compiled = f"; compiled, {found['compile']}" if found["compile"] else ""
-    yield f"{ranks}{found['device']}; {found['why']}; {found['kernels']}{compiled}"
+    yield f"{ranks}{found['device']}; {found['why']}{compiled}"
+    yield found["kernels"]
     if found["data_note"]:
         yield found["data_note"]
     if found["left_out"]:

@@ -7,13 +7,15 @@ different. Sums are float32 or better, and every result is rounded once.
 from __future__ import annotations
 
 from ctypes import Array, c_int64
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet_exp.kernels.bindings import address, check_memory, int64s, is_half, loaded
-from alexnet_exp.kernels.derivatives import first_order
+from alexnet_exp.kernels.derivatives import differentiable
 
 CHANNELS_LAST = torch.channels_last
 
@@ -90,20 +92,21 @@ class _BatchNormReLU(torch.autograd.Function):
         gain = weight * inverse
         offset = torch.addcmul(bias, mean, gain, value=-1)
         y, taken, source = _normed(x, gain, offset, window, differentiable=True)
-        ctx.save_for_backward(x, taken, source, gain, offset, mean, inverse)
+        ctx.save_for_backward(x, weight, bias, taken, source, gain, offset, mean, inverse)
         ctx.window = window
+        ctx.by_torch, ctx.operands = partial(_by_torch, eps=eps, window=window), 3
         return y
 
     @staticmethod
-    @first_order
+    @differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, taken, source, gain, offset, mean, inverse = ctx.saved_tensors
+        x, _, _, taken, source, gain, offset, mean, inverse = ctx.saved_tensors
         g = g.contiguous(memory_format=CHANNELS_LAST)
         channels, half, threads = len(gain), is_half(x), torch.get_num_threads()
         factors = address(gain), address(offset)
         sums = gain.new_empty(2, channels)
-        given = address(x if source is None else source), address(g), half, g.numel() // channels, channels
-        check_memory(loaded().batch_norm_sums(*given, *factors, address(mean), address(sums), threads))
+        summed = address(x if source is None else source), address(g), half, g.numel() // channels, channels
+        check_memory(loaded().batch_norm_sums(*summed, *factors, address(mean), address(sums), threads))
         dbias, dweight = sums[0], sums[1] * inverse
         dx = None
         if ctx.needs_input_grad[0]:
@@ -113,9 +116,16 @@ class _BatchNormReLU(torch.autograd.Function):
             slope = share * inverse * dweight
             rest = torch.addcmul(share * dbias, slope, mean, value=-1)
             given = address(x), address(g), address(taken), half, _pooled(x, ctx.window)
-            factors = *factors, address(gain), address(slope), address(rest)
-            loaded().batch_norm_backward(*given, *factors, address(dx), threads)
+            slopes = address(gain), address(slope), address(rest)
+            loaded().batch_norm_backward(*given, *factors, *slopes, address(dx), threads)
         return dx, dweight, dbias, None, None, None
+
+
+def _by_torch(x: Tensor, weight: Tensor, bias: Tensor, eps: float, window: PoolWindow) -> Tensor:
+    y = F.batch_norm(x.float(), None, None, weight, bias, training=True, eps=eps).relu()
+    if window.kernel > 1:
+        y = F.max_pool2d(y, window.kernel, window.stride, ceil_mode=window.ceil)
+    return y.to(x.dtype)
 
 
 def _normed(

@@ -78,13 +78,12 @@ def calibrated(dtype: str) -> Choice:
     with suppress(RuntimeError):  # no home folder, so no cache
         file = choice.file(dtype)
         with best_effort_lock(file.with_suffix(".lock")):
-            found = choice.stored(dtype)
-            if found is None:
-                found = _measured(dtype)
-                with suppress(OSError), atomic_write(file) as out:
-                    out.write(json.dumps(found, indent=1).encode())
-                found = Choice.of_json(found["choice"], "measured")
-            return found
+            if (found := choice.stored(dtype)) is not None:
+                return found
+            measured = _measured(dtype)
+            with suppress(OSError), atomic_write(file) as out:
+                out.write(json.dumps(measured, indent=1).encode())
+            return Choice.of_json(measured["choice"], "measured")
     return Choice.of_json(_measured(dtype)["choice"], "measured")
 
 
@@ -212,11 +211,12 @@ def _norm_calls(dtype: torch.dtype, shape: Shape, batch: int) -> Calls:
             y = torch.relu(norm(x))
             if shape.kernel > 1:
                 y = torch.nn.functional.max_pool2d(y, shape.kernel, shape.stride)
-        y.backward(g)
+        torch.autograd.backward(y, g)
 
     def natively() -> None:
         running = batch_norm.RunningStatistics(norm.running_mean, norm.running_var, 0.1)  # type: ignore[arg-type]
-        batch_norm.batch_norm_relu(x, norm.weight, norm.bias, norm.eps, running, window).backward(g)
+        y = batch_norm.batch_norm_relu(x, norm.weight, norm.bias, norm.eps, running, window)
+        torch.autograd.backward(y, g)
 
     return _with_native(by_torch, natively)
 

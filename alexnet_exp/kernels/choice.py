@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,8 +125,9 @@ class Choice:
         return ", ".join(f"{name} {'/'.join(found)}" for name, found in named.items() if found)
 
     def _kinds(self, operator: Operator) -> str:
-        found = list((self.rows.get(operator) or {ANY: Candidate.TORCH}).values())
-        return "+".join(sorted({*found}, key=lambda kind: (-found.count(kind), kind)))
+        found = Counter((self.rows.get(operator) or {ANY: Candidate.TORCH}).values())
+        kinds: list[Candidate] = sorted(found, key=lambda kind: (-found[kind], kind))
+        return "+".join(kinds)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the choice as plain containers, for result.json and checkpoints."""

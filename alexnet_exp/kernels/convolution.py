@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from ctypes import Array, c_int64
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet_exp.kernels.bindings import address, check_memory, int64s, library, loaded
-from alexnet_exp.kernels.derivatives import first_order
+from alexnet_exp.kernels.derivatives import differentiable
 
 CHANNELS_LAST = torch.channels_last
 CANDIDATES = ("torch", "packed", "native")
@@ -119,6 +119,7 @@ class _Convolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pad: int, relu: bool, ways: Ways
     ) -> Tensor:
+        given = x, weight, bias
         x, weight = x.contiguous(memory_format=CHANNELS_LAST), weight.contiguous(memory_format=CHANNELS_LAST)
         shape = ConvolutionShape.of(x.shape, weight.shape, stride, pad)
         found = [
@@ -128,15 +129,16 @@ class _Convolution(torch.autograd.Function):
         # Rounded once for both directions; the native kernels round float32 themselves.
         rounded = weight if set(found) == {"native"} else weight.to(x.dtype)
         y = forward(found[0], x, weight if found[0] == "native" else rounded, bias, shape, relu)
-        ctx.save_for_backward(x, weight if found[1] == "native" else rounded, y if relu else None)
+        ctx.save_for_backward(*given, weight if found[1] == "native" else rounded, y if relu else None)
         ctx.shape, ctx.found = shape, found
+        ctx.by_torch, ctx.operands = partial(_by_torch, stride=stride, pad=pad, relu=relu), 3
         return y
 
     @staticmethod
-    @first_order
+    @differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, y = ctx.saved_tensors
-        g = g.contiguous(memory_format=CHANNELS_LAST)
+        x, _, _, weight, y = ctx.saved_tensors
+        x, g = x.contiguous(memory_format=CHANNELS_LAST), g.contiguous(memory_format=CHANNELS_LAST)
         if y is not None:
             g = torch.ops.aten.threshold_backward(g, y, 0)
         need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
@@ -148,6 +150,12 @@ class _Convolution(torch.autograd.Function):
         elif need_bias:
             db = _bias_gradient(g)
         return dx, dw, db, None, None, None, None
+
+
+def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pad: int, relu: bool) -> Tensor:
+    bias = None if bias is None else bias.to(x.dtype)
+    y = F.conv2d(x, weight.to(x.dtype), bias, stride, pad, groups=x.shape[1] // weight.shape[1])
+    return y.relu() if relu else y
 
 
 @torch.no_grad()
@@ -177,8 +185,8 @@ def input_gradient(candidate: str, g: Tensor, x: Tensor, weight: Tensor, shape: 
         return dx
     if candidate == "packed":
         return _packed_input_gradient(g, x, weight.to(x.dtype), shape)
-    dx: Tensor = _torch_gradients(g, x, weight.to(x.dtype), shape, 0)[0]
-    return dx.contiguous(memory_format=CHANNELS_LAST)
+    by_torch: Tensor = _torch_gradients(g, x, weight.to(x.dtype), shape, 0)[0]
+    return by_torch.contiguous(memory_format=CHANNELS_LAST)
 
 
 @torch.no_grad()

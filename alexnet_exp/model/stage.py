@@ -54,7 +54,8 @@ def _next(modules: list[nn.Module], x: Tensor) -> tuple[Tensor, int]:
             if _norm_is_native(x, window or NO_POOL):
                 return _batch_norm_relu(first, x, window or NO_POOL), 2 if window is None else 3
     if _is_relu(first) and _takes_dropout(second, x):
-        return dropout.relu_dropout(x, second.p), 2
+        native = active("bfloat16").candidate(Operator.DROPOUT) == Candidate.NATIVE and library() is not None
+        return dropout.relu_dropout(x, second.p, native), 2
     return first(x), 1  # type: ignore[misc]
 
 
@@ -190,9 +191,7 @@ def _takes_dropout(module: nn.Module | None, x: Tensor) -> TypeGuard[nn.Dropout]
         and _is_plain_module(module, nn.Dropout)
         and module.training
         and 0 < module.p < 1
-        and x.dtype == torch.bfloat16
-        and active("bfloat16").candidate(Operator.DROPOUT) == Candidate.NATIVE
-        and library() is not None
+        and x.dtype == torch.bfloat16  # in float32 a run draws torch's own mask
         and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
         and 0 < x.numel() < 2**32
     )

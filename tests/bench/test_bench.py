@@ -75,7 +75,10 @@ def test_the_result_of_a_measurement(bench: Bench, folder: Path, tmp_path: Path)
     assert [*folder.iterdir()] == [*tmp_path.glob("cache/*")] == []
 
 
-def test_layers_have_the_networks_names_and_shares_sum_to_about_one(bench: Bench) -> None:
+def test_layers_have_the_networks_names_and_shares_sum_to_about_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALEXNET_EXP_NATIVE", "0")  # each module by itself
     found = bench(TINY.replace("--steps 3", "--steps 8"))
     from alexnet_exp.config.compose import compose_run
     from alexnet_exp.training.build import build

@@ -281,11 +281,3 @@ def test_an_empty_batch_is_torchs(candidate: str) -> None:
 def test_a_window_larger_than_the_map_is_torchs_error(candidate: str) -> None:
     with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
         convolve(draw(2, 64, 2, 2, seed=1), draw(64, 64, 5, 5, seed=2), None, 1, 1, False, everywhere(candidate))
-
-
-@pytest.mark.parametrize("candidate", CANDIDATES)
-def test_there_is_no_second_derivative(candidate: str) -> None:
-    x, weight = draw(2, 64, 5, 5, seed=1).requires_grad_(), draw(64, 64, 3, 3, seed=2)
-    y = convolve(x, weight, None, 1, 1, False, everywhere(candidate))
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        torch.autograd.grad(y.sum(), x, create_graph=True)

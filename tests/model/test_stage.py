@@ -232,3 +232,14 @@ def test_a_single_value_per_channel_is_rejected_as_in_torch() -> None:
 def test_dropout_of_nothing_or_all_is_torchs(ran: list[str], p: float) -> None:
     run(FusedStage(nn.ReLU(), nn.Dropout(p)), torch.ones(2, 8, dtype=torch.bfloat16), torch.bfloat16)
     assert ran == []
+
+
+@pytest.mark.parametrize("chosen", ["native", "torch"])
+def test_dropout_of_a_seed_drops_the_same_units_whichever_candidate_runs(ran: list[str], chosen: str) -> None:
+    layer, found = FusedStage(nn.ReLU(), nn.Dropout(0.5)), []
+    for name in ("native", chosen):
+        torch.manual_seed(7)
+        with choice.using(choice.forced(name, "bfloat16")):
+            found.append(run(layer, torch.ones(9, 300, dtype=torch.bfloat16), torch.bfloat16))
+    assert found[0].equal(found[1])
+    assert ran == ["relu_dropout"] * 2
