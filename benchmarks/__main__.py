@@ -28,14 +28,14 @@ from alexnet_exp.errors import ExitCode, UserError, suggest_name
 from benchmarks.machine import Watch, adopt_orphans, bury
 from benchmarks.pages import write_docs
 from benchmarks.rows import Row
-from benchmarks.table import Result, save, show
+from benchmarks.table import Result, load, save, show
 
 RESULTS = Path(__file__).parent / "results"
 # The module of each group: its `rows` measures.
 GROUPS = {
     name: f"benchmarks.{name}"
     for name in (
-        *("training", "lrn", "overhead", "input", "sweep_jobs", "startup"),
+        *("training", "choice", "lrn", "overhead", "input", "sweep_jobs", "startup"),
         *("accuracy_time", "scale", "cuda"),
     )
 }
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GRO
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="a group; default: all groups")
     parser.add_argument("--turns", type=_count, metavar="N", help="number of alternating measurements of both sides")
+    parser.add_argument("--rows", type=_names, metavar="ROW,ROW", help="some rows of choice; the others are kept")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the JSON files")
     parser.add_argument("--list", action="store_true", help="lists the groups, one per line")
     parser.add_argument("--write-docs", action="store_true", help="only writes docs/ from the JSON files of --out")
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GRO
                 print(written)
             return ExitCode.OK
         wanted = {name: groups[name] for name in given.names or groups}
-        return _measure(wanted, given.out, {key: getattr(given, key) for key in ("turns", "keras", "images", "cifar")})
+        options = {key: getattr(given, key) for key in ("turns", "keras", "images", "cifar")}
+        return _measure(wanted, given.out, options | {"only": given.rows})
     except UserError as error:
         print(error, file=sys.stderr)
         return ExitCode.BAD_INPUT
@@ -89,6 +91,8 @@ def _measure(groups: Mapping[str, str], out: Path, options: Mapping[str, Any]) -
             failed += [name] if problem.startswith("failed") else []
             print(f"{name}: {problem}", file=sys.stderr)
             continue
+        if options["only"]:
+            result = result.beside(load(name, out))
         done.append(result)
         told = f"{len(result.rows)} rows in {result.seconds:.0f} s, {save(result, out)}"
         print(f"{name}: {'; '.join(filter(None, (told, result.load.busy)))}", file=sys.stderr)
@@ -103,9 +107,7 @@ def run(name: str, module: str, options: Mapping[str, Any]) -> tuple[Result | No
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
-        passed = json.dumps(
-            {key: value if isinstance(value, int) else value and str(value) for key, value in options.items()}
-        )
+        passed = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in options.items()})
         watch, start = Watch(), time.perf_counter()
         # bytecode may be kept, as it is at a user's: a command that compiles all of its imports measures that
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -135,6 +137,10 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _absolute(text: str) -> Path:

@@ -20,7 +20,8 @@ from typing import Any
 class Goal(StrEnum):
     """What a row's figure is, and on which side of the target it has to be."""
 
-    at_least = "at_least"  # how many times better than the peer (share of it where below 1); at least the target
+    at_least = "at_least"  # how many times better than the peer; at least the target
+    share = "share"  # the same, as a part of what the peer is the whole of
     at_most_ratio = "at_most_ratio"  # ours / peer; at most the target
     at_most_more = "at_most_more"  # ours - peer, in the row's unit; at most the target
 
@@ -90,7 +91,8 @@ class Row:
         """Whether `ratio` reaches the target; None without one."""
         if self.target is None:
             return None
-        return self.ratio >= self.target if self.goal == Goal.at_least else self.ratio <= self.target
+        least = self.goal in (Goal.at_least, Goal.share)
+        return self.ratio >= self.target if least else self.ratio <= self.target
 
     def to_json(self) -> dict[str, Any]:
         """What was measured, and what follows from it for whoever reads only the file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ class Result:
     load: Load
     seconds: float
     data: Mapping[str, Any]
+
+    def beside(self, before: Result | None) -> Result:
+        """Returns this result with the rows and data of an earlier one that it does not have."""
+        if before is None:
+            return self
+        rows = {row.name: row for row in (*before.rows, *self.rows)}
+        return replace(self, rows=[*rows.values()], data={**before.data, **self.data})
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -92,12 +99,12 @@ def wanted(row: Row) -> str:
         return f"at most {amount(row.target, row.unit)} more"
     if _is_share(row):
         return f"at least {row.target:.0%}"
-    return f"at {'least' if row.goal == Goal.at_least else 'most'} {row.target:g}x"
+    return f"at {'most' if row.goal == Goal.at_most_ratio else 'least'} {row.target:g}x"
 
 
 def _is_share(row: Row) -> bool:
     """Whether the figure is a part of what the peer is the whole of."""
-    return row.goal == Goal.at_least and row.target is not None and row.target < 1
+    return row.goal == Goal.share
 
 
 def amount(value: float, unit: str) -> str:

@@ -91,7 +91,7 @@ def test_seconds_are_those_of_one_call() -> None:
 def test_how_figures_are_written() -> None:
     assert figure(row(target=2)) == "2x (2 to 2.5)"
     assert wanted(row(target=2)) == "at least 2x"
-    share = row([(70.0, 100.0)], higher_is_better=True, target=0.72)
+    share = row([(70.0, 100.0)], higher_is_better=True, goal=Goal.share, target=0.72)
     assert (figure(share), wanted(share)) == ("70.0% (70.0% to 70.0%)", "at least 72%")
     more = row([(1.0012, 1.0)], goal=Goal.at_most_more, target=0.001)
     assert (figure(more), wanted(more)) == ("+1.2 ms (+1.2 ms to +1.2 ms)", "at most 1 ms more")
