@@ -27,10 +27,10 @@ from typing import Any
 from alexnet_exp.errors import ExitCode, UserError, suggest_name
 from benchmarks.machine import Watch, adopt_orphans, bury
 from benchmarks.pages import write_docs
+from benchmarks.processor import RESULTS, gpu, this_processor
 from benchmarks.rows import Row
 from benchmarks.table import Result, load, save, show
 
-RESULTS = Path(__file__).parent / "results"
 # The module of each group: its `rows` measures.
 GROUPS = {
     name: f"benchmarks.{name}"
@@ -39,6 +39,7 @@ GROUPS = {
         *("accuracy_time", "scale", "cuda"),
     )
 }
+ON_GPU = ("cuda",)  # groups that measure the GPU
 
 
 def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GROUPS) -> int:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GRO
     parser.add_argument("names", nargs="*", metavar="NAME", help="a group; default: all groups")
     parser.add_argument("--turns", type=_count, metavar="N", help="number of alternating measurements of both sides")
     parser.add_argument("--rows", type=_names, metavar="ROW,ROW", help="some rows of choice; the others are kept")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the JSON files")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the folders of processors")
     parser.add_argument("--list", action="store_true", help="lists the groups, one per line")
     parser.add_argument("--write-docs", action="store_true", help="only writes docs/ from the JSON files of --out")
     parser.add_argument("--keras", type=_absolute, metavar="PYTHON", help="a Python interpreter with tensorflow-cpu")
@@ -91,10 +92,12 @@ def _measure(groups: Mapping[str, str], out: Path, options: Mapping[str, Any]) -
             failed += [name] if problem.startswith("failed") else []
             print(f"{name}: {problem}", file=sys.stderr)
             continue
+        device = result.machine["gpu"] if name in ON_GPU else None
+        folder = (gpu(device) if device else this_processor()).save(out)
         if options["only"]:
-            result = result.beside(load(name, out))
+            result = result.beside(load(name, folder))
         done.append(result)
-        told = f"{len(result.rows)} rows in {result.seconds:.0f} s, {save(result, out)}"
+        told = f"{len(result.rows)} rows in {result.seconds:.0f} s, {save(result, folder)}"
         print(f"{name}: {'; '.join(filter(None, (told, result.load.busy)))}", file=sys.stderr)
     show(done, sys.stdout.isatty())
     return ExitCode.FAILED if failed else ExitCode.OK

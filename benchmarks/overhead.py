@@ -60,11 +60,11 @@ def rows(turns: int = TURNS, **_: Any) -> list[Row]:
         measured = measure(overrides, turns)
         times = [(1e3 * median(ours), 1e3 * median(bare)) for ours, bare in measured]
         note = f"up to {STEPS} steps a turn, each side's after the other's"
-        what, against = "a step of trainer.fit", "a bare loop with the same operations"
+        against = "bare loop"
         more = {"target": MOST_MORE, "goal": Goal.at_most_more}
         ratio = {"target": MOST_TIMES, "goal": Goal.at_most_ratio}
-        found.append(Row(f"{name}: ms more", what, against, "ms", times, note=note, **more))  # type: ignore[arg-type]
-        found.append(Row(f"{name}: times", what, against, "ms", times, note=note, **ratio))  # type: ignore[arg-type]
+        found.append(Row(f"{name}: ms more", f"{name}: difference", against, "ms", times, note=note, **more))  # type: ignore[arg-type]
+        found.append(Row(f"{name}: times", f"{name}: ratio", against, "ms", times, note=note, **ratio))  # type: ignore[arg-type]
     return found
 
 

@@ -1,7 +1,8 @@
 """docs/background/performance.md and its pictures, made from the JSON files: no figure there is typed.
 
-Between `<!-- measured: GROUP GROUP -->` and `<!-- end -->` stand the table of those groups, and their pictures; between
-`<!-- kept: precision -->` and the end what follows from the kept runs of both precisions.
+Between `<!-- measured: GROUP GROUP -->` and `<!-- end -->` stand the table of those groups, with a column for each
+processor, and their pictures; between `<!-- kept: precision -->` and the end what follows from the kept runs of both
+precisions; between `<!-- kept: processors -->` and the end what is known of each processor.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 
 from alexnet_exp.errors import UserError, suggest_name
-from benchmarks.table import Result, load, markdown, where
+from benchmarks.processor import processors
+from benchmarks.table import Result, by_processor, load, where
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"(?P<head><!-- (?:measured|kept): (?P<names>[\w ]+) -->\n).*?(?P<tail><!-- end -->)", re.DOTALL)
@@ -32,10 +34,10 @@ def write_docs(results: Path, groups: Mapping[str, str], docs: Path = DOCS) -> l
         page.write_text(after, encoding="utf-8")
     written = [page]
     for group, (name, _) in PICTURES.items():
-        result = load(group, results)
-        if result is not None and group in groups:
+        found = columns(group, results)
+        if found and group in groups:
             draw: Callable[[Result, Path], None] = import_module(groups[group]).draw
-            draw(result, docs / "pictures" / name)
+            draw(found[_newest(found)], docs / "pictures" / name)
             written.append(docs / "pictures" / name)
     return written
 
@@ -51,15 +53,19 @@ def filled(page: str, results: Path, groups: Mapping[str, str]) -> str:
     def fill(block: re.Match[str]) -> str:
         names = block["names"].split()
         if "kept:" in block["head"]:
-            return f"{block['head']}\n{_precision(results)}\n\n{block['tail']}"
+            text = _precision(results) if names == ["precision"] else _processors(results)
+            return f"{block['head']}\n{text}\n\n{block['tail']}"
         for name in names:
             if name not in groups:
                 raise UserError(f"docs/background/performance.md: {name}: no such group; {suggest_name(name, groups)}")
-        found = [(name, load(name, results)) for name in names]
-        there = [result for _, result in found if result is not None]
-        absent = [f"`{name}`" for name, result in found if result is None]
-        parts = [markdown(there), where(there)] if there else []
-        parts += [_picture(*PICTURES[result.group]) for result in there if result.group in PICTURES]
+        found = {name: columns(name, results) for name in names}
+        absent = [f"`{name}`" for name in names if not found[name]]
+        labels = [each.label for each in processors(results).values()]
+        there = {label: [found[name][label] for name in names if label in found[name]] for label in labels}
+        there = {label: each for label, each in there.items() if each}
+        parts = [by_processor(there), *(f"- {label}: {_indented(where(each))}" for label, each in there.items())]
+        parts = ["\n\n".join([parts[0], "\n".join(parts[1:])])] if there else []
+        parts += [_picture(*PICTURES[name], _newest(found[name])) for name in names if found[name] and name in PICTURES]
         if absent:
             parts.append(f"Not measured yet: {', '.join(absent)}.")
         return block["head"] + "\n" + "\n\n".join(parts) + "\n\n" + block["tail"]
@@ -67,8 +73,30 @@ def filled(page: str, results: Path, groups: Mapping[str, str]) -> str:
     return BLOCK.sub(fill, page)
 
 
-def _picture(name: str, shows: str) -> str:
-    return f"![{shows}](../pictures/{name})"
+def columns(group: str, results: Path) -> dict[str, Result]:
+    """Returns what a group measured, by the label of the processor."""
+    found = {each.label: load(group, folder) for folder, each in processors(results).items()}
+    return {label: result for label, result in found.items() if result is not None}
+
+
+def _newest(found: Mapping[str, Result]) -> str:
+    return max(found, key=lambda label: str(found[label].machine["date"]))
+
+
+def _indented(text: str) -> str:
+    return text if "\n" not in text else "".join(f"\n    - {line}" for line in text.splitlines())
+
+
+def _picture(name: str, shows: str, label: str) -> str:
+    return f"![{shows}](../pictures/{name})\n\nThe picture is of {label}."
+
+
+def _processors(results: Path) -> str:
+    """Returns a line for each processor."""
+    return "\n".join(
+        f"- {each.label}: " + ", ".join(f"{name} {value}" for name, value in each.facts.items())
+        for each in processors(results).values()
+    )
 
 
 def _precision(results: Path) -> str:

@@ -25,8 +25,8 @@ from alexnet_exp.config.schema import Checkpoint, Interval, Unit
 from alexnet_exp.config.user_class import ALLOW_VARIABLE
 from benchmarks.machine import Watch, adopt_orphans, bury, machine
 from benchmarks.processes import Command, wait_until
+from benchmarks.processor import RESULTS, this_processor
 
-RESULTS = Path(__file__).parent / "results" / "saving.json"
 LONG = 900.0  # seconds after which a command that has not come so far hangs
 STEPS = 100  # the interval in steps whose cost is told
 RANDOM = ("data=random", "data.val=none", "objective=train/loss", "test.run=false", "schedule=constant")
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", default=["trainer=cpu"], metavar="OVERRIDE")
     parser.add_argument("--turns", type=int, default=3, metavar="N")
     parser.add_argument("--case", default="", metavar="WORD", help="only the networks whose name has it")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="JSON")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="default: saving.json of this processor")
     given = parser.parse_args(arguments)
     adopt_orphans()
     found: dict[str, Any] = {"machine": machine(), "overrides": given.overrides, "cases": []}
@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load = watch.load()
         told = {"case": case.name, **summary(turns), "turns": [asdict(turn) for turn in turns]}
         found["cases"].append({**told, "load": load.to_json(), "busy": load.busy})
-    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    file = given.out or this_processor().save(RESULTS) / "saving.json"
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(table(found["cases"]))
 
 

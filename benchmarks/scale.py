@@ -141,25 +141,24 @@ def _rows(found: Mapping[str, Any]) -> list[Row]:
         return list(zip(points[f"{ours:g}"], points[f"{peer:g}"], strict=True))
 
     rate: dict[str, Any] = {"unit": "images/s", "higher_is_better": True}
-    step = "training, tutorial's network"
     largest, threads = max(IMAGES), cores()
     memory = list(zip(found["memory"][2][f"{largest:g}"], found["memory"][1][f"{largest:g}"], strict=True))
     made = [
-        Row("batch", f"{step}: batch 128", "batch 32", turns=turns(found["batch"], 128, 32), **rate),
-        Row("width", f"{step}: width 0.5", "width 1", turns=turns(found["width"], 0.5, 1), **rate),
-        Row("ranks", f"{step}: 2 ranks", "1 process with all cores", turns=turns(found["ranks"], 2, 1), **rate),
+        Row("batch", "batch 128", "batch 32", turns=turns(found["batch"], 128, 32), **rate),
+        Row("width", "width 0.5", "width 1", turns=turns(found["width"], 0.5, 1), **rate),
+        Row("ranks", "2 ranks", "1 process, all cores", turns=turns(found["ranks"], 2, 1), **rate),
         Row(
-            "compare", "`compare` of 10,000 runs, CPU time", "of 100 runs", "s", turns(found["compare"], 10_000, 100),
+            "compare", "compare of 10,000 runs, CPU time", "of 100 runs", "s", turns(found["compare"], 10_000, 100),
             goal=Goal.at_most_ratio,
         ),
         Row(
-            "memory", f"memory of {largest:,} images held by 2 ranks", "by 1 rank", "MB",
+            "memory", f"memory of {largest:,} images, 2 ranks", "1 rank", "MB",
             [(two / 1e6, one / 1e6) for two, one in memory], goal=Goal.at_most_ratio, target=COPIED,
         ),
     ]  # fmt: skip
     if threads > 1:
         several = turns(found["threads"], threads, 1)
-        made.insert(2, Row("threads", f"{step}: {threads} threads", "1 thread", turns=several, **rate))
+        made.insert(2, Row("threads", f"{threads} threads", "1 thread", turns=several, **rate))
     return made
 
 

@@ -41,10 +41,21 @@ def rows(turns: int = TURNS, **_: Any) -> list[Row]:
                 turns,
                 warmup=2,
             )
-            typed = " ".join(("python -m alexnet_exp", *command))
             note = "two arms of one seed each, so that nothing is tested" if command[0] == "compare" else ""
             goal = Goal.at_most_more
-            found.append(Row(command[0].strip("-"), typed, "python -c pass", "s", seconds, False, target, goal, note))
+            found.append(
+                Row(
+                    command[0].strip("-"),
+                    " ".join(command),
+                    "`python -c pass`",
+                    "s",
+                    seconds,
+                    False,
+                    target,
+                    goal,
+                    note,
+                )
+            )
     return found
 
 

@@ -135,11 +135,45 @@ def markdown(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
+def by_processor(columns: Mapping[str, Sequence[Result]]) -> str:
+    """Returns the Markdown table of the same groups on several processors, a column each, by their labels.
+
+    A row's figure with its quartiles, below it both sides. What a row is to reach is that of the newest result; where
+    another processor is to reach something else, its cell reports it.
+    """
+    newest: dict[str, Row] = {}
+    cells: dict[str, dict[str, str]] = {}
+    found = [(label, result) for label, results in columns.items() for result in results]
+    for _, result in sorted(found, key=lambda each: str(each[1].machine["date"])):
+        newest |= {f"{result.group}/{row.name}": row for row in result.rows}
+    for label, result in found:
+        for row in result.rows:
+            name = f"{result.group}/{row.name}"
+            other = wanted(row) if wanted(row) != wanted(newest[name]) else ""
+            cells.setdefault(name, {})[label] = _cell(row, other, bool(result.load.busy))
+    lines = ["| " + " | ".join(("", "compared with", "wanted", *columns)) + " |", "|---" * (3 + len(columns)) + "|"]
+    for name, by_label in cells.items():
+        row = newest[name]
+        texts = [row.what, row.against, wanted(row), *(by_label.get(label, "-") for label in columns)]
+        lines.append("| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row, other: str, disturbed: bool) -> str:
+    text = figure(row) + (f", wanted {other}" if other else "") + (" †" if disturbed else "")
+    if row.met is False:
+        text = f"**not met:** {text}"
+    ours, peer = amount(row.ours, row.unit), amount(row.peer, row.unit)
+    ours = ours.removesuffix(peer[peer.index(" ") :])  # the unit once where it is the same
+    return f"{text}<br>{ours} against {peer}"
+
+
 def where(results: Sequence[Result]) -> str:
-    """On which machines, in one line each, with the groups that were measured there."""
+    """On which machines, in one line each, with the groups that were measured there and what disturbed them."""
     groups: dict[str, list[str]] = {}
     for result in results:
-        groups.setdefault(_machine(result.machine), []).append(result.group)
+        text = _machine(result.machine) + (f"; † {result.load.busy}" if result.load.busy else "")
+        groups.setdefault(text, []).append(result.group)
     alike = len(groups) == 1
     return "\n".join(text if alike else f"{', '.join(names)}: {text}" for text, names in groups.items())
 

@@ -11,15 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import benchmarks.machine as machine_of
 from alexnet_exp.errors import ExitCode, UserError
-from benchmarks.__main__ import GROUPS, RESULTS, main
+from benchmarks.__main__ import GROUPS, main
 from benchmarks.machine import Load, Watch
 from benchmarks.pages import DOCS, filled
+from benchmarks.processor import RESULTS, Processor, processors, this_processor
 from benchmarks.rows import Measured, Missing, Row
 from benchmarks.table import Result, load, markdown, save
 
@@ -36,6 +38,10 @@ from benchmarks.rows import Missing
 def rows(turns):
     raise Missing("the peer; pip install peer")
 '''
+
+
+SLOW = Processor("Slow, AVX2", "AVX2", {"L2 cache": "1 MiB"})
+FAST = Processor("Fast, AMX", "AMX", {"L2 cache": "2 MiB"})
 
 
 @pytest.fixture
@@ -72,12 +78,14 @@ def test_what_failed_and_what_is_missing_stop_nothing(
     assert "peerless: skipped: the peer; pip install peer" in err
     assert "| a thing" in out
     assert "| 2.5x (2.5 to 2.5) | at least 2x | yes |" in out
-    found = load("quick", tmp_path / "out")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert folder.name == this_processor().folder
+    found = load("quick", folder)
     assert found is not None
     assert found.data["turns"] == 3
     assert found.data["pid"] != os.getpid()
     assert found.machine["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["quick.json"]
+    assert sorted(file.name for file in folder.iterdir()) == ["processor.json", "quick.json"]
 
 
 def test_a_missing_peer_alone_is_no_failure(groups: Mapping[str, str], tmp_path: Path) -> None:
@@ -86,7 +94,7 @@ def test_a_missing_peer_alone_is_no_failure(groups: Mapping[str, str], tmp_path:
 
 def test_options_reach_the_groups_that_take_them(groups: Mapping[str, str], tmp_path: Path) -> None:
     assert main(["quick", "--cifar", "some/images", "--keras", "python", "--out", str(tmp_path)], groups) == ExitCode.OK
-    found = load("quick", tmp_path)
+    found = load("quick", tmp_path / this_processor().folder)
     assert found is not None
     assert found.data["cifar"] == str(Path.cwd() / "some/images")
 
@@ -167,16 +175,42 @@ bury()  # nobody is left: at once
 
 
 def test_a_block_of_a_page_is_replaced_by_what_the_files_say(tmp_path: Path) -> None:
-    save(result("lrn"), tmp_path)
+    save(result("lrn"), SLOW.save(tmp_path))
     page = "before\n<!-- measured: lrn input -->\nold\n<!-- end -->\nafter\n"
     once = filled(page, tmp_path, GROUPS)
     assert once.startswith("before\n<!-- measured: lrn input -->\n")
     assert once.endswith("<!-- end -->\nafter\n")
     assert "old" not in once
-    assert r"what lrn is \| was | the other | 1 s | 3 s | 3x (3 to 3) | at least 2x | yes |" in once
-    assert "CPU, 2 cores, 1 thread; Python 3.11.7, torch 2.9.0; 2026-11-24; commit 000000000000 with changes" in once
+    assert r"| what lrn is \| was | the other | at least 2x | 3x (3 to 3)<br>1 against 3 s |" in once
+    assert (
+        "- Slow, AVX2: CPU, 2 cores, 1 thread; Python 3.11.7, torch 2.9.0; 2026-11-24; commit 000000000000 with changes"
+        in once
+    )
     assert "Not measured yet: `input`." in once
     assert filled(once, tmp_path, GROUPS) == once
+
+
+def test_a_table_has_a_column_for_each_processor(tmp_path: Path) -> None:
+    wanted_less = replace(result("lrn", 2.0).rows[0], target=1.6)
+    save(replace(result("lrn"), rows=[wanted_less]), SLOW.save(tmp_path))
+    other = replace(wanted_less, name="only here", what="only here", target=None)
+    machine = {**result().machine, "date": "2026-12-01"}
+    busy = Load(0.0, 0.84, 2.0, 2.0)
+    save(replace(result("lrn"), rows=[*result("lrn").rows, other], machine=machine, load=busy), FAST.save(tmp_path))
+    once = filled("<!-- measured: lrn -->\n<!-- end -->\n<!-- kept: processors -->\n<!-- end -->", tmp_path, GROUPS)
+    assert "|  | compared with | wanted | Fast, AMX | Slow, AVX2 |" in once
+    slow = "**not met:** 1.5x (1.5 to 1.5), wanted at least 1.6x<br>2 against 3 s"
+    assert rf"| what lrn is \| was | the other | at least 2x | 3x (3 to 3) †<br>1 against 3 s | {slow} |" in once
+    assert "| only here | the other | - | 1.5x (1.5 to 1.5) †<br>2 against 3 s | - |" in once
+    assert "† others kept 0.8 cores busy" in once
+    assert "- Fast, AMX: L2 cache 2 MiB\n- Slow, AVX2: L2 cache 1 MiB" in once
+
+
+def test_results_lie_in_folders_of_their_processors() -> None:
+    found = processors(RESULTS)
+    assert found
+    assert [folder.name for folder in found] == [each.folder for each in found.values()]
+    assert Processor("Intel 6-207, AMX, 2 cores", "AMX", {}).folder == "intel-6-207-amx-2-cores"
 
 
 @pytest.mark.parametrize("page", ["<!-- measured: lnr -->\n<!-- end -->", "<!-- measured: lrn -->\nno end"])
@@ -200,7 +234,7 @@ def test_rows_of_a_group_may_come_with_data() -> None:
 def test_a_picture_stands_below_the_table_of_its_group(tmp_path: Path) -> None:
     page = "<!-- measured: scale -->\n<!-- end -->\n"
     assert "scale.png" not in filled(page, tmp_path, GROUPS)
-    save(result("scale"), tmp_path)
+    save(result("scale"), SLOW.save(tmp_path))
     assert "\n![How images per second, compare and memory grow](../pictures/scale.png)\n" in filled(
         page, tmp_path, GROUPS
     )

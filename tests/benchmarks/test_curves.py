@@ -14,6 +14,7 @@ from alexnet_exp.processes.cpus import cores
 from benchmarks import accuracy_time, scale
 from benchmarks.machine import Load
 from benchmarks.memory import held
+from benchmarks.processor import RESULTS
 from benchmarks.rows import Missing
 from benchmarks.table import Result
 
@@ -58,17 +59,26 @@ def test_rows_and_picture_of_scale(tmp_path: Path) -> None:
     assert drawn(scale, data, tmp_path / "scale.png") > (1000, 500)
 
 
-def test_picture_of_time_to_accuracy(tmp_path: Path) -> None:
+KEPT = sorted(RESULTS.glob(f"*/{accuracy_time.KERAS_CURVE}"))
+
+
+@pytest.fixture(params=KEPT, ids=[file.parent.name for file in KEPT])
+def curve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The Keras script's curve on a processor, as that one would read it."""
+    monkeypatch.setattr(accuracy_time, "results_folder", lambda: request.param.parent)
+    return accuracy_time.keras_curve(None, None, None)
+
+
+def test_picture_of_time_to_accuracy(tmp_path: Path, curve: list[dict[str, Any]]) -> None:
     data = {
         "runs": [{"wall": 12.0, "accuracy": 0.62}],
         "curve": [[1.0, 0.3], [8.0, 0.62]],
-        "keras": accuracy_time.keras_curve(None, None, None),
+        "keras": curve,
     }
     assert drawn(accuracy_time, data, tmp_path / "curve.png") > (1000, 500)
 
 
-def test_the_kept_curve_of_the_keras_script_is_five_epochs_that_take_minutes() -> None:
-    curve = accuracy_time.keras_curve(None, None, None)
+def test_the_kept_curve_of_the_keras_script_is_five_epochs_that_take_minutes(curve: list[dict[str, Any]]) -> None:
     assert [each["epoch"] for each in curve] == [1, 2, 3, 4, 5]
     seconds = [each["seconds"] for each in curve]
     assert seconds == sorted(seconds)

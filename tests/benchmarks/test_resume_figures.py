@@ -12,9 +12,15 @@ from benchmarks import kills, saving, soak
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def printed(name: str) -> str:
+def results(name: str) -> list[Path]:
+    """The files of a script; `saving` has one for each processor."""
+    folder = ROOT / "benchmarks" / "results"
+    return [*folder.glob(f"{name}.json"), *folder.glob(f"*/{name}.json")]
+
+
+def printed(name: str, file: Path) -> str:
     """What a script printed at the end of the run whose results are kept."""
-    found = json.loads((ROOT / "benchmarks" / "results" / f"{name.split()[0]}.json").read_text())
+    found = json.loads(file.read_text())
     if name == "kills":
         return kills.table(
             [
@@ -31,4 +37,7 @@ def printed(name: str) -> str:
 @pytest.mark.parametrize("name", ["kills", "saving", "soak sweep", "soak kills"])
 def test_the_page_has_the_results_that_are_kept(name: str) -> None:
     page = (ROOT / "docs" / "background" / "resume-tests.md").read_text()
-    assert " ".join(printed(name).split()) in " ".join(page.split())
+    files = results(name.split()[0])
+    assert files
+    for file in files:
+        assert " ".join(printed(name, file).split()) in " ".join(page.split())
