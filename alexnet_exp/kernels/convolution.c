@@ -245,8 +245,15 @@ static void packed_backward(const float *weights, int64_t out, int64_t taps, int
 
 static int widest(int64_t maps) { return maps % (4 * LANES) == 0 ? 4 : 3; }
 
+/* The maps of a block of packed weights. */
+static int64_t block_size(int64_t from, int64_t to) { return amx_takes(from, to) ? AMX_BLOCK : widest(to) * LANES; }
+
 static void convolved(const uint16_t *x, const uint32_t *w, Shape s, const float *bias, int relu, uint16_t *y, int threads)
 {
+    if (amx_takes(s.in, s.out)) {
+        amx_convolved(x, w, &s, bias, relu, y, threads);
+        return;
+    }
     int wide = widest(s.out), size = wide * LANES;
     int64_t tallest = wide == 4 ? 6 : 8, parts = (s.n + tallest - 1) / tallest, pixels = s.out_height * s.out_width;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -273,7 +280,7 @@ int convolution_forward(const uint16_t *x, const float *weights, const float *bi
     uint32_t *w = malloc((size_t)(s.out * s.kernel * s.kernel * s.in / 2) * sizeof(uint32_t));
     if (w == NULL)
         return 1;
-    packed_forward(weights, s.out, s.kernel * s.kernel, s.in, widest(s.out) * LANES, w, threads);
+    packed_forward(weights, s.out, s.kernel * s.kernel, s.in, block_size(s.in, s.out), w, threads);
     convolved(x, w, s, bias, relu, y, threads);
     free(w);
     return 0;
@@ -287,7 +294,7 @@ int convolution_input_gradient(const uint16_t *g, const float *weights, const in
     uint32_t *w = malloc((size_t)(s.out * s.kernel * s.kernel * s.in / 2) * sizeof(uint32_t));
     if (w == NULL)
         return 1;
-    packed_backward(weights, s.out, s.kernel * s.kernel, s.in, widest(s.in) * LANES, w, threads);
+    packed_backward(weights, s.out, s.kernel * s.kernel, s.in, block_size(s.out, s.in), w, threads);
     Shape back = {s.n, s.out_height, s.out_width, s.out, s.height, s.width, s.in, s.kernel, s.kernel - 1 - s.pad, 1, 1};
     convolved(g, w, back, NULL, 0, dx, threads);
     free(w);
@@ -307,6 +314,11 @@ int convolution_weight_gradient(const uint16_t *x, const uint16_t *g, const int6
 {
     Shape s;
     memcpy(&s, shape, sizeof s);
+    if (amx_takes(s.in, s.out)) {
+        if (bias != NULL)
+            bias_gradient(g, s, bias, threads);
+        return amx_weight_gradient(x, g, &s, weights, threads);
+    }
     int wide = widest(s.in), tall = wide == 4 ? 6 : 8;
     int64_t couples = (s.n + 1) / 2, in_pixels = s.height * s.width, out_pixels = s.out_height * s.out_width;
     int64_t out = (s.out + tall - 1) / tall * tall;
