@@ -8,7 +8,7 @@ and casts of them. `register_full_backward_hook` is not used because it forbids 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,8 +104,7 @@ class LayerTimes:
             self._at(_node(x), None)
             start = self.clock.mark()
             out, ran = self._next(modules, x)
-            first, *others = (names.get(id(module), "") for module in modules[:ran])
-            name = "+".join([first, *(other.rpartition(".")[2] for other in others)])
+            name = fused_name(names, modules[:ran])
             self._forward.append((name, start, self.clock.mark()))
             self._at(_node(out), name)
             return out, ran
@@ -124,6 +123,12 @@ class LayerTimes:
 
     def _begin(self, name: str | None) -> None:
         self._backward.append((name, self.clock.mark()))
+
+
+def fused_name(names: Mapping[int, str], modules: Sequence[nn.Module]) -> str:
+    """Returns such as `conv1.norm+act+pool` for modules that run together; names: by their ids."""
+    first, *others = (names.get(id(module), "") for module in modules)
+    return "+".join([first, *(other.rpartition(".")[2] for other in others)])
 
 
 def leaves(network: nn.Module) -> dict[str, nn.Module]:

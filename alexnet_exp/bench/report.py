@@ -6,6 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Found = Mapping[str, Any]
+# Of the table of candidates: its columns, and the operators that are one direction of a layer.
+CANDIDATES = ("torch", "packed", "native")
+DIRECTIONS = {
+    "convolution_forward": "forward",
+    "convolution_input_gradient": "input gradient",
+    "convolution_weight_gradient": "weight gradient",
+    "images": "forward",
+}
 
 
 def lines(found: Found) -> Iterator[str]:
@@ -21,6 +29,9 @@ def lines(found: Found) -> Iterator[str]:
         yield from _layers(found)
     elif found["compile"]:
         yield "Layers are not measured because trainer.compile fuses them; use trainer.compile=false to measure them."
+    if "candidates" in found:
+        yield ""
+        yield from _candidates(found)
     yield ""
     yield f"Bottleneck: {found['bound']}."
 
@@ -64,15 +75,36 @@ def _speed(found: Found) -> Iterator[str]:
 
 
 def _layers(found: Found) -> Iterator[str]:
-    yield (f"{'layer':<24}{'kind':<14}{'forward ms':>11}{'backward ms':>13}{'share':>8}{'GFLOP':>9}{'GFLOP/s':>9}")
+    yield (
+        f"{'layer':<24}{'kind':<14}{'forward ms':>11}{'backward ms':>13}{'share':>8}{'GFLOP':>9}{'GFLOP/s':>9}"
+        + ("  kernels" if any(row["kernels"] for row in found["layers"]) else "")
+    )
     for row in found["layers"]:
-        yield (
+        line = (
             f"{row['name']:<24}{row['kind']:<14}{row['forward_ms']:>11.2f}{row['backward_ms']:>13.2f}"
             f"{row['share']:>8.1%}{_number(row['gflop'], '.2f'):>9}{_number(row['gflops'], ',.0f'):>9}"
         )
+        yield f"{line}  {row['kernels']}".rstrip()
     yield f"{'in no layer':<24}{'':<14}{'ms':>24}{'share':>8}"
     for row in found["outside_layers"]:
         yield f"  {row['name']:<36}{row['ms']:>24.2f}{row['share']:>8.1%}"
+
+
+def _candidates(found: Found) -> Iterator[str]:
+    rows = found["candidates"]
+    if not rows:
+        yield "No operator of this network has another candidate here."
+        return
+    kinds = sorted({kind for row in rows for kind in row["ms"]}, key=CANDIDATES.index)
+    yield f"{'candidates, ms':<24}{'direction':<22}" + "".join(f"{kind:>10} " for kind in kinds).rstrip()
+    for row in rows:
+        direction = DIRECTIONS.get(row["operator"], "forward and backward")
+        times = [(row["ms"].get(kind), "*" if kind == row["chosen"] else " ") for kind in kinds]
+        columns = "".join(f"{_number(time, '.2f'):>10}{mark}" for time, mark in times)
+        yield f"{row['layer']:<24}{direction:<22}{columns}".rstrip()
+    chosen = sum(row["ms"].get(row["chosen"], 0.0) for row in rows)
+    fastest = sum(min(row["ms"].values()) for row in rows)
+    yield f"* used by the run: {chosen:.2f} ms in all; the fastest of each: {fastest:.2f} ms"
 
 
 def _curve(found: Found) -> Iterator[str]:

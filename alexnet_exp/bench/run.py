@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 
 from alexnet_exp import logs
+from alexnet_exp.bench import candidates
 from alexnet_exp.bench.bottleneck import bound
+from alexnet_exp.bench.candidates import LayerOperator, image_operator, layer_operators
 from alexnet_exp.bench.flop import Flop, counted, counted_by_running
 from alexnet_exp.bench.layers import PREPROCESS, LayerTimes, leaves
 from alexnet_exp.bench.peak_flops import measure_peak
@@ -64,11 +66,15 @@ ENDLESS_EPOCHS = 10**6  # a schedule needs a number of epochs
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to measure. steps: None: by time. batches: batch sizes; empty: that of the data."""
+    """What to measure. steps: None: by time. batches: batch sizes; empty: that of the data.
+
+    candidates: whether to measure the candidates of each operator.
+    """
 
     steps: int | None = None
     batches: tuple[int, ...] = ()
     layers: bool = True
+    candidates: bool = False
 
 
 def bench_rank(given: tuple[Config, BenchRequest], folder: Path) -> Ending:
@@ -90,12 +96,19 @@ def measure(config: Config, ask: BenchRequest) -> dict[str, Any]:
         lay_out(experiment, placement.channels_last)
         prepare(experiment)
         flop = _flop(experiment)
+        operators = _operators(experiment, placement)
         compile_network(experiment, placement.accelerator)
         found = []
         for size in ask.batches or (None,):
             _set_length(experiment, size, ask.steps)
             timed, trainer = _timed(experiment, placement, ask)
             found.append(_result(experiment, timed, flop, trainer))
+            names = candidates.phrases(operators)
+            for row in found[-1]["layers"]:
+                row["kernels"] = names.get(row["name"], "")
+            if ask.candidates:
+                images = usual(timed.counted)[0].images // config.trainer.accumulate_grad_batches
+                found[-1]["candidates"] = candidates.rows(operators, images)
         dtype = PRECISION_DTYPES[placement.precision.partition("-")[0]]
         ceiling = _ceiling(torch.device(placement.accelerator), dtype)
         for each in found:
@@ -117,7 +130,7 @@ def _timed(experiment: Experiment, placement: Placement, ask: BenchRequest) -> t
     def watch() -> LayerTimes:
         preprocess = getattr(experiment.module, "preprocess", None)
         beside = {PREPROCESS: preprocess} if isinstance(preprocess, torch.nn.Module) else {}
-        fused = placement.accelerator == "cpu" and placement.precision in DTYPES and placement.channels_last
+        fused = _may_fuse(placement)
         ddp = placement.strategy == "ddp"
         return LayerTimes(stopwatch.clock, experiment.network, beside, exchanged=ddp, fused=fused)
 
@@ -129,6 +142,26 @@ def _timed(experiment: Experiment, placement: Placement, ask: BenchRequest) -> t
     with own_interrupts(trainer):
         trainer.fit(experiment.module, datamodule=experiment.data)
     return steps.timed, trainer
+
+
+def _may_fuse(placement: Placement) -> bool:
+    """Whether stages of the network may use kernels."""
+    return placement.accelerator == "cpu" and placement.precision in DTYPES and placement.channels_last
+
+
+def _operators(experiment: Experiment, placement: Placement) -> list[LayerOperator]:
+    """Returns the operators of the network that have candidates; none where its stages use no kernels."""
+    if not _may_fuse(placement) or experiment.config.trainer.compile_mode is not None:
+        return []
+    card = experiment.card
+    try:
+        bf16 = placement.precision == "bf16-mixed"
+        sizes = card["in_channels"], card["input_size"], bf16
+        images = [image_operator(*sizes)] if isinstance(experiment.data, ImageData) else []
+        return [*images, *layer_operators(experiment.network, *sizes)]
+    except Exception as error:  # a user's network may reject two zero images
+        log.warning(f"kernels of layers not listed: {type(error).__name__}: {error}")
+        return []
 
 
 def endless(trainer: Trainer) -> Trainer:

@@ -25,6 +25,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=_count, metavar="N", help="steps to measure; default: some seconds")
     parser.add_argument("--batch", type=_counts, metavar="32,64,128", help="measures each of these batch sizes")
     parser.add_argument("--no-layers", action="store_true", help="does not measure the layers")
+    parser.add_argument("--candidates", action="store_true", help="measures each candidate of each operator")
     parser.add_argument("--json", action="store_true", help="prints one JSON object")
     given = parser.parse_args(arguments)
     composition = Composition.of(compose(given.overrides, given.config_dir))
@@ -56,7 +57,9 @@ def _measured(config: Config, given: argparse.Namespace) -> tuple[dict[str, Any]
     from alexnet_exp.training.launch import run_ranks
 
     check_new_run(config)
-    ask = BenchRequest(given.steps, tuple(given.batch or ()), not given.no_layers)
+    if given.candidates and given.batch:
+        raise UserError("bench: --candidates: measures one batch size; write data.batch_size=N in place of --batch")
+    ask = BenchRequest(given.steps, tuple(given.batch or ()), not given.no_layers, given.candidates)
     accelerator, devices, _ = select_devices(config.trainer)
     check_ranks(config)
     if config.trainer.num_nodes > 1 and not is_rank():

@@ -109,6 +109,13 @@ def test_without_layers_and_several_batch_sizes(bench: Bench) -> None:
     assert all(each["mfu"] and not each["layers"] for each in found["batches"])
 
 
+def test_candidates_of_each_layer_at_the_batch_of_the_run(bench: Bench) -> None:
+    found = bench(f"{TINY} --candidates")
+    layers = {row["layer"] for row in found["candidates"]}
+    assert {"(images)", "conv2.conv", "conv2.norm+act+pool"} <= layers
+    assert all("torch" in row["ms"] for row in found["candidates"])
+
+
 def test_a_batch_larger_than_the_data_repeats_images(bench: Bench) -> None:
     found = bench("data.batch_size=150 model.width=0.05 trainer=cpu data.subset=96 --steps 3 --no-layers")
     assert (found["images_per_step"], found["steps"]) == (150, 3)
@@ -175,6 +182,10 @@ def test_a_report_on_a_terminal_has_no_json(
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
+        (
+            "--candidates --batch 8,16",
+            "bench: --candidates: measures one batch size; write data.batch_size=N in place of ",
+        ),
         ("--steps 0", "bench: argument --steps: '0' must be an integer of at least 1; "),
         ("--batch 32,x", "bench: argument --batch: 'x' must be an integer of at least 1; "),
         ("modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
