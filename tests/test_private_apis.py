@@ -27,7 +27,7 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 SOURCES = ("alexnet_exp", "hydra_plugins")
 # Names with an underscore that are no library's private API: documented, or a part of files.
-PUBLIC = {"_exit", "_target_", "_global_", "_reconstruct", "_frombuffer", "_core", "_ms"}
+PUBLIC = {"_exit", "_replace", "_target_", "_global_", "_reconstruct", "_frombuffer", "_core", "_ms"}
 
 
 def parameters(function: Callable[..., object]) -> list[str]:

@@ -150,7 +150,8 @@ def _seconds(call: Callable[[], object], number: int) -> float:
 def _show(text: str) -> None:
     """Replaces the last line of a terminal."""
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 # --- the calls of each operator

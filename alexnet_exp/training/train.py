@@ -202,14 +202,15 @@ def _build_experiment(config: Config, point: ResumePoint | None) -> BuiltExperim
     """Builds the experiment and opens its data; with the kernels of the resume point, if there is one."""
     freeze_garbage_collector()
     experiment = build(config)
-    placement = place(config.trainer, experiment.multiply_adds)
+    placement, mode = place(config.trainer, experiment.multiply_adds), config.trainer.compile_mode
     memory = keep_freed_memory() if placement.accelerator == "cpu" else ""
-    kernels = choose_kernels(placement, config.trainer.compile_mode is not None, None if point is None else point.state)
+    kernels = choose_kernels(placement, mode is not None, None if point is None else point.state)
     lay_out(experiment, placement.channels_last)
     ranks = placement.ranks * config.trainer.num_nodes
     prepare(experiment, replicas=1 if config.trainer.strategy == COLUMNS else ranks)
     speedups = (str(kernels), memory) if placement.accelerator == "cpu" else ()
-    facts = (f"seed {config.seed}", placement.device_name, placement.why, *speedups)
+    compiled = f"compiled, {mode}" if mode else ""
+    facts = (f"seed {config.seed}", placement.device_name, placement.why, *speedups, compiled)
     log.info("; ".join(filter(None, facts)))
     return BuiltExperiment(experiment, placement, kernels)
 

@@ -15,7 +15,8 @@ def test_keys_in_files_do_not_change(finished: Run) -> None:
     ours = (format.CARD, format.RUN_STATE, format.HALF_EPOCH, format.HISTORY, format.WEIGHTS, format.OPTIMIZERS)
     assert {*ours, format.STEP} <= content.keys()
     assert content["alexnet_exp_standing"].keys() == {
-        *("ranks", "kernels", "threads", "between_epochs", "should_stop", "stopped_early", "random")
+        *("ranks", "precision", "kernels", "kernel_choice", "threads"),
+        *("between_epochs", "should_stop", "stopped_early", "random"),
     }
     assert Checkpoints.__qualname__ == format.CHECKPOINTS_CALLBACK
     assert format.CHECKPOINTS_CALLBACK in content["callbacks"]
