@@ -36,7 +36,7 @@ GROUPS = {
     name: f"benchmarks.{name}"
     for name in (
         *("training", "choice", "lrn", "overhead", "input", "sweep_jobs", "startup"),
-        *("accuracy_time", "scale", "cuda"),
+        *("accuracy_time", "fast_90", "scale", "cuda"),
     )
 }
 ON_GPU = ("cuda",)  # groups that measure the GPU

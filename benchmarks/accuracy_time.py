@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from alexnet_exp.config.compose import compose_run
 from alexnet_exp.plots.style import ACCENT, NOTE, QUIET, figure, quiet, save
 from alexnet_exp.processes.memory import keep_freed_memory
-from alexnet_exp.runs.reader import read_result
+from alexnet_exp.runs.reader import read_config, read_result, read_steps
 from alexnet_exp.training.build import build, lay_out, prepare
 from alexnet_exp.training.devices import cpu_computes_in_bf16, place
 from alexnet_exp.training.trainer import build_trainer
@@ -101,13 +101,13 @@ def keras_curve(python: Path | None, images: Path | None, cifar: Path | None) ->
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
 
 
-def run(seed: int, cifar: Path | None) -> dict[str, Any]:
+def run(seed: int, cifar: Path | None, experiment: str = EXPERIMENT) -> dict[str, Any]:
     """One run as a user starts it.
 
     wall: seconds of the process; run: those from its result.json's start to its end; training: of the fit alone.
-    accuracy: of the test.
+    accuracy: of the test. petaflop: of the training.
     """
-    words = [EXPERIMENT, *images_of.overrides(cifar), f"seed={seed}", "hydra.run.dir=run"]
+    words = [experiment, *images_of.overrides(cifar), f"seed={seed}", "hydra.run.dir=run"]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         done = subprocess.run(
@@ -117,12 +117,15 @@ def run(seed: int, cifar: Path | None) -> dict[str, Any]:
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(words)} ended with exit code {done.returncode}")
         result = read_result(Path(folder) / "run")
+        steps = read_steps(Path(folder) / "run")[-1][0]
+        batch = read_config(Path(folder) / "run")["data"]["batch_size"]
     return {
         "seed": seed,
         "wall": wall,
         "run": _seconds(result["start"], result["end"]),
         "training": result["seconds"],
         "accuracy": result["metrics"]["test/top1"],
+        "petaflop": 6 * result["multiply_adds"] * steps * batch / 1e15,
     }
 
 

@@ -29,6 +29,8 @@ from benchmarks.overhead import Bare
 from benchmarks.rows import Goal, Row, in_turn
 
 TIMES = 15  # as fast as torch's op
+TIMES_COPY = 2
+LRN_TENSORS, COPY_TENSORS = 5, 2  # that are read or written
 MOST_OF_A_STEP = 1.25
 SHAPES = ((32, 96, 55, 55), (32, 256, 27, 27))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -42,10 +44,11 @@ STEPS: Mapping[str, tuple[str, ...]] = {
 
 
 def rows(turns: int = 9) -> list[Row]:
-    """The eight cases, what torch's operators reach in the kernel's place, what is kept, and whole steps."""
+    """The eight cases, against a copy too; torch's operators in the kernel's place; what is kept; whole steps."""
     keep_freed_memory()
     cases = [(shape, dtype, layout) for shape in SHAPES for dtype in DTYPES for layout in LAYOUTS]
     found = [_against_torch(*case, turns) for case in cases]
+    found += [_against_copy(*case, turns) for case in cases]
     with patch.object(kernel, "takes", lambda a, formula: False):
         found += [_against_torch(shape, "float32", "NCHW", turns, by_kernel=False) for shape in SHAPES]
     found += [_kept(dtype, layout) for dtype in DTYPES for layout in LAYOUTS]
@@ -73,6 +76,18 @@ def _against_torch(shape: tuple[int, ...], dtype: str, layout: str, turns: int, 
     target = TIMES if by_kernel else None
     label, what = (name, name) if by_kernel else (f"{name}, operators", f"{name}, torch's operators")
     return Row(label, what, "F.local_response_norm", "ms", times, target=target, note=note)
+
+
+def _against_copy(shape: tuple[int, ...], dtype: str, layout: str, turns: int) -> Row:
+    """Forward reads one tensor and writes one, backward reads two and writes one; a copy reads one and writes one."""
+    maps = torch.randn(shape).relu().to(DTYPES[dtype], memory_format=LAYOUTS[layout]).requires_grad_()
+    source, target = maps.detach(), torch.empty_like(maps)
+    ours = _both_ways(LRN(), maps, torch.randn_like(maps))
+    times = in_turn(ours, lambda: target.copy_(source), turns, warmup=2)
+    times = [(1e3 * first, 1e3 * second * LRN_TENSORS / COPY_TENSORS) for first, second in times]
+    name = f"{'x'.join(map(str, shape))} {dtype} {layout}, copy"
+    most = Goal.at_most_ratio
+    return Row(name, name.removesuffix(", copy"), "copying as many bytes", "ms", times, target=TIMES_COPY, goal=most)
 
 
 def _both_ways(layer: Callable[[Tensor], Tensor], maps: Tensor, above: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:

@@ -1,25 +1,30 @@
-"""CPU time of commands that train nothing, against Python's bare start: --help, --cfg job, compare without a test.
+"""CPU time of commands that train nothing, against Python's bare start, and seconds from Enter to the first step.
 
     python -m benchmarks startup
 
-User and system time of the whole process, as the system accounts it. Bytecode is cached, as it is from the second
-start on.
+CPU time: user and system time of the whole process, as the system accounts it. The first step: of the default network
+on the digits, until its end. Bytecode is cached and kernels are compiled, as they are from the second start on.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.config.user_class import ALLOW_VARIABLE
 from alexnet_exp.runs.folder import RunFolder
 from benchmarks.rows import Goal, Row, alternate
 
 TURNS = 15
+FIRST_STEP = 2.5  # seconds more than importing torch
+CHECKOUT = Path(__file__).parents[1]
 OUTPUTS = "outputs"
 # What is typed, and the seconds of CPU time that it may take above the bare start.
 COMMANDS: Mapping[tuple[str, ...], float] = {
@@ -56,7 +61,35 @@ def rows(turns: int = TURNS, **_: Any) -> list[Row]:
                     note,
                 )
             )
-    return found
+        measured = alternate(lambda: seconds_to_first_step(folder), lambda: seconds_to_import_torch(folder), turns, 1)
+    more = Goal.at_most_more
+    name = "first training step on digits"
+    return [*found, Row("first_step", name, "`python -c 'import torch'`", "s", measured, target=FIRST_STEP, goal=more)]
+
+
+def seconds_to_first_step(folder: str) -> float:
+    """Seconds from the start of a training on the digits to the end of its first step."""
+    notes = Path(folder) / "stopwatch.jsonl"
+    notes.unlink(missing_ok=True)
+    callback = "+callbacks.stopwatch._target_=benchmarks.stopwatch.Stopwatch", f"+callbacks.stopwatch.file={notes}"
+    words = ["trainer.max_epochs=null", "trainer.max_steps=1", "test.run=false", "checkpoint.keep=none"]
+    start = time.monotonic()  # the clock of the notes, which all processes share
+    _run(["-m", "alexnet_exp", *words, *callback], folder)
+    steps = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
+    return float(next(step["at"] for step in steps if step["what"] == "step") - start)
+
+
+def seconds_to_import_torch(folder: str) -> float:
+    """Seconds of a process that imports torch and ends."""
+    start = time.perf_counter()
+    _run(["-c", "import torch"], folder)
+    return time.perf_counter() - start
+
+
+def _run(arguments: Sequence[str], folder: str) -> None:
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    around = environment() | {"PYTHONPATH": path, ALLOW_VARIABLE: "benchmarks"}
+    subprocess.run([sys.executable, *arguments], cwd=folder, env=around, check=True, capture_output=True)
 
 
 def cpu_seconds(arguments: Sequence[str], folder: str) -> float:

@@ -142,7 +142,7 @@ def by_processor(columns: Mapping[str, Sequence[Result]]) -> str:
     another processor is to reach something else, its cell reports it.
     """
     newest: dict[str, Row] = {}
-    cells: dict[str, dict[str, str]] = {}
+    texts: dict[str, dict[str, str]] = {}
     found = [(label, result) for label, results in columns.items() for result in results]
     for _, result in sorted(found, key=lambda each: str(each[1].machine["date"])):
         newest |= {f"{result.group}/{row.name}": row for row in result.rows}
@@ -150,12 +150,12 @@ def by_processor(columns: Mapping[str, Sequence[Result]]) -> str:
         for row in result.rows:
             name = f"{result.group}/{row.name}"
             other = wanted(row) if wanted(row) != wanted(newest[name]) else ""
-            cells.setdefault(name, {})[label] = _cell(row, other, bool(result.load.busy))
+            texts.setdefault(name, {})[label] = _cell(row, other, bool(result.load.busy))
     lines = ["| " + " | ".join(("", "compared with", "wanted", *columns)) + " |", "|---" * (3 + len(columns)) + "|"]
-    for name, by_label in cells.items():
+    for name, by_label in texts.items():
         row = newest[name]
-        texts = [row.what, row.against, wanted(row), *(by_label.get(label, "-") for label in columns)]
-        lines.append("| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |")
+        line = [row.what, row.against, wanted(row), *(by_label.get(label, "-") for label in columns)]
+        lines.append("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |")
     return "\n".join(lines)
 
 
@@ -168,21 +168,24 @@ def _cell(row: Row, other: str, disturbed: bool) -> str:
     return f"{text}<br>{ours} against {peer}"
 
 
-def where(results: Sequence[Result]) -> str:
-    """On which machines, in one line each, with the groups that were measured there and what disturbed them."""
+def where(results: Sequence[Result], named: bool = True) -> str:
+    """On which machines, in one line each, with the groups that were measured there and what disturbed them.
+
+    named: whether to name the processor and its cores.
+    """
     groups: dict[str, list[str]] = {}
     for result in results:
-        text = _machine(result.machine) + (f"; † {result.load.busy}" if result.load.busy else "")
+        text = _machine(result.machine, named) + (f"; † {result.load.busy}" if result.load.busy else "")
         groups.setdefault(text, []).append(result.group)
     alike = len(groups) == 1
     return "\n".join(text if alike else f"{', '.join(names)}: {text}" for text, names in groups.items())
 
 
-def _machine(of: Mapping[str, Any]) -> str:
+def _machine(of: Mapping[str, Any], named: bool) -> str:
+    counts = (f"{of[key]} {key if of[key] > 1 else key[:-1]}" for key in ("cores", "threads") if of[key] and named)
+    threads = f"{of['threads']} thread{'s' * (of['threads'] > 1)}" if of["threads"] and not named else None
     parts = [
-        ", ".join(
-            (of["cpu"], *(f"{of[key]} {key if of[key] > 1 else key[:-1]}" for key in ("cores", "threads") if of[key]))
-        ),
+        ", ".join((of["cpu"], *counts)) if named else threads,
         of["gpu"],
         f"Python {of['python']}, " + ", ".join(f"{name} {version}" for name, version in of["versions"].items()),
         of["date"],
