@@ -6,7 +6,8 @@
     python -m benchmarks --write-docs           writes the tables and pictures of docs/ from the JSON files only
 
 Run it alone on the machine: other computing processes are detected and reported beside each figure. The exit code is 1
-if a group failed. A group whose peer is not installed is skipped. docs/background/measuring.md explains the figures.
+if a group or a check of it failed. A group whose peer is not installed is skipped. docs/background/measuring.md
+explains the figures.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GRO
     parser.add_argument(
         "--cifar", type=_absolute, metavar="FOLDER", help="CIFAR-10 as train/CLASS/*, test/CLASS/*; default: downloaded"
     )
+    parser.add_argument("--budget", type=_count, metavar="SECONDS", help="for cuda; default: 540")
     given = parser.parse_args(arguments)
     try:
         unknown = [name for name in given.names if name not in groups]
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None, groups: Mapping[str, str] = GRO
                 print(written)
             return ExitCode.OK
         wanted = {name: groups[name] for name in given.names or groups}
-        options = {key: getattr(given, key) for key in ("turns", "keras", "images", "cifar")}
+        options = {key: getattr(given, key) for key in ("turns", "keras", "images", "cifar", "budget", "out")}
         return _measure(wanted, given.out, options | {"only": given.rows})
     except UserError as error:
         print(error, file=sys.stderr)
@@ -94,6 +96,9 @@ def _measure(groups: Mapping[str, str], out: Path, options: Mapping[str, Any]) -
             continue
         device = result.machine["gpu"] if name in ON_GPU else None
         folder = (gpu(device) if device else this_processor()).save(out)
+        if wrong := result.data.get("failed"):
+            failed.append(name)
+            print(f"{name}: failed checks: {', '.join(wrong)}", file=sys.stderr)
         if options["only"]:
             result = result.beside(load(name, folder))
         done.append(result)

@@ -1,160 +1,143 @@
-"""On a GPU: AlexNet at 224 pixels, LRN, and the ladder's last rung from memory on the device.
+"""On a GPU: first whether each of its paths is correct, then how fast it is; within a budget of time.
 
-Without a CUDA GPU the group is skipped. The training rows take `bench`'s figure for ours:
-the Trainer of a run with its crops, mirrors and metrics. The peer gets images that are ready, and no metrics.
+    python -m benchmarks cuda
+    python -m benchmarks cuda --budget 300 --cifar FOLDER
+
+Skipped without a CUDA GPU. Each part is a process of its own and is ended when the budget is used. What was found is
+written after each part, so that a command that is killed keeps it. A failed check makes the exit code 1. --cifar adds
+the ladder's last rung. The first lines of cuda_checks.py and cuda_rows.py say what is compared.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-import torchvision
-from torch import Tensor
 
-from alexnet_exp.bench.peak_flops import measure_peak
-from alexnet_exp.bench.run import BenchRequest
-from alexnet_exp.bench.run import measure as bench
-from alexnet_exp.config.compose import compose
-from alexnet_exp.config.resolve import resolve_network
-from alexnet_exp.config.validate import validate
-from alexnet_exp.model.cost import layers
-from alexnet_exp.model.lrn import LRN
-from alexnet_exp.model.spec import Network
-from alexnet_exp.runs.reader import read_result
-from benchmarks import cifar as images_of
-from benchmarks.roofline import floor
-from benchmarks.rows import Goal, Missing, Row, alternate
+from benchmarks.cuda_part import Check, Found, Setup
+from benchmarks.machine import Watch, machine
+from benchmarks.processor import gpu, this_processor
+from benchmarks.rows import Measured, Missing, Row
+from benchmarks.table import Result, save
 
-BATCH, SIDE = 512, 224
-STEPS = 30
-SHAPES = ((BATCH, 96, 55, 55), (BATCH, 256, 27, 27))  # LRN's places in the paper's network
-# Of LRN, in tensors: forward reads one and writes one; backward reads two and writes one. A copy reads one, writes one.
-LRN_TENSORS, COPY_TENSORS = 5, 2
-FASTER, TIMES_COPY, SECONDS = 2.0, 1.5, 15.0
-GOOD = 0.9  # of the test, for the last row
-ALEXNET = (
-    *("model=torchvision", "data=random", f"data.size={SIDE}", "data.n=2048", f"data.batch_size={BATCH}"),
-    *("optim=sgd", "schedule=constant", "trainer.gpus=1", "trainer.precision=bf16-mixed"),
+BUDGET = 540.0  # seconds: 10 minutes, less the start and the end of the command
+
+
+class Planned(NamedTuple):
+    """A part. least: seconds below which it is not begun; most: seconds after which it is ended."""
+
+    name: str
+    module: str
+    function: str
+    least: float
+    most: float
+
+
+CHECKS, ROWS = "benchmarks.cuda_checks", "benchmarks.cuda_rows"
+# The seconds are estimates: no card has run this yet.
+PARTS = (
+    Planned("check of LRN", CHECKS, "lrn", 10, 60),
+    Planned("check of layouts, types and copies", CHECKS, "placement", 10, 60),
+    Planned("check of repeated and resumed runs", CHECKS, "runs", 30, 120),
+    Planned("check of precisions", CHECKS, "precisions", 30, 90),
+    Planned("check of two ranks", CHECKS, "ranks", 20, 90),
+    Planned("LRN", ROWS, "lrn", 10, 60),
+    Planned("throughput", ROWS, "throughput", 20, 120),
+    Planned("precision", ROWS, "precision", 15, 60),
+    Planned("compile modes", ROWS, "compile_modes", 40, 200),
+    Planned("the ladder's last rung", ROWS, "ladder", 60, 180),
 )
 
 
-def rows(turns: int = 5, cifar: Path | None = None) -> list[Row]:
-    """All rows; raises `Missing` where there is no GPU."""
-    if not torch.cuda.is_available():
-        raise Missing("no GPU here")
-    made = [*_training(turns), *(row for shape in SHAPES for row in _lrn(shape, turns))]
-    return [*made, *_rung(cifar)]
+def rows(
+    turns: int = 5,
+    cifar: Path | None = None,
+    budget: float = BUDGET,
+    out: Path | None = None,
+    setup: Setup | None = None,
+    parts: Sequence[Planned] = PARTS,
+) -> Measured:
+    """All rows; data: the checks, the names of those that failed, and what was skipped. Raises `Missing` without a GPU.
+
+    budget: seconds from now. out: the folder of the processors' folders, where results are kept after each part.
+    """
+    if setup is None:
+        if not torch.cuda.is_available():
+            raise Missing("no CUDA GPU on this machine")
+        setup = Setup(turns=turns, cifar=None if cifar is None else str(cifar))
+    watch, began = Watch(), time.perf_counter()
+    found, skipped = Found(), list[str]()
+    for part in parts:
+        left = budget - (time.perf_counter() - began)
+        if left < part.least:
+            skipped.append(f"{part.name} ({left:.0f} s of the budget left, needs {part.least:.0f})")
+            continue
+        print(f"cuda: {part.name} ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        added, problem = run(part, setup, min(left, part.most))
+        found.checks += added.checks
+        found.rows += added.rows
+        skipped += [f"{part.name}: {problem}"] if problem else []
+        used = f"{time.perf_counter() - start:.0f} s, {time.perf_counter() - began:.0f} of {budget:.0f} s in all"
+        print(f"cuda: {part.name}: {_summary(added)}; {used}", file=sys.stderr, flush=True)
+        if out is not None:
+            keep(found, skipped, setup, watch, time.perf_counter() - began, out)
+    unchecked = [f"{check.name} ({check.detail})" for check in found.checks if check.passed is None]
+    print(f"cuda: skipped: {'; '.join([*skipped, *unchecked]) or 'nothing'}", file=sys.stderr, flush=True)
+    return Measured(found.rows, data(found, skipped))
 
 
-def _training(turns: int) -> list[Row]:
-    """The step as it is and compiled, against torchvision's network; and against the roofline's floor."""
-    made = []
-    for name, more in (("as it is", ()), ("compiled", ("trainer.compile=true",))):
-        config = validate(compose([*ALEXNET, *more]))
-
-        def ours(config: Any = config) -> float:
-            return float(bench(config, BenchRequest(steps=STEPS, layers=False))["images_per_s"])
-
-        measured = alternate(ours, torchvision_images_per_s, turns)
-        what = f"AlexNet, {SIDE} pixels, bf16, batch {BATCH}: a run's training steps, {name}"
-        against = "torchvision.models.alexnet, autocast to bf16, channels_last"
-        rate: dict[str, Any] = {"unit": "images/s", "higher_is_better": True}
-        made.append(Row(f"alexnet, {name}", what, against, turns=measured, target=FASTER, **rate))
-        spec = resolve_network(config)[0]
-        assert isinstance(spec, Network)
-        product = 1e9 * measure_peak("cuda", torch.bfloat16)
-        best = floor(layers(spec), (3, SIDE, SIDE), BATCH, product, copied_bytes_per_s())
-        steps = [(BATCH / each, best) for each, _ in measured]
-        made.append(Row(f"roofline, {name}", what, "the roofline's floor", "s", steps))
-    return made
-
-
-def torchvision_images_per_s() -> float:
-    """The usual loop, its images on the device and ready."""
-    torch.manual_seed(1)
-    network = torchvision.models.alexnet().cuda().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    images = torch.randn(BATCH, 3, SIDE, SIDE, device="cuda").contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (BATCH,), device="cuda")
-
-    def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = F.cross_entropy(network(images), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return BATCH / on_device(step, STEPS)
-
-
-def _lrn(shape: tuple[int, ...], turns: int) -> list[Row]:
-    """Forward and backward, as it is and compiled, against a copy of as many bytes."""
-    maps = torch.randn(shape, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    maps.requires_grad_()
-    upstream = torch.randn_like(maps)
-    target, source = torch.empty_like(upstream), upstream.clone()
-    made = []
-    lrn = LRN()
-    for name, call in (("as it is", lrn), ("compiled", torch.compile(lrn))):
-
-        def both(call: Callable[[Tensor], Tensor] = call) -> None:
-            maps.grad = None
-            call(maps).backward(upstream)
-
-        measured = alternate(
-            lambda both=both: on_device(both, STEPS),  # type: ignore[misc]
-            lambda: on_device(lambda: target.copy_(source), STEPS) * LRN_TENSORS / COPY_TENSORS,
-            turns,
-        )
-        what = f"LRN forward and backward, {'x'.join(map(str, shape))}, bf16, channels_last, {name}"
-        limit: dict[str, Any] = {"goal": Goal.at_most_ratio, "target": TIMES_COPY}
-        made.append(
-            Row(f"lrn {shape[1]}, {name}", what, f"copying {LRN_TENSORS} such tensors' bytes", "s", measured, **limit)
-        )
-    return made
-
-
-def copied_bytes_per_s(size: int = 1 << 30) -> float:
-    """What copying a large array on the device moves, read and written."""
-    source = torch.empty(size, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return COPY_TENSORS * size / on_device(lambda: target.copy_(source), STEPS)
-
-
-def on_device(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of one call, of so many after some that warm up, until the device has done them."""
-    for _ in range(3):
-        call()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
-
-
-def _rung(cifar: Path | None) -> list[Row]:
-    """experiment=ladder/7 as a user runs it: seconds of its training; what compiles is in its first epoch's."""
-    try:
-        images_of.opened(cifar)
-    except Missing as missing:
-        print(f"the ladder's last rung is left out: {missing}", file=sys.stderr)
-        return []
+def run(part: Planned, setup: Setup, seconds: float) -> tuple[Found, str]:
+    """Returns what a part found in at most so many seconds, and why it found no more; empty where it ended itself."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["experiment=ladder/7", *images_of.overrides(cifar), "trainer.gpus=1", "hydra.run.dir=run"]
-        command = [sys.executable, "-m", "alexnet_exp", *words]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        result = read_result(Path(folder) / "run")
-    reached = result["metrics"]["test/top1"]
-    note = f"test accuracy {reached:.2%}" + ("" if reached >= GOOD else f": NOT the {GOOD:.0%} that was to be reached")
-    limit: dict[str, Any] = {"goal": Goal.at_most_ratio, "target": 1.0, "note": note}
-    what, against = "experiment=ladder/7: its training, images on the device", f"{SECONDS:g} s on an H100"
-    return [Row("ladder/7", what, against, "s", [(float(result["seconds"]), SECONDS)], **limit)]
+        file = Path(folder) / "part.json"
+        words = [part.module, part.function, str(file), json.dumps(asdict(setup))]
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.cuda_part", *words], start_new_session=True)
+        problem = ""
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            problem = f"ended after {seconds:.0f} s"
+        finally:  # also on Ctrl-C; the runs that it started are in its group
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        found = Found.read(file)
+        if not problem and process.returncode:
+            found.checks.append(Check(part.name, False, f"its process ended with exit code {process.returncode}"))
+        return found, problem
+
+
+def data(found: Found, skipped: Sequence[str]) -> dict[str, Any]:
+    """What goes beside the rows, as plain containers."""
+    failed = [check.name for check in found.checks if check.passed is False]
+    return {"checks": [asdict(check) for check in found.checks], "failed": failed, "skipped": list(skipped)}
+
+
+def keep(found: Found, skipped: Sequence[str], setup: Setup, watch: Watch, seconds: float, out: Path) -> Path:
+    """Writes what was found so far, in the form of a whole result; returns the file."""
+    processor = gpu(torch.cuda.get_device_name()) if setup.device == "cuda" else this_processor()
+    result = Result("cuda", found.rows, machine(), watch.load(), seconds, data(found, skipped))
+    return save(result, processor.save(out))
+
+
+def _summary(found: Found) -> str:
+    passed = sum(check.passed is True for check in found.checks)
+    parts = [f"{passed} checks passed"] if passed else []
+    parts += [f"FAILED: {check.name}: {check.detail}" for check in found.checks if check.passed is False]
+    return "; ".join([*parts, *map(_row, found.rows)]) or "nothing"
+
+
+def _row(row: Row) -> str:
+    return f"{row.name} {row.ratio:.3g}x"

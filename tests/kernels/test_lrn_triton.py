@@ -20,6 +20,8 @@ from torch import Tensor
 from alexnet_exp.kernels import lrn
 from alexnet_exp.kernels.lrn import Formula
 from alexnet_exp.model.lrn import LRN
+from benchmarks import cuda_checks
+from benchmarks.cuda_part import Check, Setup
 
 pytest.importorskip("triton")
 
@@ -161,3 +163,24 @@ def test_the_kernels_compile_for_a_gpu(capability: int) -> None:
         loads = code["ptx"].count("ld.global") / (lrn_triton.BLOCK // 128)
         assert loads == (5 if len(tensors) == 2 else 14)
         assert code["cubin"]
+
+
+@interpreted
+@pytest.mark.parametrize("factor", [1.0, 1.2])
+def test_the_check_of_a_gpu(factor: float, on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`benchmarks cuda` on these kernels: right as they are, wrong where alpha differs by a fifth."""
+    from alexnet_exp.kernels import lrn_triton
+
+    run = lrn_triton.run
+
+    def changed(
+        a: Tensor, g: Tensor, out: Tensor, shape: tuple[int, int, int, int], alpha: float, *more: float
+    ) -> None:
+        run(a, g, out, shape, factor * alpha, *more)
+
+    monkeypatch.setattr(lrn_triton, "run", changed)
+    monkeypatch.setitem(cuda_checks.ROUNDING, torch.bfloat16, 2.02 * 2**-8)  # the interpreter cuts off
+    *checks, wide = cuda_checks.lrn(Setup("cpu", small=True))
+    assert isinstance(wide, Check)
+    assert wide.passed is None
+    assert [isinstance(check, Check) and check.passed for check in checks] == [factor == 1] * 9
