@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -26,11 +29,14 @@ from alexnet_exp.kernels.convolution import ConvolutionShape
 log = logging.getLogger(__name__)
 
 LEAST_GAIN = 1.03  # times faster than torch's operator: below it, torch's is kept
-REPETITIONS = 3
-LARGEST_GAP = 1.5  # a candidate that is this much slower after one repetition is not repeated
+REPETITIONS, MOST_SECONDS = 7, 0.25  # at most so many turns; no further one after so long
+CLEAR_AFTER, CLEAR_GAP = 3, 1.25  # rounds after which a candidate that always was so much faster is chosen
+DROPPED_AFTER, LARGEST_GAP = 2, 2.5  # rounds after which one that always was so much slower is not repeated
 LEAST_SECONDS = 1e-3  # of a measurement: a shorter call is repeated within it
-CONVOLUTION_GFLOP = 0.5  # multiplications and additions of a measured convolution, by its number of images
-BATCHES = 8, 32  # the least and the most images
+CONVOLUTION_SECONDS = 4e-3  # of a measured convolution at the rate of a product, by its number of images
+PRODUCT_SIDE = 768
+SIXTEEN = 16  # images: the kernels take as many at a time, so there are fewer only where 4 take longer
+LEAST_IMAGES, MOST_IMAGES = 4, 32
 
 Calls = dict[Candidate, Callable[[], object]]
 
@@ -61,7 +67,7 @@ LRNS = (Anchor(Shape(96, 96, 27)), Anchor(Shape(256, 256, 13)))
 IMAGES = (Anchor(Shape(3, 3, 32)),)
 ANCHORS: dict[Operator, tuple[Anchor, ...]] = {
     Operator.FORWARD: CONVOLUTIONS,
-    Operator.INPUT_GRADIENT: CONVOLUTIONS[1:],  # the first layer has none
+    Operator.INPUT_GRADIENT: tuple(each for each in CONVOLUTIONS if each.shape.maps_in > 3),  # first layers have none
     Operator.WEIGHT_GRADIENT: CONVOLUTIONS,
     Operator.NORM: NORMS,
     Operator.LRN: LRNS,
@@ -119,19 +125,40 @@ def fastest(seconds: Mapping[Candidate, float]) -> Candidate:
 def measure(
     candidates: Mapping[Candidate, Callable[[], object]], repetitions: int = REPETITIONS
 ) -> dict[Candidate, float]:
-    """Returns the seconds of each call: the least of `repetitions`, in turn with the others.
+    """Returns the seconds of each call: of the fastest one the least, of another one so many times more as it took.
 
-    A call that is clearly slower than the fastest is not repeated. The caller's random numbers are not used.
+    The calls take turns, and two are compared within a turn, by the median: a processor whose clock or cores others
+    share can be several times slower for a while. A call that is clearly slower is not repeated; none is once one is
+    clearly the fastest. The caller's random numbers are not used.
     """
     number = {candidate: _number(call) for candidate, call in candidates.items()}
-    best: dict[Candidate, float] = {}
-    for _ in range(repetitions):
-        bound = LARGEST_GAP * min(best.values(), default=float("inf"))
-        for candidate, call in candidates.items():
-            if best.get(candidate, 0.0) <= bound:
-                seconds = _seconds(call, number[candidate]) / number[candidate]
-                best[candidate] = min(seconds, best.get(candidate, seconds))
-    return best
+    turns: list[dict[Candidate, float]] = []
+    left = list(candidates)
+    end = time.perf_counter() + MOST_SECONDS
+    while len(turns) < repetitions and not _is_clear(turns):
+        if len(turns) >= CLEAR_AFTER and time.perf_counter() >= end:
+            break
+        if len(turns) == DROPPED_AFTER:
+            left = [each for each in left if any(turn[each] <= LARGEST_GAP * min(turn.values()) for turn in turns)]
+        order = left if len(turns) % 2 else left[::-1]
+        turns.append({each: _seconds(candidates[each], number[each]) / number[each] for each in order})
+    best = min(left, key=lambda each: statistics.median(turn[each] for turn in turns))
+    least = min(turn[best] for turn in turns)
+    return {
+        each: least * statistics.median(turn[each] / turn[best] for turn in turns if each in turn)
+        for each in candidates
+    }
+
+
+def _is_clear(turns: Sequence[Mapping[Candidate, float]]) -> bool:
+    """Whether the same candidate was clearly the fastest in each turn, or is the only one."""
+    ranked = [sorted(turn, key=turn.__getitem__) for turn in turns]
+    if len(turns) < CLEAR_AFTER or len({order[0] for order in ranked}) > 1:
+        return False
+    return all(
+        len(order) == 1 or turn[order[1]] >= CLEAR_GAP * turn[order[0]]
+        for order, turn in zip(ranked, turns, strict=True)
+    )
 
 
 def _number(call: Callable[[], object]) -> int:
@@ -169,7 +196,7 @@ def calls(
     if operator in CONVOLUTION:
         return _convolution_calls(operator, kind, shape, pad, batch, groups)
     made = {Operator.NORM: _norm_calls, Operator.LRN: _lrn_calls, Operator.IMAGES: _image_calls}
-    return made[operator](kind, shape, batch or BATCHES[1])
+    return made[operator](kind, shape, batch or MOST_IMAGES)
 
 
 def _convolution_calls(
@@ -177,7 +204,7 @@ def _convolution_calls(
 ) -> Calls:
     window, side = shape.kernel**2 * shape.maps_in // groups, (shape.side + 2 * pad - shape.kernel) // shape.stride + 1
     gflop = 2e-9 * side**2 * window * shape.maps_out
-    images = batch or max(BATCHES[0], min(BATCHES[1], round(CONVOLUTION_GFLOP / gflop)))
+    images = batch or _images(CONVOLUTION_SECONDS * _product_rate(dtype) / gflop)
     x = _random(images, shape.maps_in, shape.side, shape.side, dtype=dtype)
     weight = _random(shape.maps_out, shape.maps_in // groups, shape.kernel, shape.kernel)
     bias, g = torch.zeros(shape.maps_out), _random(images, shape.maps_out, side, side, dtype=dtype)
@@ -192,6 +219,21 @@ def _convolution_calls(
 
     direction = operator.removeprefix("convolution_")
     return {each: call(each) for each in Candidate if convolution.applies(direction, each, sizes, dtype)}
+
+
+def _images(fitting: float) -> int:
+    """Returns a number of images near `fitting`."""
+    if fitting <= LEAST_IMAGES:
+        return LEAST_IMAGES
+    return min(MOST_IMAGES, SIXTEEN * math.ceil(fitting / SIXTEEN))
+
+
+@cache
+def _product_rate(dtype: torch.dtype) -> float:
+    """Returns the GFLOP/s of a matrix product."""
+    matrix = _random(PRODUCT_SIDE, PRODUCT_SIDE, dtype=dtype)
+    seconds = measure({Candidate.TORCH: lambda: torch.mm(matrix, matrix)})[Candidate.TORCH]
+    return 2e-9 * PRODUCT_SIDE**3 / seconds
 
 
 def _random(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -301,10 +301,11 @@ int convolution_input_gradient(const uint16_t *g, const float *weights, const in
     return 0;
 }
 
-/* Whether this processor has the products, and a vector's width divides the numbers of maps. */
+/* Whether this processor has the products, and a vector's width, or AMX's blocks, divide the numbers of maps. */
 int convolution_takes(int64_t in, int64_t out)
 {
-    return (in % (4 * LANES) == 0 || in % (3 * LANES) == 0) && (out % (4 * LANES) == 0 || out % (3 * LANES) == 0);
+    int vectors = (in % (4 * LANES) == 0 || in % (3 * LANES) == 0) && (out % (4 * LANES) == 0 || out % (3 * LANES) == 0);
+    return vectors || amx_takes(in, out);
 }
 
 /* weights [out][kernel][kernel][in] and bias [out] (or NULL) from x [n][height][width][in] and g [n][out_height]

@@ -76,7 +76,7 @@ def has_bfloat16_products() -> bool:
 
 
 def takes_maps(maps_in: int, maps_out: int) -> bool:
-    """Whether the bfloat16 kernels apply to these numbers of maps: multiples of 48 or 64."""
+    """Whether the bfloat16 kernels apply to these numbers of maps: multiples of 48 or 64, with AMX of 32 too."""
     return bool(loaded().convolution_takes(maps_in, maps_out))
 
 

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,22 +35,57 @@ def sleeper(seconds: float) -> Callable[[], None]:
 
 def test_the_times_are_those_of_the_calls() -> None:
     found = measure({Candidate.TORCH: sleeper(0.02), Candidate.NATIVE: sleeper(0.002)})
-    assert 0.02 <= found[Candidate.TORCH] < 0.04
-    assert 0.002 <= found[Candidate.NATIVE] < 0.01
+    assert 0.015 <= found[Candidate.TORCH] < 0.04
+    assert 0.0015 <= found[Candidate.NATIVE] < 0.01
 
 
-def test_a_call_that_is_clearly_slower_is_not_repeated() -> None:
-    counts = dict.fromkeys((Candidate.TORCH, Candidate.NATIVE), 0)
+class Clock:
+    """Calls that take given seconds in their turns, the last ones again and again; how often each was called."""
 
-    def counted(candidate: Candidate, seconds: float) -> Callable[[], None]:
-        def call() -> None:
-            counts[candidate] += 1
-            time.sleep(seconds)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: list[float]):
+        self.now, self.calls = 0.0, dict.fromkeys(map(Candidate, seconds), 0)
+        self.seconds = {Candidate(name): each for name, each in seconds.items()}
+        monkeypatch.setattr(calibration.time, "perf_counter", lambda: self.now)
 
-        return call
+    def measured(self) -> dict[Candidate, float]:
+        def call(candidate: Candidate) -> None:
+            turn = max(0, self.calls[candidate] - 2)  # two calls prepare
+            self.calls[candidate] += 1
+            self.now += self.seconds[candidate][min(turn, len(self.seconds[candidate]) - 1)]
 
-    measure({each: counted(each, seconds) for each, seconds in zip(counts, (0.002, 0.02), strict=True)}, repetitions=5)
-    assert counts == {Candidate.TORCH: 7, Candidate.NATIVE: 3}
+        return measure({each: partial(call, each) for each in self.seconds})
+
+
+def test_a_call_that_is_clearly_slower_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, torch=[0.01], native=[0.03], packed=[0.011])
+    assert clock.measured() == pytest.approx({"torch": 0.01, "native": 0.03, "packed": 0.011})
+    assert clock.calls == {"torch": 9, "native": 4, "packed": 9}
+
+
+def test_what_is_clear_is_not_measured_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, torch=[0.01], native=[0.015])
+    assert clock.measured() == pytest.approx({"torch": 0.01, "native": 0.015})
+    assert clock.calls == {"torch": 5, "native": 5}
+
+
+def test_long_calls_have_fewer_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, torch=[0.1], native=[0.11])
+    assert clock.measured() == pytest.approx({"torch": 0.1, "native": 0.11})
+    assert clock.calls == {"torch": 5, "native": 5}
+
+
+def test_a_slow_while_of_the_machine_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, slow = 0.005, 0.015
+    clock = Clock(  # all calls are slow in some turns; in two of them only one is
+        monkeypatch,
+        torch=[2 * fast, 2 * slow, 2 * slow, 2 * fast, 2 * fast, 2 * fast, 2 * fast],
+        native=[slow, slow, slow, fast, slow, fast, fast],
+    )
+    assert clock.measured() == pytest.approx({"torch": 0.01, "native": 0.005})
+
+
+def test_a_convolution_has_as_many_images_as_its_time_allows() -> None:
+    assert [calibration._images(fitting) for fitting in (0.1, 4.0, 5.0, 16.0, 17.0, 1e6)] == [4, 4, 16, 16, 32, 32]
 
 
 @pytest.mark.parametrize(

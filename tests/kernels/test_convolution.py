@@ -53,7 +53,7 @@ CASES = [
     Case(2, 96, 192, 3, 1, 1, (6, 6), 2),
     Case(35, 17, 23, 3, 1, 1, (5, 5)),
     # AMX: 32 images and 32 maps at once, in halves of 16. Without it: maps that are no multiple of 32.
-    Case(49, 32, 64, 3, 1, 1, (5, 4)),
+    Case(49, 32, 160, 3, 1, 1, (5, 4)),
     Case(35, 64, 32, 2, 1, 0, (15, 15)),
     Case(13, 48, 128, 3, 1, 1, (3, 4)),
 ]
