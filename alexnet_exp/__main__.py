@@ -29,7 +29,7 @@ from alexnet_exp.sanitize import escape_controls
 COMMANDS = {
     "train": "train an experiment with the given overrides (the default command)",
     "check": "compose, validate and build an experiment, and train one batch: for CI",
-    "eval": "evaluate the checkpoint of runs: RUN... [--views 1|9|10] [--split NAME] [--ckpt best|last|FILE]",
+    "eval": "evaluate the checkpoint of runs: RUN... [--views 1|2|9|10] [--split NAME] [--ckpt best|last|FILE]",
     "predict": "print the five most probable classes of images: RUN IMAGE... [--json]",
     "summary": "print the layers, parameters and multiply-adds of a network: [overrides] [--json]",
     "bench": "measure images/s, share of peak FLOP/s, data wait, time of each layer: [overrides] [--batch 32,64]",

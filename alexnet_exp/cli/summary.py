@@ -27,7 +27,13 @@ PAPER = {
     "multiply_adds": ("not given", 724_406_816),
     "activations": ("650,000 neurons", 659_272),
 }
-OPTIMIZER_STATES = {"sgd": 1, "krizhevsky": 1, "adam": 2, "adamw": 2}  # values that an optimizer stores per weight
+OPTIMIZER_STATES = {
+    "sgd": 1,
+    "krizhevsky": 1,
+    "adam": 2,
+    "adamw": 2,
+    "muon": 1,
+}  # values that an optimizer stores per weight
 CONNECTIONS_NOTE = 'The "630 million connections" that is sometimes quoted cannot be derived from the network\'s sizes.'
 
 

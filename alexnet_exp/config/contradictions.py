@@ -18,7 +18,7 @@ from alexnet_exp.config.schema import (
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.errors import NO_VALUE, Problem, suggest_name
 from alexnet_exp.model.spec import Network
-from alexnet_exp.optim.optimizer_spec import Optimizer
+from alexnet_exp.optim.optimizer_spec import Muon, Optimizer
 from alexnet_exp.optim.schedule_spec import Plateau, Schedule
 
 
@@ -60,6 +60,9 @@ def contradictions(config: Config) -> Iterator[Problem]:
         yield Problem(
             "trainer.limit_train_batches", trainer.limit_train_batches, "trains nothing; write 1 batch or more, or null"
         )
+    if isinstance(config.optim, Muon) and trainer.strategy in (COLUMNS, "fsdp"):
+        instead = "does not go with optim=muon, which needs whole matrices on each rank; write ddp"
+        yield Problem("trainer.strategy", trainer.strategy, instead)
     if trainer.strategy == COLUMNS:
         yield from _no_columns(config)
     if trainer.max_epochs is not None and trainer.min_epochs is not None and trainer.min_epochs > trainer.max_epochs:

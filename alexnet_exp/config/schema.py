@@ -33,7 +33,7 @@ TRAIN_EVAL = (
     "train/top1_eval"  # the metrics of `callbacks=train_error`: of an epoch, and of a run that reaches its target
 )
 EPOCHS_TO_TARGET = "train/epochs_to_target"
-VIEWS = (1, 9, 10)  # crops of a test image
+VIEWS = (1, 2, 9, 10)  # crops of a test image
 LIMITS = (*(f"limit_{split}_batches" for split in ("train", "val", "test", "predict")), "overfit_batches")
 # Modes of torch.compile; `true` is the first. The others record CUDA graphs on a GPU.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -132,9 +132,9 @@ class Test:
 
     run: whether a test follows the training.
     checkpoint: of the weights; without validation it is the last.
-    views: the number of crops of a test image, whose probabilities are averaged: 1, the central one; 10, the paper's
-        corners and centre with their mirrors; 9, the 3x3 grid of cuda-convnet's CIFAR nets. Validation always uses the
-        centre.
+    views: the number of crops of a test image, whose probabilities are averaged: 1, the central one; 2, also its mirror
+        image; 10, the paper's corners and centre with their mirrors; 9, the 3x3 grid of cuda-convnet's CIFAR nets.
+        Validation always uses the centre.
     """
 
     __test__ = False  # not a test case of pytest
@@ -145,7 +145,7 @@ class Test:
 
     def __post_init__(self) -> None:
         checks = Checks(self)
-        checks.that("views", self.views in VIEWS, "must be 1, 9 or 10")
+        checks.that("views", self.views in VIEWS, "must be 1, 2, 9 or 10")
         checks.done()
 
 

@@ -21,7 +21,7 @@ def random_crop(images: Tensor, side: int, pad: int, generator: torch.Generator)
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirrors each image left to right with probability 1/2."""
-    return _mirror_where(images, draw_mirrors(images, generator))
+    return mirror_where(images, draw_mirrors(images, generator))
 
 
 def random_crop_mirror(images: Tensor, side: int, pad: int, generator: torch.Generator) -> Tensor:
@@ -44,6 +44,11 @@ def draw_mirrors(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(2, (len(images),), generator=generator, dtype=torch.bool)
 
 
+def mirror_where(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirrors the images left to right where `mirrored`, bool [N], is true."""
+    return torch.where(to_device(mirrored, images.device)[:, None, None, None], images.flip(3), images)
+
+
 def crop_at(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirrored: Tensor | None = None) -> Tensor:
     """Returns the square of `side` pixels at `top`, `left` [N] of each padded image, mirrored where `mirrored` [N].
 
@@ -52,7 +57,7 @@ def crop_at(images: Tensor, side: int, pad: int, top: Tensor, left: Tensor, mirr
     found = crop_squares(images, side, pad, top, left, mirrored)
     if found is None:
         found = _gather_crops(F.pad(images, (pad, pad, pad, pad)) if pad else images, side, top, left)
-        found = found if mirrored is None else _mirror_where(found, mirrored)
+        found = found if mirrored is None else mirror_where(found, mirrored)
     return found
 
 
@@ -74,30 +79,30 @@ def center_margin(margin: int) -> int:
 def view_places(height: int, width: int, side: int, views: int) -> list[tuple[int, int]]:
     """Returns top and left of the squares of a test with `views` views, in images of that height and width.
 
-    1: the centre. 10 (the paper, section 4.1): corners and centre, each also mirrored. 9 (the CIFAR networks of
+    1 and 2: the centre. 10 (the paper, section 4.1): corners and centre, each also mirrored. 9 (the CIFAR networks of
     cuda-convnet): a 3x3 grid from corner to corner, not mirrored.
     """
     bottom, right = height - side, width - side
     centre = (center_margin(bottom), center_margin(right))
-    if views == 1:
+    if views in (1, 2):
         return [centre]
     if views == 10:
         return [(0, 0), (0, right), centre, (bottom, 0), (bottom, right)]
     if views == 9:
         return [(top, left) for top in (0, centre[0], bottom) for left in (0, centre[1], right)]
-    raise ValueError(f"views={views}: must be 1, 9 or 10")
+    raise ValueError(f"views={views}: must be 1, 2, 9 or 10")
 
 
 def crop_views(images: Tensor, side: int, views: int) -> list[Tensor]:
-    """Returns the views [N, C, side, side]: the squares at `view_places`, for 10 views followed by their mirrors."""
+    """Returns the views [N, C, side, side]: the squares at `view_places`, for 2 and 10 views then their mirrors."""
     places = view_places(images.shape[-2], images.shape[-1], side, views)
     squares = [images[..., top : top + side, left : left + side] for top, left in places]
-    return squares + [square.flip(3) for square in squares] if views == 10 else squares
+    return squares + [square.flip(3) for square in squares] if views in (2, 10) else squares
 
 
 def center_view(views: int) -> int:
     """Returns the index of the view that is the central square, not mirrored."""
-    return {1: 0, 9: 4, 10: 2}[views]
+    return {1: 0, 2: 0, 9: 4, 10: 2}[views]
 
 
 def to_network_input(images: Tensor, channels: int, side: int) -> Tensor:
@@ -123,7 +128,3 @@ def _gather_crops(images: Tensor, side: int, top: Tensor, left: Tensor) -> Tenso
     places = images.unfold(2, side, 1).unfold(3, side, 1)
     device = images.device
     return places[torch.arange(len(images), device=device), :, to_device(top, device), to_device(left, device)]
-
-
-def _mirror_where(images: Tensor, mirrored: Tensor) -> Tensor:
-    return torch.where(to_device(mirrored, images.device)[:, None, None, None], images.flip(3), images)

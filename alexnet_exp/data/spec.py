@@ -55,6 +55,7 @@ class Data:
     random_crop: crop training images at a random place; false = at the centre, as in an evaluation.
     pad: width in pixels of the zeros around a training image before its random crop.
     mirror: mirror a training image left to right with probability 1/2.
+    mirror_alternately: mirror each training image in every second epoch instead, half of the images in the first one.
     pca, pca_reading, pca_std: colour noise of training images, see `Pca` and `PcaReading`, and the standard deviation
         of its random numbers. The reading `code` also scales an image about the mean image by 1 / (1 + pca_std).
     pca_epochs: number of epochs with colour noise; null = all.
@@ -71,6 +72,7 @@ class Data:
     random_crop: bool = True
     pad: int = 0
     mirror: bool = False
+    mirror_alternately: bool = False
     pca: Pca = Pca.none
     pca_reading: PcaReading = PcaReading.code
     pca_std: float = 0.1
@@ -99,6 +101,7 @@ class Data:
         )
         checks.at_least("crop", 1)
         checks.at_least("pad", 0)
+        checks.that("mirror_alternately", self.mirror or not self.mirror_alternately, "needs data.mirror=true")
         checks.above("pca_std", 0)
         checks.at_least("pca_epochs", 0)
         checks.at_least("workers", 0)

@@ -131,6 +131,7 @@ def _conv(stage: Stage, channels: int, spec: Network) -> nn.Module:
     pad = stage.pad[0] if len(stage.pad) == 1 else 0
     groups = spec.groups if stage.columns == Columns.own else 1
     conv = nn.Conv2d(channels, stage.out, stage.kernel, stage.stride, pad, groups=groups)
+    conv.weight.requires_grad_(not stage.whiten)
     return _initialized(conv, stage, spec.init)
 
 

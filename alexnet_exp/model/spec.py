@@ -217,6 +217,8 @@ class Stage:
         `init`.
     `local`: locally connected, as the last layers of cuda-convnet's 13 % net: the window of a convolution, with
         separate weights and a separate bias at every pixel.
+    `whiten`: the weights are not trained; they whiten the windows of the training images (`model/whitening.py`). For
+        the first stage, a convolution of up to two filters for each number of a window.
     """
 
     out: int | None = None
@@ -225,6 +227,7 @@ class Stage:
     pad: list[int] = field(default_factory=lambda: [0])
     columns: Columns = Columns.all
     local: bool = False
+    whiten: bool = False
     first: list[str] = field(default_factory=list)
     then: list[str] = field(default_factory=list)
     std: float | None = None
@@ -249,10 +252,11 @@ class Stage:
             for slot in getattr(self, key):
                 checks.that(key, slot in SLOTS, f"unknown slot {slot}; {suggest_name(slot, SLOTS)}")
                 checks.that(key, self.slots.count(slot) == 1, f"{slot} may occur only once in a stage")
+        checks.that("whiten", not (self.whiten and self.local), "needs a convolution; write local: false")
         own = self.local and self.columns == Columns.own
         checks.that("columns", not own, "a locally connected stage has all maps as input; write all, or local: false")
         if not self.is_conv:
-            for key in ("stride", "pad", "columns", "local", "small"):
+            for key in ("stride", "pad", "columns", "local", "whiten", "small"):
                 default = getattr(Stage(), key)
                 checks.that(
                     key, getattr(self, key) == default, "only convolutions have this setting; give the stage a kernel"
@@ -318,6 +322,7 @@ class Network:
             checks.problems += [problem.under(f"stages.{name}") for problem in stage.problems()]
         checks.problems += _end_problems(self.present)
         checks.problems += _order_problems(self.present)
+        checks.problems += _whiten_problems(self)
         if self.groups >= 1:
             checks.problems += _group_problems(self)
         if not checks.problems:
@@ -373,6 +378,19 @@ def _map_slots(key: str, slots: list[str], flat: str) -> Iterator[Problem]:
     for slot in slots:
         if slot in MAP_SLOTS:
             yield Problem(key, slots, f"{slot} needs maps, but {flat} is fully connected; remove {slot}")
+
+
+def _whiten_problems(spec: Network) -> Iterator[Problem]:
+    """Yields stages that whiten and are not the first, or have more filters than both signs of all components."""
+    for number, (name, stage) in enumerate(spec.present.items()):
+        if not stage.whiten or stage.kernel is None:
+            continue
+        key = f"stages.{name}.whiten"
+        if number > 0 or stage.first:
+            yield Problem(key, True, "only the first stage can whiten, with nothing before its convolution")
+        most = 2 * (spec.in_channels or 3) * stage.kernel**2
+        if stage.out is not None and stage.out * (spec.width or 1) > most:
+            yield Problem(f"stages.{name}.out", stage.out, f"must be at most {most}, two for each number of a window")
 
 
 def _group_problems(spec: Network) -> Iterator[Problem]:

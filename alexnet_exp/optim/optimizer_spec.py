@@ -162,4 +162,35 @@ class AdamW(Adam):
     weight_decay: float = 0.05
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": Sgd, "krizhevsky": Krizhevsky, "adam": Adam, "adamw": AdamW}
+@dataclass
+class Muon(Optimizer):
+    """Muon (Jordan et al., 2024): the update of a weight matrix is orthogonalized. Configures `Muon` of optim/muon.py.
+
+    Orthogonalized: the weights of all layers but the last, a convolution's as a matrix with a row for each filter. The
+    other parameters are trained by SGD with Nesterov's momentum, at a rate of `lr` times `other_lr`: the size of an
+    orthogonalized update does not depend on that of the gradient, theirs does. `normalize`: before each step an
+    orthogonalized weight is scaled to a norm of the root of its rows, in place of the weight decay, so that `lr` is the
+    part of a weight that a step changes.
+    """
+
+    name: str = "muon"
+    lr: float = 0.1
+    weight_decay: float = 0.005
+    momentum: float = 0.6
+    other_lr: float = 20.0
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        checks = self.checks()
+        checks.below("momentum", 0, 1)
+        checks.above("other_lr", 0)
+        checks.done()
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": Sgd,
+    "krizhevsky": Krizhevsky,
+    "adam": Adam,
+    "adamw": AdamW,
+    "muon": Muon,
+}

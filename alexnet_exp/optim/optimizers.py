@@ -11,7 +11,9 @@ from torch import nn
 
 from alexnet_exp.errors import UserError, suggest_name
 from alexnet_exp.optim.krizhevsky import KrizhevskySGD
+from alexnet_exp.optim.muon import Muon
 from alexnet_exp.optim.optimizer_spec import Adam, AdamW, EpsMode, Krizhevsky, Optimizer, Sgd
+from alexnet_exp.optim.optimizer_spec import Muon as MuonSpec
 from alexnet_exp.optim.schedule_spec import Constant, Schedule
 from alexnet_exp.optim.schedules import WHOLE_SCHEDULE, SchedulePart, is_bias, part_of
 
@@ -37,6 +39,8 @@ def build_optimizer(
         return torch.optim.SGD(groups, momentum=spec.momentum, nesterov=spec.nesterov, **options)
     if isinstance(spec, Krizhevsky):
         return KrizhevskySGD(groups, lr=spec.lr, momentum=spec.momentum)
+    if isinstance(spec, MuonSpec):
+        return Muon(_by_shape(groups, network, spec.other_lr), spec.lr, spec.momentum, normalize=spec.normalize)
     assert isinstance(spec, Adam)
     kind = torch.optim.AdamW if isinstance(spec, AdamW) else torch.optim.Adam
     if spec.eps_mode is EpsMode.keras and not on_cpu:
@@ -48,6 +52,23 @@ def build_optimizer(
     if spec.eps_mode is EpsMode.keras:
         optimizer.register_step_pre_hook(partial(_set_keras_eps, spec.eps))
     return optimizer
+
+
+def _by_shape(groups: list[dict[str, Any]], network: nn.Module, other_lr: float) -> list[dict[str, Any]]:
+    """Returns the groups, each divided into the weight matrices that Muon orthogonalizes and the other parameters.
+
+    Weights of the last layer are not orthogonalized: each of its rows belongs to one class. The rate of the other
+    parameters is multiplied by `other_lr`.
+    """
+    weights = [(name, each) for name, each in network.named_parameters() if each.ndim > 1 and not is_bias(name)]
+    matrices = {id(each) for _, each in weights[:-1]}
+    divided = []
+    for group in groups:
+        for orthogonal in (True, False):
+            found = [each for each in group["params"] if (id(each) in matrices) == orthogonal]
+            rate = group["lr"] * (1 if orthogonal else other_lr)
+            divided += [{**group, "params": found, "lr": rate, "orthogonal": orthogonal}] if found else []
+    return divided
 
 
 def _set_keras_eps(eps: float, optimizer: torch.optim.Optimizer, *_: Any) -> None:

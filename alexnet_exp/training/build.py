@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet_exp.atomic import best_effort_lock
 from alexnet_exp.config.contradictions import training_metric, validation_monitors
@@ -33,6 +33,7 @@ from alexnet_exp.model.preprocess import Preprocess, measure_statistics
 from alexnet_exp.model.shapes import parts
 from alexnet_exp.model.spec import Input, Network, Norm
 from alexnet_exp.model.weights import load_weights
+from alexnet_exp.model.whitening import IMAGES, whiten, whitened_layer
 from alexnet_exp.paths import OUTPUTS, cache_folder
 from alexnet_exp.runs.lookup import weights_file
 from alexnet_exp.seeds import derive
@@ -155,12 +156,30 @@ def prepare(experiment: Experiment, replicas: int = 1) -> None:
             _refuse_validation_monitors(experiment.config, data.source.val_from)
         data.least = 2 if _needs_two_images(experiment) else 1
         _refuse_lengths(experiment.config, data, replicas)
-    elif isinstance(preprocess, Preprocess) and _gives_floats(experiment):
+    if not isinstance(data, ImageData) and isinstance(preprocess, Preprocess) and _gives_floats(experiment):
         preprocess.disable()
-        return
-    if isinstance(preprocess, Preprocess) and preprocess.needs:
+    elif isinstance(preprocess, Preprocess) and preprocess.needs:
         ours = data.statistics(preprocess.needs) if isinstance(data, ImageData) else None
         preprocess.fit(ours or measure_statistics(data.train_dataloader()))
+    layer = whitened_layer(experiment.network)
+    if layer is not None and isinstance(preprocess, Preprocess) and not getattr(experiment.spec, "weights", None):
+        whiten(layer, preprocess(_sample(data)))
+
+
+def _sample(data: pl.LightningDataModule) -> Tensor:
+    """Returns up to `whitening.IMAGES` training images as in an evaluation, evenly spaced; of a user's data the first.
+
+    uint8, or the floats of a user's data: [N, C, H, W].
+    """
+    if isinstance(data, ImageData):
+        train = data.split("train")
+        return data.centred(train.images(torch.linspace(0, len(train) - 1, min(len(train), IMAGES)).long()))
+    batches: list[Tensor] = []
+    for images, *_ in data.train_dataloader():
+        batches.append(images)
+        if sum(map(len, batches)) >= IMAGES:
+            break
+    return torch.cat(batches)[:IMAGES]
 
 
 def _too_large(spec: Network | UserClass, images: int) -> str:
@@ -283,7 +302,7 @@ def refuse_views(experiment: Experiment, views: int, setting: str) -> None:
     if getattr(type(module), "test_step", None) is not AlexNetModule.test_step:
         raise UserError(f"{setting}{views}: the test_step of {type(module).__name__} uses one view; write 1")
     side = min(data.source.train.shape[1:])
-    if side - data.crop < 2:
+    if views > 2 and side - data.crop < 2:
         one = f"a crop of {data.crop} has only one view in images stored at {side}x{side}; "
         raise UserError(f"{setting}{views}: {one}train with data.crop={side * 7 // 8}, or write 1")
 

@@ -10,7 +10,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from alexnet_exp.data.augment import center_crop, crop_views, mirror, random_crop, random_crop_mirror, to_network_input
+from alexnet_exp.data.augment import (
+    center_crop,
+    crop_at,
+    crop_views,
+    draw_mirrors,
+    draw_places,
+    mirror_where,
+    to_network_input,
+)
 from alexnet_exp.data.colour import IMAGENET_COLOUR, ColourComponents, add_colour_noise, load_colour
 from alexnet_exp.data.info import check_crop
 from alexnet_exp.data.loader import Batch, EpochPlan, ResidentLoader, StreamedLoader, epoch_order
@@ -42,12 +50,13 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.spec, self.input_size, self.in_channels, self.seed = spec, input_size, in_channels, seed
         self.test_on = "test"  # the split that Trainer.test goes through: `eval RUN --split val`
-        self.test_views = 1  # views of each image in that test: 1, 9 or 10
+        self.test_views = 1  # views of each image in that test: 1, 2, 9 or 10
         self.least = 1  # the fewest images of a training batch, on each rank: a batch norm after a flat layer needs two
         self._opened = False
         self._moments: Moments | None = None
         self._colour: ColourComponents | None = None
         self._mean_crop: Tensor | None = None
+        self._mirrors: tuple[int, Tensor] | None = None  # an epoch, and which images of its order are mirrored
         self._streaming: WeakSet[StreamedLoader] = WeakSet()
 
     def open(self) -> Source:
@@ -173,13 +182,33 @@ class ImageData(pl.LightningDataModule):
         With colour noise they are float32 on 0..255, not clamped; else, and after `pca_epochs`, uint8.
         """
         generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch, batch, self._rank))
-        if self.spec.random_crop:
-            cropped = random_crop_mirror if self.spec.mirror else random_crop
-            images = cropped(images, self.crop, self.spec.pad, generator)
+        places = draw_places(images, self.crop, self.spec.pad, generator) if self.spec.random_crop else None
+        mirrored = None
+        if self.spec.mirror_alternately:
+            mirrored = self._alternating_mirrors(epoch, batch)
+        elif self.spec.mirror:
+            mirrored = draw_mirrors(images, generator)
+        if places is not None:
+            images = crop_at(images, self.crop, self.spec.pad, *places, mirrored)
         else:
             images = center_crop(images, self.crop)
-            images = mirror(images, generator) if self.spec.mirror else images
+            images = images if mirrored is None else mirror_where(images, mirrored)
         return self._coloured(images, generator) if self._has_noise(epoch) else images
+
+    def _alternating_mirrors(self, epoch: int, batch: int) -> Tensor:
+        """Returns which images of a training batch are mirrored: bool [N], of each image the opposite of last epoch."""
+        plan = self._plan(self.source.train)
+        if self._mirrors is None or self._mirrors[0] != epoch:
+            first = torch.randint(2, (plan.n,), generator=torch.Generator().manual_seed(derive(self.seed, "mirror")))
+            order = epoch_order(plan.n, self.seed, self._order_epoch(epoch), shuffle=True)
+            self._mirrors = epoch, (first[order] + epoch) % 2 == 1
+        return plan.share(self._mirrors[1], batch)
+
+    def _order_epoch(self, epoch: int) -> int:
+        """Returns the epoch whose order of the training images is used in `epoch`."""
+        # Trainer(overfit_batches=n) must get the same n batches in every epoch.
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return 0 if overfit else epoch
 
     def _has_noise(self, epoch: int) -> bool:
         last = self.spec.pca_epochs
@@ -223,9 +252,7 @@ class ImageData(pl.LightningDataModule):
         plan = self._plan(split)
 
         def order() -> Tensor:
-            # Trainer(overfit_batches=n) must get the same n batches in every epoch.
-            overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-            return epoch_order(plan.n, self.seed, 0 if overfit else self._epoch, shuffle)
+            return epoch_order(plan.n, self.seed, self._order_epoch(self._epoch), shuffle)
 
         pin = self._device.type == "cuda"
         if isinstance(split, StreamedSplit) and not isinstance(split, CachedSplit):

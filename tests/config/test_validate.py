@@ -82,7 +82,7 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
         ({"model.lrn": 3}, "model.lrn=3: must be a group of settings, not one value"),
         ({"model": "lrn"}, "model=lrn: must be a group of settings; write model=NAME"),
         ({"callbacks": [1]}, "callbacks=[1]: must be a group of settings; write callbacks=NAME"),
-        ({"optim.name": "sgdd"}, "optim.name=sgdd: did you mean sgd? one of sgd, krizhevsky, adam, adamw"),
+        ({"optim.name": "sgdd"}, "optim.name=sgdd: did you mean sgd? one of sgd, krizhevsky, adam, adamw, muon"),
         ({"callbacks.ema.decay": 0.9}, "callbacks.ema: is not among the callbacks chosen; add it with callbacks=ema"),
         ({"seed": -1}, "seed=-1: must be at least 0"),
         ({"name": "a/b"}, "name=a/b: must be a folder's name: no slash, no comma, no equals sign"),
@@ -102,6 +102,14 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
             {"schedule.layers": {"conv9": {"milestones": [3], "factors": [0]}}},
             "schedule.layers.conv9: the network has no such stage; did you mean conv5? one of "
             "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8",
+        ),
+        (
+            {"optim": {"name": "muon"}, "trainer.strategy": "columns", "model": "paper"},
+            "trainer.strategy=columns: does not go with optim=muon, which needs whole matrices on each rank; write ddp",
+        ),
+        (
+            {"data.mirror": False, "data.mirror_alternately": True},
+            "data.mirror_alternately=true: needs data.mirror=true",
         ),
         ({"trainer.min_epochs": 30}, "trainer.min_epochs=30: must be at most trainer.max_epochs=10"),
         (

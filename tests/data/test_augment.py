@@ -88,7 +88,7 @@ def test_center_crop() -> None:
     assert torch.equal(center_crop(IMAGES, 9)[0], IMAGES[0, :, 2:11, 0:9])
     for side in range(1, 11):
         assert torch.equal(center_crop(IMAGES, side), transforms.center_crop(IMAGES, [side, side]))
-        for views in (1, 9, 10):
+        for views in (1, 2, 9, 10):
             assert torch.equal(crop_views(IMAGES, side, views)[center_view(views)], center_crop(IMAGES, side))
 
 
@@ -101,20 +101,20 @@ def test_facts_nine_views_of_32_at_24() -> None:
     assert view_places(32, 32, 24, 9) == grid
 
 
-@pytest.mark.parametrize("views", [1, 9, 10])
+@pytest.mark.parametrize("views", [1, 2, 9, 10])
 def test_views_are_squares_and_ten_views_include_mirrors(views: int) -> None:
     found = crop_views(IMAGES, 6, views)
     assert len(found) == views
     for i, image in enumerate(IMAGES[:8]):
         expected = [image.numpy()[:, top : top + 6, left : left + 6] for top, left in view_places(12, 10, 6, views)]
-        expected += [square[:, :, ::-1] for square in expected] if views == 10 else []
+        expected += [square[:, :, ::-1] for square in expected] if views in (2, 10) else []
         for view, square in zip(found, expected, strict=True):
             assert np.array_equal(view[i].numpy(), square)
     assert torch.equal(found[center_view(views)], center_crop(IMAGES, 6))
 
 
 def test_other_numbers_of_views_are_rejected() -> None:
-    with pytest.raises(ValueError, match="views=5: must be 1, 9 or 10"):
+    with pytest.raises(ValueError, match="views=5: must be 1, 2, 9 or 10"):
         crop_views(IMAGES, 6, 5)
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from PIL import Image
 
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.validate import validate
 from alexnet_exp.errors import Refused
+from alexnet_exp.model.whitening import whitening_filters
 from alexnet_exp.training.build import build, open_data, prepare
 from alexnet_exp.training.datamodule import ImageData
 from tests.conftest import TINY
@@ -130,3 +132,16 @@ def test_user_data_is_prepared_by_one_process_at_a_time(
     if writable:
         assert max(most) == 1
         assert list((cache / "alexnet_exp").iterdir()) == []
+
+
+def test_prepare_whitens_the_first_layer_from_evenly_spaced_training_images() -> None:
+    whitened = ("model.stages.conv1.whiten=true", "model.stages.conv1.out=16", "model.width=1")
+    experiment = build(validate(compose([*TINY, *whitened])))
+    prepare(experiment)
+    assert isinstance(experiment.data, ImageData)
+    train = experiment.data.split("train")
+    images = experiment.module.preprocess(experiment.data.centred(train.images(torch.arange(len(train)))))
+    filters, biases = whitening_filters(images, 3)
+    conv = experiment.network.conv1.conv
+    assert torch.equal(conv.weight, filters[:16])
+    assert torch.equal(conv.bias, biases[:16])

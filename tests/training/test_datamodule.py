@@ -101,6 +101,27 @@ def test_augmentation_is_a_function_of_seed_epoch_batch_and_rank() -> None:
     assert crops(0, 0) == drawn[0]
 
 
+@pytest.mark.parametrize("random_crop", [True, False])
+def test_alternating_mirrors_mirror_each_image_in_every_second_epoch(tmp_path: Path, random_crop: bool) -> None:
+    spec, module = Random(**SMALL, mirror=True, mirror_alternately=True, random_crop=random_crop), Recorder()
+    data = ImageData(spec, 8, 1, seed=3)
+    trainer(tmp_path, max_epochs=3).fit(module, datamodule=data)
+    train = data.source.train
+    stored = train.images(torch.arange(len(train)))
+    seen: list[dict[int, bool]] = [{}, {}, {}]
+    for epoch, _, images, _ in module.seen["train"]:
+        for image in images:
+            same = (stored == image).flatten(1).all(1)
+            mirrored = (stored.flip(3) == image).flatten(1).all(1)
+            assert int(same.sum() + mirrored.sum()) == 1
+            seen[epoch][int((same | mirrored).nonzero())] = bool(mirrored.any())
+    first = seen[0]
+    assert len(first) == len(train)
+    assert 0.2 < sum(first.values()) / len(first) < 0.8
+    assert seen[1] == {image: not flipped for image, flipped in first.items()}
+    assert seen[2] == first
+
+
 def test_without_random_crops_training_uses_the_central_crop() -> None:
     data = opened(Random(**SMALL, crop=6, pad=2, random_crop=False), input_size=6)
     images = data.source.train.images(torch.arange(16))

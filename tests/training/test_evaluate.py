@@ -81,7 +81,7 @@ def by_hand(run: Run, views: int) -> NDArray[np.float64]:
     else:
         places = [(4, 4)]
     squares = [images[:, :, top : top + 24, left : left + 24] for top, left in places]
-    squares += [torch.flip(square, [-1]) for square in squares] if views == 10 else []
+    squares += [torch.flip(square, [-1]) for square in squares] if views in (2, 10) else []
     found = [classifier(square.contiguous()).double().softmax(1).numpy() for square in squares]
     return np.mean(found, axis=0)
 
@@ -102,7 +102,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-@pytest.mark.parametrize("views", [9, 10])
+@pytest.mark.parametrize("views", [2, 9, 10])
 def test_views_average_probabilities(cropped: Run, views: int, capsys: pytest.CaptureFixture[str]) -> None:
     line = told(capsys, str(cropped.path), "--views", str(views))
     labels = network_and_images(cropped)[2]
@@ -220,7 +220,7 @@ def test_impossible_views_are_rejected_before_training(
     assert "test.views=10: a crop of 32 has only one view in images stored at 32x32; train with data.crop=28" in (
         capsys.readouterr().err
     )
-    with pytest.raises(Refused, match=r"views=5: must be 1, 9 or 10"):
+    with pytest.raises(Refused, match=r"views=5: must be 1, 2, 9 or 10"):
         TestSettings(views=5)
 
 

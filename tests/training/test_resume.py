@@ -112,6 +112,10 @@ CASES = {
         *("model=lrn", "model.dropout=0.5", "optim=krizhevsky", "schedule=four_stages", "trainer.max_epochs=2"),
         "+schedule.layers.conv1={milestones:[1],factors:[0],biases:false}",
     ),
+    "muon, whitened layer, alternating mirrors": (
+        *("optim=muon", "optim.other_lr=4", "model.stages.conv1.whiten=true", "model.stages.conv1.out=16"),
+        *("model.width=1", "data.mirror=true", "data.mirror_alternately=true"),
+    ),
     "Keras's Adam": ("optim=adam", "optim.eps=1e-3", "optim.eps_mode=keras"),
     "plateau": ("optim=sgd", "schedule=plateau", "schedule.patience=0", "trainer.max_epochs=3"),
     "a number of steps": ("trainer.max_steps=7", "trainer.max_epochs=null"),
@@ -171,7 +175,7 @@ def test_resumed_run_is_bit_identical(
     assert_equal(undisturbed(case), run)
 
 
-NEW_SETTINGS = ("schedule.biases", "schedule.layers", "data.pca_epochs", "optim.eps_mode")
+NEW_SETTINGS = ("schedule.biases", "schedule.layers", "data.pca_epochs", "optim.eps_mode", "data.mirror_alternately")
 
 
 def test_run_without_a_new_setting_resumes_with_its_default(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def equal(one: Any, two: Any) -> bool:
     return torch.equal(one, two) if isinstance(one, Tensor) else bool(one == two)
 
 
-@pytest.mark.parametrize("optim", ["adamw", "sgd", "krizhevsky"])
+@pytest.mark.parametrize("optim", ["adamw", "sgd", "krizhevsky", "muon"])
 def test_skipped_step_changes_nothing(optim: str, train_run: TrainRun, poisoned: Any) -> None:
     seen = poisoned({2, 4})
     run = train_run("run", "trainer.on_nan=skip", f"optim={optim}", "schedule=constant", "test.run=false")
