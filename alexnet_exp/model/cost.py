@@ -81,7 +81,7 @@ def _learned(part: Part, spec: Network) -> Layer:
         part.slot,
         part.after,
         parameters=parameters,
-        trainable_parameters=parameters,
+        trainable_parameters=out if stage.whiten else parameters,
         multiply_adds=weights * pixels,
         activations=math.prod(part.after),
     )

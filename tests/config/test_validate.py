@@ -104,8 +104,8 @@ def test_what_was_set_arrives_and_the_rest_is_the_default() -> None:
             "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8",
         ),
         (
-            {"optim": {"name": "muon"}, "trainer.strategy": "columns", "model": "paper"},
-            "trainer.strategy=columns: does not go with optim=muon, which needs whole matrices on each rank; write ddp",
+            {"optim": {"name": "muon"}, "trainer.strategy": "fsdp"},
+            "trainer.strategy=fsdp: does not go with optim=muon, which needs whole matrices on each rank; write ddp",
         ),
         (
             {"data.mirror": False, "data.mirror_alternately": True},

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from alexnet_exp.errors import Refused
+from alexnet_exp.model.cost import layers, totals
 from alexnet_exp.model.network import AlexNet
 from alexnet_exp.model.spec import Network, Stage
 from alexnet_exp.model.whitening import whiten, whitened_layer, whitening_filters
@@ -54,6 +55,8 @@ def test_the_layer_gets_the_largest_components_and_is_not_trained() -> None:
     assert torch.equal(layer.bias, biases[:10])
     assert not layer.weight.requires_grad
     assert layer.bias.requires_grad
+    trained = sum(each.numel() for each in net.parameters() if each.requires_grad)
+    assert totals(layers(net.spec)).trainable_parameters == trained
     assert whitened_layer(network(whiten=False)) is None
 
 
