@@ -14,7 +14,7 @@ from alexnet_exp.bench.layers import fused_name, leaves
 from alexnet_exp.kernels.batch_norm import NO_POOL
 from alexnet_exp.kernels.bindings import library
 from alexnet_exp.kernels.calibration import calls, measure
-from alexnet_exp.kernels.choice import ANY, CONVOLUTION, Candidate, Operator, Shape, active, dtype_name
+from alexnet_exp.kernels.choice import ANY, CONVOLUTION, Candidate, Operator, Shape, active, dtype_name, of_run
 from alexnet_exp.kernels.convolution import Ways
 from alexnet_exp.model import stage
 from alexnet_exp.model.lrn import LRN
@@ -78,7 +78,7 @@ def layer_operators(network: nn.Module, channels: int, size: int, bf16: bool) ->
 def image_operator(channels: int, size: int, bf16: bool) -> LayerOperator:
     """Returns the scaling of images of `size` pixels to the network's input."""
     shape = Shape(channels, channels, size)
-    chosen = active("float32").candidate(Operator.IMAGES, shape)  # the choice of both precisions
+    chosen = of_run().candidate(Operator.IMAGES, shape)
     return LayerOperator("(images)", Operator.IMAGES, "bfloat16" if bf16 else "float32", shape, chosen)
 
 

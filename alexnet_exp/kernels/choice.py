@@ -186,7 +186,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 # --- the choice of this process
 
+RUN = "run"
 _active: dict[str, Choice] = {}
+"""By precision, and under RUN the one of `use`."""
 
 
 def active(dtype: str) -> Choice:
@@ -197,9 +199,14 @@ def active(dtype: str) -> Choice:
     return found
 
 
+def of_run() -> Choice:
+    """Returns the last choice of `use`, for an operator whose result need not have the precision of the run."""
+    return _active.get(RUN) or active("float32")
+
+
 def use(choice: Choice) -> None:
-    """Makes it the choice of this process for its precision."""
-    _active[choice.dtype] = choice
+    """Makes it the choice of this process for its precision, and that of the run."""
+    _active[choice.dtype] = _active[RUN] = choice
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alexnet_exp.kernels.bindings import library, loaded
-from alexnet_exp.kernels.choice import Candidate, Operator, active
+from alexnet_exp.kernels.choice import Candidate, Operator, of_run
 from alexnet_exp.kernels.tracing import is_plain_cpu_tensor, operators_are_traced
 
 
@@ -87,7 +87,7 @@ def _takes(images: Tensor) -> bool:
     return (
         not operators_are_traced()
         and is_plain_cpu_tensor(images, torch.uint8)
-        and active("float32").candidate(Operator.IMAGES) == Candidate.NATIVE
+        and of_run().candidate(Operator.IMAGES) == Candidate.NATIVE
     )
 
 

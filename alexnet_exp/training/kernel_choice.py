@@ -33,7 +33,7 @@ class RunKernels:
 
     def record(self) -> dict[str, Any]:
         """Returns the entries of result.json and of a checkpoint."""
-        return {NAME_KEY: self.name} | ({} if self.choice is None else {CHOICE_KEY: dict(self.choice)})
+        return {NAME_KEY: self.name, CHOICE_KEY: None if self.choice is None else dict(self.choice)}
 
     def __str__(self) -> str:
         return f"kernels{self.why}: {self.name}"
@@ -48,7 +48,7 @@ def choose_kernels(placement: Placement, compiled: bool, began: Mapping[str, Any
     """
     choice.setting()
     if placement.accelerator != "cpu":
-        return RunKernels("images")
+        return RunKernels(f"images {choice.of_run().candidate(Operator.IMAGES)}")
     dtype = DTYPES.get(placement.precision, "float32")
     needs = _unmet(placement, compiled)
     recorded = _recorded(began or {}, dtype)
@@ -78,6 +78,8 @@ def _unmet(placement: Placement, compiled: bool) -> str:
 def _recorded(began: Mapping[str, Any], dtype: str) -> Choice | None:
     """Returns the choice of a checkpoint; None where it has none for this precision."""
     if CHOICE_KEY in began:
+        if began[CHOICE_KEY] is None:  # saved on a GPU, where torch's operators and Triton compute the rest
+            return None
         try:
             found = Choice.of_json(began[CHOICE_KEY], "as the run began")
         except ValueError as error:
@@ -85,7 +87,8 @@ def _recorded(began: Mapping[str, Any], dtype: str) -> Choice | None:
             return None
         return found if found.dtype == dtype else None
     name = began.get(NAME_KEY)
-    return _of_first_version(name, dtype) if isinstance(name, str) else None
+    # "images" alone was recorded on a GPU.
+    return _of_first_version(name, dtype) if isinstance(name, str) and name != "images" else None
 
 
 def _of_first_version(name: str, dtype: str) -> Choice:

@@ -74,8 +74,25 @@ def test_without_stages_in_kernels_nothing_is_measured(
 
 
 def test_a_gpu_has_no_choice(measured: list[str]) -> None:
-    assert choose_kernels(placed("cuda", "bf16-mixed"), compiled=False).record() == {"kernels": "images"}
+    found = choose_kernels(placed("cuda", "bf16-mixed"), compiled=False)
+    assert found.record() == {"kernels": "images native", "kernel_choice": None}
     assert measured == []
+
+
+def test_a_checkpoint_of_a_gpu_resumes_on_a_cpu_with_the_measured_choice(
+    measured: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of this version and of version 0.1."""
+    for began in ({"kernels": "images native", "kernel_choice": None}, {"kernels": "images"}):
+        choose_kernels(placed(), compiled=False, began=began)
+    assert (measured, caplog.text) == (["float32"] * 2, "")
+
+
+def test_the_images_of_a_bfloat16_run_follow_its_choice() -> None:
+    assert choice.of_run().candidate(Operator.IMAGES) == Candidate.NATIVE  # nothing is chosen yet
+    choice.use(choice.forced("native", "float32"))
+    choice.use(choice.forced("torch", "bfloat16"))
+    assert choice.of_run().candidate(Operator.IMAGES) == Candidate.TORCH
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
