@@ -26,8 +26,10 @@ INSTRUCTIONS = {
     "bf16": "ARM-BF16",
     "asimd": "NEON",
 }
-LSCPU = ("Model name", "CPU family", "Model", "Stepping", "CPU(s)", "Thread(s) per core", "L1d cache", "L2 cache")
-LSCPU += ("L3 cache", "Hypervisor vendor")
+LSCPU = (
+    *("Model name", "CPU family", "Model", "Stepping", "CPU(s)", "Thread(s) per core"),
+    *("L1d cache", "L2 cache", "L3 cache", "Hypervisor vendor"),
+)
 
 
 @dataclass(frozen=True)
