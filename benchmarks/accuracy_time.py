@@ -27,7 +27,6 @@ from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.runs.reader import read_config, read_result, read_steps
 from alexnet_exp.training.build import build, lay_out, prepare
 from alexnet_exp.training.devices import cpu_computes_in_bf16, place
-from alexnet_exp.training.kernel_choice import choose_kernels
 from alexnet_exp.training.trainer import build_trainer
 from benchmarks import cifar as images_of
 from benchmarks.processor import results_folder
@@ -140,7 +139,6 @@ def our_curve(cifar: Path | None) -> list[tuple[float, float]]:
     config = compose_run([EXPERIMENT, *images_of.overrides(cifar)]).config
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
-    choose_kernels(placement, compiled=False)
     lay_out(experiment, placement.channels_last)
     prepare(experiment)
     curve = Curve(experiment.data)

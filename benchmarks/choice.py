@@ -16,12 +16,13 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.validate import validate
 from alexnet_exp.kernels.calibration import calibrated
-from alexnet_exp.kernels.choice import ANY, CONVOLUTION, Candidate, Choice, Operator, forced, using
+from alexnet_exp.kernels.choice import ANY, CONVOLUTION, Candidate, Choice, Operator, active, forced, using
 from alexnet_exp.processes.memory import keep_freed_memory
 from alexnet_exp.training.devices import cpu_computes_in_bf16
 from benchmarks.overhead import Bare
@@ -31,7 +32,7 @@ LEAST = 0.97  # of the best candidate's throughput
 SECONDS = 24.0  # of the steps of a row
 FEWEST, MOST = 5, 120  # turns
 WARMUP = 2
-DEFAULT = "default"
+DEFAULT, MEASURED = "default", "measured"
 SMALL = ("data.size=32", "data.classes=10")
 RANDOM = ("data=random", "data.val=none", "test.run=false", "schedule=constant", "trainer=cpu")
 NETWORKS: Mapping[str, tuple[str, ...]] = {
@@ -108,7 +109,8 @@ def measure(network: str, dtype: str, batch: int, chosen: Choice, turns: int | N
 
 
 def _step(bare: Bare, side: Choice) -> float:
-    with using(side):
+    images = active("float32") if side.source == MEASURED else replace(side, dtype="float32")
+    with using(images), using(side):  # the scaling of images asks for the choice of float32
         start = time.perf_counter()
         bare.step()
         return time.perf_counter() - start

@@ -36,7 +36,6 @@ from alexnet_exp.training.callbacks.progress import Progress
 from alexnet_exp.training.callbacks.recorder import Recorder
 from alexnet_exp.training.checkpoints.callback import Checkpoints
 from alexnet_exp.training.devices import Placement, place, skip_nvml_check
-from alexnet_exp.training.kernel_choice import choose_kernels
 from alexnet_exp.training.module import AlexNetModule
 from alexnet_exp.training.trainer import build_trainer
 from benchmarks.rows import Goal, Row
@@ -133,7 +132,6 @@ def opened(config: Config) -> tuple[Experiment, Placement]:
     """The experiment with its data, on the CPU, in the layout that its placement says."""
     experiment = build(config)
     placement = place(config.trainer, experiment.multiply_adds)
-    choose_kernels(placement, compiled=False)
     lay_out(experiment, placement.channels_last)
     prepare(experiment)
     return experiment, placement

@@ -211,19 +211,15 @@ static void packed_forward(const float *weights, int64_t out, int64_t taps, int6
     for (int64_t each = 0; each < out / size * taps; each++) {
         int64_t block = each / taps, tap = each % taps;
         uint32_t *place = to + each * in / 2 * size;
-        for (int64_t first = 0; first < in; first += 2 * LANES) {
-            int64_t count = least(2 * LANES, in - first);
-            __mmask16 low = (__mmask16)((1u << least(LANES, count)) - 1), high = (__mmask16)((1u << (count - least(LANES, count))) - 1);
-            for (int64_t o = 0; o < size; o += LANES) {
-                __m512i pairs[LANES];
-                for (int64_t row = 0; row < LANES; row++) {
-                    const float *line = weights + ((block * size + o + row) * taps + tap) * in + first;
-                    __m512 values = _mm512_maskz_loadu_ps(low, line), others = _mm512_maskz_loadu_ps(high, line + LANES);
-                    pairs[row] = (__m512i)_mm512_cvtne2ps_pbh(others, values);
-                }
-                transpose(pairs);
+        for (int64_t first = 0; first < in; first += LANES) { /* so far as a line of the cache goes */
+            int64_t count = least(LANES, in - first);
+            for (int64_t o = 0; o < size; o++) {
+                uint32_t pairs[LANES / 2];
+                __mmask16 mask = (__mmask16)((1u << count) - 1);
+                __m512 line = _mm512_maskz_loadu_ps(mask, weights + ((block * size + o) * taps + tap) * in + first);
+                _mm256_storeu_si256((__m256i *)pairs, (__m256i)_mm512_cvtneps_pbh(line));
                 for (int64_t pair = 0; pair < count / 2; pair++)
-                    _mm512_storeu_si512(place + (first / 2 + pair) * size + o, pairs[pair]);
+                    place[(first / 2 + pair) * size + o] = pairs[pair];
             }
         }
     }

@@ -145,22 +145,16 @@ static void packed(const uint16_t *maps, int64_t n, int64_t pixels, int64_t chan
             int64_t part = each / pixels;
             const uint16_t *from = maps + part * SIDE * image + each % pixels * channels + block * SIDE;
             uint32_t *place = to + (block * parts * pixels + each) * ROWS * SIDE;
-            uint32_t lines[ROWS][SIDE] __attribute__((aligned(64)));
             for (int64_t pair = 0; pair < ROWS; pair++) {
                 int64_t count = n - part * SIDE - 2 * pair;
-                uint32_t *pairs = across ? lines[pair] : place + pair * SIDE;
+                uint32_t line[SIDE], *pairs = across ? line : place + pair * SIDE;
                 if (count > 1)
                     pairs_of(from + 2 * pair * image, image, 2, pairs);
                 else
                     pairs_of(from + 2 * pair * image, image, count, pairs);
-            }
-            for (int64_t half = 0; across && half < SIDE; half += ROWS) {
-                __m512i rows[ROWS];
-                for (int64_t pair = 0; pair < ROWS; pair++)
-                    rows[pair] = _mm512_load_si512(lines[pair] + half);
-                transpose(rows);
-                for (int64_t c = 0; c < ROWS; c++)
-                    _mm512_storeu_si512(place + (half + c) * ROWS, rows[c]);
+                if (across)
+                    for (int64_t c = 0; c < SIDE; c++)
+                        place[c * ROWS + pair] = line[c];
             }
         }
 }
