@@ -35,7 +35,7 @@ from benchmarks.table import Result
 
 KERAS_CURVE = "keras_tutorial.jsonl"  # beside this processor's results
 EXPERIMENT = "experiment=fast_cifar10"
-EVERY = 20  # steps, of 200, between two points of the curve
+EVERY = 15  # steps, of 150, between two points of the curve
 PRINTED = 0.6053  # the last test accuracy that the tutorial prints
 SOONER, SOONER_IN_FLOAT32 = 60, 20
 OTHER_SIDE = "#c4661f"

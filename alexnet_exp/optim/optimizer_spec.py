@@ -177,7 +177,7 @@ class Muon(Optimizer):
     lr: float = 0.1
     weight_decay: float = 0.005
     momentum: float = 0.6
-    other_lr: float = 20.0
+    other_lr: float = 5.0
     normalize: bool = True
 
     def __post_init__(self) -> None:
