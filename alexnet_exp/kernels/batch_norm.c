@@ -12,7 +12,7 @@
 #include "common.h"
 
 #include <stdlib.h>
-#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -29,6 +29,7 @@ enum {
     WIDTH = VECTOR_BYTES / 4, /* floats in a vector */
     GROUP = 4,                /* vectors of a pixel summed at a time: whole cache lines, and sums stay in registers */
     CHUNK = 256,              /* pixels in a partial sum */
+    PIECE = 16,               /* pixels without a pool in work at a time: they stay in the L1 cache */
     NONE = 255,
 };
 
@@ -42,12 +43,54 @@ typedef struct {
     int64_t n, height, width, channels, kernel, stride, rows, columns; /* rows, columns: of the pooled maps */
 } Shape;
 
-/* `where` is all ones or all zeros in each lane, as comparisons give it */
-INLINE ints picked(ints where, ints then, ints otherwise) { return (where & then) | (~where & otherwise); }
-INLINE floats chosen(ints where, floats then, floats otherwise)
+/* ---- what gcc makes several instructions of where the processor has one: masks, conversions */
+
+#if defined(__AVX512F__)
+typedef __mmask16 mask;
+INLINE mask greater(floats a, floats b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ); }
+INLINE mask at_most_0(floats a) { return _mm512_cmp_ps_mask((__m512)a, _mm512_setzero_ps(), _CMP_LE_OQ); }
+INLINE mask is_nan(floats a) { return _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_UNORD_Q); }
+INLINE mask equal(ints a, int32_t b) { return _mm512_cmpeq_epi32_mask((__m512i)a, _mm512_set1_epi32(b)); }
+INLINE ints picked(mask where, ints then, ints otherwise)
+{
+    return (ints)_mm512_mask_blend_epi32(where, (__m512i)otherwise, (__m512i)then);
+}
+INLINE floats chosen(mask where, floats then, floats otherwise)
+{
+    return (floats)_mm512_mask_blend_ps(where, (__m512)otherwise, (__m512)then);
+}
+INLINE floats kept(mask where, floats values) { return (floats)_mm512_maskz_mov_ps(where, (__m512)values); }
+INLINE words wide_halves(halves values) { return (words)_mm512_cvtepu16_epi32((__m256i)values); }
+INLINE ints wide_bytes(bytes values) { return (ints)_mm512_cvtepu8_epi32((__m128i)values); }
+INLINE halves narrow_halves(words values) { return (halves)_mm512_cvtepi32_epi16((__m512i)values); }
+INLINE bytes narrow_bytes(ints values) { return (bytes)_mm512_cvtepi32_epi8((__m512i)values); }
+#else
+typedef ints mask; /* all ones or all zeros in each lane, as comparisons give it */
+INLINE mask greater(floats a, floats b) { return a > b; }
+INLINE mask at_most_0(floats a) { return a <= 0; }
+INLINE mask is_nan(floats a) { return a != a; }
+INLINE mask equal(ints a, int32_t b) { return a == b; }
+INLINE ints picked(mask where, ints then, ints otherwise) { return (where & then) | (~where & otherwise); }
+INLINE floats chosen(mask where, floats then, floats otherwise)
 {
     return (floats)picked(where, (ints)then, (ints)otherwise);
 }
+INLINE floats kept(mask where, floats values) { return (floats)(where & (ints)values); }
+INLINE halves narrow_halves(words values) { return __builtin_convertvector(values, halves); }
+INLINE bytes narrow_bytes(ints values) { return __builtin_convertvector(values, bytes); }
+#if defined(__AVX2__)
+INLINE words wide_halves(halves values) { return (words)_mm256_cvtepu16_epi32((__m128i)values); }
+INLINE ints wide_bytes(bytes values)
+{
+    int64_t bits;
+    memcpy(&bits, &values, sizeof bits);
+    return (ints)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bits));
+}
+#else
+INLINE words wide_halves(halves values) { return __builtin_convertvector(values, words); }
+INLINE ints wide_bytes(bytes values) { return __builtin_convertvector(values, ints); }
+#endif
+#endif
 
 /* ---- `count` values from or to `at`: WIDTH, which the compiler knows, or fewer, the rest of the vector zeros.
    Whole vectors are no memcpy: gcc would copy them in halves, through memory. */
@@ -74,7 +117,7 @@ INLINE floats load(const void *from, int half, int64_t at, int64_t count)
         return values;
     }
     LOADED(halves, upper, (const uint16_t *)from + at, count);
-    return (floats)(__builtin_convertvector(upper, words) << 16);
+    return (floats)(wide_halves(upper) << 16);
 }
 
 INLINE void store(void *to, int half, int64_t at, floats values, int64_t count)
@@ -87,7 +130,7 @@ INLINE void store(void *to, int half, int64_t at, floats values, int64_t count)
     halves upper = (halves)_mm512_cvtneps_pbh((__m512)values);
 #else
     words bits = (words)values, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    halves upper = __builtin_convertvector((words)picked(values != values, (ints){0} + 0x7fc0, (ints)rounded), halves);
+    halves upper = narrow_halves((words)picked(is_nan(values), (ints){0} + 0x7fc0, (ints)rounded));
 #endif
     STORED(halves, upper, (uint16_t *)to + at, count);
 }
@@ -97,7 +140,7 @@ INLINE floats constants(const float *of_channels, int64_t c, int64_t count) { re
 INLINE ints places(const uint8_t *taken, int64_t at, int64_t count)
 {
     LOADED(bytes, found, taken + at, count);
-    return __builtin_convertvector(found, ints);
+    return wide_bytes(found);
 }
 
 /* Runs `statement` for blocks that cover all channels: `vectors` vectors of `count` channels from `c` on. The last block
@@ -124,6 +167,15 @@ INLINE ints places(const uint8_t *taken, int64_t at, int64_t count)
             (void)vectors;                                                      \
             statement;                                                          \
         }                                                                       \
+    } while (0)
+
+/* Runs `statement` with `half` as a constant. */
+#define CALLED(statement, half, kernel, stride)  \
+    do {                                         \
+        if (half)                                \
+            statement(1, kernel, stride);        \
+        else                                     \
+            statement(0, kernel, stride);        \
     } while (0)
 
 /* ---- statistics ---- */
@@ -207,61 +259,59 @@ typedef struct {
 } Forward;
 
 /* One block of channels of one pixel of y, `to`, from a window of high * wide pixels of x, the first one at `from`. */
-INLINE void forward_block(const Forward *job, int half, int64_t kernel, int64_t high, int64_t wide, int64_t from,
-                          int64_t to, int64_t c, int64_t count)
+INLINE void forward_window(const Forward *job, int half, int64_t kernel, int64_t high, int64_t wide, int64_t from,
+                           int64_t to, floats gain, floats bias, int64_t count)
 {
-    floats gain = constants(job->gain, c, count), bias = constants(job->bias, c, count);
-    floats source = load(job->x, half, from + c, count), best = source * gain + bias;
+    floats source = load(job->x, half, from, count), best = source * gain + bias;
     ints place = {0};
     for (int64_t i = 0; i < high; i++)
         for (int64_t j = i == 0; j < wide; j++) {
-            floats x = load(job->x, half, from + (i * job->s.width + j) * job->s.channels + c, count);
+            floats x = load(job->x, half, from + (i * job->s.width + j) * job->s.channels, count);
             floats value = x * gain + bias;
-            ints better = (value > best) | (value != value);
+            mask better = greater(value, best) | is_nan(value);
             best = chosen(better, value, best);
             source = chosen(better, x, source);
             place = picked(better, (ints){0} + (int32_t)(i * kernel + j), place);
         }
-    ints stopped = best <= 0;
-    store(job->y, half, to + c, chosen(stopped, (floats){0}, best), count);
+    mask stopped = at_most_0(best);
+    store(job->y, half, to, chosen(stopped, (floats){0}, best), count);
     if (kernel > 1 && job->taken != NULL) {
-        bytes taken = __builtin_convertvector(picked(stopped, (ints){0} + NONE, place), bytes);
-        STORED(bytes, taken, job->taken + to + c, count);
-        store(job->source, half, to + c, source, count);
+        bytes taken = narrow_bytes(picked(stopped, (ints){0} + NONE, place));
+        STORED(bytes, taken, job->taken + to, count);
+        store(job->source, half, to, source, count);
     }
 }
 
-/* One line of y. Windows are cut off at the edges of the maps. */
-INLINE void forward_line(const Forward *job, int half, int64_t kernel, int64_t stride, int64_t line)
+/* One block of channels of one line of y: what belongs to a channel stays in registers along the line. Windows are cut
+   off at the edges of the maps. */
+INLINE void forward_block(const Forward *job, int half, int64_t kernel, int64_t stride, int64_t line, int64_t c,
+                          int64_t count)
 {
     const Shape s = job->s;
-    int64_t image = line / s.rows, top = line % s.rows * stride, high = least(kernel, s.height - top);
-    for (int64_t column = 0; column < s.columns; column++) {
-        int64_t left = column * stride, wide = least(kernel, s.width - left);
-        int64_t from = ((image * s.height + top) * s.width + left) * s.channels;
-        int64_t to = (line * s.columns + column) * s.channels;
+    const floats gain = constants(job->gain, c, count), bias = constants(job->bias, c, count);
+    int64_t top = line % s.rows * stride, high = least(kernel, s.height - top);
+    int64_t from = (line / s.rows * s.height + top) * s.width * s.channels + c, to = line * s.columns * s.channels + c;
+    for (int64_t column = 0; column < s.columns; column++, from += stride * s.channels, to += s.channels) {
+        int64_t wide = least(kernel, s.width - column * stride);
         if (high == kernel && wide == kernel) /* of a size that is known: unrolled */
-            FOR_BLOCKS(s.channels, 1, forward_block(job, half, kernel, kernel, kernel, from, to, c, count));
+            forward_window(job, half, kernel, kernel, kernel, from, to, gain, bias, count);
         else
-            FOR_BLOCKS(s.channels, 1, forward_block(job, half, kernel, high, wide, from, to, c, count));
+            forward_window(job, half, kernel, high, wide, from, to, gain, bias, count);
     }
 }
 
-/* A function of its own: in one that is outlined for threads the sizes would be no constants. */
-static void forward_any_line(const Forward *job, int64_t line)
+/* One line of y. A function of its own: in one that is outlined for threads the sizes would be no constants. */
+static void forward_line(const Forward *job, int64_t line)
 {
     int64_t kernel = job->s.kernel, stride = job->s.stride;
-#define LINE(half)                                   \
-    if (kernel == 1)                                 \
-        forward_line(job, half, 1, 1, line);         \
-    else if (kernel == 3 && stride == 2)             \
-        forward_line(job, half, 3, 2, line);         \
-    else                                             \
-        forward_line(job, half, kernel, stride, line)
-    if (job->half) {
-        LINE(1);
+#define LINE(half, kernel, stride) \
+    FOR_BLOCKS(job->s.channels, 1, forward_block(job, half, kernel, stride, line, c, count))
+    if (kernel == 1) {
+        CALLED(LINE, job->half, 1, 1);
+    } else if (kernel == 3 && stride == 2) {
+        CALLED(LINE, job->half, 3, 2);
     } else {
-        LINE(0);
+        CALLED(LINE, job->half, kernel, stride);
     }
 #undef LINE
 }
@@ -274,7 +324,7 @@ void batch_norm_forward(const void *x, int half, const int64_t *shape, const flo
     memcpy(&job.s, shape, sizeof job.s);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t line = 0; line < job.s.n * job.s.rows; line++)
-        forward_any_line(&job, line);
+        forward_line(&job, line);
 }
 
 /* ---- backward ---- */
@@ -282,7 +332,7 @@ void batch_norm_forward(const void *x, int half, const int64_t *shape, const flo
 /* The gradient g of y as it passes the ReLU, `x` being the value that was taken. */
 INLINE floats passed(floats x, floats g, floats gain, floats bias)
 {
-    return chosen(x * gain + bias <= 0, (floats){0}, g);
+    return chosen(at_most_0(x * gain + bias), (floats){0}, g);
 }
 
 typedef struct {
@@ -355,65 +405,134 @@ typedef struct {
     int half;
 } Backward;
 
-/* One block of channels of one pixel, `at`, which `high` * `wide` windows meet: the first one gave y its pixel `to`, and
-   has this pixel at the place `tap`. */
-INLINE void backward_block(const Backward *job, int half, int pooled, int64_t high, int64_t wide, int64_t at, int64_t to,
-                           int64_t tap, int64_t c, int64_t count)
+/* dx of a block of channels; its constants stay in registers. */
+typedef struct {
+    floats scale, slope, offset;
+} Factors;
+
+INLINE Factors factors(const Backward *job, int64_t c, int64_t count)
 {
-    floats x = load(job->x, half, at + c, count), gradient = {0};
-    if (pooled) {
-        for (int64_t i = 0; i < high; i++)
-            for (int64_t j = 0; j < wide; j++) {
-                int64_t pixel = to + (i * job->s.columns + j) * job->s.channels + c;
-                ints here = (ints){0} + (int32_t)(tap - (i * job->s.kernel + j) * job->s.stride);
-                here = places(job->taken, pixel, count) == here;
-                gradient += (floats)(here & (ints)load(job->g, half, pixel, count));
-            }
-    } else {
-        floats gain = constants(job->gain, c, count), bias = constants(job->bias, c, count);
-        gradient = passed(x, load(job->g, half, at + c, count), gain, bias);
-    }
-    floats rest = x * constants(job->slope, c, count) + constants(job->offset, c, count);
-    store(job->dx, half, at + c, gradient * constants(job->scale, c, count) + rest, count);
+    return (Factors){constants(job->scale, c, count), constants(job->slope, c, count),
+                     constants(job->offset, c, count)};
 }
 
-/* One line of x. */
-INLINE void backward_line(const Backward *job, int half, int64_t line)
+INLINE void finish(const Backward *job, int half, int64_t at, floats x, floats gradient, const Factors *by,
+                   int64_t count)
+{
+    store(job->dx, half, at, gradient * by->scale + (x * by->slope + by->offset), count);
+}
+
+/* ---- without a pool: one block of channels of `rows` pixels from `first` on */
+INLINE void pixels_block(const Backward *job, int half, int64_t first, int64_t rows, int64_t c, int64_t count)
+{
+    const Factors by = factors(job, c, count);
+    const floats gain = constants(job->gain, c, count), bias = constants(job->bias, c, count);
+    for (int64_t row = first; row < first + rows; row++) {
+        int64_t at = row * job->s.channels + c;
+        floats x = load(job->x, half, at, count), g = load(job->g, half, at, count);
+        finish(job, half, at, x, passed(x, g, gain, bias), &by, count);
+    }
+}
+
+/* ---- pools of any size: one block of channels of one line of x, in which each pixel asks all windows over it */
+INLINE void line_block(const Backward *job, int half, int64_t line, int64_t c, int64_t count)
 {
     const Shape s = job->s;
-    int64_t image = line / s.height, y = line % s.height;
-    int64_t top = y < s.kernel ? 0 : (y - s.kernel) / s.stride + 1; /* the windows over it: rows from top on */
-    int64_t high = least(y / s.stride, s.rows - 1) - top + 1, left = 0, right = 0;
+    const Factors by = factors(job, c, count);
+    int64_t y = line % s.height, top = y < s.kernel ? 0 : (y - s.kernel) / s.stride + 1; /* the windows over it */
+    int64_t bottom = least(y / s.stride, s.rows - 1), left = 0, right = 0;
     for (int64_t column = 0; column < s.width; column++) {
         left += left * s.stride + s.kernel <= column;
         right += (right + 1) * s.stride <= column && right + 1 < s.columns;
-        int64_t wide = right - left + 1, at = (line * s.width + column) * s.channels;
-        int64_t to = ((image * s.rows + top) * s.columns + left) * s.channels;
-        int64_t tap = (y - top * s.stride) * s.kernel + column - left * s.stride;
-#define PIXEL(pooled, high, wide) \
-    FOR_BLOCKS(s.channels, 1, backward_block(job, half, pooled, high, wide, at, to, tap, c, count))
-        if (s.kernel == 1) /* counts that are known: unrolled */
-            PIXEL(0, 1, 1);
-        else if (high == 1 && wide == 1)
-            PIXEL(1, 1, 1);
-        else if (high == 1 && wide == 2)
-            PIXEL(1, 1, 2);
-        else if (high == 2 && wide == 1)
-            PIXEL(1, 2, 1);
-        else if (high == 2 && wide == 2)
-            PIXEL(1, 2, 2);
-        else
-            PIXEL(1, high, wide);
-#undef PIXEL
+        floats gradient = {0};
+        for (int64_t i = top; i <= bottom; i++)
+            for (int64_t j = left; j <= right; j++) {
+                int64_t window = ((line / s.height * s.rows + i) * s.columns + j) * s.channels + c;
+                int64_t tap = (y - i * s.stride) * s.kernel + column - j * s.stride;
+                mask here = equal(places(job->taken, window, count), (int32_t)tap);
+                gradient += kept(here, load(job->g, half, window, count));
+            }
+        int64_t at = (line * s.width + column) * s.channels + c;
+        finish(job, half, at, load(job->x, half, at, count), gradient, &by, count);
     }
 }
 
-static void backward_any_line(const Backward *job, int64_t line)
+/* ---- pools of at most two windows over a pixel in each direction: one block of channels of one line of x. `high` rows
+   of windows are over it, from `top` on. Each window is read once, and kept while the next one is computed. */
+
+typedef struct {
+    ints taken; /* counted from the first place of the window in this line of x */
+    floats g;
+} Window;
+
+INLINE void overlapped_block(const Backward *job, int half, int64_t kernel, int64_t stride, int64_t high, int64_t top,
+                             int64_t line, int64_t c, int64_t count)
 {
-    if (job->half)
-        backward_line(job, 1, line);
+    const Shape s = job->s;
+    const Factors by = factors(job, c, count);
+    const Window none = {(ints){0} + NONE, (floats){0}};
+    Window before[2] = {none, none}, now[2] = {none, none};
+    int64_t window = (line / s.height * s.rows + top) * s.columns * s.channels + c;
+    int64_t at = line * s.width * s.channels + c, place = (line % s.height - top * stride) * kernel;
+    for (int64_t column = 0, left = 0; left < s.width; column++, left += stride, window += s.channels) {
+        for (int64_t i = 0; i < high; i++) {
+            int64_t from = window + i * s.columns * s.channels;
+            now[i] = none;
+            if (column < s.columns) {
+                now[i].taken = places(job->taken, from, count) - (int32_t)(place - i * stride * kernel);
+                now[i].g = load(job->g, half, from, count);
+            }
+        }
+        for (int64_t j = 0; j < stride && left + j < s.width; j++, at += s.channels) {
+            floats gradient = {0};
+            for (int64_t i = 0; i < high; i++) {
+                if (j + stride < kernel)
+                    gradient += kept(equal(before[i].taken, (int32_t)(j + stride)), before[i].g);
+                gradient += kept(equal(now[i].taken, (int32_t)j), now[i].g);
+            }
+            finish(job, half, at, load(job->x, half, at, count), gradient, &by, count);
+        }
+        before[0] = now[0];
+        before[1] = now[1];
+    }
+}
+
+INLINE void overlapped_line(const Backward *job, int half, int64_t kernel, int64_t stride, int64_t line)
+{
+    int64_t y = line % job->s.height, top = y < kernel ? 0 : (y - kernel) / stride + 1;
+    int64_t high = least(y / stride, job->s.rows - 1) - top + 1;
+#define LINE(high) \
+    FOR_BLOCKS(job->s.channels, 1, overlapped_block(job, half, kernel, stride, high, top, line, c, count))
+    if (high == 2) /* counts that are known: unrolled */
+        LINE(2);
+    else if (high == 1)
+        LINE(1);
     else
-        backward_line(job, 0, line);
+        LINE(0);
+#undef LINE
+}
+
+/* Functions of their own, as `forward_line` is. */
+static void backward_line(const Backward *job, int64_t line)
+{
+#define OVERLAPPED(half, kernel, stride) overlapped_line(job, half, kernel, stride, line)
+#define ANY(half, kernel, stride) FOR_BLOCKS(job->s.channels, 1, line_block(job, half, line, c, count))
+    if (job->s.kernel == 3 && job->s.stride == 2) {
+        CALLED(OVERLAPPED, job->half, 3, 2);
+    } else if (job->s.kernel == 2 && job->s.stride == 2) {
+        CALLED(OVERLAPPED, job->half, 2, 2);
+    } else {
+        CALLED(ANY, job->half, 0, 0);
+    }
+#undef OVERLAPPED
+#undef ANY
+}
+
+static void backward_pixels(const Backward *job, int64_t first, int64_t rows)
+{
+#define PIXELS(half, kernel, stride) FOR_BLOCKS(job->s.channels, 1, pixels_block(job, half, first, rows, c, count))
+    CALLED(PIXELS, job->half, 1, 1);
+#undef PIXELS
 }
 
 /* dx = scale * g + slope * x + offset, g being the gradient of y as it comes to each pixel. */
@@ -423,7 +542,14 @@ void batch_norm_backward(const void *x, const void *g, const uint8_t *taken, int
 {
     Backward job = {x, g, taken, gain, bias, scale, slope, offset, dx, .half = half};
     memcpy(&job.s, shape, sizeof job.s);
+    int64_t pixels = job.s.n * job.s.height * job.s.width;
+    if (job.s.kernel == 1) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t line = 0; line < job.s.n * job.s.height; line++)
-        backward_any_line(&job, line);
+        for (int64_t first = 0; first < pixels; first += PIECE)
+            backward_pixels(&job, first, least(PIECE, pixels - first));
+    } else {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t line = 0; line < job.s.n * job.s.height; line++)
+            backward_line(&job, line);
+    }
 }

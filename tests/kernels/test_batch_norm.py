@@ -17,6 +17,7 @@ WINDOWS = {
     "none": NO_POOL,
     "3/2": PoolWindow(3, 2),
     "2/2": PoolWindow(2, 2),
+    "2/2 up": PoolWindow(2, 2, ceil=True),
     "3/2 up": PoolWindow(3, 2, ceil=True),
     "3/1": PoolWindow(3, 1),
     "2/3": PoolWindow(2, 3),
