@@ -111,8 +111,9 @@ def test_results_and_gradients_equal_torchs(window: str, shape: tuple[int, ...],
     assert_close(found, torch_results(x, WINDOWS[window]))
 
 
-def test_a_window_larger_than_the_maps_is_cut_off(dtype: torch.dtype) -> None:
-    x, window = maps(9, 20, 2, 2, dtype=dtype), PoolWindow(3, 2, ceil=True)
+@pytest.mark.parametrize("shape", [(9, 20, 2, 2), (3, 1, 2, 5), (1, 33, 4, 2)], ids=str)
+def test_a_window_larger_than_the_maps_is_cut_off(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, window = maps(*shape, dtype=dtype), PoolWindow(3, 2, ceil=True)
     assert_close(kernel_results(x, window), torch_results(x, window))
 
 
@@ -150,6 +151,26 @@ def test_without_running_statistics_nothing_is_recorded(dtype: torch.dtype) -> N
 def test_of_equal_values_the_first_gets_the_gradient_as_in_torch(window: str, dtype: torch.dtype) -> None:
     x = maps(4, 16, 9, 9, dtype=dtype).round()  # few values: many windows hold their largest more than once
     assert_close(kernel_results(x, WINDOWS[window]), torch_results(x, WINDOWS[window]))
+
+
+@pytest.mark.parametrize("window", ["none", "3/2", "2/2 up"])
+def test_of_zero_images_the_first_value_of_a_window_gets_the_gradient(window: str, dtype: torch.dtype) -> None:
+    x = maps(3, 19, 7, 9, dtype=dtype, scale=0)
+    assert_close(kernel_results(x, WINDOWS[window]), torch_results(x, WINDOWS[window]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("window", ["none", "3/2", "2/2", "2/3"])
+def test_a_nonfinite_gradient_stays_in_its_channel(window: str, value: float, dtype: torch.dtype) -> None:
+    x, (weight, bias, _) = maps(2, 24, 7, 7, dtype=dtype), parameters(24)
+    y = batch_norm_relu(x.requires_grad_(), weight.requires_grad_(), bias, EPS, None, WINDOWS[window])
+    above = torch.ones_like(y)
+    above[0, 3].masked_fill_(y[0, 3] > 0, value)
+    dx, dweight = torch.autograd.grad(y, (x, weight), above)
+    channels = torch.arange(24)
+    assert (y[0, 3] > 0).any()
+    assert dx.isfinite().all((0, 2, 3)).equal(channels != 3)
+    assert dweight.isfinite().equal(channels != 3)
 
 
 @pytest.mark.parametrize("window", ["none", "3/2"])
