@@ -70,7 +70,14 @@ INLINE mask greater(floats a, floats b) { return a > b; }
 INLINE mask at_most_0(floats a) { return a <= 0; }
 INLINE mask is_nan(floats a) { return a != a; }
 INLINE mask equal(ints a, int32_t b) { return a == b; }
-INLINE ints picked(mask where, ints then, ints otherwise) { return (where & then) | (~where & otherwise); }
+INLINE ints picked(mask where, ints then, ints otherwise)
+{
+#if defined(__AVX2__)
+    return (ints)_mm256_blendv_epi8((__m256i)otherwise, (__m256i)then, (__m256i)where);
+#else
+    return (where & then) | (~where & otherwise);
+#endif
+}
 INLINE floats chosen(mask where, floats then, floats otherwise)
 {
     return (floats)picked(where, (ints)then, (ints)otherwise);
