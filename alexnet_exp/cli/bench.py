@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from alexnet_exp.cli.output import report_loading
 from alexnet_exp.cli.parser import with_overrides
 from alexnet_exp.config.compose import compose
 from alexnet_exp.config.composition import Composition, check_new_run
@@ -30,6 +31,7 @@ def run(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     composition = Composition.of(compose(given.overrides, given.config_dir))
 
+    report_loading()
     from alexnet_exp.bench.synthetic import stand_in
 
     container, note = stand_in(composition.config, composition.container)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from alexnet_exp.cli.output import report_loading
 from alexnet_exp.cli.parser import with_overrides
 from alexnet_exp.config.compose import compose_run
 from alexnet_exp.config.schema import Config
@@ -14,6 +15,7 @@ def run(arguments: list[str]) -> int:
     parser = with_overrides("check", "Composes, validates and builds an experiment, and trains one batch.")
     given = parser.parse_args(arguments)
     config = compose_run(given.overrides, given.config_dir).config
+    report_loading()
     print(one_batch(config))
     return 0
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet_exp.cli.output import report_loading
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.config.schema import VIEWS, Config
 from alexnet_exp.config.user_class import UserClass
@@ -62,6 +63,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"eval: --ckpt {given.ckpt}: names one checkpoint for {len(runs)} runs; write best or last")
     save = _save_path(given.save)
 
+    report_loading()
     from alexnet_exp import logs
     from alexnet_exp.training.evaluate import Ensemble
 

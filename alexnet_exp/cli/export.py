@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from alexnet_exp.cli.output import report_loading
 from alexnet_exp.cli.parser import Parser, output_folder
 from alexnet_exp.errors import one_line
 from alexnet_exp.paths import outputs_folder
@@ -23,6 +24,7 @@ def run(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     path = find(given.run, outputs_folder(), trained=True)
 
+    report_loading()
     from alexnet_exp.inference.classifier import load
     from alexnet_exp.inference.export import export_onnx, export_safetensors, need_onnx
 

@@ -21,6 +21,12 @@ SHOWN_METRICS = {
 }
 
 
+def report_loading() -> None:
+    """Prints on a terminal what the next seconds are for; to be called before torch is imported."""
+    if sys.stderr.isatty():
+        print("loading PyTorch and Lightning", file=sys.stderr, flush=True)
+
+
 def run_as_json(path: Path) -> dict[str, Any]:
     """Returns the run's path, status and metrics, as the JSON line of a run or of a sweep has them."""
     result = read_result(path) if (path / "result.json").exists() else {"status": "failed"}

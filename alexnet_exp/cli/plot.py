@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from alexnet_exp.cli.arguments import PROGRAM
+from alexnet_exp.cli.output import report_loading
 from alexnet_exp.cli.parser import Parser, output_folder, with_overrides
 from alexnet_exp.config.user_class import UserClass
 from alexnet_exp.config.validate import validate
@@ -64,6 +65,7 @@ def run(arguments: list[str]) -> int:
     job = PlotJob(path, folder, given.ckpt, given.split, listed, given.seed, given.train_images)
     missing: dict[str, list[str]] = {}
     failed = []
+    report_loading()
     for name in wanted:
         try:
             print(one_line(PICTURES[name](job)), flush=True)

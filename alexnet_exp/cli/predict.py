@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet_exp.cli.output import report_loading
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.data.image_files import images_under
 from alexnet_exp.errors import UserError, one_line
@@ -34,6 +35,7 @@ def run(arguments: list[str]) -> int:
     names = list(_files(given.images))
     path = find(given.run, outputs_folder(), trained=True)
 
+    report_loading()
     from alexnet_exp.inference.classifier import load
 
     classifier = load(path, given.ckpt)

@@ -13,7 +13,7 @@ from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
 from alexnet_exp.cli.arguments import refuse_settings_as_flags, refuse_strays
-from alexnet_exp.cli.output import print_result, run_as_json
+from alexnet_exp.cli.output import print_result, report_loading, run_as_json
 from alexnet_exp.config.compose import check_config_dir, compose, compose_yaml, each_job, prepare_overrides
 from alexnet_exp.config.composer import to_plain
 from alexnet_exp.config.composition import Composition, drop_resume
@@ -54,6 +54,8 @@ def run(arguments: list[str]) -> int:
 def _single(session: HydraSession) -> int:
     """Runs one experiment; the only validation of its configuration is here."""
     composition = session.composition()
+    if rank() == 0:
+        report_loading()
     from alexnet_exp.training.devices import check_devices
 
     check_devices([composition.config])
@@ -66,8 +68,6 @@ def _single(session: HydraSession) -> int:
             return 0 if _is_over(folder) else _join(folder)
         if _has_ended(folder):
             return ExitCode.BAD_INPUT  # rank 0 says why; to wait for it would be in vain
-    if rank() == 0 and sys.stderr.isatty():  # for seconds nothing else is printed
-        print("loading PyTorch and Lightning", file=sys.stderr, flush=True)
     path, ending = session.run(lambda config: _train(composition))
     if rank() == 0 and ending.status != Status.REFUSED:
         print_result(path, ending.code)

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from glob import escape
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +19,6 @@ from zlib import crc32
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from alexnet_exp.atomic import file_lock
@@ -36,7 +36,7 @@ AUTO_DISK_FRACTION = 0.1
 # Written pixels are synced to the disk after this many bytes.
 SYNC_BYTES = 1 << 28
 # Version of data/decode.py and of the cache file. Increase it with every change of pixels or format.
-DECODER_VERSION = f"4, torchvision {torchvision.__version__}"
+DECODER_VERSION = f"4, torchvision {version('torchvision')}"  # its import would take two seconds
 
 
 def load_decoded(files: ImageFiles, size: int, folder: Path) -> Tensor:

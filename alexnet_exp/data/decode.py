@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from alexnet_exp.data.augment import center_margin
 from alexnet_exp.data.formats import open_picture
@@ -147,6 +146,9 @@ def _decode(data: NDArray[np.uint8]) -> Tensor:
         raise ValueError("the file is empty")
     if data[:3].tobytes() == JPEG_START:
         _check_pixel_count(*_jpeg_size(data))
+        # here, because it imports all of torchvision and with it torch._dynamo, for two seconds
+        from torchvision.io import ImageReadMode, decode_jpeg
+
         pixels: Tensor = decode_jpeg(torch.from_numpy(data), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
         # libjpeg does not convert CMYK; Pillow also handles the inverted CMYK of Adobe
         if len(pixels) != 4:

@@ -226,7 +226,7 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     shorten_socket_paths()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alexnet_exp.processes.forkserver", __name__])
+    context.set_forkserver_preload(["alexnet_exp.processes.forkserver", __name__, "torchvision.io"])
     return context
 
 

@@ -43,7 +43,6 @@ PRELOAD = [
     "alexnet_exp.processes.forkserver",
     "torch",
     "torchvision",
-    "pytorch_lightning",
     "alexnet_exp.training.train",
     "alexnet_exp.training.preload",
 ]

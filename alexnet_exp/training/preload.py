@@ -11,17 +11,13 @@ import gc
 from contextlib import suppress
 from importlib import import_module
 
-# All of training. scikit-learn provides the digits.
-import sklearn.datasets  # noqa: F401
-
-import alexnet_exp.training.train  # noqa: F401
+import alexnet_exp.training.train  # noqa: F401  (all of training)
 from alexnet_exp.data.digits import load_pixels_and_labels
 from alexnet_exp.kernels.native import native
 from alexnet_exp.runs import provenance
 
 # Modules that training imports lazily.
 LAZY_MODULES = (
-    *("importlib.readers", "importlib.resources.readers", "sklearn.datasets.data", "sklearn.datasets.descr"),
     *("torch.utils.serialization", "torch.utils.serialization.config"),
     *("torch.nn.parallel.distributed", "torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook"),
 )
