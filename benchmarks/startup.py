@@ -1,4 +1,4 @@
-"""CPU time of commands that train nothing, against Python's bare start, and seconds from Enter to the first step.
+"""CPU time of commands that train nothing, and seconds from Enter to the first line and to the first training step.
 
     python -m benchmarks startup
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from benchmarks.rows import Goal, Row, alternate
 
 TURNS = 15
 FIRST_STEP = 2.5  # seconds more than importing torch
+FIRST_LINE = 1.0  # seconds more than Python's bare start
 CHECKOUT = Path(__file__).parents[1]
 OUTPUTS = "outputs"
 # What is typed, and the seconds of CPU time that it may take above the bare start.
@@ -62,7 +64,11 @@ def rows(turns: int = TURNS, **_: Any) -> list[Row]:
                 )
             )
         measured = alternate(lambda: seconds_to_first_step(folder), lambda: seconds_to_import_torch(folder), turns, 1)
+        line = alternate(lambda: seconds_to_first_line(folder), lambda: seconds_of_bare_start(folder), turns, 1)
     more = Goal.at_most_more
+    found.append(
+        Row("first_line", "first line of a training", "`python -c pass`", "s", line, target=FIRST_LINE, goal=more)
+    )
     name = "first training step on digits"
     return [*found, Row("first_step", name, "`python -c 'import torch'`", "s", measured, target=FIRST_STEP, goal=more)]
 
@@ -77,6 +83,29 @@ def seconds_to_first_step(folder: str) -> float:
     _run(["-m", "alexnet_exp", *words, *callback], folder)
     steps = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
     return float(next(step["at"] for step in steps if step["what"] == "step") - start)
+
+
+def seconds_to_first_line(folder: str) -> float:
+    """Seconds from the start of a training to what it prints first on a terminal; it is killed then."""
+    mine, its = pty.openpty()
+    command = [sys.executable, "-m", "alexnet_exp", "data.subset=200"]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=its, stderr=its)
+    os.close(its)
+    try:
+        os.read(mine, 1)
+        return time.perf_counter() - start
+    finally:
+        process.kill()
+        process.wait()
+        os.close(mine)
+
+
+def seconds_of_bare_start(folder: str) -> float:
+    """Seconds of a process that imports nothing and ends."""
+    start = time.perf_counter()
+    _run(["-c", "pass"], folder)
+    return time.perf_counter() - start
 
 
 def seconds_to_import_torch(folder: str) -> float:

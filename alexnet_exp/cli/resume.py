@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from alexnet_exp.cli.output import print_result
+from alexnet_exp.cli.output import print_result, report_loading
 from alexnet_exp.cli.parser import Parser
 from alexnet_exp.errors import UserError
 from alexnet_exp.paths import outputs_folder
@@ -78,6 +78,7 @@ def _single(folder: Path, given: argparse.Namespace) -> int:
             return 0
         if not has_checkpoint(folder):
             raise UserError(f"{folder}: has no checkpoint to resume from (checkpoint.keep); start a new run")
+    report_loading()
     ending = continue_run(container, before, folder, seen)
     if ending.status != Status.REFUSED:
         print_result(folder, ending.code)
