@@ -8,7 +8,7 @@ import sys
 import pytest
 
 # What a run of digits does not use, and other packages import.
-HEAVY = ("torchvision", "torch._dynamo", "scipy.signal", "scipy.stats", "matplotlib", "tensorboard", "sklearn", "sympy")
+HEAVY = ("torchvision", "scipy.signal", "scipy.stats", "matplotlib", "tensorboard", "sklearn")
 
 
 def printed(script: str, *arguments: str) -> list[str]:
