@@ -55,7 +55,7 @@ def layer_operators(network: nn.Module, channels: int, size: int, bf16: bool) ->
     names = {id(module): name for name, module in leaves(network).items()}
     images = torch.zeros(2, channels, size, size).contiguous(memory_format=torch.channels_last)
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    run_next = stage._next
+    run_next = stage.run_first
 
     def recorded(modules: list[nn.Module], x: Tensor) -> tuple[Tensor, int]:
         operators = list(_operators(modules, x, first=not found))
@@ -64,12 +64,12 @@ def layer_operators(network: nn.Module, channels: int, size: int, bf16: bool) ->
         found.extend(LayerOperator(layer, *operator) for operator in operators)
         return out, ran
 
-    stage._next = recorded
+    stage.run_first = recorded
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), _autocast(bf16):
             network.train()(images)
     finally:
-        stage._next = run_next
+        stage.run_first = run_next
         for name, buffer in network.named_buffers():
             buffer.copy_(buffers[name])
     return found
@@ -114,26 +114,26 @@ def _operators(
 ) -> Iterator[tuple[Operator, str, Shape, Candidate] | tuple[Operator, str, Shape, Candidate, int, int]]:
     """Yields the operators of the first of `modules`, of which some may run in one kernel. first: of the network."""
     module, second, third = [*modules, None, None][:3]
-    dtype = dtype_name(stage._run_dtype(x))
+    dtype = dtype_name(stage.run_dtype(x))
     side = round((x.shape[2] * x.shape[3]) ** 0.5) if x.ndim == 4 else 1
-    if isinstance(module, nn.Conv2d) and _is_square(module) and stage._are_maps(x):
-        ways = stage._ways(module, x) or Ways()
+    if isinstance(module, nn.Conv2d) and _is_square(module) and stage.are_maps(x):
+        ways = stage.convolution_ways(module, x) or Ways()
         sizes = module.kernel_size[0], module.stride[0]
         shape = Shape(module.in_channels, module.out_channels, side, *sizes)
         for operator, way in zip(CONVOLUTION, ways, strict=True):
             if not (first and operator == Operator.INPUT_GRADIENT):  # images have no gradient
                 assert isinstance(module.padding[0], int)
                 yield operator, dtype, shape, Candidate(way), module.padding[0], module.groups
-    elif isinstance(module, nn.BatchNorm2d) and stage._is_relu(second) and stage._are_maps(x):
-        window = stage._window(third, x) or NO_POOL
-        native = stage._takes_norm(module, x) and stage._norm_is_native(x, window)
+    elif isinstance(module, nn.BatchNorm2d) and stage.is_relu(second) and stage.are_maps(x):
+        window = stage.pool_window(third, x) or NO_POOL
+        native = stage.takes_norm(module, x) and stage.norm_is_native(x, window)
         shape = Shape(x.shape[1], x.shape[1], side, window.kernel, window.stride)
         yield Operator.NORM, dtype_name(x.dtype), shape, Candidate.NATIVE if native else Candidate.TORCH
     elif isinstance(module, LRN) and library() is not None:
         shape = Shape(x.shape[1], x.shape[1], x.shape[-1])
         kind = dtype_name(x.dtype)
         yield Operator.LRN, kind, shape, active(kind).candidate(Operator.LRN, shape)
-    elif stage._is_relu(module) and stage._takes_dropout(second, x):
+    elif stage.is_relu(module) and stage.takes_dropout(second, x):
         yield Operator.DROPOUT, dtype, ANY, Candidate.NATIVE
 
 

@@ -51,7 +51,7 @@ class LayerTimes:
         self._nodes: dict[Any, str | None] = {}
         self._started: dict[str, Any] = {}
         self._handles: list[Any] = []
-        self._next = stage._next
+        self._next = stage.run_first
         together = _within_stages(network) if fused else {}
         alone = {name: module for name, module in leaves(network).items() if name not in together}
         watched = alone | {NETWORK: network} | dict(beside)
@@ -81,7 +81,7 @@ class LayerTimes:
 
     def remove(self) -> None:
         """Removes the hooks."""
-        stage._next = self._next
+        stage.run_first = self._next
         for handle in self._handles:
             handle.remove()
         self.forget()
@@ -109,7 +109,7 @@ class LayerTimes:
             self._at(_node(out), name)
             return out, ran
 
-        stage._next = watched
+        stage.run_first = watched
 
     def _at(self, node: Any, begins: str | None) -> None:
         """Records the start of `begins` when `node` runs; the first registration of a node counts."""

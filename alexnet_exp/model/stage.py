@@ -35,25 +35,25 @@ class FusedStage(nn.Sequential):
         if not _may_fuse(input):
             return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
         while modules:
-            input, ran = _next(modules, input)
+            input, ran = run_first(modules, input)
             del modules[:ran]
         return input
 
 
-def _next(modules: list[nn.Module], x: Tensor) -> tuple[Tensor, int]:
+def run_first(modules: list[nn.Module], x: Tensor) -> tuple[Tensor, int]:
     """Returns the output of the first of `modules`, or of the first few in one kernel, and how many ran."""
     first, second, third = [*modules, None, None][:3]
-    relu = _is_relu(second)
-    if _are_maps(x) and _is_plain_module(first):
-        if isinstance(first, nn.Conv2d) and (ways := _ways(first, x)) is not None:
+    relu = is_relu(second)
+    if are_maps(x) and _is_plain_module(first):
+        if isinstance(first, nn.Conv2d) and (ways := convolution_ways(first, x)) is not None:
             assert isinstance(first.padding[0], int)
             sizes = first.stride[0], first.padding[0]
-            return convolution.convolve(x.to(_run_dtype(x)), first.weight, first.bias, *sizes, relu, ways), 1 + relu
-        if relu and isinstance(first, nn.BatchNorm2d) and _takes_norm(first, x):
-            window = _window(third, x)
-            if _norm_is_native(x, window or NO_POOL):
+            return convolution.convolve(x.to(run_dtype(x)), first.weight, first.bias, *sizes, relu, ways), 1 + relu
+        if relu and isinstance(first, nn.BatchNorm2d) and takes_norm(first, x):
+            window = pool_window(third, x)
+            if norm_is_native(x, window or NO_POOL):
                 return _batch_norm_relu(first, x, window or NO_POOL), 2 if window is None else 3
-    if _is_relu(first) and _takes_dropout(second, x):
+    if is_relu(first) and takes_dropout(second, x):
         native = active("bfloat16").candidate(Operator.DROPOUT) == Candidate.NATIVE and library() is not None
         return dropout.relu_dropout(x, second.p, native), 2
     return first(x), 1  # type: ignore[misc]
@@ -64,19 +64,19 @@ def _may_fuse(x: Tensor) -> bool:
     return (
         not operators_are_traced()
         and is_plain_cpu_tensor(x, x.dtype)
-        and _run_dtype(x) in DTYPES
+        and run_dtype(x) in DTYPES
         and not any(getattr(torch_modules, f"_global{hooks}", None) for hooks in HOOK_ATTRIBUTES)
     )
 
 
-def _run_dtype(x: Tensor) -> torch.dtype:
+def run_dtype(x: Tensor) -> torch.dtype:
     """Returns the precision in which torch would multiply `x`."""
     if torch.is_autocast_enabled("cpu"):
         return torch.get_autocast_dtype("cpu")
     return x.dtype
 
 
-def _are_maps(x: Tensor) -> bool:
+def are_maps(x: Tensor) -> bool:
     """Whether the maps are channels_last; not maps of one pixel, nor a single map, which have no layout."""
     return (
         x.dtype in DTYPES
@@ -102,11 +102,12 @@ def _is_plain_module(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     )
 
 
-def _is_relu(module: nn.Module | None) -> bool:
+def is_relu(module: nn.Module | None) -> bool:
+    """Whether it is torch's ReLU, unchanged."""
     return _is_plain_module(module, nn.ReLU)
 
 
-def _ways(conv: nn.Conv2d, x: Tensor) -> Ways | None:
+def convolution_ways(conv: nn.Conv2d, x: Tensor) -> Ways | None:
     """Returns the candidates for a convolution of `x`; None where torch's module computes it as well."""
     kernel, stride, pad = conv.kernel_size, conv.stride, conv.padding
     plain = (
@@ -122,7 +123,7 @@ def _ways(conv: nn.Conv2d, x: Tensor) -> Ways | None:
     weight = conv._parameters.get("weight")  # None: a pruned weight is a plain tensor that a hook makes
     if not plain or weight is None:
         return None
-    return _applying_ways(active(dtype_name(_run_dtype(x))), x.shape, weight.shape, stride[0], pad[0], _run_dtype(x))
+    return _applying_ways(active(dtype_name(run_dtype(x))), x.shape, weight.shape, stride[0], pad[0], run_dtype(x))
 
 
 @lru_cache(maxsize=256)
@@ -143,13 +144,15 @@ def _applying_ways(
     return None if {*found} == {Candidate.TORCH} else found
 
 
-def _norm_is_native(x: Tensor, window: PoolWindow) -> bool:
+def norm_is_native(x: Tensor, window: PoolWindow) -> bool:
+    """Whether the kernel is chosen for batch norm, ReLU and this pool of `x`."""
     shape = Shape(x.shape[1], x.shape[1], math.isqrt(x.shape[2] * x.shape[3]), window.kernel, window.stride)
     chosen = active(dtype_name(x.dtype)).candidate(Operator.NORM, shape)
     return chosen == Candidate.NATIVE and library() is not None
 
 
-def _takes_norm(norm: nn.BatchNorm2d, x: Tensor) -> bool:
+def takes_norm(norm: nn.BatchNorm2d, x: Tensor) -> bool:
+    """Whether the kernel computes what this batch norm does with `x`."""
     statistics = norm.running_mean, norm.running_var
     return (
         norm.affine
@@ -161,7 +164,7 @@ def _takes_norm(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     )
 
 
-def _window(pool: nn.Module | None, x: Tensor) -> PoolWindow | None:
+def pool_window(pool: nn.Module | None, x: Tensor) -> PoolWindow | None:
     """Returns the window of a max pool to which the kernel applies, else None."""
     if not isinstance(pool, nn.MaxPool2d) or not _is_plain_module(pool, nn.MaxPool2d):
         return None
@@ -185,7 +188,8 @@ def _batch_norm_relu(norm: nn.BatchNorm2d, x: Tensor, window: PoolWindow) -> Ten
     return batch_norm.batch_norm_relu(x, norm.weight, norm.bias, norm.eps, running, window)
 
 
-def _takes_dropout(module: nn.Module | None, x: Tensor) -> TypeGuard[nn.Dropout]:
+def takes_dropout(module: nn.Module | None, x: Tensor) -> TypeGuard[nn.Dropout]:
+    """Whether it is a dropout in training that `relu_dropout` computes, of an `x` in bfloat16."""
     return (
         isinstance(module, nn.Dropout)
         and _is_plain_module(module, nn.Dropout)

@@ -25,7 +25,7 @@ def whitening_filters(images: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
     channels = images.shape[1]
     size = channels * kernel * kernel
     total, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
-    for chunk in images.float().split(250):
+    for chunk in torch.split(images.float(), 250):
         windows = nn.functional.unfold(chunk, kernel).transpose(1, 2).reshape(-1, size)
         count += len(windows)
         total += windows.sum(0, dtype=torch.float64).cpu()

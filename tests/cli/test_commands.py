@@ -31,7 +31,7 @@ BAD = [
     (
         "model=lnr",
         "model=lnr: did you mean lrn? one of bn, code, cuda_convnet_11pct, cuda_convnet_13pct, cuda_convnet_18pct, "
-        "cuda_convnet_26pct, fast, lenet5, lrn, none, paper, paper_cifar10, paper_cifar10_one_column, "
+        "cuda_convnet_26pct, fast, fast_90, lenet5, lrn, none, paper, paper_cifar10, paper_cifar10_one_column, "
         "paper_one_column, torchvision, tutorial",
     ),
     ("modle=lrn", "modle=lrn: unknown setting; did you mean model?"),
