@@ -39,6 +39,7 @@ def run_interpreted(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is in the interpreter")
 def test_in_the_interpreter() -> None:
     few = "test_an_empty or test_alpha_0 or test_squares or (test_lrn_and_its_gradient and 37 and 5-dtype)"

@@ -64,9 +64,10 @@ def built(spec: Network) -> list[tuple[str, tuple[int, ...], int, int]]:
 
     def watch(name: str, module: torch.nn.Module) -> None:
         def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
-            trainable = sum(parameter.numel() for parameter in module.parameters())
+            learned = sum(parameter.numel() for parameter in module.parameters())
+            trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
             running = sum(buffer.numel() for key, buffer in module.named_buffers() if key.startswith("running"))
-            rows.append((name, tuple(output.shape[1:]), trainable + running, trainable))
+            rows.append((name, tuple(output.shape[1:]), learned + running, trainable))
 
         module.register_forward_hook(hook)
 

@@ -47,6 +47,7 @@ print(type(figure).__name__, type(axes).__name__, callable(plot.plot_confusion_m
     assert printed(script) == ["Figure", "Axes", "True"]
 
 
+@pytest.mark.slow
 def test_an_unknown_layout_of_torchmetrics_is_imported_as_usual() -> None:
     script = """
 import sys
@@ -60,6 +61,7 @@ print("matplotlib" in sys.modules, torchmetrics.Metric is pytorch_lightning.core
     assert printed(script) == ["True", "True"]
 
 
+@pytest.mark.slow
 def test_torchmetrics_that_is_imported_first_stays_as_it_is() -> None:
     script = """
 import torchmetrics, alexnet_exp.training, pytorch_lightning, sys

@@ -211,11 +211,14 @@ def _is_size(value: Any, most: int = LARGEST_SIDE) -> bool:
 def refuse_another_network(file: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], run: Path) -> None:
     """Raises `UserError` where a checkpoint's network `theirs` contradicts the settings `ours` of the run.
 
-    What `ours` leaves open (null) came from the data, and `weights` is only where training began.
+    What `ours` leaves open (null) came from the data, and `weights` is only where training began. A setting that a
+    stage of the checkpoint does not have is newer than the checkpoint, and has its default.
     """
     there, here = flatten(theirs), flatten(ours)
+    groups = {key.rpartition(".")[0] for key in there}
     for key in sorted((there.keys() | here.keys()) - {"weights"}):
-        if here.get(key) is not None and there.get(key) != here[key]:
+        newer = key not in there and key.rpartition(".")[0] in groups
+        if here.get(key) is not None and there.get(key) != here[key] and not newer:
             values = f"model.{key}={there.get(key)} in the checkpoint, {here[key]} in the run"
             raise UserError(f"{file}: a checkpoint of another network than that of {run}: {values}")
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,8 @@ def test_tensorboard_resumes_in_its_folder(tmp_path: Path, elsewhere: bool) -> N
     run = recorded(tmp_path / "train" / "run", 3, 6)
     with pytest.raises(KeyboardInterrupt), build_loggers(config, run.path, {"seed": 1, "trainer.max_epochs": 2}):
         raise KeyboardInterrupt
+    # Files of one second are read by their number as text, so that the 10th comes before the 9th.
+    time.sleep(1.1)
     run.append_metrics({"epoch": 3, "step": 9, "lr": 0.1, "val/top1": 0.09, EPOCH_KEY: 1.5})
     with build_loggers(config, run.path, {"seed": 1, "trainer.max_epochs": 4}) as reports:
         for step in (6, 9, 12):
