@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from alexnet_exp.errors import UserError
 from alexnet_exp.training.checkpoints import format
 from alexnet_exp.training.checkpoints.callback import Checkpoints
 from alexnet_exp.training.checkpoints.format import ModuleState, ResumePoint
@@ -36,3 +41,15 @@ def test_module_state_round_trip() -> None:
     state.add_to(checkpoint)
     assert ModuleState.of(checkpoint) == state
     assert ModuleState.of({}) == ModuleState([], {}, [])
+
+
+def test_a_setting_that_is_newer_than_the_checkpoint_is_no_contradiction() -> None:
+    theirs = {"norm": "bn", "stages": {"conv1": {"out": 3}, "conv3": None}}
+
+    def check(ours: dict[str, object]) -> None:
+        format.refuse_another_network(Path("last.ckpt"), theirs, ours, Path("run"))
+
+    check({"norm": "bn", "new": 1, "stages": {"conv1": {"out": 3, "whiten": False}}})
+    for other in ({"conv1": {"out": 4}}, {"conv1": {"out": 3}, "conv2": {"out": 3}}, {"conv3": {"out": 3}}):
+        with pytest.raises(UserError, match="another network"):
+            check({"norm": "bn", "stages": other})
