@@ -98,11 +98,6 @@ def applies(direction: str, candidate: str, shape: ConvolutionShape, dtype: torc
     )
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, pad: int, relu: bool = False) -> Tensor:
-    """Returns `convolve` with stride 1, by the native kernels where they apply."""
-    return convolve(x, weight, bias, 1, pad, relu, Ways("native", "native", "native"))
-
-
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pad: int, relu: bool, ways: Ways) -> Tensor:
     """Returns a convolution by a square window, followed by ReLU if `relu`.
 
