@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from alexnet_exp.optim.velocity import VelocityOptimizer
 
 # Coefficients of the quintic a x + b x^3 + c x^5, chosen by Jordan et al. so that five iterations bring every singular
 # value above about 0.01 to between 0.7 and 1.2.
@@ -15,7 +17,7 @@ ITERATIONS = 5
 EPS = 1e-7
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(VelocityOptimizer):
     """v <- momentum v + g, u = g + momentum v (Nesterov's momentum), then w <- w - lr (weight_decay w + s O(u)).
 
     Settings: `Muon` of optim/optimizer_spec.py. O is `orthogonalized`, s = sqrt(max(1, rows / columns)), in groups of
@@ -25,6 +27,8 @@ class Muon(torch.optim.Optimizer):
     is `momentum_buffer`, of its shape. Source: Jordan et al., "Muon: an optimizer for hidden layers" (2024), as
     torch.optim.Muon, which takes matrices only; `normalize` is that of their airbench94_muon.py.
     """
+
+    STATE = "momentum_buffer"
 
     def __init__(
         self,
@@ -38,40 +42,22 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "orthogonal": orthogonal, "normalize": normalize})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates the parameters and returns the loss of `closure`; parameters without a gradient do not change."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights: list[Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not weights:
-                continue
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            velocities = [self._velocity(weight) for weight in weights]
-            rate, momentum = group["lr"], group["momentum"]
-            torch._foreach_mul_(velocities, momentum)
-            torch._foreach_add_(velocities, gradients)
-            updates = [g.add(v, alpha=momentum) for g, v in zip(gradients, velocities, strict=True)]
-            normalizes = group["orthogonal"] and group["normalize"]
-            if group["orthogonal"]:
-                updates = [_update(each, scaled=not normalizes) for each in updates]
-            if normalizes:
-                for weight in weights:
-                    weight.mul_(len(weight) ** 0.5 / (weight.norm() + EPS))
-            elif group["weight_decay"]:
-                torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
-            torch._foreach_add_(weights, updates, alpha=-rate)
-        return loss
-
-    def _velocity(self, weight: Tensor) -> Tensor:
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-        velocity: Tensor = state["momentum_buffer"]
-        return velocity
+    def update(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor]
+    ) -> None:
+        rate, momentum = group["lr"], group["momentum"]
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, gradients)
+        updates = [g.add(v, alpha=momentum) for g, v in zip(gradients, velocities, strict=True)]
+        normalizes = group["orthogonal"] and group["normalize"]
+        if group["orthogonal"]:
+            updates = [_update(each, scaled=not normalizes) for each in updates]
+        if normalizes:
+            for weight in weights:
+                weight.mul_(len(weight) ** 0.5 / (weight.norm() + EPS))
+        elif group["weight_decay"]:
+            torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(weights, updates, alpha=-rate)
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
